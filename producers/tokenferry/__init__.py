@@ -1,0 +1,53 @@
+"""Tokenferry: sealed cargo in, single-use tokens out. This half can lock and cannot look.
+
+>>> from tokenferry import CardRequest, Producer, Results
+"""
+
+from tokenferry.broker.publishing import BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
+from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.consuming import AsyncResults, Results
+from tokenferry.contract.requests import (
+    AccountRequest,
+    BankAccountRequest,
+    CardRequest,
+    CvcUpdateRequest,
+    InvalidRequest,
+    PersonRequest,
+    PiiRequest,
+    Problem,
+    TokenRequest,
+)
+from tokenferry.contract.results import AttachResult, Failure, TokenResult
+from tokenferry.contract.targets import AttachTarget, InvalidTarget
+from tokenferry.producer import AsyncProducer, Order, Producer
+from tokenferry.sealing import UnusableKey
+
+__all__ = [
+    "AccountRequest",
+    "AsyncProducer",
+    "AsyncResults",
+    "AttachResult",
+    "AttachTarget",
+    "BankAccountRequest",
+    "BrokerFull",
+    "BrokerUnavailable",
+    "CardRequest",
+    "Configuration",
+    "CvcUpdateRequest",
+    "Failure",
+    "InvalidConfiguration",
+    "InvalidRequest",
+    "InvalidTarget",
+    "Order",
+    "PersonRequest",
+    "PiiRequest",
+    "Problem",
+    "Producer",
+    "PublishError",
+    "PublishTimeout",
+    "Results",
+    "TokenRequest",
+    "TokenResult",
+    "UnusableKey",
+    "load",
+]

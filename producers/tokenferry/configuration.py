@@ -1,0 +1,226 @@
+"""`tokenferry.toml` and the environment: every setting of both halves, with its unit, default and reason.
+
+Both halves read the same file. It holds no secret, only references to secrets (`{ env = "NAME" }` or
+`{ file = "PATH" }`), so a producer may read all of it; nothing here can follow a reference to an endpoint key.
+
+Environment variables override the file: `TOKENFERRY_BROKER__URL`, `TOKENFERRY_STORE__URL`, ... (two underscores
+between section and setting). Relative paths count from the folder of the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tokenferry.contract.names import Name
+
+EMBEDDED = "embedded"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+PerSecond = Annotated[float, Field(gt=0, le=100_000)]
+
+
+class InvalidConfiguration(ValueError):
+    """A setting is missing, unknown or out of range. The text says which, where, and what to write instead."""
+
+
+class Section(BaseModel):
+    """One table of the file: frozen, closed, and silent about values (a URL may hold a password)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class SecretReference(Section):
+    """Where a secret is kept, never the secret: an environment variable or a file readable by its owner only."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError('write { env = "NAME" } or { file = "PATH" }')
+        return self
+
+
+class Broker(Section):
+    """Where messages are put."""
+
+    url: str = EMBEDDED
+    """`embedded`, `redis://`, `rediss://`, `unix://` or `amqp://`, `amqps://`."""
+    lease_seconds: Annotated[float, Field(ge=0.5, le=3600)] = 8.0
+    """Redis and Valkey: a delivery whose worker stops renewing its lease this long is given to another one."""
+    publish_timeout: Seconds = 10.0
+    """Seconds until a publish that nobody confirmed becomes an error."""
+
+
+class Store(Section):
+    """Where workers keep journal, ledger and limiter: Redis or Valkey."""
+
+    url: str = EMBEDDED
+    prefix: Name = "tokenferry"
+    """Every key begins with it."""
+    journal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    """How long an outcome is remembered: longer than any message can still be redelivered."""
+
+
+class Keys(Section):
+    """Files of the envelope's keys, as `tokenferry keys generate --out DIR` writes them."""
+
+    recipient: Path = Path("keys/recipient.pem")
+    """Public key that producers seal to."""
+    producer_signing_key: Path = Path("keys/producer.pem")
+    """Private Ed25519 key that proves who sealed."""
+    identities: Path = Path("keys/identities")
+    """Folder of private keys that open. Tokenize workers only."""
+    worker_signing_key: Path = Path("keys/worker.pem")
+    """Private Ed25519 key with which a tokenize worker orders an attach."""
+    signers: Path = Path("keys/signers")
+    """Folder of public keys of every producer and worker whose signature counts."""
+
+
+class Limits(Section):
+    """Calls per second the account allows; what is not set is the documented default of the mode.
+
+    Live: 100 in all, 25 per endpoint, 30 account creations. Test: 25, 25 and 5 (docs.stripe.com/rate-limits).
+    """
+
+    global_per_second: PerSecond | None = None
+    endpoint_per_second: PerSecond | None = None
+    account_creation_per_second: PerSecond | None = None
+    burst: Annotated[int, Field(ge=1, le=100)] = 2
+    """Calls that may follow each other at once after a pause. Even pacing loses nothing to a larger one."""
+
+
+class Platform(Section):
+    """One account of the endpoint in one mode."""
+
+    mode: Literal["test", "live"] = "test"
+    base_url: str = "https://api.stripe.com"
+    secret_key: SecretReference | None = None
+    publishable_key: SecretReference | None = None
+    """Needed in live mode for account and person tokens, which refuse a secret key."""
+    limits: Limits = Limits()
+
+    @property
+    def live(self) -> bool:
+        """Whether real cards and real money are behind it."""
+        return self.mode == "live"
+
+    @property
+    def global_per_second(self) -> float:
+        """All calls together."""
+        return self.limits.global_per_second or (100.0 if self.live else 25.0)
+
+    @property
+    def endpoint_per_second(self) -> float:
+        """Calls to one endpoint, `POST /v1/tokens` for instance."""
+        return self.limits.endpoint_per_second or 25.0
+
+    @property
+    def account_creation_per_second(self) -> float:
+        """`POST /v1/accounts`."""
+        return self.limits.account_creation_per_second or (30.0 if self.live else 5.0)
+
+
+class Worker(Section):
+    """How a worker behaves."""
+
+    concurrency: Annotated[int, Field(ge=1, le=2000)] = 100
+    """Deliveries in flight per queue and process."""
+    attempts: Annotated[int, Field(ge=1, le=50)] = 8
+    """Calls for one request before it is given up on; waiting for a permit or a rate limit counts as none."""
+    deliveries: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Hand-overs of one request before it is taken for poison."""
+    read_timeout: Seconds = 80.0
+    """Seconds without an answer. Connect writes were seen to hold the line 21 to 23 s before a lock time-out."""
+    connect_timeout: Seconds = 10.0
+    token_lifetime: Seconds = 600.0
+    """Seconds after which an unspent token counts as too old: it is made anew, or reported as expired."""
+
+
+class Configuration(BaseSettings):
+    """The whole file. Build it with `load`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_prefix="TOKENFERRY_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
+
+    data: Path = Path(".tokenferry")
+    """Folder of the embedded server."""
+    broker: Broker = Broker()
+    store: Store = Store()
+    keys: Keys = Keys()
+    platforms: dict[Name, Platform] = Field(default_factory=dict)
+    worker: Worker = Worker()
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file: a deployment overrides what is checked in."""
+        return env_settings, init_settings
+
+    def path(self, path: Path) -> Path:
+        """*path* as the file means it: relative to the file's own folder."""
+        return (self._folder / path).resolve()
+
+    def platform(self, name: str) -> Platform:
+        """The platform of that name.
+
+        Raises `InvalidConfiguration` naming the ones there are.
+        """
+        try:
+            return self.platforms[name]
+        except KeyError:
+            known = ", ".join(sorted(self.platforms)) or "none"
+            raise InvalidConfiguration(
+                f"platform '{name}' is not configured (there is: {known}); add [platforms.{name}]"
+            ) from None
+
+
+def load(path: Path | None = None) -> Configuration:
+    """Read *path* (default `tokenferry.toml` in the working folder, if there is one) and the environment.
+
+    Raises `InvalidConfiguration`, which names the file and the setting and never quotes a value.
+    """
+    source = path or Path("tokenferry.toml")
+    where = str(source)
+    content: dict[str, Any] = {}
+    if path is not None or source.exists():
+        try:
+            content = tomllib.loads(source.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InvalidConfiguration(f"{where}: cannot be read ({error.strerror})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it is not UTF-8"
+            raise InvalidConfiguration(f"{where}: is not TOML: {reason}") from None
+    try:
+        configuration = Configuration(**content)
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_context=False, include_url=False)
+        lines = [
+            f"[{'.'.join(map(str, p['loc'][:-1]))}] {p['loc'][-1]}: {_reason(p['type'], p['msg'])}" for p in problems
+        ]
+        raise InvalidConfiguration(f"{where}: " + "; ".join(line.removeprefix("[] ") for line in lines)) from None
+    configuration._folder = source.resolve().parent
+    return configuration
+
+
+def _reason(kind: str, message: str) -> str:
+    return "unknown setting" if kind == "extra_forbidden" else message.removeprefix("Value error, ")

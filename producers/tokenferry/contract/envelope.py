@@ -1,0 +1,64 @@
+"""One sealed request as it travels. Safe to log, store and redeliver.
+
+The header is in clear and bound twice: its canonical bytes are the HPKE `info` (RFC 9180, section 5.1), so a
+ciphertext moved under another header does not open, and producer signatures cover header and ciphertext, so a
+broker cannot make a request that no producer sent.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Annotated, Final, Literal
+
+from pydantic import Base64UrlBytes, Field, StringConstraints
+
+from tokenferry.contract.message import Message
+from tokenferry.contract.names import EndpointId, Id, Lane, Name
+from tokenferry.contract.requests import Kind
+
+Suite = Literal["x25519-hkdf-sha256-aes256gcm", "mlkem768x25519-hkdf-sha256-aes256gcm"]
+"""Key encapsulation, key derivation and cipher, all named: nothing is negotiated."""
+
+DEFAULT_SUITE: Final[Suite] = "x25519-hkdf-sha256-aes256gcm"
+
+MAX_ENVELOPE_BYTES: Final = 262_144
+"""A longer body is not read at all: the largest request (an account with every field full) is far below this."""
+
+Milliseconds = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
+"""Unix time in milliseconds, up to the year 2100."""
+
+
+class Header(Message):
+    """What everybody may see. Changing one byte of it makes the envelope unopenable."""
+
+    version: Literal[1] = 1
+    suite: Suite = DEFAULT_SUITE
+    key_id: Name
+    request_id: Id
+    kind: Kind
+    platform: Name
+    connected_account: EndpointId | None = None
+    lane: Lane
+    reply_to: Name | None = None
+    attach_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    issued_at: Milliseconds
+    expires_at: Milliseconds
+    producer_id: Name
+
+    def canonical(self) -> bytes:
+        """The one spelling of this header: JSON, keys sorted, no spaces, ASCII, every field present."""
+        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+class Envelope(Message):
+    """Header, ciphertext (HPKE encapsulated key first) and the producer's Ed25519 signature over both."""
+
+    header: Header
+    ciphertext: Base64UrlBytes
+    signature: Base64UrlBytes
+
+
+def signed_bytes(header: bytes, ciphertext: bytes) -> bytes:
+    """What the producer signs: a domain name, then both parts with their lengths, so no byte can change sides."""
+    return b"tokenferry/v1/envelope\0" + struct.pack(">QQ", len(header), len(ciphertext)) + header + ciphertext

@@ -1,0 +1,46 @@
+"""Names and ids as they may appear in queue names, store keys, headers and logs: short, plain, never a card number."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, StringConstraints
+
+Lane = Literal["realtime", "bulk"]
+"""Which of two queues a request waits in: `realtime` (a person waits) is served before `bulk`."""
+
+LANES: tuple[Lane, ...] = ("realtime", "bulk")
+
+
+def _not_a_number(text: str) -> str:
+    if sum(map(str.isdigit, text)) >= 12 and not any(map(str.isalpha, text)):
+        raise ValueError("must contain letters: an id of digits alone could be a card number")
+    return text
+
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$"),
+    AfterValidator(_not_a_number),
+]
+"""A platform, a result route, a producer or a key id: part of queue and key names, so lower case and short."""
+
+Id = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$"),
+    AfterValidator(_not_a_number),
+]
+"""A request or attach id: chosen by the producer, unique for ever, part of the idempotency key."""
+
+EndpointId = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_]{1,255}$"),
+    AfterValidator(_not_a_number),
+]
+"""An id the endpoint gave out: token, customer, account. Prefixes are no documented contract, so none is required."""
+
+
+def new_id() -> str:
+    """A fresh request id: 128 random bits. Random, so it says nothing about the request."""
+    return f"req-{secrets.token_hex(16)}"

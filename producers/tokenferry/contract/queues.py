@@ -1,0 +1,36 @@
+"""Queue and task names, spelled once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tokenferry.contract.names import LANES, Lane
+
+TOKENIZE_TASK: Final = "tokenferry.tokenize.v1"
+ATTACH_TASK: Final = "tokenferry.attach.v1"
+
+QUARANTINE: Final = "quarantine"
+"""What is not ours, or not readable, rests here as it came: sealed, counted, never run."""
+
+DEAD_LETTERS: Final = "dead-letters"
+"""Requests given up on, still sealed, with a code and their history."""
+
+
+def tokenize_queue(lane: Lane, platform: str) -> str:
+    """One queue per rate budget and lane, so that a platform out of budget never holds up another one."""
+    return f"tokenize.{lane}.{platform}"
+
+
+def tokenize_queues(platform: str) -> list[str]:
+    """Every lane of one platform, realtime first."""
+    return [tokenize_queue(lane, platform) for lane in LANES]
+
+
+def attach_queue(platform: str) -> str:
+    """Where tokens of one platform wait to be spent."""
+    return f"attach.{platform}"
+
+
+def results_queue(route: str) -> str:
+    """Where the requester who named this reply route reads outcomes."""
+    return f"results.{route}"

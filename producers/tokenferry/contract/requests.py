@@ -1,0 +1,341 @@
+"""What can be turned into a token: one closed model for each of the six kinds.
+
+A constructed request is well-formed and silent: it prints as its name, its errors never repeat a value, and its
+fields leave it by name or through `form()`. Read foreign data with `request_from`, whose error is safe to log.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ValidationError, model_validator
+
+from tokenferry.contract.connect import (
+    AdditionalTosAcceptances,
+    Company,
+    Documents,
+    Human,
+    Individual,
+    PersonRelationship,
+    UsCfpbData,
+)
+from tokenferry.contract.fields import (
+    AccountNumber,
+    CardNumber,
+    Country,
+    Currency,
+    Cvc,
+    Flag,
+    IdNumber,
+    Line,
+    Month,
+    Name,
+    ObjectId,
+    PostalCode,
+    RoutingNumber,
+    Town,
+    Word,
+    Year,
+)
+from tokenferry.contract.form import encode, flatten
+from tokenferry.contract.message import Sensitive
+
+Kind = Literal["card", "bank_account", "pii", "account", "person", "cvc_update"]
+
+
+class TokenRequest(Sensitive):
+    """A request for one token. Its kind is its class."""
+
+    kind: ClassVar[Kind]
+    beside: ClassVar[frozenset[str]] = frozenset()
+    """Fields that stand beside the kind's hash in the form, not inside it."""
+
+    @property
+    def needs_connected_account(self) -> bool:
+        """True when it clones a saved object, which only works with a connected account (or its OAuth key)."""
+        return False
+
+    @property
+    def carries_cvc(self) -> bool:
+        """True when it holds a card verification code, which must never rest on a disk, even encrypted."""
+        return False
+
+    def form(self) -> str:
+        """The body of POST /v1/tokens. Equal requests give equal bytes."""
+        inside = flatten(self, under=self.kind, without=self.beside)
+        outside = flatten(self, without=type(self).model_fields.keys() - self.beside)
+        return encode([*inside, *outside])
+
+    def incomplete(self) -> str | None:
+        """What is wrong with the fields taken together, in words that name fields and never values."""
+        return None if self.form() else "there is nothing to tokenize: give at least one field"
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if reason := self.incomplete():
+            raise ValueError(reason)
+        return self
+
+    def _given(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if getattr(self, name) is not None]
+
+
+class Networks(Sensitive):
+    """Which network of a co-badged card is preferred: cartes_bancaires, mastercard, visa."""
+
+    preferred: Word | None = None
+
+
+class CardRequest(TokenRequest):
+    """A card: its details, or `customer` (and `card`) to clone a saved one for a connected account.
+
+    `currency` is needed only when the card will receive payouts. Spaces and dashes in `number` are removed.
+    """
+
+    kind: ClassVar[Kind] = "card"
+    beside: ClassVar[frozenset[str]] = frozenset({"customer", "card"})
+
+    number: CardNumber | None = None
+    exp_month: Month | None = None
+    exp_year: Year | None = None
+    cvc: Cvc | None = None
+    name: Name | None = None
+    address_line1: Line | None = None
+    address_line2: Line | None = None
+    address_city: Town | None = None
+    address_state: Town | None = None
+    address_zip: PostalCode | None = None
+    address_country: Town | None = None
+    currency: Currency | None = None
+    networks: Networks | None = None
+    customer: ObjectId | None = None
+    card: ObjectId | None = None
+
+    @property
+    def needs_connected_account(self) -> bool:
+        return self.customer is not None
+
+    @property
+    def carries_cvc(self) -> bool:
+        return self.cvc is not None
+
+    def incomplete(self) -> str | None:
+        required = ("number", "exp_month", "exp_year")
+        details = self._given(name for name in type(self).model_fields if name not in self.beside)
+        if self.customer is not None:
+            return f"customer clones a saved card; leave out {_listed(details)}" if details else None
+        if self.card is not None:
+            return "card is the id of a saved card and needs the customer it belongs to"
+        missing = [name for name in required if name not in details]
+        return f"{_listed(missing)} must be given, or customer to clone a saved card" if missing else None
+
+
+class BankAccountRequest(TokenRequest):
+    """A bank account: its details, or a saved one.
+
+    Three ways, exclusive: the details (`country`, `currency`, `account_number`, ...); `payment_method`, the id of a
+    us_bank_account, with `customer` if it is attached to one (an unattached one is consumed); or `customer` (and
+    `bank_account`) to clone a saved one for a connected account. Holder name and type are needed before it can
+    be attached to a customer.
+    """
+
+    kind: ClassVar[Kind] = "bank_account"
+    beside: ClassVar[frozenset[str]] = frozenset({"customer", "bank_account"})
+
+    country: Country | None = None
+    currency: Currency | None = None
+    account_number: AccountNumber | None = None
+    routing_number: RoutingNumber | None = None
+    account_holder_name: Name | None = None
+    account_holder_type: Word | None = None
+    account_type: Word | None = None
+    payment_method: ObjectId | None = None
+    customer: ObjectId | None = None
+    bank_account: ObjectId | None = None
+
+    @property
+    def needs_connected_account(self) -> bool:
+        return self.customer is not None and self.payment_method is None
+
+    def incomplete(self) -> str | None:
+        required = ("country", "currency", "account_number")
+        details = self._given(
+            name for name in type(self).model_fields if name not in self.beside and name != "payment_method"
+        )
+        if self.payment_method is not None:
+            unwanted = [*details, *self._given(["bank_account"])]
+            return f"payment_method excludes {_listed(unwanted)}" if unwanted else None
+        if self.customer is not None:
+            return f"customer clones a saved bank account; leave out {_listed(details)}" if details else None
+        if self.bank_account is not None:
+            return "bank_account is the id of a saved bank account and needs the customer it belongs to"
+        missing = [name for name in required if name not in details]
+        return f"{_listed(missing)} must be given, or payment_method, or customer" if missing else None
+
+
+class PiiRequest(TokenRequest):
+    """A personal id number, to be spent as `id_number` or `id_number_secondary`."""
+
+    kind: ClassVar[Kind] = "pii"
+
+    id_number: IdNumber
+
+
+class AccountRequest(TokenRequest):
+    """Who stands behind a connected account.
+
+    `tos_shown_and_accepted` must be true in a token that creates an account. The date and the address of the
+    acceptance are then taken from the call, so from the worker and not from the person who accepted.
+    """
+
+    kind: ClassVar[Kind] = "account"
+
+    business_type: Word | None = None
+    company: Company | None = None
+    individual: Individual | None = None
+    tos_shown_and_accepted: Flag | None = None
+
+
+class PersonRequest(TokenRequest, Human):
+    """A person of a connected account."""
+
+    kind: ClassVar[Kind] = "person"
+
+    nationality: Country | None = None
+    relationship: PersonRelationship | None = None
+    additional_tos_acceptances: AdditionalTosAcceptances | None = None
+    documents: Documents | None = None
+    us_cfpb_data: UsCfpbData | None = None
+
+
+class CvcUpdateRequest(TokenRequest):
+    """A fresh verification code for a saved card, to be spent while confirming a payment intent."""
+
+    kind: ClassVar[Kind] = "cvc_update"
+
+    cvc: Cvc
+
+    @property
+    def carries_cvc(self) -> bool:
+        return True
+
+
+REQUESTS: Mapping[Kind, type[TokenRequest]] = MappingProxyType(
+    {
+        request.kind: request
+        for request in (
+            CardRequest,
+            BankAccountRequest,
+            PiiRequest,
+            AccountRequest,
+            PersonRequest,
+            CvcUpdateRequest,
+        )
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing to put right: where (`card.number`) and why, in words that never contain the value."""
+
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
+
+
+class InvalidRequest(ValueError):
+    """The data cannot be a request. Safe to log and to show."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(", ".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
+
+
+def request_from(kind: str, data: Mapping[str, Any]) -> TokenRequest:
+    """Read a request, or raise `InvalidRequest` naming every field to put right."""
+    model = {str(name): request for name, request in REQUESTS.items()}.get(kind)
+    if model is None:
+        raise InvalidRequest([Problem("kind", f"must be one of {_listed(get_args(Kind))}")])
+    if not isinstance(data, Mapping):
+        raise InvalidRequest([Problem(kind, "must be an object with fields")])
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        problems = problems_of(error, under=kind, names=field_names(model))
+    # Outside the handler, so that no `__context__` keeps pydantic's error and, inside it, the input.
+    raise InvalidRequest(problems)
+
+
+_REASONS = {
+    "extra_forbidden": "is not a known field",
+    "invalid_key": "is not a known field",
+    "missing": "is required",
+    "string_pattern_mismatch": "has a character or a form that is not allowed here",
+    "union_tag_invalid": "is not one of the known words",
+    "union_tag_not_found": "is required",
+}
+_FIELD_NAME = re.compile(r"[A-Za-z_]{1,40}")
+_LONGEST_LIST = 50
+
+
+def problems_of(error: ValidationError, *, under: str, names: frozenset[str]) -> tuple[Problem, ...]:
+    """Our words for pydantic's errors: only declared *names* and list positions are repeated.
+
+    A field name somebody invented is quoted if it is a plain word; it may be a value that lost its way.
+    """
+    details = error.errors(include_input=False, include_context=False, include_url=False)
+    found = (Problem(_place(detail, under, names), _reason(detail)) for detail in details)
+    return tuple(dict.fromkeys(found))
+
+
+def _reason(detail: Mapping[str, Any]) -> str:
+    return _REASONS.get(detail["type"]) or str(detail["msg"]).removeprefix("Value error, ")
+
+
+def _place(detail: Mapping[str, Any], under: str, names: frozenset[str]) -> str:
+    *path, last = detail["loc"] or ("",)
+    place = under
+    for part in path:
+        place += _step(part, names)
+        if part == "metadata":
+            return place  # below it the keys are the caller's own
+    if detail["type"] == "extra_forbidden" and last not in names:
+        return f"{place}.{last if _FIELD_NAME.fullmatch(str(last)) else '(unprintable name)'}"
+    return place + _step(last, names)
+
+
+def _step(part: int | str, names: frozenset[str]) -> str:
+    if isinstance(part, int):
+        return f"[{part}]" if 0 <= part < _LONGEST_LIST else ""
+    return f".{part}" if part in names else ""
+
+
+@functools.cache
+def field_names(model: type[BaseModel]) -> frozenset[str]:
+    """The field names of a model and of every model inside it."""
+    return frozenset(_walk(model.model_json_schema()))
+
+
+def _walk(schema: Any) -> Iterable[str]:
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+        for part in schema.values():
+            yield from _walk(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _walk(part)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,94 @@
+"""What every target is: kinds it takes, one call that spends a token, and the object such calls must not race for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from tokenferry.contract.form import Pair, encode, flatten
+from tokenferry.contract.message import Message
+from tokenferry.contract.requests import Kind
+
+_ID = re.compile(r"[0-9]*[A-Za-z_][A-Za-z0-9_]*")
+
+
+class InvalidTarget(ValueError):
+    """This token cannot be spent there like that. Says what to do, and never repeats a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A POST: where, and the form-encoded body."""
+
+    path: str
+    form: str
+
+
+class Target(Message):
+    """The interface of every target. Prints its kind and the ids it works on, not who they belong to."""
+
+    kinds: ClassVar[frozenset[Kind]]
+    """The kinds of token that can be spent here."""
+    creates_account: ClassVar[bool] = False
+    """Creating connected accounts has a rate limit of its own."""
+    budget: ClassVar[str]
+    parameter: ClassVar[str] = "source"
+    local: ClassVar[frozenset[str]] = frozenset({"to"})
+    """Fields that are not sent: they are in the path, or addressed to us."""
+
+    to: str
+
+    def endpoint(self) -> str:
+        """The name of the rate budget its call counts against."""
+        return self.budget
+
+    def check(self, kind: Kind) -> None:
+        """Raise `InvalidTarget` unless a token of this kind can be spent here with these options."""
+        if kind not in self.kinds:
+            raise InvalidTarget(f"{self.to} takes {' or '.join(sorted(self.kinds))} tokens; choose another target")
+        if reason := self.refusal(kind):
+            raise InvalidTarget(f"{self.to}: {reason}")
+
+    def call(self, token: str, kind: Kind) -> Call:
+        """The POST that spends the token."""
+        self.check(kind)
+        sent = flatten(self, without=self.local)
+        return Call(self.path(), encode([*self.spent(id_of(token, "token"), kind), *sent]))
+
+    def follow_up(self, object_id: str) -> Call | None:
+        """A second POST, without the token, on the object the first one made; None where there is none."""
+        return None
+
+    def serialised_on(self) -> str | None:
+        """The id of the object whose writes must not overlap (they lock it); None when something new is made."""
+        return None
+
+    def refusal(self, kind: Kind) -> str | None:
+        """Why this kind cannot be spent with these options, or None."""
+        return None
+
+    def path(self) -> str:
+        raise NotImplementedError
+
+    def spent(self, token: str, kind: Kind) -> list[Pair]:
+        """The pairs of the form that carry the token."""
+        return [(self.parameter, token)]
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name in ("to", "customer", "account", "person", "payment_intent"):
+            if getattr(self, name, None) is not None:
+                yield name, getattr(self, name)
+
+
+def path_of(*segments: str) -> str:
+    """A path of the endpoint's; ids are quoted, so they cannot leave their segment."""
+    return "/".join(["/v1", *(quote(segment, safe="") for segment in segments)])
+
+
+def id_of(value: str, what: str) -> str:
+    if len(value) > 255 or not _ID.fullmatch(value):
+        raise InvalidTarget(f"the {what} id must be letters, digits and underscores, and not digits alone")
+    return value

@@ -1,0 +1,372 @@
+"""Where a token can be spent: one closed model for each way, told apart by `to`.
+
+A target knows which kinds of token it takes, the one call that spends a token there, and on which object such
+calls must not overtake each other. Two ways destroy or move something besides; they must be told so explicitly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
+
+from pydantic import Discriminator, Field, Tag, ValidationError
+
+from tokenferry.contract.account_targets import (
+    AccountCreate,
+    AccountUpdate,
+    ExternalAccount,
+    PersonCreate,
+    PersonUpdate,
+)
+from tokenferry.contract.connect import Address
+from tokenferry.contract.fields import (
+    Amount,
+    Currency,
+    Email,
+    Flag,
+    LongText,
+    Metadata,
+    ObjectId,
+    OrUnset,
+    Phone,
+    Text,
+    Url,
+    Word,
+)
+from tokenferry.contract.form import Pair, encode
+from tokenferry.contract.requests import Kind, Problem, field_names, problems_of
+from tokenferry.contract.target import Call, InvalidTarget, Target, id_of, path_of
+from tokenferry.contract.target_options import (
+    AutomaticPaymentMethods,
+    BillingDetails,
+    Locales,
+    Owner,
+    Shipping,
+    TrackedShipping,
+    TransferData,
+)
+
+__all__ = [
+    "TARGETS",
+    "AccountCreate",
+    "AccountUpdate",
+    "AttachTarget",
+    "Call",
+    "Charge",
+    "CustomerCreate",
+    "CustomerSource",
+    "CustomerUpdate",
+    "ExternalAccount",
+    "InvalidTarget",
+    "PaymentIntent",
+    "PaymentIntentConfirm",
+    "PaymentMethod",
+    "PersonCreate",
+    "PersonUpdate",
+    "Source",
+    "Target",
+    "Topup",
+    "digest",
+    "target_from",
+]
+
+
+class CustomerFields(Target):
+    """What a customer can be given in the same call."""
+
+    name: Text | None = None
+    email: Email | None = None
+    phone: Phone | None = None
+    description: LongText | None = None
+    address: OrUnset[Address] | None = None
+    shipping: OrUnset[Shipping] | None = None
+    individual_name: OrUnset[Text] | None = None
+    business_name: OrUnset[Text] | None = None
+    preferred_locales: Locales | None = None
+    tax_exempt: OrUnset[Word] | None = None
+    invoice_prefix: Word | None = None
+    metadata: OrUnset[Metadata] | None = None
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"card", "bank_account"})
+    budget: ClassVar[str] = "customers"
+
+
+class CustomerCreate(CustomerFields):
+    """A new customer with the token as its default source. If the token is refused, no customer is created."""
+
+    to: Literal["customer_create"] = "customer_create"
+    test_clock: ObjectId | None = None
+
+    def path(self) -> str:
+        return path_of("customers")
+
+
+class CustomerUpdate(CustomerFields):
+    """Replace a customer's default source.
+
+    If the customer has a past due subscription, the endpoint at once tries to collect its open invoice with the new
+    source: money can move. So `may_collect_open_invoices=True` must be said. `customer_source` adds a source
+    without touching the default.
+    """
+
+    local: ClassVar[frozenset[str]] = frozenset({"to", "customer", "may_collect_open_invoices"})
+
+    to: Literal["customer_update"] = "customer_update"
+    customer: ObjectId
+    may_collect_open_invoices: Flag = False
+
+    def refusal(self, kind: Kind) -> str | None:
+        if not self.may_collect_open_invoices:
+            return "a new default source can make open invoices be collected; set may_collect_open_invoices=True"
+        return None
+
+    def path(self) -> str:
+        return path_of("customers", self.customer)
+
+    def serialised_on(self) -> str:
+        return self.customer
+
+
+class CustomerSource(Target):
+    """Add a source to a customer. An existing default stays the default."""
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"card", "bank_account"})
+    budget: ClassVar[str] = "customer_sources"
+    local: ClassVar[frozenset[str]] = frozenset({"to", "customer"})
+
+    to: Literal["customer_source"] = "customer_source"
+    customer: ObjectId
+    metadata: Metadata | None = None
+    validate_source: Annotated[Flag | None, Field(serialization_alias="validate")] = None
+
+    def path(self) -> str:
+        return path_of("customers", self.customer, "sources")
+
+    def serialised_on(self) -> str:
+        return self.customer
+
+
+class Charge(Target):
+    """Charge the token directly. A bank account must be a verified one. Creating charges is deprecated upstream."""
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"card", "bank_account"})
+    budget: ClassVar[str] = "charges"
+
+    to: Literal["charge"] = "charge"
+    amount: Amount
+    currency: Currency
+    description: LongText | None = None
+    capture: Flag | None = None
+    receipt_email: Email | None = None
+    statement_descriptor: Text | None = None
+    statement_descriptor_suffix: Text | None = None
+    application_fee_amount: Amount | None = None
+    on_behalf_of: ObjectId | None = None
+    transfer_data: TransferData | None = None
+    transfer_group: Text | None = None
+    shipping: TrackedShipping | None = None
+    metadata: OrUnset[Metadata] | None = None
+
+    def path(self) -> str:
+        return path_of("charges")
+
+
+class PaymentMethod(Target):
+    """A payment method made from a card token; with `customer`, a second call attaches it.
+
+    The token is spent by the first call. The second one can be repeated without it.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"card"})
+    budget: ClassVar[str] = "payment_methods"
+    local: ClassVar[frozenset[str]] = frozenset({"to", "customer"})
+
+    to: Literal["payment_method"] = "payment_method"
+    customer: ObjectId | None = None
+    billing_details: BillingDetails | None = None
+    allow_redisplay: Word | None = None
+    metadata: Metadata | None = None
+
+    def path(self) -> str:
+        return path_of("payment_methods")
+
+    def spent(self, token: str, kind: Kind) -> list[Pair]:
+        return [("type", "card"), ("card[token]", token)]
+
+    def follow_up(self, object_id: str) -> Call | None:
+        if self.customer is None:
+            return None
+        return Call(
+            path_of("payment_methods", id_of(object_id, "payment method"), "attach"),
+            encode([("customer", self.customer)]),
+        )
+
+    def serialised_on(self) -> str | None:
+        return self.customer
+
+
+class PaymentIntentFields(Target):
+    """What an intent can be given when it is created and when it is confirmed.
+
+    A card token becomes the payment method. A cvc_update token accompanies a saved one, and only while confirming.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"card", "cvc_update"})
+    budget: ClassVar[str] = "payment_intents"
+
+    payment_method: ObjectId | None = None
+    capture_method: Word | None = None
+    off_session: Flag | None = None
+    error_on_requires_action: Flag | None = None
+    setup_future_usage: Word | None = None
+    return_url: Url | None = None
+    receipt_email: Email | None = None
+    shipping: TrackedShipping | None = None
+
+    def refusal(self, kind: Kind) -> str | None:
+        if kind == "card" and self.payment_method is not None:
+            return "the card token becomes the payment method; leave out payment_method"
+        return None
+
+    def spent(self, token: str, kind: Kind) -> list[Pair]:
+        if kind == "card":
+            return [("payment_method_data[type]", "card"), ("payment_method_data[card][token]", token)]
+        return [("payment_method_options[card][cvc_token]", token)]
+
+
+class PaymentIntent(PaymentIntentFields):
+    """A new payment intent, confirmed in the same call with `confirm=True`."""
+
+    to: Literal["payment_intent"] = "payment_intent"
+    amount: Amount
+    currency: Currency
+    customer: ObjectId | None = None
+    confirm: Flag | None = None
+    confirmation_method: Word | None = None
+    automatic_payment_methods: AutomaticPaymentMethods | None = None
+    description: LongText | None = None
+    statement_descriptor: Text | None = None
+    statement_descriptor_suffix: Text | None = None
+    application_fee_amount: Amount | None = None
+    on_behalf_of: ObjectId | None = None
+    transfer_data: TransferData | None = None
+    transfer_group: Text | None = None
+    metadata: Metadata | None = None
+
+    def refusal(self, kind: Kind) -> str | None:
+        if kind == "cvc_update" and not (self.confirm and self.payment_method):
+            return "a cvc_update token is used while confirming a saved card; set confirm=True and payment_method"
+        return super().refusal(kind)
+
+    def path(self) -> str:
+        return path_of("payment_intents")
+
+
+class PaymentIntentConfirm(PaymentIntentFields):
+    """Confirm a payment intent that exists."""
+
+    local: ClassVar[frozenset[str]] = frozenset({"to", "payment_intent"})
+
+    to: Literal["payment_intent_confirm"] = "payment_intent_confirm"
+    payment_intent: ObjectId
+    use_stripe_sdk: Flag | None = None
+
+    def path(self) -> str:
+        return path_of("payment_intents", self.payment_intent, "confirm")
+
+    def serialised_on(self) -> str:
+        return self.payment_intent
+
+
+class Topup(Target):
+    """Pull money from a bank account into the platform's balance."""
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"bank_account"})
+    budget: ClassVar[str] = "topups"
+
+    to: Literal["topup"] = "topup"
+    amount: Amount
+    currency: Currency
+    description: LongText | None = None
+    statement_descriptor: Text | None = None
+    transfer_group: Text | None = None
+    metadata: OrUnset[Metadata] | None = None
+
+    def path(self) -> str:
+        return path_of("topups")
+
+
+class Source(Target):
+    """A source (the predecessor of payment methods) made from a token. `type` as the endpoint names it."""
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"card", "bank_account"})
+    budget: ClassVar[str] = "sources"
+    parameter: ClassVar[str] = "token"
+
+    to: Literal["source"] = "source"
+    type: Word
+    usage: Word | None = None
+    currency: Currency | None = None
+    owner: Owner | None = None
+    statement_descriptor: Text | None = None
+    metadata: Metadata | None = None
+
+    def refusal(self, kind: Kind) -> str | None:
+        if (kind == "card") != (self.type == "card"):
+            return 'a card token makes a source of type="card", a bank_account token one of a bank type'
+        return None
+
+    def path(self) -> str:
+        return path_of("sources")
+
+
+def _to(value: Any) -> str | None:
+    to = value.get("to") if isinstance(value, Mapping) else getattr(value, "to", None)
+    return to if isinstance(to, str) else None
+
+
+AttachTarget: TypeAlias = Annotated[
+    Annotated[CustomerCreate, Tag("customer_create")]
+    | Annotated[CustomerUpdate, Tag("customer_update")]
+    | Annotated[CustomerSource, Tag("customer_source")]
+    | Annotated[Charge, Tag("charge")]
+    | Annotated[PaymentMethod, Tag("payment_method")]
+    | Annotated[PaymentIntent, Tag("payment_intent")]
+    | Annotated[PaymentIntentConfirm, Tag("payment_intent_confirm")]
+    | Annotated[ExternalAccount, Tag("external_account")]
+    | Annotated[AccountCreate, Tag("account_create")]
+    | Annotated[AccountUpdate, Tag("account_update")]
+    | Annotated[PersonCreate, Tag("person_create")]
+    | Annotated[PersonUpdate, Tag("person_update")]
+    | Annotated[Topup, Tag("topup")]
+    | Annotated[Source, Tag("source")],
+    # pydantic's own error would quote whatever stands in `to`.
+    Discriminator(_to, custom_error_type="unknown_target", custom_error_message="`to` is not one of the known targets"),
+]
+
+TARGETS: Mapping[str, type[Target]] = MappingProxyType(
+    {tag.tag: model for model, tag in map(get_args, get_args(get_args(AttachTarget)[0]))}
+)
+
+
+def target_from(data: Mapping[str, Any]) -> Target:
+    """Read a target, or raise `InvalidTarget` naming every field to put right."""
+    to = data.get("to") if isinstance(data, Mapping) else None
+    model = TARGETS.get(to) if isinstance(to, str) else None
+    if model is None:
+        raise InvalidTarget(str(Problem("target.to", f"must be one of {', '.join(TARGETS)}")))
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        problems = problems_of(error, under=str(to), names=field_names(model))
+    raise InvalidTarget(", ".join(map(str, problems)))
+
+
+def digest(target: Target) -> str:
+    """SHA-256, in hex, of the target's one spelling: JSON, sorted, without spaces and without what is not given."""
+    given = target.model_dump(mode="json", exclude_none=True)
+    spelled = json.dumps(given, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(spelled.encode()).hexdigest()
