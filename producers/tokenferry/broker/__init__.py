@@ -1,0 +1,1 @@
+"""Where messages are put: the embedded server, broker connections and queue declarations."""

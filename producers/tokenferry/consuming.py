@@ -1,0 +1,199 @@
+"""Reading results: at least once from the broker, once to you.
+
+A result is acknowledged when you ask for the next one, so a reader that dies sees the last one again; what was
+delivered twice within one reader's life is told apart by its outcome id and shown once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kombu import Consumer
+from kombu.message import Message as Delivery
+from pydantic import TypeAdapter, ValidationError
+
+from tokenferry.broker import connecting
+from tokenferry.configuration import Configuration, load
+from tokenferry.contract.names import Name
+from tokenferry.contract.queues import QUARANTINE, results_queue
+from tokenferry.contract.results import AttachResult, TokenResult, parse_result
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 100_000
+"""Outcome ids kept to recognise a second delivery: far more than can be in flight."""
+PREFETCH = 200
+_ROUTE: TypeAdapter[str] = TypeAdapter(Name)
+
+
+class Results:
+    """The outcomes sent to one reply route, as an iterator or through a callback.
+
+    >>> with Results("onboarding") as results:                                          # doctest: +SKIP
+    ...     for result in results:
+    ...         print(result.request_id, result.token or result.failure.code)
+    """
+
+    def __init__(self, route: str, configuration: Configuration | Path | None = None) -> None:
+        """Raises `InvalidConfiguration`; the broker is only asked when the first result is."""
+        if not isinstance(configuration, Configuration):
+            configuration = load(configuration)
+        self.route = _ROUTE.validate_python(route)
+        self._configuration = configuration
+        self._amqp = connecting.is_amqp(connecting.broker_url(configuration))
+        self._connection = connecting.connect(configuration)
+        self._queue = connecting.queue(results_queue(route), amqp=self._amqp)
+        self._consumer: Consumer | None = None
+        self._ready: deque[Delivery] = deque()
+        self._unacknowledged: tuple[Delivery, str] | None = None
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._stop = threading.Event()
+
+    def take(self, timeout: float | None = None) -> TokenResult | AttachResult | None:
+        """The next result, or None after *timeout* seconds without one. Acknowledges the one taken before.
+
+        Raises the broker client's connection error when the broker is away; the next call reconnects.
+        """
+        self._acknowledge()
+        while not self._stop.is_set():
+            if self._ready:
+                delivery = self._ready.popleft()
+                result = self._read(delivery)
+                if result is not None:
+                    self._unacknowledged = delivery, result.outcome_id
+                    return result
+                continue
+            if not self._wait(timeout):
+                return None
+        return None
+
+    def __iter__(self) -> Iterator[TokenResult | AttachResult]:
+        """Every result, for ever, through broker restarts, until `stop`."""
+        while not self._stop.is_set():
+            try:
+                result = self.take(timeout=0.5)
+            except self._connection_errors() as error:
+                log.warning("results: the broker is away (%s); trying again", type(error).__name__)
+                self._forget_connection()
+                self._stop.wait(1.0)
+                continue
+            if result is not None:
+                yield result
+        self._acknowledge()
+
+    def run(self, callback: Callable[[TokenResult | AttachResult], None]) -> None:
+        """Call *callback* with every result until `stop`. One that raises is delivered again later."""
+        for result in self:
+            try:
+                callback(result)
+            except BaseException:
+                self._unacknowledged = None
+                raise
+
+    def stop(self) -> None:
+        """End the iteration from any thread."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Give back what was fetched and not taken, and close the connection."""
+        self._stop.set()
+        self._ready.clear()
+        self._connection.close()
+
+    def delete(self) -> None:
+        """Delete the route with whatever is in it: for a route that one program made for itself."""
+        self._queue.bind(self._connection.default_channel).delete()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._acknowledge()
+        finally:
+            self.close()
+
+    def _read(self, delivery: Delivery) -> TokenResult | AttachResult | None:
+        try:
+            result = parse_result(delivery.body)
+        except ValidationError:
+            log.warning("results: a message on route '%s' is not a result; moved to %s", self.route, QUARANTINE)
+            self._quarantine(delivery)
+            return None
+        if result.outcome_id in self._seen:
+            delivery.ack()
+            return None
+        return result
+
+    def _quarantine(self, delivery: Delivery) -> None:
+        queue = connecting.queue(QUARANTINE, amqp=self._amqp)
+        self._connection.Producer(auto_declare=False).publish(
+            delivery.body,
+            exchange=queue.exchange,
+            routing_key=queue.routing_key,
+            declare=[queue] if self._amqp else [],
+            content_type=delivery.content_type or "application/octet-stream",
+            content_encoding=delivery.content_encoding or "binary",
+        )
+        delivery.ack()
+
+    def _wait(self, timeout: float | None) -> bool:
+        if self._consumer is None:
+            channel = self._connection.channel()
+            self._consumer = Consumer(
+                channel, [self._queue], on_message=self._ready.append, prefetch_count=PREFETCH, auto_declare=self._amqp
+            )
+            self._consumer.consume()
+        try:
+            self._connection.drain_events(timeout=timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def _acknowledge(self) -> None:
+        taken, self._unacknowledged = self._unacknowledged, None
+        if taken is not None:
+            delivery, outcome_id = taken
+            self._seen[outcome_id] = None
+            if len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+            delivery.ack()
+
+    def _forget_connection(self) -> None:
+        self._consumer = None
+        self._ready.clear()
+        self._unacknowledged = None
+        self._connection.collect(socket_timeout=0.1)
+
+    def _connection_errors(self) -> tuple[type[BaseException], ...]:
+        return (*self._connection.connection_errors, *self._connection.channel_errors)
+
+
+class AsyncResults:
+    """The same for asyncio: a thread waits on the broker, the loop never does."""
+
+    def __init__(self, route: str, configuration: Configuration | Path | None = None) -> None:
+        """As `Results`."""
+        self._results = Results(route, configuration)
+
+    async def __aiter__(self) -> AsyncIterator[TokenResult | AttachResult]:
+        iterator = iter(self._results)
+        while (result := await asyncio.to_thread(next, iterator, None)) is not None:
+            yield result
+
+    def stop(self) -> None:
+        """End the iteration."""
+        self._results.stop()
+
+    async def __aenter__(self) -> AsyncResults:
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        self._results.stop()
+        await asyncio.to_thread(self._results.__exit__, *exc)

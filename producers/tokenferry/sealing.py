@@ -1,0 +1,145 @@
+"""Locking a request so that only a tokenize worker can look inside. What this half cannot do is unlock it.
+
+HPKE base mode (RFC 9180) with the header's canonical bytes as `info`; the sender is authenticated by an Ed25519
+signature (RFC 8032) instead of HPKE's auth mode, so that a worker holds only public keys of producers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hpke, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
+
+from tokenferry.contract.attach import AttachRequest, SignedAttach
+from tokenferry.contract.attach import signed_bytes as attach_bytes
+from tokenferry.contract.envelope import Envelope, Header, Suite, signed_bytes
+from tokenferry.contract.plaintext import Plaintext, pad
+from tokenferry.contract.requests import TokenRequest
+from tokenferry.contract.targets import AttachTarget
+
+SUITES: Final[dict[Suite, hpke.Suite]] = {
+    "x25519-hkdf-sha256-aes256gcm": hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM),
+    "mlkem768x25519-hkdf-sha256-aes256gcm": hpke.Suite(
+        hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM
+    ),
+}
+PublicKey = x25519.X25519PublicKey | hpke.MLKEM768X25519PublicKey
+BEGIN_PUBLIC: Final = b"-----BEGIN PUBLIC KEY-----"
+
+
+class UnusableKey(ValueError):
+    """A key file is missing, readable by others, or not the key it should be. Says which file and what to do."""
+
+
+def key_id(public: bytes) -> str:
+    """The name of a key: `k` and 16 hex digits of the SHA-256 of its public bytes.
+
+    >>> key_id(bytes(32))
+    'k66687aadf862bd77'
+    """
+    return "k" + hashlib.sha256(public).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """The public key a producer seals to."""
+
+    key_id: str
+    suite: Suite
+    public: PublicKey
+
+    @classmethod
+    def load(cls, path: Path) -> Recipient:
+        """Read one PEM file: an X25519 public key, or an ML-KEM-768 and an X25519 one behind each other.
+
+        Raises `UnusableKey`.
+        """
+        content = read_key_file(path, "recipient", "copy recipient.pem from where `tokenferry keys generate` wrote it")
+        try:
+            keys = [serialization.load_pem_public_key(BEGIN_PUBLIC + part) for part in content.split(BEGIN_PUBLIC)[1:]]
+        except (ValueError, UnsupportedAlgorithm):
+            keys = []
+        match keys:
+            case [x25519.X25519PublicKey() as classic]:
+                return cls(key_id(classic.public_bytes_raw()), "x25519-hkdf-sha256-aes256gcm", classic)
+            case [mlkem.MLKEM768PublicKey() as quantum, x25519.X25519PublicKey() as classic]:
+                return cls(
+                    key_id(quantum.public_bytes_raw() + classic.public_bytes_raw()),
+                    "mlkem768x25519-hkdf-sha256-aes256gcm",
+                    hpke.MLKEM768X25519PublicKey(quantum, classic),
+                )
+        raise UnusableKey(f"{path}: is not a recipient key; copy recipient.pem from `tokenferry keys generate`")
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The private key that says who sent it. It signs; it opens nothing."""
+
+    signer_id: str
+    sign: Callable[[bytes], bytes]
+
+    @classmethod
+    def load(cls, path: Path) -> Signer:
+        """Read an Ed25519 private key (PEM, PKCS #8, mode 0600).
+
+        Raises `UnusableKey`.
+        """
+        content = read_private_key_file(path, "signing key")
+        try:
+            key = serialization.load_pem_private_key(content, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, ed25519.Ed25519PrivateKey):
+            raise UnusableKey(f"{path}: is not an Ed25519 private key; make one with `tokenferry keys generate`")
+        return cls(key_id(key.public_key().public_bytes_raw()), key.sign)
+
+
+def seal(
+    request: TokenRequest, header: Header, *, to: Recipient, signer: Signer, attach: AttachTarget | None = None
+) -> Envelope:
+    """Seal *request* under *header*, whose key id and producer id must be those of *to* and *signer*."""
+    if (header.key_id, header.suite, header.producer_id) != (to.key_id, to.suite, signer.signer_id):
+        raise ValueError("the header names another recipient or producer than the keys given")
+    plaintext = Plaintext(form=request.form(), attach=attach)
+    bound = header.canonical()
+    ciphertext = SUITES[header.suite].encrypt(pad(plaintext.model_dump_json().encode()), to.public, bound)
+    return Envelope.model_construct(
+        header=header, ciphertext=ciphertext, signature=signer.sign(signed_bytes(bound, ciphertext))
+    )
+
+
+def sign_attach(request: AttachRequest, signer: Signer) -> SignedAttach:
+    """Put *signer*'s signature under an attach request that names it."""
+    if request.signer_id != signer.signer_id:
+        raise ValueError("the attach request names another signer than the key given")
+    return SignedAttach.model_construct(request=request, signature=signer.sign(attach_bytes(request)))
+
+
+def read_key_file(path: Path, what: str, cure: str) -> bytes:
+    """The content of a key file of at most 64 KiB.
+
+    Raises `UnusableKey` with the *cure* when it is not there.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(65_536)
+    except OSError as error:
+        raise UnusableKey(f"{path}: the {what} cannot be read ({error.strerror}); {cure}") from None
+
+
+def read_private_key_file(path: Path, what: str) -> bytes:
+    """The content of a private key file, refused when anybody but its owner can read it.
+
+    Raises `UnusableKey`.
+    """
+    content = read_key_file(path, what, "make one with `tokenferry keys generate --out DIR`")
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise UnusableKey(f"{path}: the {what} is readable by others; run `chmod 600 {path}` and consider a new key")
+    return content
