@@ -1,0 +1,119 @@
+"""Reading an answer of the endpoint: tolerant of what it adds, strict about what we rely on. Pure.
+
+Bodies change under a pinned version (keys appear without notice), error codes may be absent, and an edge in front
+of the endpoint answers HTML. So: take the few fields we need where they have the type we need, ignore the rest,
+and never let a body or a message text into an exception.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenferry_worker.errors import Blocked, Declined, Unavailable
+from tokenferry_worker.retries import Reaction, reaction
+
+RAW_CARD_REFUSAL = "Sending credit card numbers directly to the Stripe API is generally unsafe"
+"""What all three known texts of the raw-card refusal begin with; there is no code to go by."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A 200 with an object. Its `repr` shows the id only."""
+
+    object: str
+    id: str
+    body: Mapping[str, Any] = field(repr=False)
+    request_id: str | None = None
+    replayed: bool = False
+    """Whether the endpoint repeated the stored answer of an earlier call with the same key."""
+
+    def text(self, *path: str) -> str | None:
+        """The string at *path*, or None where it is missing or something else."""
+        value: Any = self.body
+        for step in path:
+            value = value.get(step) if isinstance(value, Mapping) else None
+        return value if isinstance(value, str) else None
+
+    def number(self, *path: str) -> int | None:
+        """The integer at *path*, or None."""
+        value: Any = self.body
+        for step in path:
+            value = value.get(step) if isinstance(value, Mapping) else None
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """The object in an answer. *headers* are looked up in lower case.
+
+    Raises `Declined`, `Blocked` or `Unavailable`, by the table in `retries`.
+    """
+    request_id = headers.get("request-id")
+    content = _json(body)
+    if 200 <= status < 300:
+        kind, id_ = content.get("object"), content.get("id")
+        if not (isinstance(kind, str) and isinstance(id_, str) and id_):
+            raise Unavailable("the answer is not an object", status, request_id)
+        return Answer(kind, id_, content, request_id, headers.get("idempotent-replayed") == "true")
+    error = content.get("error")
+    if not isinstance(error, dict):
+        if status in (401, 403):
+            raise Blocked(status, "unauthorized", request_id=request_id, ours=True)
+        # HTML of a proxy, half a body: not the endpoint's word, whatever the status says.
+        reason = "the answer is not the endpoint's"
+        raise Unavailable(reason, status, request_id, rate_limited=_reason(status, headers), maybe_done=status != 429)
+    error_type, code = _word(error, "type"), _word(error, "code")
+    match reaction(status, error_type, code):
+        case Reaction.REJECT:
+            raise Declined(
+                status,
+                code or ("idempotency_error" if error_type == "idempotency_error" else "refused"),
+                error_type,
+                _word(error, "param") or None,
+                _word(error, "decline_code"),
+                request_id,
+                ours=code is None,
+            )
+        case Reaction.BLOCK:
+            message = error.get("message")
+            raw = isinstance(message, str) and message.startswith(RAW_CARD_REFUSAL)
+            ours = "raw_card_data_refused" if raw or status == 402 else "unauthorized"
+            raise Blocked(status, code or ours, error_type, request_id=request_id, ours=code is None)
+        case _:
+            raise Unavailable(
+                code or error_type or "error",
+                status,
+                request_id,
+                maybe_done=status not in (400, 409, 429),
+                rate_limited=_reason(status, headers, code),
+                retry_after=_seconds(headers.get("retry-after")),
+            )
+
+
+def _reason(status: int, headers: Mapping[str, str], code: str | None = None) -> str | None:
+    """Which budget a 429 is about. Without the header and with `lock_timeout` it is no rate limit at all."""
+    if status != 429 or code == "lock_timeout":
+        return None
+    return headers.get("stripe-rate-limited-reason") or ("global-rate" if code == "rate_limit" else None)
+
+
+def _json(body: bytes) -> Mapping[str, Any]:
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _word(error: Mapping[str, Any], name: str) -> str | None:
+    value = error.get(name)
+    return value[:200] if isinstance(value, str) else None
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return min(max(float(text), 0.0), 300.0) if text else None
+    except ValueError:
+        return None

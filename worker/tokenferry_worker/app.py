@@ -1,0 +1,102 @@
+"""The Celery application: the engine that carries deliveries, with every setting that keeps it from losing one.
+
+`docs/brokers.md` gives the measurement behind each setting.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from functools import cache, partial
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_ready
+
+from tokenferry.broker import connecting
+from tokenferry.broker.publishing import Publisher
+from tokenferry.configuration import Configuration
+from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK
+from tokenferry_worker import wiring
+from tokenferry_worker.wiring import Role
+
+log = logging.getLogger("tokenferry.worker")
+
+
+def build(configuration: Configuration, role: Role) -> Celery:
+    """The application of one worker process."""
+    url = connecting.broker_url(configuration)
+    amqp = connecting.is_amqp(url)
+    app = Celery("tokenferry", set_as_current=False)
+    app.conf.update(
+        broker_url=url,
+        broker_transport_options=connecting.transport_options(url, configuration),
+        broker_heartbeat=10 if amqp else 0,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_native_delayed_delivery_queue_type="quorum",
+        task_queues=[connecting.queue(name, amqp=amqp) for name in wiring.queues_of(configuration, role)],
+        task_create_missing_queues=False,
+        accept_content=["json"],
+        # Nothing is acknowledged before its outcome is recorded and told.
+        task_acks_late=True,
+        task_acks_on_failure_or_timeout=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_enable_prefetch_count_reduction=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # Results travel on queues of their own; a result backend and events would only leak.
+        task_ignore_result=True,
+        task_store_eager_result=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_pool="tokenferry_worker.pool:AsyncioPool",
+        worker_consumer="tokenferry_worker.consumer:CarefulConsumer",
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_concurrency=configuration.worker.concurrency,
+    )
+    for name in (TOKENIZE_TASK, ATTACH_TASK):
+        app.task(_never, name=name, shared=False, ignore_result=True, acks_late=True)
+
+    publisher = cache(partial(Publisher.to, configuration))
+
+    def open_() -> Any:
+        return wiring.handlers(configuration, role, publisher())
+
+    app.tokenferry_publisher = publisher
+    app.tokenferry_open = open_
+    return app
+
+
+def run(configuration: Configuration, role: Role, *, name: str) -> int:
+    """Work until SIGTERM. Returns the exit code."""
+    quiet()
+    app = build(configuration, role)
+    worker = app.Worker(
+        hostname=f"{name}@{socket.gethostname()}",
+        quiet=True,
+        without_mingle=True,
+        without_gossip=True,
+        without_heartbeat=True,
+        loglevel=logging.WARNING,
+        pool_cls="tokenferry_worker.pool:AsyncioPool",
+    )
+    worker_ready.connect(_say_ready, weak=False)
+    worker.start()
+    app.tokenferry_publisher().close()
+    return int(worker.exitcode or 0)
+
+
+def quiet() -> None:
+    """Keep libraries from logging what they carry: Celery dumps bodies, HTTP clients log URLs."""
+    for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "httpcore", "aiohttp", "kombu", "amqp"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _say_ready(sender: Any, **_: Any) -> None:
+    log.info("ready, reading %s", ", ".join(queue.name for queue in sender.app.conf.task_queues))
+
+
+def _never(body: str) -> None:
+    raise RuntimeError("this task runs in tokenferry's own pool only: start the worker with `tokenferry worker`")

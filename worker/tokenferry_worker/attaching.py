@@ -1,0 +1,187 @@
+"""One delivery of an attach order: one token, spent once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenferry.contract.attach import AttachRequest
+from tokenferry.contract.codes import Code
+from tokenferry.contract.results import AttachResult
+from tokenferry.contract.targets import InvalidTarget, digest
+from tokenferry_worker.answers import Answer
+from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World
+from tokenferry_worker.errors import Declined, Unopenable
+from tokenferry_worker.identities import Signers
+from tokenferry_worker.opening import read_attach
+from tokenferry_worker.outcomes import Outcome, Quarantined, Settled
+from tokenferry_worker.ports import Claim, Journal, Ledger, Limiter
+from tokenferry_worker.tokenizing import failure
+
+log = logging.getLogger(__name__)
+
+LEASE: Final = 120.0
+"""Seconds a claim on a token lasts: longer than one call. The claimant itself may take it again at any time."""
+HELD_PAUSE: Final = 0.5
+"""Seconds between two looks at a token that somebody else is spending."""
+SPENT_CODES: Final = frozenset({"token_already_used"})
+
+
+@dataclass(frozen=True)
+class Attacher:
+    """Spends tokens. Holds the endpoint's secret key through its desks, and no private key of the envelope."""
+
+    signers: Signers
+    desks: Mapping[str, Desk]
+    ledgers: Mapping[str, Ledger]
+    journal: Journal
+    limiter: Limiter
+    world: World
+    attempts: int
+    deliveries: int
+
+    async def handle(self, body: str) -> Outcome:
+        """Claim, call, record. Delivered twice, it tells the same outcome twice and spends once."""
+        try:
+            request = read_attach(body, self.signers).request
+        except Unopenable as error:
+            return Quarantined(str(error))
+        begun = await self.journal.begin(request.attach_id)
+        if begun.outcome is not None:
+            return Settled(AttachResult.model_validate_json(begun.outcome), request.reply_to)
+        result = await self._attach(request, begun.deliveries)
+        recorded = await self.journal.record(request.attach_id, result.model_dump_json(exclude_none=True))
+        return Settled(AttachResult.model_validate_json(recorded), request.reply_to)
+
+    async def _attach(self, request: AttachRequest, deliveries: int) -> AttachResult:
+        desk = self.desks.get(request.platform)
+        if desk is None:
+            return self._failed(request, Code.UNKNOWN_PLATFORM)
+        if deliveries > self.deliveries:
+            return self._failed(request, Code.DELIVERIES_EXHAUSTED)
+        try:
+            request.target.check(request.kind)
+        except InvalidTarget:
+            return self._failed(request, Code.WRONG_KIND)
+        ledger = self.ledgers[request.platform]
+        claim = await ledger.claim(request.token, request.attach_id, lease=LEASE)
+        while claim.state == "held":
+            await self.world.sleep(HELD_PAUSE)
+            claim = await ledger.claim(request.token, request.attach_id, lease=LEASE)
+        if claim.state in ("spent", "burnt") and claim.by != request.attach_id:
+            return self._failed(request, Code.TOKEN_SPENT, spent_by=claim.by)
+        # Spent by this very order, and yet no outcome: the worker died in between. The same key repeats the answer.
+        attempted = claim.again or claim.state != "granted"
+        if not attempted and self.world.now() * 1000 > request.attach_before:
+            await ledger.release(request.token, claim)
+            return self._failed(request, Code.TOKEN_EXPIRED)
+        async with ledger.writing(request.target.serialised_on(), lease=LEASE):
+            return await self._spend(desk, ledger, request, claim, attempted)
+
+    async def _spend(
+        self, desk: Desk, ledger: Ledger, request: AttachRequest, claim: Claim, attempted: bool
+    ) -> AttachResult:
+        target, token = request.target, request.token
+        call = target.call(token, request.kind)
+        attempts = self._attempts(desk, request)
+
+        async def spend() -> Answer:
+            return await desk.endpoint.post(
+                call.path,
+                call.form,
+                idempotency_key=idempotency_key(request, "spend"),
+                connected_account=request.connected_account,
+            )
+
+        try:
+            answer = await attempts.run(spend)
+        except Declined as error:
+            # A declined card may or may not have used up its token (undocumented): it counts as burnt. After any other
+            # refusal the token is as it was before.
+            if error.status == 402 or error.code in SPENT_CODES:
+                await ledger.close(token, claim, "burnt")
+            else:
+                await ledger.release(token, claim)
+            return self._failed(request, error.code, declined=error, attempts=attempts.made + 1)
+        except TooLate:
+            await ledger.release(token, claim)
+            return self._failed(request, Code.TOKEN_EXPIRED)
+        except Exhausted as error:
+            unknown = error.maybe_done or attempted
+            if not unknown:
+                await ledger.release(token, claim)
+            last = Declined(error.last.status or 0, "", request_id=error.last.request_id, ours=True)
+            code = Code.OUTCOME_UNKNOWN if unknown else Code.ATTEMPTS_EXHAUSTED
+            return self._failed(request, code, declined=last, attempts=error.attempts)
+        await ledger.close(token, claim, "spent")
+        follow_up = target.follow_up(answer.id)
+        if follow_up is None:
+            return self._attached(request, answer)
+
+        async def attach() -> Answer:
+            return await desk.endpoint.post(
+                follow_up.path,
+                follow_up.form,
+                idempotency_key=idempotency_key(request, "follow-up"),
+                connected_account=request.connected_account,
+            )
+
+        try:
+            await self._attempts(desk, request).run(attach)
+        except Declined as error:
+            return self._failed(request, error.code, declined=error, attempts=1, made=answer)
+        except (Exhausted, TooLate):
+            return self._failed(request, Code.OUTCOME_UNKNOWN, made=answer)
+        return self._attached(request, answer)
+
+    def _attempts(self, desk: Desk, request: AttachRequest) -> Attempts:
+        budgets = desk.budgets.spending(request.target)
+        return Attempts(self.limiter, self.world, desk, "bulk", budgets, self.attempts, until=None)
+
+    def _attached(self, request: AttachRequest, answer: Answer) -> AttachResult:
+        return AttachResult(
+            **self._common(request),
+            object_id=answer.id,
+            object_type=answer.object,
+            stored_id=answer.text("default_source") or (request.display.object_id if request.display else None),
+        )
+
+    def _failed(
+        self,
+        request: AttachRequest,
+        code: str,
+        *,
+        declined: Declined | None = None,
+        attempts: int = 0,
+        spent_by: str | None = None,
+        made: Answer | None = None,
+    ) -> AttachResult:
+        why = failure(code, declined, attempts)
+        return AttachResult(
+            **self._common(request),
+            failure=why.model_copy(update={"spent_by": spent_by}) if spent_by else why,
+            object_id=made.id if made else None,
+            object_type=made.object if made else None,
+        )
+
+    def _common(self, request: AttachRequest) -> dict[str, Any]:
+        return {
+            "outcome_id": f"{request.attach_id}:attach",
+            "request_id": request.request_id,
+            "attach_id": request.attach_id,
+            "kind": request.kind,
+            "platform": request.platform,
+            "connected_account": request.connected_account,
+            "settled_at": int(self.world.now() * 1000),
+            "to": request.target.to,
+            "token": request.token,
+        }
+
+
+def idempotency_key(request: AttachRequest, step: str) -> str:
+    """Derived from token and target: the same attach repeats it, in whatever message it comes."""
+    both = f"{request.token}|{request.connected_account}|{digest(request.target)}"
+    return f"tokenferry:attach:{hashlib.sha256(both.encode()).hexdigest()[:40]}:{step}"

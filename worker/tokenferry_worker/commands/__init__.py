@@ -1,0 +1,1 @@
+"""The commands the secret half brings to the `tokenferry` command line."""

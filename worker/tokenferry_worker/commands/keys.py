@@ -1,0 +1,85 @@
+"""`tokenferry keys`: make the keys of the envelope."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from tokenferry.sealing import key_id
+
+Private = x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey | ed25519.Ed25519PrivateKey
+
+
+@click.group()
+def keys() -> None:
+    """Make and look after the keys of the envelope."""
+
+
+@keys.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
+@click.option("--post-quantum", is_flag=True, help="Seal with ML-KEM-768 and X25519 together instead of X25519 alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print key ids and files as JSON.")
+def generate(out: Path, post_quantum: bool, as_json: bool) -> None:
+    """Make a worker identity and the signing keys of a producer and a worker.
+
+    \b
+    OUT/recipient.pem         public: producers seal to it
+    OUT/identities/*.pem      private: tokenize workers open with it. Never give it to a producer
+    OUT/producer.pem          private: a producer signs with it
+    OUT/worker.pem            private: a tokenize worker signs attach orders with it
+    OUT/signers/*.pem         public: whose signature workers accept
+
+    Run again in the same folder, it adds a new identity and makes it the recipient; older ones go on opening what
+    was sealed to them. Signing keys that exist are kept.
+    """
+    parts: list[x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey] = []
+    if post_quantum:
+        parts.append(mlkem.MLKEM768PrivateKey.generate())
+    parts.append(x25519.X25519PrivateKey.generate())
+    identity = key_id(b"".join(part.public_key().public_bytes_raw() for part in parts))
+    written = {"identity": identity, "recipient": str(out / "recipient.pem")}
+    try:
+        for folder in (out, out / "identities", out / "signers"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(out / "identities" / f"{identity}.pem", b"".join(map(_private, parts)), 0o600)
+        _write(out / "recipient.pem", b"".join(map(_public, parts)), 0o644)
+        for role in ("producer", "worker"):
+            if not (out / f"{role}.pem").exists():
+                signing = ed25519.Ed25519PrivateKey.generate()
+                signer = key_id(signing.public_key().public_bytes_raw())
+                _write(out / f"{role}.pem", _private(signing), 0o600)
+                _write(out / "signers" / f"{role}-{signer}.pem", _public(signing), 0o644)
+                written[role] = signer
+    except OSError as error:
+        raise click.UsageError(f"{out}: keys cannot be written there ({error.strerror})") from None
+    if as_json:
+        click.echo(json.dumps(written))
+        return
+    click.echo(f"wrote identity {identity} to {out}")
+    click.echo("  to producers:        recipient.pem, producer.pem")
+    click.echo("  to tokenize workers: identities/, worker.pem, signers/")
+    click.echo("  to attach workers:   signers/")
+
+
+def _private(key: Private) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _public(key: Private) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Write beside, then rename: a reader sees the old file or the new one, and never a private key with open doors."""
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

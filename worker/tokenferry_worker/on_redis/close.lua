@@ -1,0 +1,9 @@
+-- close(KEYS = [token], ARGV = [by, fence, state, ttl ms]) -> 1 | 0
+-- Ends a lease as spent, burnt, or free again. The word of an older lease counts for nothing.
+local held = redis.call('HMGET', KEYS[1], 'by', 'fence')
+if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'state', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1

@@ -1,0 +1,6 @@
+-- let_go(KEYS = [lock], ARGV = [by]) -> 1 | 0
+-- Frees a lock, if it is still one's own.
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  return redis.call('DEL', KEYS[1])
+end
+return 0

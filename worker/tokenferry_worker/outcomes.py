@@ -1,0 +1,48 @@
+"""What became of one delivery, as values. `settling` turns them into messages and an ack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenferry.contract.attach import SignedAttach
+from tokenferry.contract.results import AttachResult, TokenResult
+
+
+@dataclass(frozen=True)
+class Settled:
+    """There is a final outcome, and the requester named by *reply_to* (if any) is to be told."""
+
+    result: TokenResult | AttachResult
+    reply_to: str | None
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """There is a token, and an order to spend it: the attach worker says the last word to the requester."""
+
+    order: SignedAttach
+
+
+@dataclass(frozen=True)
+class DeadLettered:
+    """Given up on: the requester is told, and the message rests, as sealed as it came, until somebody redrives it."""
+
+    settled: Settled
+    code: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Given up on, and not kept: it carries a card verification code."""
+
+    settled: Settled
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """Not ours or not readable: nobody can be told, the message is set aside as it came."""
+
+    reason: str
+
+
+Outcome = Settled | HandedOn | DeadLettered | Dropped | Quarantined

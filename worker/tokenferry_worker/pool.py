@@ -1,0 +1,220 @@
+"""A Celery pool of one asyncio loop: hundreds of deliveries in flight in one process.
+
+The loop runs in a thread of its own. Celery's consumer stays alone in the main thread with its broker connection,
+which is not thread-safe: what is finished is handed back through a pipe that Celery's hub watches, and
+acknowledged there.
+
+Celery's tracer is bypassed, so signals, time limits and `self.retry` of ordinary tasks do not apply here; waiting,
+repeating and giving up happen inside the delivery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
+from typing import Any, Final
+
+from billiard.einfo import ExceptionInfo
+from celery.concurrency.base import BasePool
+from celery.exceptions import Reject
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[str], Awaitable[None]]
+"""Carries one delivery from its body to its settled outcome. Returning means: acknowledge."""
+
+Open = Callable[[], AbstractAsyncContextManager[Mapping[str, Handler]]]
+"""Opens what the handlers need inside the running loop, and closes it at the end."""
+
+GRACE: Final = 20.0
+"""Seconds that deliveries in hand get to finish at a warm shutdown; what is left then goes back to the queue.
+
+Below the 30 s that Kubernetes gives, above the slowest usual call.
+"""
+CRASHED_PAUSE: Final = 1.0
+"""Seconds before a delivery whose handler crashed goes back: a poison message must not spin."""
+
+
+class AsyncioPool(BasePool):
+    """The pool Celery is told to use. `app.tokenferry_open` gives it its handlers."""
+
+    signal_safe = False
+    task_join_will_block = False
+
+    def on_start(self) -> None:
+        """Start the loop's thread and open the handlers; an error in either ends the worker."""
+        self._finished: deque[Callable[[], None]] = deque()
+        self._signalled = False
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        os.set_blocking(self._write_end, False)
+        self._running: set[asyncio.Task[None]] = set()
+        self._in_hand = 0
+        self._loop = asyncio.new_event_loop()
+        self._stopping: asyncio.Event
+        self._opened = threading.Event()
+        self._failure: BaseException | None = None
+        self._handlers: Mapping[str, Handler] = {}
+        self._thread = threading.Thread(target=self._run, name="tokenferry-loop", daemon=True)
+        self._thread.start()
+        self._opened.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Let Celery's hub wake up for finished deliveries. Called again after every reconnect."""
+        hub.add_reader(self._read_end, self._hand_back)
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Start one delivery. *args* are those of Celery's tracer: name, id, request, body, ..."""
+        assert args is not None
+        assert callback is not None
+        name, id_, _request, body, *_rest = args
+        if accept_callback is not None:
+            accept_callback(os.getpid(), time.monotonic())
+        self._in_hand += 1
+        self._loop.call_soon_threadsafe(self._begin, name, id_, body, callback)
+
+    def on_stop(self) -> None:
+        """Warm shutdown: let what is in hand finish within the grace time, give the rest back, close everything."""
+        deadline = time.monotonic() + GRACE
+        while self._in_hand and time.monotonic() < deadline:
+            self._hand_back()
+            time.sleep(0.01)
+        self._loop.call_soon_threadsafe(self._cancel_all)
+        deadline = time.monotonic() + 2.0
+        while self._in_hand and time.monotonic() < deadline:
+            self._hand_back()
+            time.sleep(0.01)
+        self._end()
+
+    def on_terminate(self) -> None:
+        """Cold shutdown: give everything back at once."""
+        self._loop.call_soon_threadsafe(self._cancel_all)
+        deadline = time.monotonic() + 2.0
+        while self._in_hand and time.monotonic() < deadline:
+            self._hand_back()
+            time.sleep(0.01)
+        self._end()
+
+    def _get_info(self) -> dict[str, Any]:
+        return {**super()._get_info(), "max-concurrency": self.limit, "in-hand": self._in_hand}
+
+    # The loop's thread
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._opened.set()
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stopping = asyncio.Event()
+        open_: Open = self.app.tokenferry_open
+        async with open_() as handlers:
+            self._handlers = handlers
+            self._opened.set()
+            await self._stopping.wait()
+
+    def _begin(self, name: str, id_: str, body: Any, callback: Callable[..., Any]) -> None:
+        task = self._loop.create_task(self._deliver(name, id_, body, callback))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _deliver(self, name: str, id_: str, body: Any, callback: Callable[..., Any]) -> None:
+        began = time.monotonic()
+        try:
+            await self._handlers[name](argument(body))
+        except asyncio.CancelledError:
+            self._finish(partial(callback, (True, _give_back("the worker is stopping"), time.monotonic() - began)))
+        except Exception as error:
+            # Only the type: the text or the traceback of an unforeseen error could hold anything.
+            log.error(
+                "delivery %s crashed (%s at %s); it goes back to the queue", id_, type(error).__name__, _where(error)
+            )
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(CRASHED_PAUSE)
+            self._finish(partial(callback, (True, _give_back("crashed"), time.monotonic() - began)))
+        else:
+            self._finish(partial(callback, (False, None, time.monotonic() - began)))
+
+    def _finish(self, hand_back: Callable[[], None]) -> None:
+        self._finished.append(hand_back)
+        if not self._signalled:
+            self._signalled = True
+            with suppress(BlockingIOError):
+                os.write(self._write_end, b"!")
+
+    def _cancel_all(self) -> None:
+        for task in list(self._running):
+            task.cancel()
+
+    # The main thread
+
+    def _hand_back(self) -> None:
+        """Acknowledge or give back everything that is finished, in Celery's own thread."""
+        with suppress(BlockingIOError):
+            os.read(self._read_end, 4096)
+        self._signalled = False
+        while self._finished:
+            hand_back = self._finished.popleft()
+            self._in_hand -= 1
+            hand_back()
+
+    def _end(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(10.0)
+
+
+def argument(body: Any) -> str:
+    """The one argument of our tasks, out of a Celery message body (protocol 2: args, kwargs, embed).
+
+    A body of another shape is passed on as text, so that it is quarantined with its content, not lost.
+    """
+    text = body.decode("utf-8", "surrogateescape") if isinstance(body, bytes) else body
+    if not isinstance(text, str):
+        return json.dumps(text, default=lambda _: None)
+    try:
+        args, _kwargs, _embed = json.loads(text)
+        (envelope,) = args
+    except (ValueError, TypeError):
+        return text
+    return envelope if isinstance(envelope, str) else text
+
+
+def _give_back(reason: str) -> ExceptionInfo:
+    """What tells Celery to requeue: an exception info of `Reject(requeue=True)`, made the way Celery wants it."""
+    try:
+        raise Reject(reason, requeue=True)
+    except Reject:
+        return ExceptionInfo(sys.exc_info())
+
+
+def _where(error: BaseException) -> str:
+    """File and line of the innermost frame: enough to find the bug, nothing of the data."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"

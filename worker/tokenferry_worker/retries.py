@@ -1,0 +1,83 @@
+"""The published table of retries: which answer gets which reaction. Code, test and documentation share it.
+
+Nothing here waits or calls. Rows are tried from the top; the first that fits decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+class Reaction(Enum):
+    """The one right reaction to an answer."""
+
+    DONE = "done"
+    SAME_KEY = "repeat with the same key after a pause"
+    PACE = "repeat with the same key; the whole fleet slows down; counts as no attempt"
+    REJECT = "tell the requester; the same call would be answered the same"
+    BLOCK = "keep the request, tell the operator: account or key need a cure"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: status (None: any), error type, error code (None: any, '': absent), and what follows."""
+
+    status: range
+    reaction: Reaction
+    because: str
+    error_type: str | None = None
+    code: str | None = None
+
+
+def _only(status: int) -> range:
+    return range(status, status + 1)
+
+
+TABLE: Final[tuple[Row, ...]] = (
+    Row(range(200, 300), Reaction.DONE, "a well-formed object of the kind asked for; anything else is SAME_KEY"),
+    Row(range(300, 400), Reaction.BLOCK, "the endpoint never redirects: base_url is wrong"),
+    Row(_only(400), Reaction.SAME_KEY, "another call is spending this token now", code="token_in_use"),
+    Row(_only(400), Reaction.REJECT, "bad parameter, used or unknown token, key reused with other parameters"),
+    Row(_only(401), Reaction.BLOCK, "wrong, expired or missing key"),
+    Row(_only(402), Reaction.REJECT, "the card or account was refused", error_type="card_error"),
+    Row(_only(402), Reaction.BLOCK, "the account may not send card numbers", "invalid_request_error", ""),
+    Row(_only(402), Reaction.REJECT, "refused"),
+    Row(_only(403), Reaction.BLOCK, "the key lacks a permission"),
+    Row(_only(404), Reaction.REJECT, "no such object"),
+    Row(_only(409), Reaction.SAME_KEY, "the first call with this key is still under way"),
+    Row(_only(424), Reaction.SAME_KEY, "something behind the endpoint failed"),
+    Row(_only(429), Reaction.SAME_KEY, "an object was locked by another write", code="lock_timeout"),
+    Row(_only(429), Reaction.PACE, "too many calls; this one was not executed"),
+    Row(range(400, 500), Reaction.REJECT, "refused"),
+    Row(range(500, 600), Reaction.SAME_KEY, "nobody can say whether it took effect: only the same key is safe"),
+)
+
+
+def reaction(status: int, error_type: str | None, code: str | None) -> Reaction:
+    """What to do about an answer of *status* with this error type and code.
+
+    >>> reaction(402, "invalid_request_error", None).name, reaction(402, "card_error", "card_declined").name
+    ('BLOCK', 'REJECT')
+    """
+    for row in TABLE:
+        if status not in row.status:
+            continue
+        if row.error_type is not None and row.error_type != error_type:
+            continue
+        if row.code is not None and row.code != (code or ""):
+            continue
+        return row.reaction
+    return Reaction.SAME_KEY
+
+
+def pause(attempt: int, *, dice: float, first: float = 0.5, longest: float = 30.0) -> float:
+    """Seconds to wait after failed attempt number *attempt* (from 1): doubling, with full jitter in the upper half.
+
+    *dice* is a random number in [0, 1).
+
+    >>> pause(1, dice=0.0), pause(3, dice=0.5), pause(99, dice=0.0)
+    (0.25, 1.5, 15.0)
+    """
+    return min(longest, first * 2.0 ** min(attempt - 1, 20)) * (0.5 + dice / 2)

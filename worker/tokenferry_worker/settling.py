@@ -1,0 +1,62 @@
+"""The one place where an outcome becomes messages, before the delivery is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from dataclasses import dataclass
+
+from tokenferry.broker.publishing import Outgoing, PublishError, Publishes
+from tokenferry.contract.queues import ATTACH_TASK, DEAD_LETTERS, QUARANTINE, attach_queue, results_queue
+from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Quarantined, Settled
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settler:
+    """Publishes what an outcome asks for and returns only when the broker has confirmed all of it."""
+
+    publisher: Publishes
+
+    async def settle(self, outcome: Outcome, body: str) -> None:
+        """Tell whoever is to be told. *body*: the delivery's message, kept as it came where it must be kept."""
+        match outcome:
+            case Settled():
+                await self._tell(outcome)
+            case HandedOn(order):
+                request = order.request
+                queue = attach_queue(request.platform)
+                await self._publish(Outgoing.task(queue, ATTACH_TASK, request.attach_id, order.model_dump_json()))
+            case DeadLettered(settled, code):
+                await self._publish(set_aside(DEAD_LETTERS, body, code))
+                await self._tell(settled)
+            case Dropped(settled):
+                await self._tell(settled)
+            case Quarantined(reason):
+                log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
+                await self._publish(set_aside(QUARANTINE, body, reason))
+
+    async def _tell(self, settled: Settled) -> None:
+        if settled.reply_to is not None:
+            body = settled.result.model_dump_json(exclude_none=True)
+            await self._publish(Outgoing(results_queue(settled.reply_to), body))
+
+    async def _publish(self, message: Outgoing) -> None:
+        """Publish until it is confirmed: the delivery waits unacknowledged, so nothing is lost meanwhile."""
+        pause = 0.2
+        while True:
+            try:
+                await asyncio.wrap_future(self.publisher.submit(message))
+                return
+            except PublishError as error:
+                log.warning("publish to %s failed (%s); trying again", message.queue, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 10.0)
+
+
+def set_aside(queue: str, body: str, reason: str) -> Outgoing:
+    """A message as it came, with the reason and the time (Unix milliseconds) it was set aside."""
+    return Outgoing(queue, json.dumps({"reason": reason, "at": int(time.time() * 1000), "message": body}))

@@ -1,0 +1,160 @@
+"""The provider's endpoint, in our words. The only module that imports httpx.
+
+httpx's own connection pool costs 14.8 CPU seconds per 1,000 calls at 200 connections against 0.24 for aiohttp's
+(measured, `docs/performance.md`), so the API is httpx and the transport is aiohttp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import quote, urlsplit
+
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from tokenferry.configuration import InvalidConfiguration, Platform
+from tokenferry.contract.codes import Code
+from tokenferry.contract.requests import Kind
+from tokenferry_worker.answers import Answer, read
+from tokenferry_worker.errors import Declined, Unavailable
+
+STRIPE_VERSION: Final = "2026-10-28.endive"
+"""Pinned, so that an account's default version cannot change what is sent and answered."""
+
+PUBLISHABLE_IN_LIVE: Final[frozenset[Kind]] = frozenset({"account", "person"})
+"""Kinds whose tokens a live secret key cannot make (API reference, tokens: account and person)."""
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+KeyUse = Literal["secret", "publishable"]
+
+
+@dataclass(frozen=True)
+class EndpointKeys:
+    """The keys of one platform. Prints nothing."""
+
+    secret: str | None = field(repr=False)
+    publishable: str | None = field(repr=False)
+
+    def check(self, name: str, platform: Platform) -> None:
+        """Refuse keys of the wrong kind or mode, and keys that would travel in clear.
+
+        Raises `InvalidConfiguration`, which never quotes a key.
+        """
+        where = f"[platforms.{name}]"
+        for use, key, prefixes in (
+            ("secret_key", self.secret, ("sk", "rk")),
+            ("publishable_key", self.publishable, ("pk",)),
+        ):
+            if key is None:
+                continue
+            if (
+                not any(key.startswith(f"{prefix}_") for prefix in prefixes)
+                or not key.isascii()
+                or not key.isprintable()
+            ):
+                other = "publishable" if use == "secret_key" and key.startswith("pk_") else "secret"
+                hint = f"it looks like a {other} key" if key[:3] in ("pk_", "sk_", "rk_") else "it is not a key at all"
+                raise InvalidConfiguration(
+                    f"{where} {use} must begin with {' or '.join(p + '_' for p in prefixes)}: {hint}"
+                )
+            if not any(key.startswith(f"{prefix}_{platform.mode}_") for prefix in prefixes):
+                raise InvalidConfiguration(f'{where} {use} is not a {platform.mode} key, but mode = "{platform.mode}"')
+        url = urlsplit(platform.base_url)
+        if url.scheme == "http":
+            if url.hostname not in LOOPBACK:
+                raise InvalidConfiguration(f"{where} base_url is plain http to another machine; write https://")
+            if platform.live:
+                raise InvalidConfiguration(f"{where} base_url is plain http with live keys; write https://")
+        elif url.scheme != "https" or not url.hostname:
+            raise InvalidConfiguration(f"{where} base_url must begin with https://")
+
+
+class TokenClient:
+    """Calls of one platform. One per process and platform; close it at the end."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        keys: EndpointKeys,
+        *,
+        connections: int,
+        read_timeout: float,
+        connect_timeout: float,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Time-outs in seconds. *connections*: calls that may be in flight at once."""
+        self._platform = platform
+        self._keys = keys
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=50.0)
+        self._http = httpx.AsyncClient(
+            base_url=platform.base_url,
+            transport=transport or AiohttpTransport(limits=limits),
+            timeout=httpx.Timeout(read_timeout, connect=connect_timeout, pool=read_timeout),
+            headers={
+                "Stripe-Version": STRIPE_VERSION,
+                "User-Agent": "tokenferry/0.1 (+asynchronous tokenization)",
+                "Accept": "application/json",
+                "Content-Type": "application/x-www-form-urlencoded",
+            },
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def create_token(
+        self, kind: Kind, form: str, *, idempotency_key: str, connected_account: str | None = None
+    ) -> Answer:
+        """`POST /v1/tokens` with the already encoded *form*.
+
+        Raises `Declined`, `Blocked`, `Unavailable`. A 200 that is not a token of this kind is `Unavailable`.
+        """
+        use: KeyUse = "publishable" if self._platform.live and kind in PUBLISHABLE_IN_LIVE else "secret"
+        answer = await self._post("/v1/tokens", form, use, idempotency_key, connected_account)
+        if answer.object != "token" or answer.text("type") != kind:
+            raise Unavailable("the answer is not a token of the kind asked for", 200, answer.request_id)
+        return answer
+
+    async def post(self, path: str, form: str, *, idempotency_key: str, connected_account: str | None = None) -> Answer:
+        """POST to a consuming endpoint with the secret key. Raises as `create_token`."""
+        return await self._post(path, form, "secret", idempotency_key, connected_account)
+
+    async def key_is_accepted(self) -> bool | None:
+        """Whether the secret key opens anything at all: asks for a token that does not exist and expects a 404.
+
+        None when the endpoint could not be reached.
+        """
+        try:
+            answer = await self._http.get("/v1/tokens/tok_preflight", headers=self._headers("secret", None, None))
+        except httpx.RequestError:
+            return None
+        return answer.status_code not in (401, 403)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def _post(
+        self, path: str, form: str, use: KeyUse, idempotency_key: str, connected_account: str | None
+    ) -> Answer:
+        headers = self._headers(use, idempotency_key, connected_account)
+        try:
+            response = await self._http.post(path, content=form.encode("ascii"), headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise Unavailable(type(error).__name__, maybe_done=False) from None
+        except httpx.RequestError as error:
+            # Only the type: the text of some holds the URL or bytes of the answer.
+            raise Unavailable(type(error).__name__) from None
+        return read(response.status_code, response.headers, response.content)
+
+    def _headers(self, use: KeyUse, idempotency_key: str | None, connected_account: str | None) -> Mapping[str, str]:
+        key = self._keys.secret if use == "secret" else self._keys.publishable
+        if key is None:
+            raise Declined(0, Code.PUBLISHABLE_KEY_MISSING if use == "publishable" else Code.UNAUTHORIZED, ours=True)
+        headers = {"Authorization": f"Bearer {key}"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        if connected_account is not None:
+            headers["Stripe-Account"] = quote(connected_account, safe="_")
+        return headers
