@@ -1,0 +1,7 @@
+"""A stateful, Stripe-compatible endpoint for demos, tests and benchmarks."""
+
+from tokenferry_emulator.app import create_app
+from tokenferry_emulator.settings import Settings
+from tokenferry_emulator.world import World
+
+__all__ = ["Settings", "World", "create_app"]

@@ -1,0 +1,90 @@
+"""Bank account formats by country, as far as they really succeeded in recorded test mode traffic.
+
+Shapes are loose (length and alphabet): the provider decides on more, and we would only guess.
+"""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How accounts of one country are written. *routing* None means that it needs none."""
+
+    currency: str
+    account: re.Pattern[str]
+    routing: re.Pattern[str] | None = None
+    #: account_type must be given (CL, CO)
+    typed: bool = False
+
+
+_SWIFT = r"[A-Z]{6}[A-Z0-9]{2}(?:[A-Z0-9]{3})?"
+_NUMBER = r"[A-Za-z0-9 -]{3,34}"
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Country and currency.
+
+    >>> _pairs("DE eur,PL pln")
+    [('DE', 'eur'), ('PL', 'pln')]
+    """
+    return [(pair[:2], pair[3:]) for pair in text.split(",")]
+
+
+def _formats() -> dict[str, Format]:
+    formats: dict[str, Format] = {}
+
+    def add(country: str, currency: str, account: str, routing: str | None = None, typed: bool = False) -> None:
+        pattern = re.compile(rf"(?:{routing})\Z") if routing else None
+        formats[country] = Format(currency, re.compile(rf"(?:{account})\Z"), pattern, typed)
+
+    def iban(country: str) -> str:
+        return country + r"\d{2}[A-Z0-9]{11,30}"
+
+    for country, currency in _pairs(
+        "AE aed,BJ xof,CI xof,NE xof,SN xof,CH chf,LI chf,CR crc,DE eur,FR eur,IS eur,MC eur,GI gbp,IL ils,NO nok,"
+        "PL pln,RO ron,SE sek,TN tnd,AT eur,BE eur,BG eur,CY eur,CZ czk,DK dkk,EE eur,ES eur,FI eur,GR eur,HR eur,"
+        "HU huf,IE eur,IT eur,LT eur,LU eur,LV eur,MT eur,NL eur,PT eur,SI eur,SK eur"
+    ):
+        add(country, currency, iban(country))
+    for country, currency in _pairs(
+        "AL all,AO aoa,BA bam,BH bhd,EG egp,GT gtq,JO jod,KW kwd,KZ kzt,MA mad,MD mdl,MG mga,MK mkd,MU mur,PK pkr,"
+        "QA qar,RS rsd,SA sar,SM eur,SV usd,TR try"
+    ):
+        add(country, currency, iban(country), _SWIFT)
+    add("AZ", "azn", iban("AZ"), r"\d{6}-\d{6}")
+    for country, currency in _pairs(
+        "AG xcd,AM amd,BN bnd,BS bsd,BT btn,BW bwp,DZ dzd,EC usd,ET etb,GA xaf,GY gyd,KE kes,KH khr,KR krw,LA lak,"
+        "LC xcd,MN mnt,MO mop,MY myr,MZ mzn,NA nad,NG ngn,OM omr,PA usd,RW rwf,TW twd,TZ tzs,ZA zar"
+    ):
+        add(country, currency, _NUMBER, _SWIFT)
+    for country, currency in _pairs("TH thb,ID idr,BO bob,DO dop,UY uyu"):
+        add(country, currency, _NUMBER, r"\d{3}")
+    add("CL", "clp", _NUMBER, r"\d{3}", typed=True)
+    add("CO", "cop", _NUMBER, r"\d{3}", typed=True)
+    add("AR", "ars", r"\d{22}")
+    add("MX", "mxn", r"\d{18}")
+    add("NZ", "nzd", r"\d{15,16}")
+    add("PE", "pen", r"\d{20}")
+    add("US", "usd", r"\d{4,17}", r"\d{9}")
+    add("CA", "cad", r"\d{5,12}", r"\d{5}-?\d{3}")
+    add("GB", "gbp", r"\d{6,8}|" + iban("GB"), r"\d{2}-?\d{2}-?\d{2}")
+    add("AU", "aud", r"\d{4,9}", r"\d{3}-?\d{3}")
+    add("HK", "hkd", r"[0-9-]{6,12}", r"\d{3}-?\d{3}")
+    add("SG", "sgd", r"\d{6,12}", r"\d{4}-?\d{3}")
+    add("JP", "jpy", r"\d{6,8}", r"\d{7}")
+    add("IN", "inr", r"\d{6,18}", r"[A-Z]{4}0[A-Z0-9]{6}")
+    add("BD", "bdt", _NUMBER, r"\d{9}")
+    add("VN", "vnd", _NUMBER, r"\d{8}")
+    add("PY", "pyg", _NUMBER, r"\d{1,2}")
+    add("GH", "ghs", _NUMBER, r"\d{6}")
+    add("JM", "jmd", _NUMBER, r"\d{3}-?\d{5}")
+    add("TT", "ttd", _NUMBER, r"\d{8}")
+    add("PH", "php", _NUMBER, r"[A-Z0-9]{11}")
+    add("LK", "lkr", _NUMBER, _SWIFT + r"-\d{1,3}")
+    add("UZ", "uzs", _NUMBER, _SWIFT + r"-\d{1,5}")
+    add("BR", "brl", r"[0-9-]{3,20}", r"\d{3}-?\d{4}")
+    return formats
+
+
+FORMATS = _formats()

@@ -1,0 +1,48 @@
+"""Which connected accounts a platform has: those it made, and those given by the settings."""
+
+from typing import Any
+
+from tokenferry_emulator.authentication import Scope
+from tokenferry_emulator.bank_countries import FORMATS
+from tokenferry_emulator.world import Json, Thing, World
+
+
+def owned_account(world: World, platform: Scope, account_id: str) -> Thing | None:
+    """The account, if the platform has it. A given account belongs to the first platform that names it."""
+    if account_id in world.settings.connected_accounts and account_id not in world.things:
+        world.things[account_id] = connected_account(world, platform, account_id, {"type": "custom"})
+    thing = world.things.get(account_id)
+    return thing if thing is not None and thing.kind == "account" and thing.scope == platform else None
+
+
+def connected_account(world: World, platform: Scope, account_id: str, form: dict[str, Any]) -> Thing:
+    """A new account, not yet kept."""
+    kind = form.get("type")
+    controller = form.get("controller") or {}
+    collection = controller.get("requirement_collection") or ("application" if kind == "custom" else "stripe")
+    country = form.get("country") or "US"
+    body: Json = {
+        "id": account_id,
+        "object": "account",
+        "business_profile": form.get("business_profile") or {},
+        "business_type": None,
+        "capabilities": {name: "pending" for name in form.get("capabilities") or {}},
+        "charges_enabled": False,
+        "controller": {
+            "is_controller": True,
+            "requirement_collection": collection,
+            "type": "application",
+        },
+        "country": country,
+        "created": world.now(),
+        "default_currency": form.get("default_currency")
+        or (FORMATS[country].currency if country in FORMATS else "usd"),
+        "details_submitted": False,
+        "email": form.get("email"),
+        "metadata": {},
+        "payouts_enabled": False,
+        "settings": {},
+        "tos_acceptance": {"date": None, "ip": None, "user_agent": None},
+        "type": kind or "none",
+    }
+    return Thing("account", platform, body, private={"persons": []})

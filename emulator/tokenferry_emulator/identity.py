@@ -1,0 +1,131 @@
+"""People and companies: what of them is kept. Identity numbers become "provided" and an outcome, never a value."""
+
+import re
+from typing import Any
+
+from tokenferry_emulator.errors import invalid
+
+#: Fields whose value is never kept, and what the answer says about them instead.
+_PROVIDED = {
+    "id_number": "id_number_provided",
+    "id_number_secondary": "id_number_secondary_provided",
+    "ssn_last_4": "ssn_last_4_provided",
+    "tax_id": "tax_id_provided",
+    "vat_id": "vat_id_provided",
+    "registration_number": "registration_number_provided",
+}
+#: What the test numbers lead to; any other number is verified as well.
+_OUTCOMES = {"111111111": "unverified", "111111112": "unverified"}
+_MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+\Z")
+_DROPPED = frozenset(
+    [
+        "verification",
+        "documents",
+        "us_cfpb_data",
+        "directorship_declaration",
+        "ownership_declaration",
+        "representative_declaration",
+        "additional_tos_acceptances",
+    ]
+)
+
+
+def outcome_of(number: str) -> str:
+    """ "verified" or "unverified": all that is kept of an identity number."""
+    return _OUTCOMES.get(number, "verified")
+
+
+def kept(fields: dict[str, Any], path: str) -> dict[str, Any]:
+    """What may be kept of a person's or a company's fields. Raises 400 for mails and dates that cannot be."""
+    _check(fields, path)
+    result: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in _PROVIDED:
+            result[_PROVIDED[name]] = value is not None
+            if name in ("id_number", "tax_id") and value is not None:
+                result["verification"] = {"status": outcome_of(value)}
+        elif name not in _DROPPED:
+            result[name] = value
+    return result
+
+
+def provided(name: str, outcome: str) -> dict[str, Any]:
+    """What is kept when ``id_number`` or ``id_number_secondary`` came as a token."""
+    return {_PROVIDED[name]: True, "verification": {"status": outcome}}
+
+
+def merged(before: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
+    """Sent values replace, others stay; hashes merge."""
+    result = dict(before)
+    for name, value in sent.items():
+        old = result.get(name)
+        result[name] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def person_body(person_id: str, account_id: str, created: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """A person as answered."""
+    person: dict[str, Any] = {
+        "id": person_id,
+        "object": "person",
+        "account": account_id,
+        "address": _empty_address(),
+        "created": created,
+        "dob": {"day": None, "month": None, "year": None},
+        "first_name": None,
+        "future_requirements": _requirements([]),
+        "id_number_provided": False,
+        "last_name": None,
+        "metadata": {},
+        "relationship": {
+            "authorizer": False,
+            "director": False,
+            "executive": False,
+            "legal_guardian": False,
+            "owner": False,
+            "percent_ownership": None,
+            "representative": False,
+            "title": None,
+        },
+        "requirements": _requirements([]),
+        "ssn_last_4_provided": False,
+        "verification": {"status": "unverified"},
+    }
+    person = merged(person, fields)
+    due = [name for name in ("first_name", "last_name") if not person.get(name)]
+    due += [f"dob.{name}" for name in ("day", "month", "year") if not (person.get("dob") or {}).get(name)]
+    due += [] if person["id_number_provided"] else ["id_number"]
+    person["requirements"] = _requirements(due)
+    return person
+
+
+def _requirements(due: list[str]) -> dict[str, Any]:
+    return {
+        "alternatives": [],
+        "currently_due": due,
+        "errors": [],
+        "eventually_due": list(due),
+        "past_due": [],
+        "pending_verification": [],
+    }
+
+
+def _empty_address() -> dict[str, None]:
+    return dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
+
+
+def _check(fields: dict[str, Any], path: str) -> None:
+    mail = fields.get("email")
+    if mail is not None and not _MAIL.match(mail):
+        raise invalid("Invalid email address.", code="email_invalid", param=_inside(path, "email"))
+    last4 = fields.get("ssn_last_4")
+    if last4 is not None and not re.fullmatch(r"\d{4}", last4):
+        raise invalid("ssn_last_4 must be four digits.", param=_inside(path, "ssn_last_4"))
+    for name, highest in (("day", 31), ("month", 12), ("year", 9999)):
+        value = (fields.get("dob") or {}).get(name)
+        if value is not None and not 1 <= value <= highest:
+            raise invalid("Invalid date.", param=f"{_inside(path, 'dob')}[{name}]")
+
+
+def _inside(path: str, name: str) -> str:
+    return f"{path}[{name}]" if path else name
