@@ -242,7 +242,8 @@ class Publisher:
 
     def _connected(self) -> Producer:
         if self._producer is None:
-            self._connection.connect()
+            # Not `connect`: it sleeps two seconds before its second try, which a short deadline does not have.
+            self._connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
             self._producer = self._connection.Producer(auto_declare=False)
         return self._producer
 

@@ -1,0 +1,26 @@
+-- overdue(KEYS = [unacked, unacked_index], ARGV = [lease seconds, visibility timeout seconds, at most])
+--   -> [(tag, lease, registered value)...], the youngest first
+--
+-- What nobody has renewed for a lease. A lease in the future means that this server's clock was set back: it counts
+-- as over, because waiting for it could take for ever. What a stock consumer registered (no space after the bracket)
+-- is never renewed by it, so it is left alone for its own, much longer, visibility timeout.
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local lease, visibility, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local found = {}
+
+local function collect(tags)
+  for _, tag in ipairs(tags) do
+    if #found >= 3 * most then return end
+    local value, score = redis.call('HGET', KEYS[1], tag), redis.call('ZSCORE', KEYS[2], tag)
+    if not value then
+      redis.call('ZREM', KEYS[2], tag)
+    elseif string.sub(value, 1, 2) == '[ ' or tonumber(score) < now - visibility then
+      found[#found + 1], found[#found + 2], found[#found + 3] = tag, score, value
+    end
+  end
+end
+
+collect(redis.call('ZREVRANGEBYSCORE', KEYS[2], now - lease, '-inf'))
+collect(redis.call('ZREVRANGEBYSCORE', KEYS[2], '+inf', now + lease))
+return found

@@ -1,0 +1,54 @@
+-- take(KEYS = [unacked, unacked_index, quarantine, list...],
+--      ARGV = [seed, lists per queue, queues, (queue, credit)..., acked tag...])
+--   -> [quarantined, (queue, tag, payload)...]
+--
+-- Forgets what was acknowledged, then moves up to `credit` messages of each queue from the tail of its lists into
+-- `unacked`: registered first, popped afterwards, in one step for everybody else. A queue that had credit left was
+-- read to its end, which is also what arms the caller's CLIENT TRACKING: its next change is pushed to the caller.
+--
+-- {unacked}        hash: tag -> '[ payload,"",queue]'. The stock transport's [payload, exchange, routing key], so a
+--                  stock consumer could restore it; the space after the bracket is our signature (see overdue.lua).
+-- {unacked_index}  zset: tag -> second of the last renewal, by this server's clock.
+local unacked, leases, quarantine = KEYS[1], KEYS[2], KEYS[3]
+local seed, lists, queues = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+for i = 4 + 2 * queues, #ARGV do
+  redis.call('HDEL', unacked, ARGV[i])
+  redis.call('ZREM', leases, ARGV[i])
+end
+
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local reply = {0}
+
+local function tag_of(message)
+  local tag = type(message.properties) == 'table' and message.properties.delivery_tag
+  if type(tag) == 'string' and tag ~= '' and redis.call('HEXISTS', unacked, tag) == 0 then
+    return tag
+  end
+  return seed .. ':' .. #reply
+end
+
+for q = 1, queues do
+  local queue, credit = ARGV[2 + 2 * q], tonumber(ARGV[3 + 2 * q])
+  for l = 1, lists do
+    local list = KEYS[3 + (q - 1) * lists + l]
+    while credit > 0 do
+      local payload = redis.call('LINDEX', list, -1)
+      if not payload then break end
+      local readable, message = pcall(cjson.decode, payload)
+      if readable and type(message) == 'table' then
+        local tag = tag_of(message)
+        redis.call('HSET', unacked, tag, '[ ' .. payload .. ',"",' .. cjson.encode(queue) .. ']')
+        redis.call('ZADD', leases, now + #reply / 1000000, tag)
+        redis.call('RPOP', list)
+        reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = queue, tag, payload
+        credit = credit - 1
+      else
+        redis.call('RPOPLPUSH', list, quarantine)
+        reply[1] = reply[1] + 1
+      end
+    end
+  end
+end
+return reply
