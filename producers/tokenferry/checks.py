@@ -128,7 +128,7 @@ def _sum_is_right(number: str) -> bool:
     try:
         iban.validate(number)
     except InvalidComponent:  # a country that uses IBANs without being in the registry, or national check digits
-        return mod_97_10.is_valid(number[4:] + number[:4])
+        return bool(mod_97_10.is_valid(number[4:] + number[:4]))
     except ValidationError:
         return False
     return True

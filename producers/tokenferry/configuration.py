@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tokenferry.contract.names import Name
 
@@ -212,6 +212,11 @@ def load(path: Path | None = None) -> Configuration:
             raise InvalidConfiguration(f"{where}: is not TOML: {reason}") from None
     try:
         configuration = Configuration(**content)
+    except SettingsError:
+        # Its text names the variable; its cause holds the value.
+        raise InvalidConfiguration(
+            "environment: a TOKENFERRY_ variable of a whole section is not JSON; write TOKENFERRY_SECTION__SETTING"
+        ) from None
     except ValidationError as error:
         problems = error.errors(include_input=False, include_context=False, include_url=False)
         lines = [

@@ -113,9 +113,11 @@ class Results:
     def __enter__(self) -> Results:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self._acknowledge()
+            # A body that raised has not dealt with the result it took last: it is delivered again.
+            if kind is None:
+                self._acknowledge()
         finally:
             self.close()
 

@@ -1,0 +1,190 @@
+"""The command line. Commands are named by entry points and loaded when they are called, so that this half of the
+house never loads the other one.
+
+What goes wrong is said here, once, in one line: `tokenferry: ...` on standard error, without a traceback and without
+a value, and with exit code 1 (it failed) or 2 (wrong usage or configuration).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import traceback
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from typing import IO, Any, Final
+
+import click
+
+from tokenferry.broker.embedded import EmbeddedServerError
+from tokenferry.broker.publishing import PublishError
+from tokenferry.configuration import InvalidConfiguration
+from tokenferry.contract.requests import InvalidRequest
+from tokenferry.contract.targets import InvalidTarget
+from tokenferry.importing.columns import InvalidMapping
+from tokenferry.importing.outputs import OutputFailed, UnusableOutput, masked
+from tokenferry.importing.rows import UnreadableFile
+from tokenferry.sealing import UnusableKey
+
+GROUP: Final = "tokenferry.commands"
+"""The entry-point group that names commands: `import = "tokenferry.commands.importing:import_"`."""
+
+OURS: Final = {
+    "import": "tokenferry.commands.importing:import_",
+    "results": "tokenferry.commands.reading:results",
+    "send": "tokenferry.commands.sending:send",
+}
+"""Commands of this half: there even where the package was not installed, only put on the path."""
+
+SUMMARIES: Final = {
+    "attach": "Spend a token.",
+    "demo": "Run everything on this machine, with the emulator.",
+    "emulator": "Run a stand-in for the token endpoint.",
+    "import": "Tokenize every row of a CSV or JSONL file.",
+    "keys": "Make and look at the keys of producers and workers.",
+    "results": "Print the results that wait on a route.",
+    "send": "Seal one request and hand it to the broker.",
+    "worker": "Run a worker.",
+}
+"""For the list of commands, which must not load them to ask."""
+
+REFUSED: Final = (InvalidConfiguration, UnusableKey, UnreadableFile, InvalidMapping, UnusableOutput)
+FAILED: Final = (InvalidRequest, InvalidTarget, PublishError, EmbeddedServerError, OutputFailed)
+
+
+class Stopped(click.ClickException):
+    """It was tried, and failed: one line on standard error."""
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"tokenferry: {self.format_message()}", file=file, err=file is None)
+
+
+class NotStarted(Stopped):
+    """Wrong usage or configuration: nothing was done."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """A group whose commands are imported one at a time."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*OURS, *(point.name for point in _points()), *super().list_commands(context)})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        point = next((point for point in _points() if point.name == name), None)
+        if point is None:
+            return super().get_command(context, name)
+        try:
+            loaded = point.load()
+        except ModuleNotFoundError as error:
+            return _unavailable(point, error.name)
+        return loaded if isinstance(loaded, click.Command) else None
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does, but without loading a command to learn what it does."""
+        points = {point.name: point for point in _points()}
+        rows = []
+        for name in self.list_commands(context):
+            summary = SUMMARIES.get(name, "")
+            if name in points and not _is_there(points[name]):
+                summary = f"{summary} (not available: install {_extra(points[name])})".strip()
+            rows.append((name, summary))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; whatever of ours it raises becomes one line and an exit code."""
+        try:
+            return super().invoke(context)
+        except click.UsageError as error:
+            text = error.format_message()
+            if (safe := masked(text)) != text:  # it quotes what was typed, which may be a card number
+                raise click.UsageError(safe, ctx=error.ctx) from None
+            raise
+        except REFUSED as error:
+            raise NotStarted(str(error)) from None
+        except PublishError as error:
+            raise Stopped(_with_id(error)) from None
+        except FAILED as error:
+            raise Stopped(str(error)) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
+            raise  # click's own business, a closed pipe included
+        except Exception as error:
+            raise Stopped(_unexpected(error)) from None
+
+
+def _with_id(error: PublishError) -> str:
+    if error.request_id is None:
+        return str(error)
+    doubt = "it may have been sent all the same: " if error.maybe_sent else "nothing was sent: "
+    return f"{error}; {doubt}repeat it with --request-id {error.request_id}"
+
+
+def _unexpected(error: Exception) -> str:
+    """A bug, without its message, which may quote a value: its type and where it happened."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown place"
+    if os.environ.get("TOKENFERRY_DEBUG"):
+        place = " <- ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in reversed(frames))
+    return f"stopped by a bug: {type(error).__name__} in {place}"
+
+
+def _points() -> Iterator[EntryPoint]:
+    """The commands: of what is installed, and ours in any case."""
+    installed = entry_points(group=GROUP)
+    yield from installed
+    names = {point.name for point in installed}
+    yield from (EntryPoint(name, value, GROUP) for name, value in OURS.items() if name not in names)
+
+
+def _is_there(point: EntryPoint) -> bool:
+    """Whether the package of a command is installed, found out without importing it."""
+    return importlib.util.find_spec(point.module.partition(".")[0]) is not None
+
+
+def _extra(point: EntryPoint) -> str:
+    """What to install for a command: the extra is called like its half, `worker` or `emulator`."""
+    package = point.module.partition(".")[0]
+    return f"tokenferry[{package.removeprefix('tokenferry_')}]" if "_" in package else "tokenferry"
+
+
+def _unavailable(point: EntryPoint, module: str | None) -> click.Command:
+    cure = f"install {_extra(point)}"
+
+    def refuse() -> None:
+        raise NotStarted(f"`{point.name}` is not available here ({module} is missing): {cure}")
+
+    return click.Command(
+        point.name,
+        callback=refuse,
+        help=f"Not available here: {cure}.",
+        add_help_option=True,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+
+
+def _version() -> str:
+    try:
+        return version("tokenferry")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(_version(), prog_name="tokenferry")
+def main() -> None:
+    """Sealed cargo in, single-use tokens out.
+
+    Requests are sealed here with a public key and put on a queue; workers open them, call the token endpoint at the
+    account's rate, and send token ids back. Start with `tokenferry import --help` or `tokenferry send --help`.
+
+    Exit codes of every command: 0 done, 1 some of it failed, 2 wrong usage or configuration.
+    """
+
+
+if __name__ == "__main__":
+    main()

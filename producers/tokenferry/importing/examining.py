@@ -1,0 +1,81 @@
+"""The first half of an import: each row becomes an order, or a line in the rejects file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from tokenferry.configuration import InvalidConfiguration
+from tokenferry.contract.requests import InvalidRequest, Problem
+from tokenferry.contract.targets import InvalidTarget
+from tokenferry.importing.ledger import Counts
+from tokenferry.importing.orders import Defaults, order_from
+from tokenferry.importing.outputs import Outputs
+from tokenferry.importing.rows import BrokenRow, Row
+from tokenferry.producer import Order, Sealer
+
+
+class Examiner:
+    """Tells rows that can be sent from those that cannot."""
+
+    def __init__(self, defaults: Defaults, outputs: Outputs, counts: Counts) -> None:
+        self._defaults = defaults
+        self._outputs = outputs
+        self._counts = counts
+        # 16 bytes for each key seen, whatever its length: a million rows stay below 100 MB.
+        self._keys: set[bytes] = set()
+
+    def order(self, item: Row | BrokenRow) -> Order | None:
+        """The order of a row; None when it was refused, which is then written down."""
+        self._counts.rows += 1
+        if isinstance(item, BrokenRow):
+            self.refuse(item.number, item.key, [Problem(item.field, item.reason)])
+            return None
+        if self._seen(item.key):
+            self.refuse(item.number, item.key, [Problem("key", "is the key of an earlier row")])
+            return None
+        try:
+            return order_from(item, self._defaults)
+        except InvalidRequest as error:
+            self.refuse(item.number, item.key, error.problems)
+            return None
+
+    def refuse(self, number: int, key: str, problems: Iterable[Problem]) -> None:
+        """Write down why a row is not sent."""
+        problems = list(problems)
+        self._outputs.reject(number, key, problems)
+        self._counts.refused += 1
+        for problem in problems:
+            self._counts.refusals_by_reason[str(problem)] += 1
+
+    def _seen(self, key: str) -> bool:
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest in self._keys:
+            return True
+        self._keys.add(digest)
+        return False
+
+
+def problems_in_sealing(error: InvalidRequest | InvalidTarget | InvalidConfiguration) -> list[Problem]:
+    """What the producer had against an order."""
+    match error:
+        case InvalidRequest():
+            return list(error.problems)
+        case InvalidTarget():
+            return [Problem("attach", str(error))]
+        case _:
+            return [Problem("platform", "is not configured")]
+
+
+def examine(rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer, counts: Counts) -> None:
+    """A dry run: everything is checked and sealed as it would be, and nothing is sent."""
+    for item in rows:
+        order = examiner.order(item)
+        if order is None:
+            continue
+        try:
+            sealer.message(order)
+        except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
+            examiner.refuse(item.number, item.key, problems_in_sealing(error))
+        else:
+            counts.sealed += 1

@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM as a wish that is granted at the next good moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """Raised out of a blocking read, and nowhere else. No `Exception`: nothing on the way may take it for an error."""
+
+
+class Interruption:
+    """Counts SIGINT and SIGTERM while it is entered; once means stop cleanly, twice means now."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self._reading = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Inside, a signal raises `Interrupted`: a read from a pipe would otherwise wait for its next line."""
+        self._reading = True
+        try:
+            if self.times:
+                raise Interrupted
+            yield
+        finally:
+            self._reading = False
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # only there can handlers be set
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.times += 1
+        if self._reading:
+            self._reading = False
+            raise Interrupted

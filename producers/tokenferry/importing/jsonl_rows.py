@@ -1,0 +1,77 @@
+"""Rows of a JSONL file: one object in each line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokenferry.importing.csv_rows import keyed
+from tokenferry.importing.lines import Lines
+from tokenferry.importing.rows import BrokenRow, Row, UnreadableFile
+
+
+class JsonlRows:
+    """Reads rows as they are asked for; the first line is checked at once."""
+
+    def __init__(self, lines: Lines, maps: Mapping[str, str | None]) -> None:
+        """Raises `UnreadableFile` when the first line shows that this is another kind of file."""
+        self._lines = lines
+        self._maps = maps
+        for line in lines:
+            if line.trouble is not None and "MiB" not in line.trouble:
+                raise UnreadableFile(f"this is not a JSONL file in UTF-8: in its first line, {line.trouble}")
+            if line.trouble is None and not line.text.strip():
+                continue
+            if line.trouble is None and not line.text.lstrip().startswith("{"):
+                raise UnreadableFile("this is not a JSONL file: its first line is not a JSON object")
+            lines.give_back([line])
+            return
+        raise UnreadableFile("the file is empty")
+
+    def __iter__(self) -> Iterator[Row | BrokenRow]:
+        for line in self._lines:
+            place = f"row-{line.number}"
+            if line.trouble is not None:
+                yield BrokenRow(line.number, place, "row", line.trouble)
+            elif line.text.strip():
+                value = parsed(line.text)
+                if isinstance(value, dict):
+                    yield self._row(line.number, place, value)
+                else:
+                    yield BrokenRow(line.number, place, "row", "the line is not a JSON object")
+
+    def _row(self, number: int, place: str, given: dict[str, Any]) -> Row | BrokenRow:
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            meant = self._maps.get(name, name)
+            if meant is not None and value is not None:
+                if meant in values:
+                    return BrokenRow(number, place, "row", "two members of the object hold the same field")
+                values[meant] = value
+        key = values.pop("key", place)
+        if type(key) is int:
+            key = str(key)
+        if not isinstance(key, str) or not key.strip():
+            return BrokenRow(number, place, "key", "must be a string or a whole number")
+        return keyed(Row(number, key.strip(), values))
+
+
+def parsed(text: str) -> Any:
+    """The JSON value of *text*, or None where it is none: without an error that would carry the text along."""
+    try:
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(_: str) -> None:
+    raise ValueError("not a number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A member given twice would silently lose one of its values."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a member is given twice")
+    return found

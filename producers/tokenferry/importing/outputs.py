@@ -1,0 +1,136 @@
+"""The two files an import writes: what became of each row that was sent, and why the others were not.
+
+Readable by their owner only. Each line is handed to the system before its result is acknowledged, so a killed import
+has every outcome either in its file or still on its route.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from stdnum import luhn
+
+from tokenferry.contract.requests import Problem
+
+_LONG_NUMBER = re.compile(r"[0-9](?:[ -]?[0-9]){11,}")
+
+
+class UnusableOutput(ValueError):
+    """An output file cannot be opened, or must not be overwritten. Nothing was sent."""
+
+
+class OutputFailed(RuntimeError):
+    """An output file took no more: the disk is full, for instance."""
+
+
+def masked(text: str) -> str:
+    """*text* with every number of twelve or more digits shortened to its last four.
+
+    >>> masked("row-7"), masked("customer 0000 0000 0000")
+    ('row-7', 'customer ...0000')
+    """
+    return _LONG_NUMBER.sub(lambda found: "..." + found[0][-4:], text)
+
+
+def shown_key(key: str) -> str:
+    """A row key for the results file: as it is, unless it contains what can be a card number.
+
+    The file must join back to its source by key, so a long number that fails the Luhn check stays.
+
+    >>> shown_key("200000000001"), shown_key("000000000000")
+    ('200000000001', '...0000')
+    """
+    found = (re.sub("[ -]", "", match[0]) for match in _LONG_NUMBER.finditer(key))
+    return masked(key) if any(len(digits) <= 19 and luhn.is_valid(digits) for digits in found) else key
+
+
+class Outputs:
+    """The results file (JSON lines) and the rejects file (CSV), each optional."""
+
+    def __init__(self, results: Path | None, rejects: Path | None, *, force: bool = False) -> None:
+        """Raises `UnusableOutput`, and leaves nothing behind, when one of them cannot be written or has content."""
+        paths = [path for path in (results, rejects) if path is not None]
+        if len({path.resolve() for path in paths}) != len(paths):
+            raise UnusableOutput(f"{results}: cannot hold results and rejects; name two files")
+        for path in paths:
+            _check(path, force=force)
+        opened: list[tuple[Path, TextIO]] = []
+        for path in paths:
+            existed = path.exists()
+            try:
+                opened.append((path, _open(path)))
+            except OSError as error:
+                for other, file in opened:
+                    file.close()
+                    if not existed:
+                        other.unlink(missing_ok=True)
+                raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
+        files = dict(opened)
+        self._results_path, self._rejects_path = results, rejects
+        self._results = files[results] if results is not None else None
+        self._rejects = files[rejects] if rejects is not None else None
+        self._writer = csv.writer(self._rejects, lineterminator="\n") if self._rejects else None
+        if self._writer and self._rejects:
+            self._writer.writerow(["row", "key", "field", "reason"])
+            self._rejects.flush()
+
+    def result(self, line: dict[str, Any]) -> None:
+        """Append one line about a row that was sent. Raises `OutputFailed`."""
+        if self._results is None:
+            return
+        try:
+            text = json.dumps({**line, "key": shown_key(line["key"])}, ensure_ascii=False, separators=(",", ":"))
+            self._results.write(text + "\n")
+            self._results.flush()
+        except OSError as error:
+            raise OutputFailed(f"{self._results_path}: cannot be written ({error.strerror})") from None
+
+    def reject(self, number: int, key: str, problems: Iterable[Problem]) -> None:
+        """Append one line for each reason why a row was not sent. Raises `OutputFailed`."""
+        if self._writer is None or self._rejects is None:
+            return
+        try:
+            for problem in problems:
+                self._writer.writerow([number, masked(key), problem.field, problem.reason])
+            self._rejects.flush()
+        except OSError as error:
+            raise OutputFailed(f"{self._rejects_path}: cannot be written ({error.strerror})") from None
+
+    def close(self) -> None:
+        """Close both. What could not be written has been reported where it happened."""
+        for file in (self._results, self._rejects):
+            if file is not None:
+                with suppress(OSError):
+                    file.close()
+
+
+def _check(path: Path, *, force: bool) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise UnusableOutput(f"{path}: its folder does not exist") from None
+        return
+    except OSError as error:
+        raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UnusableOutput(f"{path}: is a folder; name a file")
+    if stat.S_ISREG(status.st_mode) and status.st_size and not force:
+        raise UnusableOutput(
+            f"{path}: exists already and is not empty; name another file, or overwrite it with --force"
+        )
+
+
+def _open(path: Path) -> TextIO:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.fchmod(descriptor, 0o600)  # one that existed may have been open to others
+    return open(descriptor, "w", encoding="utf-8", newline="")

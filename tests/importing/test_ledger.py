@@ -1,0 +1,183 @@
+"""What became of which row, counted and written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tokenferry.contract.requests import Problem
+from tokenferry.contract.results import AttachResult, Display, Failure, TokenResult
+from tokenferry.importing.examining import Examiner
+from tokenferry.importing.ledger import Counts, Ledger, LedgerClosed, Outstanding
+from tokenferry.importing.orders import Defaults
+from tokenferry.importing.outputs import Outputs, UnusableOutput, masked, shown_key
+from tokenferry.importing.progress import Budget, Meter, seconds_left
+from tokenferry.importing.report import Summary
+from tokenferry.importing.rows import BrokenRow, Row
+
+ABOUT: dict[str, Any] = {"request_id": "req-1", "kind": "card", "platform": "main", "settled_at": 1}
+TOKEN = TokenResult(outcome_id="t", token="tok_1", display=Display(last4="4242", brand="Visa"), **ABOUT)
+NO_TOKEN = TokenResult(outcome_id="t", failure=Failure(code="expired", source="tokenferry"), **ABOUT)
+ATTACHED = AttachResult(
+    outcome_id="a", attach_id="a-1", to="customer_create", token="tok_1", object_id="cus_1", **ABOUT
+)
+DECLINED = AttachResult(
+    outcome_id="a",
+    attach_id="a-1",
+    to="customer_create",
+    token="tok_1",
+    failure=Failure(code="card_declined", source="endpoint", decline_code="lost_card"),
+    **ABOUT,
+)
+
+
+def entered(*, attaches: bool = False) -> tuple[Ledger, list[dict[str, Any]]]:
+    ledger = Ledger()
+    ledger.enter("req-1", Outstanding(2, "row key", "card", attaches=attaches))
+    return ledger, []
+
+
+def test_a_token_is_the_last_word_unless_it_is_to_be_attached() -> None:
+    ledger, lines = entered()
+    ledger.settle(TOKEN, lines.append)
+    assert (len(ledger), lines[0]["status"], lines[0]["token"]) == (0, "tokenized", "tok_1")
+
+    ledger, lines = entered(attaches=True)
+    ledger.settle(TOKEN, lines.append)
+    assert (len(ledger), lines, ledger.counts.tokenized) == (1, [], 1)
+    ledger.settle(ATTACHED, lines.append)
+    assert lines[0]["status"] == "attached"
+    assert (lines[0]["object_id"], lines[0]["display"]) == ("cus_1", {"last4": "4242", "brand": "Visa"})
+    assert (ledger.counts.tokenized, ledger.counts.attached, ledger.tokens_open, ledger.attaches_open) == (1, 1, 0, 0)
+
+
+def test_no_token_means_no_attach_is_waited_for() -> None:
+    ledger, lines = entered(attaches=True)
+    ledger.settle(NO_TOKEN, lines.append)
+    assert (lines[0]["status"], lines[0]["failure"]["code"], len(ledger)) == ("failed", "expired", 0)
+
+
+def test_an_attach_result_may_overtake_its_token() -> None:
+    ledger, lines = entered(attaches=True)
+    ledger.settle(DECLINED, lines.append)
+    ledger.settle(TOKEN, lines.append)
+    assert [line["status"] for line in lines] == ["failed"]
+    assert (ledger.counts.tokenized, ledger.counts.failed) == (1, 1)
+
+
+def test_the_same_outcome_twice_counts_once() -> None:
+    ledger, lines = entered()
+    ledger.settle(TOKEN, lines.append)
+    ledger.settle(TOKEN, lines.append)
+    assert (len(lines), ledger.counts.tokenized, ledger.counts.settled) == (1, 1, 1)
+
+
+def test_a_result_that_cannot_be_written_has_not_happened() -> None:
+    ledger, lines = entered()
+
+    def full(line: dict[str, Any]) -> None:
+        raise OSError
+
+    with pytest.raises(OSError):
+        ledger.settle(TOKEN, full)
+    assert (len(ledger), ledger.counts.tokenized) == (1, 0)
+    ledger.settle(TOKEN, lines.append)
+    assert len(lines) == 1
+
+
+def test_a_closed_ledger_takes_no_result_so_that_it_stays_on_its_route() -> None:
+    ledger, lines = entered()
+    assert [row.key for _, row in ledger.close()] == ["row key"]
+    with pytest.raises(LedgerClosed):
+        ledger.settle(TOKEN, lines.append)
+
+
+def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
+    now = [0.0]
+    ledger = Ledger(clock=lambda: now[0])
+    for number in range(100):
+        now[0] = number * 0.1
+        ledger.enter("req-1", Outstanding(1, "a", "card", attaches=False))
+        ledger.settle(TOKEN, lambda line: None)
+    assert ledger.rate() == pytest.approx(10, rel=0.05)
+    now[0] = 30.0
+    assert ledger.rate() == 0
+
+
+def test_the_eta_counts_every_call_that_is_still_to_be_made() -> None:
+    budget = Budget(tokens=25, calls=25)
+    assert seconds_left(rows_left=0, tokens_open=50, attaches_open=0, share=0, budget=budget) == 2
+    assert seconds_left(rows_left=0, tokens_open=50, attaches_open=50, share=1, budget=budget) == 6
+    assert seconds_left(rows_left=50, tokens_open=0, attaches_open=0, share=1, budget=Budget(25, 100)) == 2
+
+
+def test_progress_shows_numbers_rate_and_eta_in_one_line() -> None:
+    class Half:
+        bytes_read = 50
+
+    ledger, _ = entered()
+    ledger.counts.rows = 25
+    line = Meter(ledger, Budget(25, 25), Half(), 100).line()
+    assert line == (
+        "25 rows read of about 50 | 1 sealed | 0 tokenized | 0 attached | 0 failed | 0 refused | 0% of 25/s | ETA 0 s"
+    )
+    assert Meter(ledger, Budget(25, 25), Half(), None).line().endswith("ETA unknown")
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason", "code"),
+    [
+        (Counts(rows=1, tokenized=1), None, 0),
+        (Counts(rows=1, refused=1), None, 1),
+        (Counts(rows=1, failed=1), None, 1),
+        (Counts(rows=1, unfinished=1), None, 1),
+        (Counts(rows=1, tokenized=1), "interrupted", 1),
+    ],
+)
+def test_only_a_file_whose_every_row_succeeded_ends_with_0(counts: Counts, reason: str | None, code: int) -> None:
+    assert Summary(counts, 1.0, 25.0, None, None, "import-1", reason).exit_code == code
+
+
+def test_the_summary_says_what_is_unfinished_and_how_to_go_on(tmp_path: Any) -> None:
+    counts = Counts(rows=9, sealed=9, tokenized=7, unfinished=2)
+    summary = Summary(counts, 1.0, 25.0, tmp_path / "out.jsonl", None, "import-1", "interrupted", 10, False)
+    said = summary.unfinished()
+    assert said is not None
+    assert "2 rows have no result yet" in said
+    assert "tokenferry results import-1" in said
+    assert "after row 10" in said
+    assert summary.as_json()["route"] == "import-1"
+
+
+def test_reasons_are_counted() -> None:
+    counts = Counts(rows=2, refused=2)
+    examiner = Examiner(Defaults(frozenset({"main"})), Outputs(None, None), counts)
+    examiner.refuse(2, "a", [Problem("card.number", "is short")])
+    examiner.refuse(3, "b", [Problem("card.number", "is short"), Problem("kind", "is odd")])
+    summary = Summary(counts, 1.0, 25.0, None, None, "import-1")
+    assert summary.as_json()["refusals_by_reason"] == {"card.number: is short": 2, "kind: is odd": 1}
+    assert "        2  card.number: is short" in summary.lines()
+
+
+def test_a_second_row_with_the_same_key_is_refused_even_if_the_first_one_was() -> None:
+    counts = Counts()
+    examiner = Examiner(Defaults(frozenset({"main"})), Outputs(None, None), counts)
+    assert examiner.order(Row(2, "a", {"kind": "pii"})) is None
+    assert examiner.order(Row(3, "a", {"kind": "pii", "id_number": "1"})) is None
+    assert examiner.order(BrokenRow(4, "a", "row", "is broken")) is None
+    assert counts.refusals_by_reason["key: is the key of an earlier row"] == 1
+
+
+@pytest.mark.parametrize("key", ["4242424242424242", "4242 4242 4242 4242", "c-4242-4242-4242-4242"])
+def test_a_key_that_can_be_a_card_number_is_never_shown(key: str) -> None:
+    assert masked(key).endswith("...4242")
+    assert shown_key(key).endswith("...4242")
+
+
+def test_when_one_output_cannot_be_opened_none_is_left_behind(tmp_path: Any) -> None:
+    with pytest.raises(UnusableOutput):
+        Outputs(tmp_path / "out.jsonl", tmp_path / "none" / "rejects.csv")
+    with pytest.raises(UnusableOutput):
+        Outputs(tmp_path / "same", tmp_path / "same")
+    assert list(tmp_path.iterdir()) == []

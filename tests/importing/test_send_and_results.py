@@ -1,0 +1,168 @@
+"""`tokenferry send` and `tokenferry results` on a real Valkey."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tokenferry.cli import main
+
+from .conftest import CANARY, House, StandIn, eventually, interrupt, write_configuration
+
+CARD = {"number": CANARY, "exp_month": 12, "exp_year": 2034}
+
+
+def send(house: House, data: object, *more: str, kind: str = "card") -> Result:
+    text = data if isinstance(data, bytes) else json.dumps(data).encode()
+    arguments = ["send", "--kind", kind, "--json-input", "-", "--config", str(house.config), *more]
+    return CliRunner().invoke(main, arguments, input=text)
+
+
+def results(house: House, route: str, *more: str) -> Result:
+    return CliRunner().invoke(main, ["results", route, "--config", str(house.config), *more])
+
+
+def test_what_is_sent_is_answered_on_the_route_that_was_named(house: House, worker: StandIn) -> None:
+    route = f"route-{house.platform}"
+    sent = send(house, CARD, "--reply-to", route)
+    assert sent.exit_code == 0
+    assert sent.stdout.startswith("req-")
+
+    eventually(lambda: len(worker.taken) == 1)
+    read = results(house, route)
+
+    assert read.exit_code == 0
+    assert [json.loads(line)["request_id"] for line in read.stdout.splitlines()] == [sent.stdout.strip()]
+    assert results(house, route).stdout == ""
+    assert CANARY not in sent.output + read.output
+
+
+def test_wait_prints_the_token(house: House, worker: StandIn) -> None:
+    done = send(house, {"card": CARD}, "--wait", "--json")
+
+    assert done.exit_code == 0
+    line = json.loads(done.stdout)
+    assert (line["status"], line["token"], line["failure"]) == ("tokenized", "tok_1", None)
+    assert worker.taken[0].lane == "realtime"
+
+
+def test_wait_with_an_attach_prints_what_the_token_became(house: House, worker: StandIn) -> None:
+    done = send(house, {**CARD, "attach": {"to": "customer_create", "email": "z@example.com"}}, "--wait")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[1] == "attached tok_1 cus_1"
+
+
+def test_wait_ends_with_1_when_there_is_no_token(house: House) -> None:
+    with StandIn(house.configuration(), house.platform, lambda header: "no_luck"):
+        done = send(house, CARD, "--wait")
+    assert (done.exit_code, done.stdout.splitlines()[1]) == (1, "failed no_luck")
+
+
+def test_wait_does_not_wait_for_ever(house: House) -> None:
+    done = send(house, CARD, "--wait", "--timeout", "0.3", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["status"] == "unfinished"
+    assert "tokenferry results send-" in done.stderr
+
+
+def test_waiting_on_a_shared_route_loses_no_result_of_another_request(house: House, worker: StandIn) -> None:
+    route = f"shared-{house.platform}"
+    first = send(house, CARD, "--reply-to", route).stdout.strip()
+    eventually(lambda: len(worker.taken) == 1)
+    done = send(house, CARD, "--reply-to", route, "--wait", "--json")
+    shown = [json.loads(line)["request_id"] for line in done.stdout.splitlines()]
+    assert len(shown) == 2
+    assert shown[0] == first
+
+
+def test_a_request_id_can_be_named_to_repeat_a_send(house: House, worker: StandIn) -> None:
+    assert send(house, CARD, "--request-id", "order-7").stdout == "order-7\n"
+    assert send(house, CARD, "--request-id", CANARY).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "code"),
+    [
+        ({**CARD, "number": CANARY + "9"}, "card.number: does not pass the Luhn check", 1),
+        ({**CARD, "attach": {"to": "topup"}}, "attach:", 1),
+        (b"[1]", "standard input: is not a JSON object", 2),
+        (b"", "standard input: is empty", 2),
+        (b'{"number": "' + CANARY.encode() * 100_000 + b'"}', "is longer than 1 MiB", 2),
+        (b"\xff\x00", "is not a JSON object", 2),
+    ],
+)
+def test_bad_input_is_one_message_without_its_value(offline: House, data: object, message: str, code: int) -> None:
+    done = send(offline, data)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (code, "", 1)
+    assert message in done.stderr
+    assert CANARY not in done.stderr
+
+
+def test_a_dead_broker_is_one_message_with_the_id_to_repeat(offline: House) -> None:
+    done = send(offline, CARD)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "could not be reached" in done.stderr
+    assert "--request-id req-" in done.stderr
+    read = results(offline, "route")
+    assert (read.exit_code, read.stderr.count("\n")) == (1, 1)
+    assert "could not be reached" in read.stderr
+
+
+def test_a_platform_that_is_not_configured_is_wrong_usage(offline: House) -> None:
+    assert send(offline, CARD, "--platform", "other").exit_code == 2
+    write_configuration(offline, "")
+    offline.config.write_text(offline.config.read_text() + "[platforms.second]\n")
+    done = send(offline, CARD)
+    assert done.exit_code == 2
+    assert "name the --platform" in done.stderr
+
+
+def test_limit_leaves_the_rest_on_the_route(house: House, worker: StandIn) -> None:
+    route = f"limit-{house.platform}"
+    for _ in range(3):
+        send(house, CARD, "--reply-to", route)
+    eventually(lambda: len(worker.taken) == 3)
+
+    assert len(results(house, route, "--limit", "1").stdout.splitlines()) == 1
+    assert len(results(house, route).stdout.splitlines()) == 2
+
+
+def test_follow_goes_on_until_ctrl_c_and_that_is_no_failure(house: House, worker: StandIn) -> None:
+    route = f"follow-{house.platform}"
+    process = house.start("results", route, "--follow", "--config", str(house.config))
+    assert process.stdout is not None
+    send(house, CARD, "--reply-to", route)
+    assert json.loads(process.stdout.readline())["token"] == "tok_1"
+    send(house, CARD, "--reply-to", route)
+    assert json.loads(process.stdout.readline())["token"] == "tok_2"
+    _, err = interrupt(process, signal.SIGINT)
+
+    assert (process.returncode, err) == (0, "")
+    assert results(house, route).stdout == ""
+
+
+def test_a_result_nobody_could_read_because_the_pipe_was_closed_stays(house: House, worker: StandIn) -> None:
+    route = f"pipe-{house.platform}"
+    process = house.start("results", route, "--follow", "--config", str(house.config))
+    assert process.stdout is not None
+    process.stdout.close()
+    sent = send(house, CARD, "--reply-to", route).stdout.strip()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    assert process.returncode == 1
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+
+    assert [json.loads(line)["request_id"] for line in results(house, route).stdout.splitlines()] == [sent]
+
+
+def test_a_route_that_cannot_be_one_is_refused(offline: House) -> None:
+    done = results(offline, CANARY)
+    assert done.exit_code == 2
+    assert CANARY not in done.output
