@@ -3,7 +3,8 @@
 #   docker build --target worker   -t tokenferry-worker .
 #   docker build --target emulator -t tokenferry-emulator .
 FROM python:3.11-slim-bookworm AS base
-RUN useradd --create-home --uid 10001 tokenferry
+# Volumes mounted here belong to the user that fills them.
+RUN useradd --create-home --uid 10001 tokenferry && install -d -o tokenferry -m 0700 /keys /producer /out
 WORKDIR /app
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN pip install --no-cache-dir -c constraints.txt hatchling editables

@@ -8,6 +8,8 @@ and never let a body or a message text into an exception.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +19,10 @@ from tokenferry_worker.retries import Reaction, reaction
 
 RAW_CARD_REFUSAL = "Sending credit card numbers directly to the Stripe API is generally unsafe"
 """What all three known texts of the raw-card refusal begin with; there is no code to go by."""
+
+
+_ID = re.compile(r"(?=.{1,255}$)[0-9]*[A-Za-z_][A-Za-z0-9_]*")
+"""An id we can use in a path and in a result. Anything else is no answer of the endpoint."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +56,19 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
 
     Raises `Declined`, `Blocked` or `Unavailable`, by the table in `retries`.
     """
-    request_id = headers.get("request-id")
+    request_id = (headers.get("request-id") or "")[:200] or None
     content = _json(body)
     if 200 <= status < 300:
         kind, id_ = content.get("object"), content.get("id")
-        if not (isinstance(kind, str) and isinstance(id_, str) and id_):
+        if not (isinstance(kind, str) and isinstance(id_, str) and _ID.fullmatch(id_)):
             raise Unavailable("the answer is not an object", status, request_id)
         return Answer(kind, id_, content, request_id, headers.get("idempotent-replayed") == "true")
     error = content.get("error")
     if not isinstance(error, dict):
         if status in (401, 403):
             raise Blocked(status, "unauthorized", request_id=request_id, ours=True)
+        if 300 <= status < 400:
+            raise Blocked(status, "refused", request_id=request_id, ours=True)
         # HTML of a proxy, half a body: not the endpoint's word, whatever the status says.
         reason = "the answer is not the endpoint's"
         raise Unavailable(reason, status, request_id, rate_limited=_reason(status, headers), maybe_done=status != 429)
@@ -102,7 +110,7 @@ def _reason(status: int, headers: Mapping[str, str], code: str | None = None) ->
 def _json(body: bytes) -> Mapping[str, Any]:
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -114,6 +122,7 @@ def _word(error: Mapping[str, Any], name: str) -> str | None:
 
 def _seconds(text: str | None) -> float | None:
     try:
-        return min(max(float(text), 0.0), 300.0) if text else None
+        seconds = float(text) if text else math.nan
     except ValueError:
         return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), 300.0)

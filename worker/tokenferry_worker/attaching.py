@@ -13,7 +13,7 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.results import AttachResult
 from tokenferry.contract.targets import InvalidTarget, digest
 from tokenferry_worker.answers import Answer
-from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World
+from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World, excused
 from tokenferry_worker.errors import Declined, Unopenable
 from tokenferry_worker.identities import Signers
 from tokenferry_worker.opening import read_attach
@@ -52,7 +52,8 @@ class Attacher:
         begun = await self.journal.begin(request.attach_id)
         if begun.outcome is not None:
             return Settled(AttachResult.model_validate_json(begun.outcome), request.reply_to)
-        result = await self._attach(request, begun.deliveries)
+        async with excused(self.journal, request.attach_id):
+            result = await self._attach(request, begun.deliveries)
         recorded = await self.journal.record(request.attach_id, result.model_dump_json(exclude_none=True))
         return Settled(AttachResult.model_validate_json(recorded), request.reply_to)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from tokenferry_worker.answers import Answer
 from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.errors import Blocked, TokenferryError, Unavailable
 from tokenferry_worker.pacing import Budget
-from tokenferry_worker.ports import Endpoint, Limiter
+from tokenferry_worker.ports import Endpoint, Journal, Limiter
 from tokenferry_worker.retries import pause
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,16 @@ class Exhausted(TokenferryError):
     last: Unavailable
     attempts: int
     maybe_done: bool
+
+
+@asynccontextmanager
+async def excused(journal: Journal, id_: str) -> AsyncIterator[None]:
+    """Work that may be called off because the worker stops: then the delivery does not count towards poison."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        await journal.excuse(id_)
+        raise
 
 
 @dataclass
@@ -119,8 +130,11 @@ class Attempts:
         if self.until is None:
             await self.limiter.permit(self.budgets, self.lane)
             return
+        left = self.until - self.world.now()
+        if left <= 0:
+            raise TooLate(self.maybe_done)
         try:
-            async with asyncio.timeout(max(0.0, self.until - self.world.now())):
+            async with asyncio.timeout(left):
                 await self.limiter.permit(self.budgets, self.lane)
         except TimeoutError:
             raise TooLate(self.maybe_done) from None

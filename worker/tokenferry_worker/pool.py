@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -73,6 +74,8 @@ class AsyncioPool(BasePool):
     def register_with_event_loop(self, hub: Any) -> None:
         """Let Celery's hub wake up for finished deliveries. Called again after every reconnect."""
         hub.add_reader(self._read_end, self._hand_back)
+        # And for signals: an idle hub would notice SIGTERM only when its next timer is due, seconds later.
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def on_apply(
         self,
@@ -140,14 +143,18 @@ class AsyncioPool(BasePool):
     def _begin(self, name: str, id_: str, body: Any, callback: Callable[..., Any]) -> None:
         task = self._loop.create_task(self._deliver(name, id_, body, callback))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(partial(self._ended, callback))
+
+    def _ended(self, callback: Callable[..., Any], task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if task.cancelled():
+            # Here and not in the task: one that is called off before its first step runs none of its code.
+            self._finish(partial(callback, (True, _give_back("the worker is stopping"), 0.0)))
 
     async def _deliver(self, name: str, id_: str, body: Any, callback: Callable[..., Any]) -> None:
         began = time.monotonic()
         try:
             await self._handlers[name](argument(body))
-        except asyncio.CancelledError:
-            self._finish(partial(callback, (True, _give_back("the worker is stopping"), time.monotonic() - began)))
         except Exception as error:
             # Only the type: the text or the traceback of an unforeseen error could hold anything.
             log.error(

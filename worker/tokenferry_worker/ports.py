@@ -54,6 +54,10 @@ class Journal(Protocol):
 
     async def begin(self, id_: str) -> Begun: ...
 
+    async def excuse(self, id_: str) -> None:
+        """Uncount a delivery that was given back in good order: only a death or a crash counts towards poison."""
+        ...
+
     async def record(self, id_: str, outcome: str) -> str:
         """Write *outcome* unless there is one already. Returns the one that counts."""
         ...

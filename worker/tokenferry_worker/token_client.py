@@ -125,9 +125,10 @@ class TokenClient:
 
         None when the endpoint could not be reached.
         """
+        headers = self._headers("secret", None, None)
         try:
-            answer = await self._http.get("/v1/tokens/tok_preflight", headers=self._headers("secret", None, None))
-        except httpx.RequestError:
+            answer = await self._http.get("/v1/tokens/tok_preflight", headers=headers)
+        except Exception:
             return None
         return answer.status_code not in (401, 403)
 
@@ -141,11 +142,10 @@ class TokenClient:
         headers = self._headers(use, idempotency_key, connected_account)
         try:
             response = await self._http.post(path, content=form.encode("ascii"), headers=headers)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Unavailable(type(error).__name__, maybe_done=False) from None
-        except httpx.RequestError as error:
-            # Only the type: the text of some holds the URL or bytes of the answer.
-            raise Unavailable(type(error).__name__) from None
+        except Exception as error:
+            # Only the type: the text of some holds the URL or bytes of the answer. Not only httpx's errors: what it
+            # does not know of its transport's (an answer that is not HTTP), it lets through.
+            raise Unavailable(type(error).__name__, maybe_done=not _never_sent(error)) from None
         return read(response.status_code, response.headers, response.content)
 
     def _headers(self, use: KeyUse, idempotency_key: str | None, connected_account: str | None) -> Mapping[str, str]:
@@ -158,3 +158,14 @@ class TokenClient:
         if connected_account is not None:
             headers["Stripe-Account"] = quote(connected_account, safe="_")
         return headers
+
+
+def _never_sent(error: Exception) -> bool:
+    """Whether the call did not leave this machine.
+
+    The aiohttp transport reports a connection that was lost after sending as `ConnectTimeout` too; its cause tells.
+    """
+    if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+        return False
+    causes = {kind.__name__ for kind in type(error.__cause__).__mro__}
+    return error.__cause__ is None or bool(causes & {"ClientConnectorError", "ConnectionTimeoutError"})

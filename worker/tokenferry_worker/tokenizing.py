@@ -14,7 +14,7 @@ from tokenferry.contract.plaintext import Plaintext
 from tokenferry.contract.results import Display, Failure, TokenResult
 from tokenferry.contract.targets import AttachTarget
 from tokenferry_worker.answers import Answer
-from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World
+from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World, excused
 from tokenferry_worker.errors import Declined, Unavailable, Unopenable
 from tokenferry_worker.opening import Opener
 from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Quarantined, Settled
@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 STORED_ERRORS: Final = 3
 """500s under one key before the next generation of it: the endpoint stores a 500 and would repeat it for ever."""
 
-KEPT: Final = frozenset({Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.UNKNOWN_PLATFORM, Code.UNOPENABLE})
+KEPT: Final = frozenset(
+    {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.UNKNOWN_PLATFORM, Code.UNOPENABLE}
+    | {Code.PUBLISHABLE_KEY_MISSING, Code.UNAUTHORIZED}
+)
 """Failures that somebody can mend and redrive; after any other the request is of no more use."""
 
 
@@ -70,7 +73,8 @@ class Tokenizer:
                 result = self._failed(header, Code.UNOPENABLE)
             else:
                 plan = plaintext.attach
-                result = await self._tokenize(desk, header, plaintext, begun.epoch)
+                async with excused(self.journal, header.request_id):
+                    result = await self._tokenize(desk, header, plaintext, begun.epoch)
         recorded = await self.journal.record(header.request_id, result.model_dump_json(exclude_none=True))
         return self._say(envelope, TokenResult.model_validate_json(recorded), plan)
 

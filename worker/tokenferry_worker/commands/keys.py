@@ -23,8 +23,15 @@ def keys() -> None:
 @keys.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
 @click.option("--post-quantum", is_flag=True, help="Seal with ML-KEM-768 and X25519 together instead of X25519 alone.")
+@click.option(
+    "--producer",
+    "producer_out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A second folder that gets what a producer needs, and nothing that opens.",
+)
+@click.option("--if-missing", is_flag=True, help="Do nothing where OUT already holds a recipient.")
 @click.option("--json", "as_json", is_flag=True, help="Print key ids and files as JSON.")
-def generate(out: Path, post_quantum: bool, as_json: bool) -> None:
+def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missing: bool, as_json: bool) -> None:
     """Make a worker identity and the signing keys of a producer and a worker.
 
     \b
@@ -37,6 +44,9 @@ def generate(out: Path, post_quantum: bool, as_json: bool) -> None:
     Run again in the same folder, it adds a new identity and makes it the recipient; older ones go on opening what
     was sealed to them. Signing keys that exist are kept.
     """
+    if if_missing and (out / "recipient.pem").exists():
+        click.echo(json.dumps({}) if as_json else f"{out} holds a recipient already; nothing to do")
+        return
     parts: list[x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey] = []
     if post_quantum:
         parts.append(mlkem.MLKEM768PrivateKey.generate())
@@ -55,6 +65,10 @@ def generate(out: Path, post_quantum: bool, as_json: bool) -> None:
                 _write(out / f"{role}.pem", _private(signing), 0o600)
                 _write(out / "signers" / f"{role}-{signer}.pem", _public(signing), 0o644)
                 written[role] = signer
+        if producer_out is not None:
+            producer_out.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name, mode in (("recipient.pem", 0o644), ("producer.pem", 0o600)):
+                _write(producer_out / name, (out / name).read_bytes(), mode)
     except OSError as error:
         raise click.UsageError(f"{out}: keys cannot be written there ({error.strerror})") from None
     if as_json:

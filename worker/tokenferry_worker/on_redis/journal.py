@@ -15,6 +15,7 @@ class RedisJournal:
         self._subject = subject
         self._ttl_ms = int(days * 86_400_000)
         self._begin = Script("begin")
+        self._excuse = Script("excuse")
         self._record = Script("record")
         self._next_epoch = Script("next_epoch")
 
@@ -22,6 +23,10 @@ class RedisJournal:
         """Count a delivery of *id_* and say what is known of it."""
         deliveries, epoch, outcome = await self._store.run(self._begin, [self._key(id_)], [self._ttl_ms])
         return Begun(deliveries, epoch, outcome or None)
+
+    async def excuse(self, id_: str) -> None:
+        """Uncount a delivery of *id_* that was given back in good order."""
+        await self._store.run(self._excuse, [self._key(id_)], [self._ttl_ms])
 
     async def record(self, id_: str, outcome: str) -> str:
         """Write *outcome* unless there is one; returns the one that counts."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as StoreConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ class Store:
                 self._asked = batch + self._asked
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
-            except RedisError as error:
+            except Exception as error:
+                # Whoever waits must learn of it, whatever the client library raises.
                 for *_, future in batch:
                     if not future.done():
                         future.set_exception(error)
