@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tokenferry.broker import embedded
 from tokenferry_worker.retries import TABLE, Reaction
 
 ROOT = Path(__file__).parent.parent
@@ -28,3 +33,51 @@ def test_the_published_retry_table_is_the_one_the_code_uses() -> None:
 def test_every_file_a_page_names_exists(page: Path) -> None:
     for name in re.findall(r"`((?:producers|worker|emulator|docs|tests|deploy|examples)/[\w./*-]+)`", page.read_text()):
         assert list(ROOT.glob(name)), f"{page.name} names {name}, which is not there"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of the README in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
+    port = free_port()
+    shell = "\n".join(blocks("sh")).replace("12111", str(port))
+    # Commands that stay in the background must be up before the next one uses them, as they are when a person types.
+    for command, word in (("emulator", "listening"), ("worker", "ready")):
+        started = rf"\1 > {command}.log 2>&1 &\nawait {command}.log {word}"
+        shell = re.sub(rf"^(tokenferry {command} .*) &$", started, shell, flags=re.MULTILINE)
+    python = "\n".join(blocks("python"))
+    script = f"""
+set -euo pipefail
+trap 'kill $(jobs -p); wait' EXIT
+await() {{ for _ in $(seq 300); do grep -q "$2" "$1" && return; sleep 0.1; done; cat "$1"; return 1; }}
+{shell}
+python - <<'END_OF_PYTHON'
+{python}
+END_OF_PYTHON
+"""
+    (tmp_path / "onboarding.jsonl").write_bytes((ROOT / "examples" / "onboarding.jsonl").read_bytes())
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    try:
+        ran = subprocess.run(
+            ["bash", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    finally:
+        embedded.stop(tmp_path / ".tokenferry")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.splitlines()[-1].startswith("cus_")
+    assert '"status": "attached"' in ran.stdout or '"status":"attached"' in ran.stdout, ran.stdout
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
