@@ -28,6 +28,7 @@ check: $(VENV)/installed
 	@$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/installed
+	@$(BIN)/python bench/pacing.py
 	@$(BIN)/python bench/pipeline.py
 
 clean:

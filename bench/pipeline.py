@@ -14,23 +14,21 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from stage import CARD, ENVIRONMENT, HERE, emulator, run, worker
+from stage import tokenferry as command
 
 from tokenferry import CardRequest, Order, Producer, Results, load
 from tokenferry.broker import embedded
 
-HERE = Path(__file__).parent
 LATENCY_MS = 100
 IN_FLIGHT = 64
-ENVIRONMENT = {**os.environ, "BENCH_KEY": "sk_test_bench", "PYTHONPATH": str(HERE)}
-CARD = {"number": "4242424242424242", "exp_month": "12", "exp_year": "2034"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ Stack = Callable[[Place, int], float]
 
 def tokenferry(place: Place, tokens: int) -> float:
     """The whole of it: sealed, signed, paced, journalled, confirmed; one process."""
-    run([sys.executable, "-m", "tokenferry", "keys", "generate", "--if-missing", "--out", str(place.folder / "keys")])
+    run(command("keys", "generate", "--if-missing", "--out", str(place.folder / "keys")))
     config = place.folder / "tokenferry.toml"
     config.write_text(
         f'[broker]\nurl = "{place.broker.redis_url}"\n[store]\nurl = "{place.broker.database(1).redis_url}"\n'
@@ -61,7 +59,7 @@ def tokenferry(place: Place, tokens: int) -> float:
     with Producer(configuration) as producer:
         orders = (Order(CardRequest(**CARD), reply_to="bench") for _ in range(tokens))
         sent = sum(1 for _ in producer.send_many(orders))
-    with worker(["-m", "tokenferry", "worker", "--role", "tokenize", "--config", str(config)], place.folder) as ended:
+    with worker(command("worker", "--role", "tokenize", "--config", str(config)), place.folder) as ended:
         with Results("bench", configuration) as results:
             for _ in range(sent):
                 result = results.take(timeout=60)
@@ -88,7 +86,20 @@ def plain_celery(place: Place, tokens: int, pool: str) -> float:
     feed = [sys.executable, str(HERE / "plain_celery.py"), str(tokens)]
     run([*feed, "publish"], environment)
     size = IN_FLIGHT if pool == "threads" else IN_FLIGHT // 4
-    arguments = ["-m", "celery", "-A", "plain_celery", "worker", "-P", pool, "-c", str(size), "--loglevel", "ERROR"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "plain_celery",
+        "worker",
+        "-P",
+        pool,
+        "-c",
+        str(size),
+        "--loglevel",
+        "ERROR",
+    ]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     with worker([*arguments, *quiet], place.folder, environment) as ended:
         run([*feed, "wait"], environment)
@@ -122,7 +133,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     cost: dict[str, list[float]] = {name: [] for name in STACKS}
-    with tempfile.TemporaryDirectory(prefix="tokenferry-bench-") as folder, emulator(Path(folder)) as endpoint:
+    with (
+        tempfile.TemporaryDirectory(prefix="tokenferry-bench-") as folder,
+        emulator(Path(folder), "--latency-ms", str(LATENCY_MS)) as endpoint,
+    ):
         for number in range(options.rounds):
             for name, stack in STACKS.items():
                 place_folder = Path(folder, f"{number}-{list(STACKS).index(name)}")
@@ -147,47 +161,6 @@ def main() -> None:
     print(f"\nCPU s per 1,000 tokens, median of {options.rounds} rounds of {options.tokens}, {LATENCY_MS} ms endpoint")
     for name, row in rows.items():
         print(f"  {name:28} {row['cpu_seconds_per_1000']:6.2f}   {row['times_tokenferry']:5.2f} x")
-
-
-def run(arguments: list[str], environment: dict[str, str] | None = None) -> None:
-    """One command to its end."""
-    subprocess.run(arguments, check=True, env=environment or ENVIRONMENT, stdout=subprocess.DEVNULL)
-
-
-@contextmanager
-def worker(
-    arguments: list[str], folder: Path, environment: dict[str, str] | None = None
-) -> Iterator[Callable[[], float]]:
-    """A worker with all its processes; once stopped, the CPU seconds it and those it waited for have used."""
-    seconds = 0.0
-    with (folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, env=environment or ENVIRONMENT, stdout=log, stderr=log
-        )
-        try:
-            yield lambda: seconds
-        finally:
-            process.terminate()
-            _, _, usage = os.wait4(process.pid, 0)
-            seconds = usage.ru_utime + usage.ru_stime
-
-
-@contextmanager
-def emulator(folder: Path) -> Iterator[str]:
-    """The endpoint, without limits."""
-    log = folder / "emulator.log"
-    arguments = ["emulator", "--port", "0", "--latency-ms", str(LATENCY_MS)]
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "tokenferry", *arguments], stdout=out, stderr=out)
-        try:
-            while "listening on " not in (text := log.read_text()):
-                if process.poll() is not None:
-                    raise SystemExit(text)
-                time.sleep(0.05)
-            yield text.split("listening on ")[1].split()[0]
-        finally:
-            process.terminate()
-            process.wait()
 
 
 if __name__ == "__main__":

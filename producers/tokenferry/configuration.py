@@ -92,8 +92,11 @@ class Limits(Section):
     global_per_second: PerSecond | None = None
     endpoint_per_second: PerSecond | None = None
     account_creation_per_second: PerSecond | None = None
-    burst: Annotated[int, Field(ge=1, le=100)] = 2
-    """Calls that may follow each other at once after a pause. Even pacing loses nothing to a larger one."""
+    burst: Annotated[int, Field(ge=1, le=100)] = 3
+    """Calls that may follow each other at once after a pause; the last of them is kept for the realtime lane.
+
+    Even pacing needs no more: what is over two only makes up for moments in which nobody was ready to call.
+    """
 
 
 class Platform(Section):

@@ -37,11 +37,11 @@ class Answer:
     """Whether the endpoint repeated the stored answer of an earlier call with the same key."""
 
     def text(self, *path: str) -> str | None:
-        """The string at *path*, or None where it is missing or something else."""
+        """The string at *path*, or None where it is missing, something else, or no word a result could carry."""
         value: Any = self.body
         for step in path:
             value = value.get(step) if isinstance(value, Mapping) else None
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and len(value) <= 200 and value.isprintable() else None
 
     def number(self, *path: str) -> int | None:
         """The integer at *path*, or None."""
@@ -94,7 +94,8 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
                 code or error_type or "error",
                 status,
                 request_id,
-                maybe_done=status not in (400, 409, 429),
+                # 409: the first call with this key is still under way, and may succeed.
+                maybe_done=status not in (400, 429),
                 rate_limited=_reason(status, headers, code),
                 retry_after=_seconds(headers.get("retry-after")),
             )

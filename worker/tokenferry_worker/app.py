@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import warnings
 from functools import cache, partial
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import worker_ready
 
 from tokenferry.broker import connecting
@@ -56,7 +58,9 @@ def build(configuration: Configuration, role: Role) -> Celery:
         worker_redirect_stdouts=False,
         worker_concurrency=configuration.worker.concurrency,
     )
-    for name in (TOKENIZE_TASK, ATTACH_TASK):
+    # Only the tasks of the role: another one's message on our queue is set aside as unknown.
+    tasks = {"tokenize": (TOKENIZE_TASK,), "attach": (ATTACH_TASK,), "all": (TOKENIZE_TASK, ATTACH_TASK)}
+    for name in tasks[role]:
         app.task(_never, name=name, shared=False, ignore_result=True, acks_late=True)
 
     publisher = cache(partial(Publisher.to, configuration))
@@ -92,6 +96,10 @@ def quiet() -> None:
     """Keep libraries from logging what they carry: Celery dumps bodies, HTTP clients log URLs."""
     for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "httpcore", "aiohttp", "kombu", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # After a lost connection it logs every delivery that cannot be acknowledged any more, with a traceback.
+    # They come back by themselves, and the loss itself is logged once.
+    logging.getLogger("celery.worker.request").setLevel(logging.CRITICAL + 1)
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
 
 
 def _say_ready(sender: Any, **_: Any) -> None:

@@ -14,7 +14,7 @@ from tokenferry.contract.results import AttachResult
 from tokenferry.contract.targets import InvalidTarget, digest
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World, excused
-from tokenferry_worker.errors import Declined, Unopenable
+from tokenferry_worker.errors import Declined, Unavailable, Unopenable
 from tokenferry_worker.identities import Signers
 from tokenferry_worker.opening import read_attach
 from tokenferry_worker.outcomes import Outcome, Quarantined, Settled
@@ -97,8 +97,15 @@ class Attacher:
                 connected_account=request.connected_account,
             )
 
+        async def keep_claim(_: Unavailable) -> None:
+            # Attempts and pauses may outlast the lease: hold on to the token for as long as we go on trying.
+            nonlocal claim
+            renewed = await ledger.claim(token, request.attach_id, lease=LEASE)
+            if renewed.state == "granted":
+                claim = renewed
+
         try:
-            answer = await attempts.run(spend)
+            answer = await attempts.run(spend, keep_claim)
         except Declined as error:
             # A declined card may or may not have used up its token (undocumented): it counts as burnt. After any other
             # refusal the token is as it was before.

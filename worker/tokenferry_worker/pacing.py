@@ -20,7 +20,8 @@ from tokenferry.contract.names import LANES, Lane
 class Budget:
     """Calls of one sort that the account allows.
 
-    *per_second* is the rate, *burst* how many calls may follow each other at once after a pause.
+    *per_second* is the rate, *burst* how many calls may follow each other at once after a pause. One of them is kept
+    for realtime: bulk sees a burst smaller by one, so a realtime request finds a place at any moment.
     """
 
     name: str
@@ -32,46 +33,59 @@ class Budget:
         """Seconds between two calls at the full rate."""
         return 1.0 / self.per_second
 
-    @property
-    def tolerance(self) -> float:
+    def tolerance(self, lane: Lane) -> float:
         """Seconds a call may come earlier than evenly spaced."""
-        return (self.burst - 1) * self.interval
+        ahead = self.burst - 1 if lane == "realtime" else self.burst - 2
+        return max(0, ahead) * self.interval
 
 
-def reserve(arrivals: Sequence[float], budgets: Sequence[Budget], *, now: float) -> tuple[list[float], float]:
-    """Take one call out of every budget: the new theoretical arrival times, and the seconds to wait.
+def take(arrivals: Sequence[float], budgets: Sequence[Budget], lane: Lane, *, now: float) -> tuple[list[float], float]:
+    """Take one call out of every budget, or none: the new theoretical arrival times, and the seconds until it fits.
 
-    *arrivals* and *now* are seconds on one clock. What `limiter.lua` does on the server's.
+    0.0 means that it is taken. Nothing is ever booked ahead: a call that waits for one budget would hold a place in
+    another one that somebody else could use now. *arrivals* and *now* are seconds on one clock. What `permit.lua` does
+    on the server's.
 
-    >>> reserve([0.0], [Budget("a", per_second=10, burst=1)], now=5.0)
+    >>> take([0.0], [Budget("a", per_second=10)], "bulk", now=5.0)
     ([5.1], 0.0)
-    >>> reserve([5.1], [Budget("a", per_second=10, burst=1)], now=5.0)[1]
-    0.09999999999999964
-    >>> reserve([5.1], [Budget("a", per_second=10, burst=2)], now=5.0)[1]
-    0.0
+    >>> take([5.5], [Budget("a", per_second=10)], "bulk", now=5.0)
+    ([5.5], 0.5)
+    >>> take([5.1], [Budget("a", per_second=10, burst=2)], "realtime", now=5.0)
+    ([5.199999999999999], 0.0)
     """
     pairs = list(zip(arrivals, budgets, strict=True))
-    start = max([now, *(arrival - budget.tolerance for arrival, budget in pairs)])
-    return [max(arrival, start) + budget.interval for arrival, budget in pairs], start - now
+    earliest = max(arrival - budget.tolerance(lane) for arrival, budget in pairs)
+    if earliest > now:
+        return list(arrivals), earliest - now
+    return [max(arrival, now) + budget.interval for arrival, budget in pairs], 0.0
 
 
-Reserve = Callable[[Sequence[Budget]], Awaitable[float]]
-"""Takes one call out of every budget and returns the seconds until it may be made."""
+@dataclass(frozen=True)
+class Word:
+    """The limiter's answer: whether one call may be made now, and the seconds until it is worth asking again."""
+
+    granted: bool
+    ask_again: float
+
+
+Ask = Callable[[Sequence[Budget], Lane, bool], Awaitable[Word]]
+"""Asks for one call out of every budget, for a lane; the flag says that another request waits behind it."""
 
 
 class Gate:
     """The waiting room of one process for one set of budgets: realtime before bulk, then first come first served.
 
-    At most one reservation of this process is open at any moment, and who gets it is decided when it falls due:
-    a realtime request that arrives meanwhile goes first, and a cancelled one costs no call.
+    Whoever comes, one question of this process is open at any moment, and who gets a granted call is decided when it
+    is granted: a realtime request that arrives meanwhile goes first, and a cancelled one costs no call.
     """
 
-    def __init__(self, budgets: Sequence[Budget], reserve: Reserve) -> None:
+    def __init__(self, budgets: Sequence[Budget], ask: Ask) -> None:
         self._budgets = budgets
-        self._reserve = reserve
+        self._ask = ask
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._serving: asyncio.Task[None] | None = None
+        self._resting_for_bulk: asyncio.Event | None = None
 
     async def permit(self, lane: Lane) -> None:
         """Return when one call may be made now."""
@@ -79,20 +93,37 @@ class Gate:
         heapq.heappush(self._waiting, (LANES.index(lane), next(self._order), future))
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve(), name="tokenferry-gate")
+        elif lane == "realtime" and self._resting_for_bulk is not None:
+            self._resting_for_bulk.set()
         await future
 
     async def _serve(self) -> None:
         try:
-            while self._forget_cancelled():
-                await asyncio.sleep(await self._reserve(self._budgets))
-                if self._forget_cancelled():
+            while lane := self._next_lane():
+                word = await self._ask(self._budgets, lane, len(self._waiting) > 1)
+                if word.granted and self._next_lane():
                     heapq.heappop(self._waiting)[2].set_result(None)
+                if word.ask_again > 0:
+                    await self._rest(word.ask_again)
         except Exception as error:
             # Whoever waits must learn that nobody serves any more.
-            while self._forget_cancelled():
+            while self._next_lane():
                 heapq.heappop(self._waiting)[2].set_exception(error)
 
-    def _forget_cancelled(self) -> bool:
+    async def _rest(self, seconds: float) -> None:
+        """Wait for the next turn; a realtime request cuts bulk's wait short, because it may be let in before."""
+        if self._next_lane() == "realtime":
+            await asyncio.sleep(seconds)
+            return
+        self._resting_for_bulk = asyncio.Event()
+        bell = asyncio.get_running_loop().call_later(seconds, self._resting_for_bulk.set)
+        try:
+            await self._resting_for_bulk.wait()
+        finally:
+            bell.cancel()
+            self._resting_for_bulk = None
+
+    def _next_lane(self) -> Lane | None:
         while self._waiting and self._waiting[0][2].done():
             heapq.heappop(self._waiting)
-        return bool(self._waiting)
+        return LANES[self._waiting[0][0]] if self._waiting else None

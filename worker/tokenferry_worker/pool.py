@@ -160,11 +160,13 @@ class AsyncioPool(BasePool):
             log.error(
                 "delivery %s crashed (%s at %s); it goes back to the queue", id_, type(error).__name__, _where(error)
             )
-            with suppress(asyncio.CancelledError):
-                await asyncio.sleep(CRASHED_PAUSE)
-            self._finish(partial(callback, (True, _give_back("crashed"), time.monotonic() - began)))
         else:
             self._finish(partial(callback, (False, None, time.monotonic() - began)))
+            return
+        # Here and not where the error is handled: what is raised there carries the error and its text along.
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(CRASHED_PAUSE)
+        self._finish(partial(callback, (True, _give_back("crashed"), time.monotonic() - began)))
 
     def _finish(self, hand_back: Callable[[], None]) -> None:
         self._finished.append(hand_back)
@@ -206,9 +208,9 @@ def argument(body: Any) -> str:
     try:
         args, _kwargs, _embed = json.loads(text)
         (envelope,) = args
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return text
-    return envelope if isinstance(envelope, str) else text
+    return envelope if isinstance(args, list) and isinstance(envelope, str) else text
 
 
 def _give_back(reason: str) -> ExceptionInfo:

@@ -48,8 +48,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(_only(404), Reaction.REJECT, "no such object"),
     Row(_only(409), Reaction.SAME_KEY, "the first call with this key is still under way"),
     Row(_only(424), Reaction.SAME_KEY, "something behind the endpoint failed"),
-    Row(_only(429), Reaction.SAME_KEY, "an object was locked by another write", code="lock_timeout"),
-    Row(_only(429), Reaction.PACE, "too many calls; this one was not executed"),
+    Row(_only(429), Reaction.PACE, "too many calls; this one was not executed", code="rate_limit"),
+    Row(_only(429), Reaction.SAME_KEY, "an object was locked by another write; with a rate-limit reason header: PACE"),
     Row(range(400, 500), Reaction.REJECT, "refused"),
     Row(range(500, 600), Reaction.SAME_KEY, "nobody can say whether it took effect: only the same key is safe"),
 )

@@ -62,7 +62,10 @@ class EndpointKeys:
                 )
             if not any(key.startswith(f"{prefix}_{platform.mode}_") for prefix in prefixes):
                 raise InvalidConfiguration(f'{where} {use} is not a {platform.mode} key, but mode = "{platform.mode}"')
-        url = urlsplit(platform.base_url)
+        try:
+            url = urlsplit(platform.base_url)
+        except ValueError:
+            raise InvalidConfiguration(f"{where} base_url is not a URL") from None
         if url.scheme == "http":
             if url.hostname not in LOOPBACK:
                 raise InvalidConfiguration(f"{where} base_url is plain http to another machine; write https://")

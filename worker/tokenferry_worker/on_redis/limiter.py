@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 
 from tokenferry.contract.names import Lane
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.pacing import Budget, Gate
+from tokenferry_worker.pacing import Budget, Gate, Word
 
 MICROSECONDS = 1_000_000
 
@@ -25,20 +27,29 @@ class RedisLimiter:
         names = tuple(budget.name for budget in budgets)
         gate = self._gates.get(names)
         if gate is None:
-            gate = self._gates[names] = Gate(budgets, self.reserve)
+            gate = self._gates[names] = Gate(budgets, self.ask)
         await gate.permit(lane)
 
-    async def reserve(self, budgets: Sequence[Budget]) -> float:
-        """Take one call out of every budget at once: seconds until it may be made."""
-        numbers = [f"{x * MICROSECONDS:.0f}" for budget in budgets for x in (budget.interval, budget.tolerance)]
-        return (
-            int(await self._store.run(self._permit, [self._key(budget) for budget in budgets], numbers)) / MICROSECONDS
+    async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> Word:
+        """Take one call out of every budget at once, or learn when to ask again."""
+        names = "|".join(budget.name for budget in budgets)
+        line = self._store.key("line", hashlib.sha256(names.encode()).hexdigest()[:16])
+        granted, ask_again = await self._store.run(
+            self._permit,
+            [line, *(self._key(budget) for budget in budgets)],
+            [int(more), lane, *(x for budget in budgets for x in numbers(budget, lane))],
         )
+        return Word(bool(granted), int(ask_again) / MICROSECONDS)
 
     async def push_back(self, budget: Budget, seconds: float) -> None:
         """Nobody draws on *budget* for *seconds*."""
-        numbers = [f"{x * MICROSECONDS:.0f}" for x in (seconds, budget.tolerance)]
-        await self._store.run(self._push_back, [self._key(budget)], numbers)
+        pushed = [math.ceil(seconds * MICROSECONDS), numbers(budget, "realtime")[1]]
+        await self._store.run(self._push_back, [self._key(budget)], pushed)
 
     def _key(self, budget: Budget) -> str:
         return self._store.key("budget", budget.name)
+
+
+def numbers(budget: Budget, lane: Lane) -> tuple[int, int]:
+    """Interval and tolerance in microseconds. The interval is rounded up: never a call more, not in a year."""
+    return math.ceil(budget.interval * MICROSECONDS), math.floor(budget.tolerance(lane) * MICROSECONDS)

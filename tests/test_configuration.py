@@ -1,0 +1,183 @@
+"""One file and the environment: what is wrong is named, where it stands is named, values are not."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tokenferry.configuration import Configuration, InvalidConfiguration, load
+
+CANARY = "hunter2-canary"
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TOKENFERRY_BROKER__URL", "TOKENFERRY_STORE__URL", "TOKENFERRY_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def at(content: str) -> Path:
+        path = tmp_path / "tokenferry.toml"
+        path.write_text(content, encoding="utf-8")
+        return path
+
+    return at
+
+
+def refused(path: Path | None) -> str:
+    """Why it is refused. Nothing that was raised on the way shows a value."""
+    with pytest.raises(InvalidConfiguration) as caught:
+        load(path)
+    told = str(caught.value)
+    assert CANARY not in "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    return told
+
+
+def test_an_empty_file_is_the_embedded_default(write: Write) -> None:
+    configuration = load(write(""))
+    assert (configuration.broker.url, configuration.store.url) == ("embedded", "embedded")
+    assert configuration.platforms == {}
+    assert configuration.worker.attempts == 8
+
+
+def test_without_any_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    configuration = load()
+    assert configuration.broker.url == "embedded"
+    assert configuration.path(Path("keys")) == tmp_path.resolve() / "keys"
+
+
+def test_the_file_of_the_working_folder_is_found_by_itself(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write("[worker]\nattempts = 3\n").parent)
+    assert load().worker.attempts == 3
+
+
+def test_relative_paths_count_from_the_folder_of_the_file(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write('data = "state"\n[keys]\nrecipient = "../r.pem"\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    configuration = load(path)
+    assert configuration.path(configuration.data) == tmp_path.resolve() / "state"
+    assert configuration.path(configuration.keys.recipient) == tmp_path.resolve().parent / "r.pem"
+    assert configuration.path(Path("/etc/keys")) == Path("/etc/keys")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("attemps = 3", ["attemps: unknown setting"]),
+        ("[worker]\nattemps = 3", ["[worker] attemps: unknown setting"]),
+        ("[platforms.main]\nsecret_key = { environment = 'X' }", ["secret_key", "environment: unknown setting"]),
+        ("[brokr]\nurl = 'embedded'", ["brokr: unknown setting"]),
+        (f"[worker]\nattempts = '{CANARY}'", ["[worker] attempts", "integer"]),
+        ("[worker]\nattempts = 0", ["[worker] attempts", "greater than or equal to 1"]),
+        ("[worker]\nread_timeout = -1.0", ["[worker] read_timeout", "greater than 0"]),
+        (f"broker = '{CANARY}'", ["broker: "]),
+        (f"[broker]\nurl = ['redis://:{CANARY}@host']", ["[broker] url", "string"]),
+        (f"[broker]\nurl = 'redis://:{CANARY}@host'\nlease_seconds = 0", ["[broker] lease_seconds"]),
+        (f"[platforms.main]\nmode = '{CANARY}'", ["[platforms.main] mode", "'test' or 'live'"]),
+        (f"[platforms.main]\nsecret_key = '{CANARY}'", ["[platforms.main] secret_key"]),
+        ("[platforms.main]\nsecret_key = {}", ["[platforms.main] secret_key", 'write { env = "NAME" }']),
+        ("[platforms.main]\nsecret_key = { env = 'A', file = 'b' }", ['write { env = "NAME" } or { file = "PATH" }']),
+        ("[platforms.MAIN]\nmode = 'test'", ["platforms"]),
+        ("[platforms.4242424242424242]\nmode = 'test'", ["platforms", "could be a card number"]),
+        ("[platforms.main.limits]\nburst = 0\nglobal_per_second = 0", ["burst", "global_per_second"]),
+        ("[store]\nprefix = 'No Spaces'", ["[store] prefix"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_section_and_a_cure(write: Write, content: str, words: list[str]) -> None:
+    path = write(content)
+    told = refused(path)
+    assert str(path) in told
+    for word in words:
+        assert word in told
+
+
+def test_every_wrong_setting_is_named_at_once(write: Write) -> None:
+    told = refused(write("[worker]\nattempts = 0\ndeliveries = 0\nnonsense = 1"))
+    assert all(word in told for word in ("attempts", "deliveries", "nonsense: unknown setting"))
+
+
+@pytest.mark.parametrize(
+    "content", [f"url = redis://:{CANARY}@host", f"[broker\nurl = '{CANARY}'", f"[broker]\nurl = '{CANARY}", "= 1"]
+)
+def test_what_is_not_toml_is_said_with_the_line_and_not_quoted(write: Write, content: str) -> None:
+    told = refused(write(content))
+    assert "is not TOML" in told
+    assert "line" in told or "end of document" in told
+
+
+def test_what_is_not_even_text_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "tokenferry.toml"
+    path.write_bytes(b"\xff\xfe" + CANARY.encode())
+    assert "it is not UTF-8" in refused(path)
+
+
+def test_a_missing_file_that_was_named_is_an_error(tmp_path: Path) -> None:
+    assert "absent.toml: cannot be read (No such file or directory)" in refused(tmp_path / "absent.toml")
+
+
+def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path: Path) -> None:
+    assert "cannot be read" in refused(tmp_path)
+
+
+def test_the_environment_overrides_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("[broker]\nurl = 'embedded'\npublish_timeout = 3.0\n[worker]\nattempts = 3")
+    monkeypatch.setenv("TOKENFERRY_BROKER__URL", f"redis://:{CANARY}@broker:6379/0")
+    monkeypatch.setenv("TOKENFERRY_WORKER__ATTEMPTS", "5")
+    monkeypatch.setenv("TOKENFERRY_WORKER__DELIVERIES", "")
+    configuration = load(path)
+    assert configuration.broker.url == f"redis://:{CANARY}@broker:6379/0"
+    assert configuration.broker.publish_timeout == 3.0
+    assert (configuration.worker.attempts, configuration.worker.deliveries) == (5, 10)
+
+
+def test_the_environment_can_name_the_keys_place_of_a_platform(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENFERRY_PLATFORMS__MAIN__BASE_URL", "http://127.0.0.1:1")
+    configuration = load(write("[platforms.main]\nsecret_key = { env = 'KEY' }"))
+    assert configuration.platforms["main"].base_url == "http://127.0.0.1:1"
+    assert configuration.platforms["main"].secret_key is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("TOKENFERRY_WORKER__ATTEMPTS", CANARY, "[worker] attempts"),
+        ("TOKENFERRY_BROKER__URLL", f"redis://:{CANARY}@host", "urll: unknown setting"),
+        ("TOKENFERRY_BROKER", f"redis://:{CANARY}@host", "is not JSON"),
+    ],
+)
+def test_a_wrong_variable_of_the_environment_is_refused_as_silently(
+    write: Write, monkeypatch: pytest.MonkeyPatch, name: str, value: str, word: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert word in refused(write(""))
+
+
+def test_an_unknown_platform_is_answered_with_the_known_ones(write: Write) -> None:
+    configuration = load(write("[platforms.main]\n[platforms.other]\nmode = 'live'\n"))
+    assert configuration.platform("other").live
+    with pytest.raises(InvalidConfiguration, match=r"'third' is not configured \(there is: main, other\)"):
+        configuration.platform("third")
+    with pytest.raises(InvalidConfiguration, match="there is: none"):
+        Configuration().platform("main")
+
+
+def test_limits_not_set_are_the_documented_ones_of_the_mode(write: Write) -> None:
+    configuration = load(
+        write("[platforms.t]\n[platforms.l]\nmode = 'live'\n[platforms.o.limits]\nendpoint_per_second = 7")
+    )
+    rates = {
+        name: (each.global_per_second, each.endpoint_per_second, each.account_creation_per_second)
+        for name, each in configuration.platforms.items()
+    }
+    assert rates == {"t": (25, 25, 5), "l": (100, 25, 30), "o": (25, 7, 5)}

@@ -1,0 +1,47 @@
+"""The store of the worker's tests: the same suite on fakeredis and on a real Valkey, which has the last word."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+from fakeredis import FakeAsyncRedis
+from redis.asyncio import Redis
+
+from tokenferry_worker.on_redis.store import Store
+
+DATABASE = 7
+"""Of the private Valkey, so that a scan of all of it meets only keys of ours."""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
+    """An empty database. Whatever a test leaves there carries the prefix and will pass away by itself."""
+    if request.param == "fakeredis":
+        client = FakeAsyncRedis(decode_responses=True)
+    else:
+        client = Redis.from_url(
+            request.getfixturevalue("valkey").database(DATABASE).redis_url, decode_responses=True, protocol=2
+        )
+    await client.flushdb()
+    yield client
+    left = {key: await client.pttl(key) async for key in client.scan_iter("*")}
+    await client.aclose()
+    assert [key for key in left if not key.startswith("test-")] == []
+    assert {key: ttl for key, ttl in left.items() if ttl <= 0} == {}
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"test-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def store(client: Redis, prefix: str) -> Store:
+    return Store(client, prefix)

@@ -1,0 +1,265 @@
+"""Small stand-ins with behaviour: the endpoint, the store and the clock as the worker's core meets them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from tokenferry.broker.publishing import Outgoing
+from tokenferry.contract.names import Lane
+from tokenferry.contract.requests import Kind
+from tokenferry_worker.answers import Answer
+from tokenferry_worker.errors import Blocked, Declined, Unavailable
+from tokenferry_worker.pacing import Budget
+from tokenferry_worker.ports import Begun, Claim
+
+NOW = 1_800_000_000.0
+"""Unix seconds at which every story begins."""
+
+
+class StoryWorld:
+    """A clock that only sleeping moves, and dice that always show one half."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.clock = now
+        self.slept: list[float] = []
+
+    def now(self) -> float:
+        return self.clock
+
+    def dice(self) -> float:
+        return 0.5
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock += seconds
+        await asyncio.sleep(0)
+
+
+@dataclass(frozen=True)
+class Made:
+    """One call that reached the endpoint."""
+
+    where: str
+    form: str
+    key: str
+    account: str | None
+
+
+Step = Answer | Exception | Callable[[], Awaitable[Answer]]
+
+
+class ScriptedEndpoint:
+    """Answers call after call as the script says, and refuses a call nobody wrote down."""
+
+    def __init__(self, *script: Step) -> None:
+        self.script = list(script)
+        self.calls: list[Made] = []
+
+    @property
+    def keys(self) -> list[str]:
+        return [call.key for call in self.calls]
+
+    async def create_token(
+        self, kind: Kind, form: str, *, idempotency_key: str, connected_account: str | None = None
+    ) -> Answer:
+        return await self._answer(Made(kind, form, idempotency_key, connected_account))
+
+    async def post(self, path: str, form: str, *, idempotency_key: str, connected_account: str | None = None) -> Answer:
+        return await self._answer(Made(path, form, idempotency_key, connected_account))
+
+    async def _answer(self, call: Made) -> Answer:
+        self.calls.append(call)
+        assert self.script, f"nobody expected a call of {call.where}"
+        step = self.script.pop(0)
+        await asyncio.sleep(0)
+        if isinstance(step, Exception):
+            raise step
+        return step if isinstance(step, Answer) else await step()
+
+
+class SpendingEndpoint(ScriptedEndpoint):
+    """Lets every token be spent once, repeats the stored answer of a key, and takes a moment, as the real one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored: dict[str, Answer] = {}
+        self.spent: dict[str, str] = {}
+
+    async def _answer(self, call: Made) -> Answer:
+        self.calls.append(call)
+        if call.key in self.stored:
+            return self.stored[call.key]
+        token = dict(parse_qsl(call.form))["source"]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if token in self.spent:
+            raise Declined(400, "token_already_used", "invalid_request_error")
+        self.spent[token] = call.key
+        self.stored[call.key] = customer(f"cus_{len(self.stored) + 1}")
+        return self.stored[call.key]
+
+
+class MemoryLimiter:
+    """Gives every permit at once and remembers who asked; with `shut`, gives none."""
+
+    def __init__(self) -> None:
+        self.permits: list[tuple[tuple[str, ...], Lane]] = []
+        self.pushed_back: list[tuple[str, float]] = []
+        self.shut = False
+
+    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> None:
+        if self.shut:
+            await asyncio.Event().wait()
+        self.permits.append((tuple(budget.name for budget in budgets), lane))
+
+    async def push_back(self, budget: Budget, seconds: float) -> None:
+        self.pushed_back.append((budget.name, seconds))
+
+
+@dataclass
+class Entry:
+    deliveries: int = 0
+    epoch: int = 0
+    outcome: str | None = None
+
+
+class MemoryJournal:
+    """The journal in a dict."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+
+    def entry(self, id_: str) -> Entry:
+        return self.entries.setdefault(id_, Entry())
+
+    async def begin(self, id_: str) -> Begun:
+        entry = self.entry(id_)
+        entry.deliveries += 1
+        return Begun(entry.deliveries, entry.epoch, entry.outcome)
+
+    async def excuse(self, id_: str) -> None:
+        self.entry(id_).deliveries -= 1
+
+    async def record(self, id_: str, outcome: str) -> str:
+        entry = self.entry(id_)
+        entry.outcome = entry.outcome or outcome
+        return entry.outcome
+
+    async def next_epoch(self, id_: str, after: int) -> int:
+        entry = self.entry(id_)
+        entry.epoch += entry.epoch == after
+        return entry.epoch
+
+
+@dataclass
+class Holding:
+    state: Literal["free", "leased", "spent", "burnt"] = "free"
+    by: str = ""
+    fence: int = 0
+    until: float = 0.0
+
+
+class MemoryLedger:
+    """The ledger in a dict."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self.tokens: dict[str, Holding] = {}
+        self.locks: dict[str, asyncio.Lock] = {}
+
+    def holding(self, token: str) -> Holding:
+        return self.tokens.setdefault(token, Holding())
+
+    async def claim(self, token: str, by: str, *, lease: float) -> Claim:
+        held = self.holding(token)
+        if held.state in ("spent", "burnt"):
+            return Claim(held.state, held.by, held.fence)
+        if held.state == "leased" and held.by != by and held.until > self.now():
+            return Claim("held", held.by, held.fence)
+        again = held.state == "leased" and held.by == by
+        self.tokens[token] = Holding("leased", by, held.fence + 1, self.now() + lease)
+        return Claim("granted", by, held.fence + 1, again)
+
+    async def close(self, token: str, claim: Claim, state: Literal["spent", "burnt"]) -> bool:
+        held = self.holding(token)
+        if (held.by, held.fence) != (claim.by, claim.fence):
+            return False
+        held.state = state
+        return True
+
+    async def release(self, token: str, claim: Claim) -> None:
+        held = self.holding(token)
+        if (held.state, held.by, held.fence) == ("leased", claim.by, claim.fence):
+            held.state = "free"
+
+    @asynccontextmanager
+    async def writing(self, object_id: str | None, *, lease: float) -> AsyncIterator[None]:
+        if object_id is None:
+            yield
+            return
+        async with self.locks.setdefault(object_id, asyncio.Lock()):
+            yield
+
+
+@dataclass
+class FlakyPublisher:
+    """Confirms every message, after as many refusals as were asked for."""
+
+    refusals: list[Exception] = field(default_factory=list)
+    published: list[Outgoing] = field(default_factory=list)
+    tried: int = 0
+
+    def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
+        self.tried += 1
+        future: Future[None] = Future()
+        if self.refusals:
+            future.set_exception(self.refusals.pop(0))
+        else:
+            self.published.append(message)
+            future.set_result(None)
+        return future
+
+
+def token(id_: str = "tok_1", *, livemode: bool = False, kind: str = "card") -> Answer:
+    shown = {"id": "card_1", "object": "card", "brand": "Visa", "last4": "4242", "exp_month": 12, "exp_year": 2034}
+    body = {"id": id_, "object": "token", "type": kind, "livemode": livemode, "created": int(NOW), kind: shown}
+    return Answer("token", id_, body, request_id="req_endpoint")
+
+
+def customer(id_: str = "cus_1") -> Answer:
+    return Answer("customer", id_, {"id": id_, "object": "customer", "default_source": "card_1"})
+
+
+def payment_method(id_: str = "pm_1") -> Answer:
+    return Answer("payment_method", id_, {"id": id_, "object": "payment_method"})
+
+
+def declined(status: int = 402, code: str = "card_declined") -> Declined:
+    return Declined(status, code, "card_error", "number", "generic_decline", "req_endpoint")
+
+
+def blocked(status: int = 401) -> Blocked:
+    return Blocked(status, "unauthorized", request_id="req_endpoint", ours=True)
+
+
+def server_error() -> Unavailable:
+    return Unavailable("api_error", 500, "req_endpoint")
+
+
+def timed_out() -> Unavailable:
+    return Unavailable("ReadTimeout")
+
+
+def not_connected() -> Unavailable:
+    return Unavailable("ConnectError", maybe_done=False)
+
+
+def rate_limited(reason: str) -> Unavailable:
+    return Unavailable("rate_limit", 429, maybe_done=False, rate_limited=reason)

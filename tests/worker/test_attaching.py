@@ -1,0 +1,413 @@
+"""One delivery of an attach order: one token, spent once, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tokenferry.configuration import Platform
+from tokenferry.contract.attach import AttachRequest
+from tokenferry.contract.codes import Code
+from tokenferry.contract.results import AttachResult, Display
+from tokenferry.contract.targets import AccountCreate, CustomerCreate, CustomerSource, PaymentMethod
+from tokenferry.sealing import Signer, sign_attach
+from tokenferry_worker.answers import Answer
+from tokenferry_worker.attaching import Attacher
+from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.calling import Desk
+from tokenferry_worker.errors import Declined, Unavailable
+from tokenferry_worker.identities import Signers
+from tokenferry_worker.on_redis.journal import RedisJournal
+from tokenferry_worker.on_redis.ledger import RedisLedger
+from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.outcomes import Outcome, Quarantined, Settled
+from tokenferry_worker.ports import Journal, Ledger
+
+from .standins import (
+    NOW,
+    MemoryJournal,
+    MemoryLedger,
+    MemoryLimiter,
+    ScriptedEndpoint,
+    SpendingEndpoint,
+    StoryWorld,
+    blocked,
+    customer,
+    declined,
+    not_connected,
+    payment_method,
+    rate_limited,
+    server_error,
+    timed_out,
+)
+
+pytestmark = pytest.mark.anyio
+
+TARGET = CustomerSource(customer="cus_1")
+
+
+@dataclass
+class Story:
+    """An attach worker on one platform, and somebody whose orders count."""
+
+    attacher: Attacher
+    endpoint: ScriptedEndpoint
+    journal: MemoryJournal
+    ledger: MemoryLedger
+    limiter: MemoryLimiter
+    world: StoryWorld
+    signer: Signer
+
+    def order(self, **changed: Any) -> str:
+        fields: dict[str, Any] = {
+            "attach_id": "attach-1",
+            "request_id": "req-1",
+            "token": "tok_1",
+            "kind": "card",
+            "platform": "main",
+            "target": TARGET,
+            "reply_to": "importer",
+            "token_created_at": int(NOW * 1000),
+            "attach_before": int((NOW + 600) * 1000),
+            "signer_id": self.signer.signer_id,
+        }
+        return sign_attach(AttachRequest(**{**fields, **changed}), self.signer).model_dump_json()
+
+    async def handle(self, **changed: Any) -> Outcome:
+        return await self.attacher.handle(self.order(**changed))
+
+    @property
+    def state(self) -> str:
+        """What the ledger says of the token."""
+        return self.ledger.holding("tok_1").state
+
+
+def attacher_of(
+    key_folder: Any, endpoint: ScriptedEndpoint, journal: Journal, ledger: Ledger, world: StoryWorld
+) -> tuple[Attacher, MemoryLimiter]:
+    limiter, platform = MemoryLimiter(), Platform(mode="test", base_url="http://127.0.0.1:1")
+    attacher = Attacher(
+        signers=Signers.load(key_folder.signers),
+        desks={"main": Desk("main", endpoint, Budgets("main", platform), False)},
+        ledgers={"main": ledger},
+        journal=journal,
+        limiter=limiter,
+        world=world,
+        attempts=4,
+        deliveries=3,
+    )
+    return attacher, limiter
+
+
+Tell = Callable[..., Story]
+
+
+@pytest.fixture
+def tell(key_folder: Any) -> Tell:
+    """Begins a story with what the endpoint will answer."""
+
+    def begin(*script: Any, endpoint: ScriptedEndpoint | None = None) -> Story:
+        endpoint, world, journal = endpoint or ScriptedEndpoint(*script), StoryWorld(), MemoryJournal()
+        ledger = MemoryLedger(world.now)
+        attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)
+        return Story(attacher, endpoint, journal, ledger, limiter, world, Signer.load(key_folder.worker))
+
+    return begin
+
+
+def result_of(outcome: Outcome) -> AttachResult:
+    assert isinstance(outcome, Settled)
+    assert isinstance(outcome.result, AttachResult)
+    assert outcome.reply_to == "importer"
+    return outcome.result
+
+
+def code_of(outcome: Outcome) -> str:
+    failure = result_of(outcome).failure
+    assert failure is not None
+    return failure.code
+
+
+async def test_a_token_is_spent_and_the_requester_learns_what_it_became(tell: Tell) -> None:
+    story = tell(customer("cus_1"))
+    result = result_of(await story.handle(connected_account="acct_1"))
+    assert (result.ok, result.object_id, result.object_type, result.stored_id) == (True, "cus_1", "customer", "card_1")
+    assert (result.token, result.to, result.attach_id) == ("tok_1", "customer_source", "attach-1")
+    (call,) = story.endpoint.calls
+    assert (call.where, call.form, call.account) == ("/v1/customers/cus_1/sources", "source=tok_1", "acct_1")
+    assert story.limiter.permits == [(("main:global", "main:endpoint:customer_sources"), "bulk")]
+    assert story.state == "spent"
+
+
+async def test_where_the_answer_names_no_stored_card_the_token_did(tell: Tell) -> None:
+    story = tell(Answer("card", "card_9", {}))
+    result = result_of(await story.handle(display=Display(object_id="card_9")))
+    assert (result.object_id, result.stored_id) == ("card_9", "card_9")
+
+
+async def test_creating_an_account_draws_on_a_budget_of_its_own(tell: Tell) -> None:
+    story = tell(rate_limited("resource-specific"), Answer("account", "acct_9", {}))
+    await story.handle(kind="account", token="ct_1", target=AccountCreate())
+    assert story.limiter.permits[0][0] == ("main:global", "main:endpoint:accounts", "main:account_creation")
+    assert story.limiter.pushed_back == [("main:account_creation", 1.0)]
+
+
+async def test_delivered_twice_it_tells_the_same_outcome_and_spends_once(tell: Tell) -> None:
+    story = tell(customer())
+    assert result_of(await story.handle()) == result_of(await story.handle())
+    assert len(story.endpoint.calls) == 1
+
+
+async def test_another_order_for_a_spent_token_is_refused_before_any_call_and_told_who_won(tell: Tell) -> None:
+    story = tell(customer())
+    await story.handle()
+    outcome = await story.handle(attach_id="attach-2")
+    failure = result_of(outcome).failure
+    assert failure is not None
+    assert (failure.code, failure.spent_by) == (Code.TOKEN_SPENT, "attach-1")
+    assert len(story.endpoint.calls) == 1
+
+
+async def test_while_somebody_else_spends_it_one_waits_and_then_learns(tell: Tell) -> None:
+    told = asyncio.Event()
+
+    async def after_a_while() -> Answer:
+        await told.wait()
+        return customer()
+
+    story = tell(after_a_while)
+    first = asyncio.create_task(story.handle())
+    while story.state != "leased":
+        await asyncio.sleep(0)
+    second = asyncio.create_task(story.handle(attach_id="attach-2"))
+    while len(story.world.slept) < 3:
+        await asyncio.sleep(0)
+    assert not second.done()
+    told.set()
+    assert result_of(await first).ok
+    assert code_of(await second) == Code.TOKEN_SPENT
+
+
+async def test_a_token_whose_spender_gave_it_back_is_spent_by_the_one_who_waited(tell: Tell) -> None:
+    story = tell(declined(400, "resource_missing"), customer())
+    one, other = await asyncio.gather(story.handle(), story.handle(attach_id="attach-2"))
+    assert code_of(one) == "resource_missing"
+    assert result_of(other).ok
+    assert story.ledger.holding("tok_1").by == "attach-2"
+
+
+async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same_key(
+    tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    async def die(*_: Any) -> Any:
+        raise Killed
+
+    story = tell(customer(), customer(), customer())
+    for where in (story.ledger, story.journal):
+        with monkeypatch.context() as patched:
+            patched.setattr(where, "close" if where is story.ledger else "record", die)
+            with pytest.raises(Killed):
+                await story.handle()
+    assert story.state == "spent"
+    assert result_of(await story.handle()).ok
+    assert len(set(story.endpoint.keys)) == 1
+    assert len(story.endpoint.calls) == 3
+
+
+async def test_the_key_comes_from_token_and_target_not_from_the_message(tell: Tell) -> None:
+    story = tell(*[declined(404, "resource_missing")] * 4)
+    await story.handle()
+    await story.handle(attach_id="attach-2")
+    await story.handle(attach_id="attach-3", target=CustomerSource(customer="cus_2"))
+    await story.handle(attach_id="attach-4", connected_account="acct_1")
+    keys = story.endpoint.keys
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+    assert all(len(key) <= 255 for key in keys)
+    assert not any("tok_1" in key for key in keys)
+
+
+@pytest.mark.parametrize("changed", [{"kind": "pii"}, {"kind": "person"}, {"kind": "cvc_update"}])
+async def test_a_kind_that_cannot_be_spent_there_is_refused_before_any_call(
+    tell: Tell, changed: dict[str, str]
+) -> None:
+    story = tell()
+    assert code_of(await story.handle(**changed)) == Code.WRONG_KIND
+    assert story.state == "free"
+
+
+async def test_a_platform_nobody_knows_is_told(tell: Tell) -> None:
+    assert code_of(await tell().handle(platform="elsewhere")) == Code.UNKNOWN_PLATFORM
+
+
+async def test_an_order_of_nobody_is_quarantined(tell: Tell) -> None:
+    story = tell()
+    for body in ("", "{}", story.order().replace("tok_1", "tok_2")):
+        assert isinstance(await story.attacher.handle(body), Quarantined)
+    assert story.journal.entries == {}
+
+
+async def test_an_order_that_killed_its_worker_too_often_is_taken_for_poison(tell: Tell) -> None:
+    story = tell()
+    story.journal.entry("attach-1").deliveries = 3
+    assert code_of(await story.handle()) == Code.DELIVERIES_EXHAUSTED
+
+
+async def test_a_token_that_waited_too_long_is_reported_and_left_alone(tell: Tell) -> None:
+    story = tell()
+    story.world.clock = NOW + 601
+    assert code_of(await story.handle()) == Code.TOKEN_EXPIRED
+    assert (story.endpoint.calls, story.state) == ([], "free")
+
+
+async def test_a_token_too_old_but_perhaps_spent_already_is_asked_about_with_the_same_key(tell: Tell) -> None:
+    story = tell(customer())
+    await story.ledger.claim("tok_1", "attach-1", lease=120)  # a worker died in the middle of it
+    story.world.clock = NOW + 601
+    assert result_of(await story.handle()).ok
+    assert story.state == "spent"
+
+
+async def test_a_declined_card_burns_the_token(tell: Tell) -> None:
+    story = tell(declined(402, "card_declined"))
+    assert code_of(await story.handle()) == "card_declined"
+    assert story.state == "burnt"
+    assert code_of(await story.handle(attach_id="attach-2")) == Code.TOKEN_SPENT
+    assert len(story.endpoint.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, "parameter_missing"), (400, "resource_missing"), (404, "resource_missing"), (400, "bank_account_exists")],
+)
+async def test_after_any_other_refusal_the_token_is_as_it_was(tell: Tell, status: int, code: str) -> None:
+    story = tell(declined(status, code), customer())
+    assert code_of(await story.handle()) == code
+    assert story.state == "free"
+    assert result_of(await story.handle(attach_id="attach-2", target=CustomerSource(customer="cus_2"))).ok
+
+
+async def test_a_token_the_endpoint_calls_used_is_burnt(tell: Tell) -> None:
+    story = tell(Declined(400, "token_already_used", "invalid_request_error"))
+    assert code_of(await story.handle()) == "token_already_used"
+    assert story.state == "burnt"
+
+
+async def test_a_token_in_use_is_tried_again_with_the_same_key(tell: Tell) -> None:
+    story = tell(Unavailable("token_in_use", 400, maybe_done=False), customer())
+    assert result_of(await story.handle()).ok
+    assert len(set(story.endpoint.keys)) == 1
+
+
+async def test_a_stored_500_never_gets_a_new_key(tell: Tell) -> None:
+    story = tell(*[server_error()] * 4)
+    assert code_of(await story.handle()) == Code.OUTCOME_UNKNOWN
+    assert len(set(story.endpoint.keys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "state"),
+    [
+        ([not_connected()] * 4, Code.ATTEMPTS_EXHAUSTED, "free"),
+        ([timed_out(), *[not_connected()] * 3], Code.OUTCOME_UNKNOWN, "leased"),
+        ([*[not_connected()] * 3, timed_out()], Code.OUTCOME_UNKNOWN, "leased"),
+    ],
+)
+async def test_given_up_on_it_says_unknown_exactly_when_a_call_may_have_had_its_effect(
+    tell: Tell, script: list[Unavailable], code: str, state: str
+) -> None:
+    story = tell(*script)
+    outcome = await story.handle()
+    assert code_of(outcome) == code
+    failure = result_of(outcome).failure
+    assert failure is not None
+    assert failure.attempts == 4
+    assert story.state == state
+
+
+async def test_given_up_on_after_a_death_in_the_middle_nobody_can_say_either(tell: Tell) -> None:
+    story = tell(*[not_connected()] * 4)
+    await story.ledger.claim("tok_1", "attach-1", lease=120)
+    assert code_of(await story.handle()) == Code.OUTCOME_UNKNOWN
+
+
+async def test_a_blocked_platform_keeps_the_order_waiting(tell: Tell) -> None:
+    story = tell(*[blocked()] * 3, customer())
+    assert result_of(await story.handle()).ok
+
+
+WITH_CUSTOMER = PaymentMethod(customer="cus_1")
+
+
+async def test_a_payment_method_is_made_and_then_attached_with_a_key_of_its_own(tell: Tell) -> None:
+    story = tell(payment_method("pm_1"), payment_method("pm_1"))
+    result = result_of(await story.handle(target=WITH_CUSTOMER))
+    assert (result.ok, result.object_id, result.object_type) == (True, "pm_1", "payment_method")
+    first, second = story.endpoint.calls
+    assert (second.where, second.form) == ("/v1/payment_methods/pm_1/attach", "customer=cus_1")
+    assert first.key.removesuffix(":spend") == second.key.removesuffix(":follow-up")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [([declined(402, "card_declined")], "card_declined"), ([timed_out()] * 4, Code.OUTCOME_UNKNOWN)],
+)
+async def test_when_only_the_second_call_fails_the_object_of_the_first_is_not_forgotten(
+    tell: Tell, trouble: list[Exception], code: str
+) -> None:
+    story = tell(payment_method("pm_1"), *trouble)
+    outcome = await story.handle(target=WITH_CUSTOMER)
+    result = result_of(outcome)
+    assert (code_of(outcome), result.object_id, result.object_type) == (code, "pm_1", "payment_method")
+    assert story.state == "spent"
+
+
+async def test_killed_between_the_two_calls_the_next_delivery_makes_the_second(
+    tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    async def die() -> Answer:
+        raise Killed
+
+    story = tell(payment_method("pm_1"), die, payment_method("pm_1"), payment_method("pm_1"))
+    with pytest.raises(Killed):
+        await story.handle(target=WITH_CUSTOMER)
+    assert result_of(await story.handle(target=WITH_CUSTOMER)).ok
+    keys = story.endpoint.keys
+    assert keys[:2] == keys[2:]
+
+
+async def test_of_twenty_orders_for_one_token_exactly_one_spends_it(tell: Tell) -> None:
+    story = tell(endpoint=SpendingEndpoint())
+    outcomes = await asyncio.gather(*(story.handle(attach_id=f"attach-{n}") for n in range(20)))
+    won = [result_of(outcome) for outcome in outcomes if result_of(outcome).ok]
+    assert len(won) == 1
+    assert len(story.endpoint.calls) == 1
+    lost = [result_of(outcome).failure for outcome in outcomes if not result_of(outcome).ok]
+    assert {(failure.code, failure.spent_by) for failure in lost if failure} == {(Code.TOKEN_SPENT, won[0].attach_id)}
+
+
+async def test_of_twenty_orders_in_two_workers_on_one_store_exactly_one_spends_it(
+    key_folder: Any, client: Any, prefix: str
+) -> None:
+    endpoint, signer = SpendingEndpoint(), Signer.load(key_folder.worker)
+    workers = []
+    for _ in range(2):
+        store, world = Store(client, prefix), StoryWorld()
+        ledger, journal = RedisLedger(store, "main", days=1), RedisJournal(store, "attach", days=1)
+        attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)
+        workers.append(Story(attacher, endpoint, MemoryJournal(), MemoryLedger(), limiter, world, signer))
+    outcomes = await asyncio.gather(
+        *(workers[n % 2].handle(attach_id=f"attach-{n}", target=CustomerCreate()) for n in range(20))
+    )
+    assert [result_of(outcome).ok for outcome in outcomes].count(True) == 1
+    assert len(endpoint.calls) == 1

@@ -1,0 +1,352 @@
+"""The asyncio pool between Celery's consumer and our handlers, with a hub of our own in Celery's place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import select
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import Reject
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tokenferry_worker.pool
+from tokenferry.broker.publishing import Outgoing
+from tokenferry_worker.pool import AsyncioPool, Handler, argument
+
+CANARY = "4000000000000002"
+
+
+@dataclass
+class Hub:
+    """Celery's event loop, as far as a pool needs one: watches file descriptors in the main thread."""
+
+    readers: dict[int, Callable[[], None]] = field(default_factory=dict)
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        self.readers[fd] = callback
+
+    def run_until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            ready, _, _ = select.select(list(self.readers), [], [], 0.05)
+            for fd in ready:
+                self.readers[fd]()
+
+
+@dataclass
+class App:
+    """What the pool asks of the application: how to open the handlers."""
+
+    handlers: Mapping[str, Handler]
+    opened: int = 0
+    closed: int = 0
+
+    @asynccontextmanager
+    async def tokenferry_open(self) -> AsyncIterator[Mapping[str, Handler]]:
+        self.opened += 1
+        yield self.handlers
+        self.closed += 1
+
+
+@dataclass
+class Delivery:
+    """One message handed to the pool, and what came back."""
+
+    body: str
+    accepted: int = 0
+    ended: list[tuple[bool, Any, float]] = field(default_factory=list)
+    thread: threading.Thread | None = None
+
+    def callback(self, outcome: tuple[bool, Any, float]) -> None:
+        self.ended.append(outcome)
+        self.thread = threading.current_thread()
+
+    def accept(self, _pid: int, _time: float) -> None:
+        self.accepted += 1
+
+    @property
+    def acknowledged(self) -> bool:
+        return [failed for failed, _, _ in self.ended] == [False]
+
+    @property
+    def given_back(self) -> bool:
+        """Whether Celery is told to requeue it, exactly once."""
+        ((failed, info, _),) = self.ended
+        assert isinstance(info, ExceptionInfo)
+        reason = getattr(info.exception, "exc", info.exception)  # billiard wraps it; Celery unwraps it likewise
+        assert isinstance(reason, Reject)
+        assert CANARY not in f"{info.traceback} {reason!r}"
+        return failed and reason.requeue is True
+
+
+@dataclass
+class Bench:
+    pool: AsyncioPool
+    hub: Hub
+    app: App
+
+    def deliver(self, body: str = "body", task: str = "task") -> Delivery:
+        delivery = Delivery(body)
+        message = Outgoing.task("queue", task, "id-1", body).body.encode()
+        self.pool.on_apply(
+            None,
+            (task, "id-1", {}, message, "json", "utf-8"),
+            {},
+            delivery.callback,
+            delivery.accept,
+            soft_timeout=None,
+        )
+        return delivery
+
+
+Start = Callable[[Handler], Bench]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a pool whose one task has this handler."""
+    benches: list[Bench] = []
+
+    def begin(handler: Handler) -> Bench:
+        app = App({"task": handler})
+        pool = AsyncioPool(600, app=app)
+        pool.on_start()
+        hub = Hub()
+        pool.register_with_event_loop(hub)
+        benches.append(Bench(pool, hub, app))
+        return benches[-1]
+
+    yield begin
+    for bench in benches:
+        if bench.pool._thread.is_alive():
+            bench.pool.on_terminate()
+        assert not bench.pool._thread.is_alive()
+        assert (bench.app.opened, bench.app.closed) == (1, 1)
+
+
+def test_a_handled_delivery_is_acknowledged_in_celerys_own_thread(start: Start) -> None:
+    bodies: list[tuple[str, threading.Thread]] = []
+
+    async def handle(body: str) -> None:
+        bodies.append((body, threading.current_thread()))
+
+    bench = start(handle)
+    delivery = bench.deliver("the envelope")
+    bench.hub.run_until(lambda: bool(delivery.ended))
+    assert delivery.acknowledged
+    assert delivery.accepted == 1
+    assert delivery.thread is threading.current_thread()
+    ((body, thread),) = bodies
+    assert body == "the envelope"
+    assert thread is not threading.current_thread()
+
+
+def test_five_hundred_deliveries_are_under_way_at_once(start: Start) -> None:
+    inside, everybody = 0, asyncio.Event()
+
+    async def handle(body: str) -> None:
+        nonlocal inside
+        inside += 1
+        if inside == 500:
+            everybody.set()
+        await everybody.wait()
+
+    bench = start(handle)
+    deliveries = [bench.deliver() for _ in range(500)]
+    bench.hub.run_until(lambda: all(delivery.ended for delivery in deliveries))
+    assert all(delivery.acknowledged for delivery in deliveries)
+    assert bench.pool.info["in-hand"] == 0
+
+
+def test_a_crashed_delivery_goes_back_and_says_only_what_kind_of_error_and_where(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 0.05)
+
+    async def handle(body: str) -> None:
+        raise ValueError(f"cannot make sense of {body}")
+
+    bench = start(handle)
+    delivery = bench.deliver(CANARY)
+    bench.hub.run_until(lambda: bool(delivery.ended))
+    assert delivery.given_back
+    assert delivery.ended[0][2] >= 0.05
+    assert "ValueError at test_pool.py" in caplog.text
+    assert CANARY not in caplog.text
+
+
+def test_a_delivery_for_a_task_nobody_handles_goes_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 0.0)
+
+    async def handle(body: str) -> None:
+        raise AssertionError
+
+    bench = start(handle)
+    delivery = bench.deliver(task="another")
+    bench.hub.run_until(lambda: bool(delivery.ended))
+    assert delivery.given_back
+
+
+def test_one_crash_disturbs_no_other_delivery(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 0.0)
+
+    async def handle(body: str) -> None:
+        if body == "7":
+            raise RuntimeError
+
+    bench = start(handle)
+    deliveries = [bench.deliver(str(n)) for n in range(50)]
+    bench.hub.run_until(lambda: all(delivery.ended for delivery in deliveries))
+    assert [n for n, delivery in enumerate(deliveries) if not delivery.acknowledged] == [7]
+
+
+async def _for_ever(body: str) -> None:
+    await asyncio.Event().wait()
+
+
+def test_at_a_warm_shutdown_what_finishes_in_the_grace_time_is_acknowledged_and_the_rest_goes_back(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenferry_worker.pool, "GRACE", 0.3)
+    cancelled: list[str] = []
+
+    async def handle(body: str) -> None:
+        if body == "quick":
+            await asyncio.sleep(0.05)
+            return
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(body)
+
+    bench = start(handle)
+    quick, slow = bench.deliver("quick"), bench.deliver("slow")
+    bench.pool.on_stop()
+    assert quick.acknowledged
+    assert slow.given_back
+    assert cancelled == ["slow"]
+    assert bench.app.closed == 1
+
+
+def test_a_cold_shutdown_gives_everything_back_at_once_even_what_has_not_begun(start: Start) -> None:
+    bench = start(_for_ever)
+    deliveries = [bench.deliver() for _ in range(20)]
+    began = time.monotonic()
+    bench.pool.on_terminate()
+    assert time.monotonic() - began < 1.5
+    assert all(delivery.given_back for delivery in deliveries)
+
+
+def test_a_delivery_called_off_before_its_first_step_goes_back_too(start: Start) -> None:
+    bench = start(_for_ever)
+    delivery = Delivery("body")
+    bench.pool._in_hand += 1
+
+    def begin_and_cancel_in_one_turn_of_the_loop() -> None:
+        bench.pool._begin("task", "id-1", b"[]", delivery.callback)
+        bench.pool._cancel_all()
+
+    bench.pool._loop.call_soon_threadsafe(begin_and_cancel_in_one_turn_of_the_loop)
+    bench.hub.run_until(lambda: bool(delivery.ended))
+    assert delivery.given_back
+
+
+def test_a_crashed_delivery_that_waits_to_go_back_does_not_hold_up_a_shutdown(start: Start) -> None:
+    crashed = threading.Event()
+
+    async def handle(body: str) -> None:
+        crashed.set()
+        raise RuntimeError
+
+    bench = start(handle)
+    delivery = bench.deliver()
+    assert crashed.wait(5)
+    began = time.monotonic()
+    bench.pool.on_terminate()
+    assert time.monotonic() - began < tokenferry_worker.pool.CRASHED_PAUSE
+    assert delivery.given_back
+
+
+def test_after_a_reconnect_the_new_hub_is_served(start: Start) -> None:
+    async def handle(body: str) -> None:
+        pass
+
+    bench = start(handle)
+    bench.hub = Hub()
+    bench.pool.register_with_event_loop(bench.hub)
+    delivery = bench.deliver()
+    bench.hub.run_until(lambda: bool(delivery.ended))
+    assert delivery.acknowledged
+
+
+def test_handlers_that_cannot_be_opened_end_the_start_of_the_worker() -> None:
+    class NoKeys(Exception):
+        pass
+
+    @asynccontextmanager
+    async def fail() -> AsyncIterator[Mapping[str, Handler]]:
+        raise NoKeys
+        yield {}
+
+    app = App({})
+    app.tokenferry_open = fail  # type: ignore[method-assign]
+    pool = AsyncioPool(1, app=app)
+    with pytest.raises(NoKeys):
+        pool.on_start()
+    pool._thread.join(5)
+    assert not pool._thread.is_alive()
+
+
+# What stands in a message
+
+
+def test_the_argument_of_our_own_message_is_the_envelope() -> None:
+    assert argument(Outgoing.task("q", "task", "id-1", '{"a": "é"}').body.encode()) == '{"a": "é"}'
+    assert argument(Outgoing.task("q", "task", "id-1", "x").body) == "x"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "not json",
+        "[]",
+        "{}",
+        "null",
+        "7",
+        "[[], {}, {}]",
+        '[["a", "b"], {}, {}]',
+        "[[7], {}, {}]",
+        '[{"a": 1}, {}, {}]',
+        '["ab", {}, {}]',
+        '[["a"], {}]',
+        "[null, {}, {}]",
+    ],
+)
+def test_a_message_of_another_shape_comes_through_whole_to_be_quarantined(body: str) -> None:
+    assert argument(body) == body
+    assert argument(body.encode()) == body
+
+
+@pytest.mark.parametrize("body", [[["a"], {}, {}], {"a": b"bytes"}, None, 7, [object()]])
+def test_a_message_already_decoded_comes_through_as_text(body: Any) -> None:
+    json.loads(argument(body))
+
+
+@given(body=st.binary(max_size=200) | st.text(max_size=200))
+def test_no_bytes_at_all_make_it_raise(body: bytes | str) -> None:
+    assert isinstance(argument(body), str)
+
+
+def test_deeply_nested_rubbish_comes_through_whole() -> None:
+    assert argument("[" * 100_000) == "[" * 100_000

@@ -1,0 +1,437 @@
+"""One delivery of a sealed request, in every story it can live through."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tokenferry.configuration import Platform
+from tokenferry.contract.codes import Code
+from tokenferry.contract.envelope import Envelope, Header
+from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, TokenRequest
+from tokenferry.contract.results import Failure, TokenResult
+from tokenferry.contract.targets import CustomerSource, digest
+from tokenferry.sealing import Recipient, Signer, seal, sign_attach
+from tokenferry_worker.answers import Answer
+from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.calling import Desk
+from tokenferry_worker.errors import Declined
+from tokenferry_worker.identities import Signers, load_identities
+from tokenferry_worker.opening import Opener, read_attach
+from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Quarantined, Settled
+from tokenferry_worker.tokenizing import Tokenizer
+
+from .standins import (
+    NOW,
+    MemoryJournal,
+    MemoryLimiter,
+    ScriptedEndpoint,
+    Step,
+    StoryWorld,
+    blocked,
+    declined,
+    not_connected,
+    rate_limited,
+    server_error,
+    timed_out,
+    token,
+)
+
+pytestmark = pytest.mark.anyio
+
+CARD = CardRequest(number="4242424242424242", exp_month="12", exp_year="2034")
+CVC = CvcUpdateRequest(cvc="123")
+PLAN = CustomerSource(customer="cus_1")
+PLATFORM = Platform(mode="test", base_url="http://127.0.0.1:1")
+
+
+@dataclass
+class Story:
+    """A tokenize worker on one platform, and a producer who seals for it."""
+
+    tokenizer: Tokenizer
+    endpoint: ScriptedEndpoint
+    journal: MemoryJournal
+    limiter: MemoryLimiter
+    world: StoryWorld
+    to: Recipient
+    producer: Signer
+    signers: Signers
+    bodies: list[str] = field(default_factory=list)
+
+    def sealed(self, request: TokenRequest = CARD, *, attach: CustomerSource | None = None, **changed: Any) -> str:
+        fields: dict[str, Any] = {
+            "suite": self.to.suite,
+            "key_id": self.to.key_id,
+            "request_id": "req-1",
+            "kind": request.kind,
+            "platform": "main",
+            "lane": "bulk",
+            "reply_to": "importer",
+            "attach_digest": digest(attach) if attach else None,
+            "issued_at": int(NOW * 1000),
+            "expires_at": int((NOW + 86_400) * 1000),
+            "producer_id": self.producer.signer_id,
+        }
+        header = Header(**{**fields, **changed})
+        return seal(request, header, to=self.to, signer=self.producer, attach=attach).model_dump_json()
+
+    async def handle(self, body: str | None = None) -> Outcome:
+        return await self.tokenizer.handle(body if body is not None else self.sealed())
+
+
+Tell = Callable[..., Story]
+
+
+@pytest.fixture
+def tell(key_folder: Any) -> Tell:
+    """Begins a story with what the endpoint will answer."""
+
+    def begin(*script: Step, live: bool = False) -> Story:
+        endpoint, journal, limiter, world = ScriptedEndpoint(*script), MemoryJournal(), MemoryLimiter(), StoryWorld()
+        signers, worker = Signers.load(key_folder.signers), Signer.load(key_folder.worker)
+        tokenizer = Tokenizer(
+            opener=Opener(load_identities(key_folder.identities), signers),
+            desks={"main": Desk("main", endpoint, Budgets("main", PLATFORM), live)},
+            journal=journal,
+            limiter=limiter,
+            world=world,
+            sign=partial(sign_attach, signer=worker),
+            signer_id=worker.signer_id,
+            attempts=8,
+            deliveries=3,
+            token_lifetime=600.0,
+        )
+        to, producer = Recipient.load(key_folder.recipient), Signer.load(key_folder.producer)
+        return Story(tokenizer, endpoint, journal, limiter, world, to, producer, signers)
+
+    return begin
+
+
+def settled(outcome: Outcome) -> TokenResult:
+    assert isinstance(outcome, Settled)
+    assert isinstance(outcome.result, TokenResult)
+    assert outcome.reply_to == "importer"
+    return outcome.result
+
+
+def failure_of(outcome: Outcome) -> Failure:
+    given_up = outcome.settled if isinstance(outcome, DeadLettered | Dropped) else outcome
+    failure = settled(given_up).failure
+    assert failure is not None
+    return failure
+
+
+async def test_a_request_becomes_a_token_and_the_requester_is_told_what_may_be_shown(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    result = settled(await story.handle(story.sealed(connected_account="acct_1")))
+    assert (result.token, result.ok, result.livemode, result.platform) == ("tok_1", True, False, "main")
+    assert result.display is not None
+    assert result.display.last4 == "4242"
+    (call,) = story.endpoint.calls
+    assert (call.where, call.form, call.key, call.account) == ("card", CARD.form(), "tokenferry:req-1:0", "acct_1")
+    assert story.limiter.permits == [(("main:global", "main:endpoint:tokens"), "bulk")]
+    assert "4242424242424242" not in repr(story.tokenizer) + result.model_dump_json()
+
+
+async def test_a_redelivery_after_the_outcome_was_recorded_says_it_again_and_calls_nothing(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    body = story.sealed()
+    first = settled(await story.handle(body))
+    assert settled(await story.handle(body)) == first
+    assert len(story.endpoint.calls) == 1
+
+
+async def test_a_recorded_failure_is_said_again_too(tell: Tell) -> None:
+    story = tell(declined())
+    body = story.sealed()
+    first = settled(await story.handle(body))
+    assert settled(await story.handle(body)) == first
+    assert len(story.endpoint.calls) == 1
+
+
+async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same_key(
+    tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    async def die(id_: str, outcome: str) -> str:
+        raise Killed
+
+    story = tell(token("tok_1"), token("tok_1"))
+    body = story.sealed()
+    with monkeypatch.context() as patched:
+        patched.setattr(story.journal, "record", die)
+        with pytest.raises(Killed):
+            await story.handle(body)
+    assert settled(await story.handle(body)).token == "tok_1"
+    assert story.endpoint.keys == ["tokenferry:req-1:0"] * 2
+    assert story.journal.entries["req-1"].deliveries == 2
+
+
+async def test_two_deliveries_at_once_tell_one_outcome(tell: Tell) -> None:
+    """A lease that ran out while its worker still lived: both call, with one key, and the first word counts."""
+    story = tell(token("tok_1"), token("tok_2"))
+    body = story.sealed()
+    one, other = await asyncio.gather(story.handle(body), story.handle(body))
+    assert settled(one).token == settled(other).token
+    assert len(set(story.endpoint.keys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "budget"),
+    [
+        ("global-rate", "main:global"),
+        ("global-concurrency", "main:global"),
+        ("endpoint-rate", "main:endpoint:tokens"),
+        ("endpoint-concurrency", "main:endpoint:tokens"),
+        ("resource-specific", "main:endpoint:tokens"),
+    ],
+)
+async def test_a_rate_limit_slows_the_right_budget_down_and_costs_no_attempt(
+    tell: Tell, reason: str, budget: str
+) -> None:
+    story = tell(*[rate_limited(reason)] * 20, token("tok_1"))
+    assert settled(await story.handle()).token == "tok_1"
+    assert story.limiter.pushed_back == [(budget, 1.0)] * 20
+    assert len(story.limiter.permits) == 21
+    assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
+
+
+async def test_after_three_stored_500s_a_new_generation_of_the_key_begins(tell: Tell) -> None:
+    story = tell(*[server_error()] * 6, token("tok_1"))
+    assert settled(await story.handle()).token == "tok_1"
+    assert story.endpoint.keys == [f"tokenferry:req-1:{epoch}" for epoch in (0, 0, 0, 1, 1, 1, 2)]
+    assert story.journal.entries["req-1"].epoch == 2
+
+
+async def test_the_next_delivery_goes_on_with_the_generation_it_finds(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    story.journal.entry("req-1").epoch = 4
+    await story.handle()
+    assert story.endpoint.keys == ["tokenferry:req-1:4"]
+
+
+async def test_time_outs_and_lost_connections_never_change_the_key(tell: Tell) -> None:
+    story = tell(*[timed_out(), not_connected()] * 3, token("tok_1"))
+    await story.handle()
+    assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
+
+
+async def test_pauses_between_attempts_double_and_obey_the_endpoint(tell: Tell) -> None:
+    asked = server_error()
+    asked.retry_after = 7.0
+    story = tell(timed_out(), timed_out(), asked, timed_out(), token())
+    await story.handle()
+    assert story.world.slept == [0.375, 0.75, 7.0, 3.0]
+
+
+async def test_given_up_on_it_rests_sealed_and_the_requester_is_told(tell: Tell) -> None:
+    story = tell(*[timed_out()] * 8)
+    outcome = await story.handle()
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.code == Code.ATTEMPTS_EXHAUSTED
+    failure = failure_of(outcome)
+    assert (failure.code, failure.source, failure.attempts) == ("attempts_exhausted", "tokenferry", 8)
+    assert len(story.endpoint.calls) == 8
+
+
+async def test_a_declined_card_is_told_with_the_endpoints_own_code(tell: Tell) -> None:
+    story = tell(timed_out(), Declined(402, "incorrect_number", "card_error", "number", None, "req_9"))
+    outcome = await story.handle()
+    assert isinstance(outcome, Settled)
+    assert failure_of(outcome) == Failure(
+        code="incorrect_number", source="endpoint", param="number", status=402, endpoint_request_id="req_9", attempts=2
+    )
+
+
+async def test_an_endpoints_code_that_sounds_like_ours_dead_letters_nothing(tell: Tell) -> None:
+    story = tell(Declined(400, Code.UNOPENABLE))
+    assert isinstance(await story.handle(), Settled)
+
+
+async def test_a_missing_publishable_key_keeps_the_request_until_there_is_one(tell: Tell) -> None:
+    story = tell(Declined(0, Code.PUBLISHABLE_KEY_MISSING, ours=True))
+    outcome = await story.handle()
+    assert isinstance(outcome, DeadLettered)
+    assert (outcome.code, failure_of(outcome).status) == ("publishable_key_missing", None)
+
+
+async def test_an_expired_request_is_never_called_for(tell: Tell) -> None:
+    story = tell()
+    outcome = await story.handle(story.sealed(expires_at=int((NOW - 1) * 1000)))
+    assert failure_of(outcome).code == Code.EXPIRED
+    assert isinstance(outcome, Settled)
+    assert (story.endpoint.calls, story.limiter.permits) == ([], [])
+
+
+async def test_a_request_whose_deadline_falls_into_a_pause_ends_there(tell: Tell) -> None:
+    story = tell(*[timed_out()] * 3)
+    outcome = await story.handle(story.sealed(expires_at=int((NOW + 2) * 1000)))
+    assert failure_of(outcome).code == Code.EXPIRED
+    assert len(story.endpoint.calls) == 3
+    assert story.world.now() == pytest.approx(NOW + 2)
+
+
+async def test_a_request_that_gets_no_permit_in_time_expires_without_a_call(tell: Tell) -> None:
+    story = tell()
+    story.limiter.shut = True
+    outcome = await story.handle(story.sealed(expires_at=int((NOW + 0.05) * 1000)))
+    assert failure_of(outcome).code == Code.EXPIRED
+    assert story.endpoint.calls == []
+
+
+@pytest.mark.parametrize(("request_", "lane"), [(CVC, "realtime"), (CVC, "bulk"), (CARD, "realtime")])
+async def test_what_may_carry_a_verification_code_is_dropped_never_kept(
+    tell: Tell, request_: TokenRequest, lane: str
+) -> None:
+    story = tell(*[timed_out()] * 8)
+    outcome = await story.handle(story.sealed(request_, lane=lane))
+    assert isinstance(outcome, Dropped)
+    assert failure_of(outcome).code == Code.ATTEMPTS_EXHAUSTED
+
+
+async def test_the_realtime_lane_is_named_when_asking_for_a_permit(tell: Tell) -> None:
+    story = tell(token())
+    await story.handle(story.sealed(lane="realtime"))
+    assert [lane for _, lane in story.limiter.permits] == ["realtime"]
+
+
+async def test_a_blocked_platform_keeps_the_request_and_alarms_once_a_minute(
+    tell: Tell, caplog: pytest.LogCaptureFixture
+) -> None:
+    story = tell(*[blocked()] * 20, token("tok_1"))
+    with caplog.at_level(logging.ERROR):
+        assert settled(await story.handle()).token == "tok_1"
+    assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
+    waited = story.world.now() - NOW
+    assert len(caplog.records) <= waited / 60 + 1
+    assert len(caplog.records) >= waited / 120
+    assert "platform 'main' is blocked" in caplog.text
+    assert "4242424242424242" not in caplog.text
+
+
+async def test_many_blocked_requests_of_one_platform_share_one_alarm(
+    tell: Tell, caplog: pytest.LogCaptureFixture
+) -> None:
+    story = tell(*[blocked()] * 10, *[token()] * 10)
+    with caplog.at_level(logging.ERROR):
+        await asyncio.gather(*(story.handle(story.sealed(request_id=f"req-{n}")) for n in range(10)))
+    assert len([record for record in caplog.records if "blocked" in record.message]) == 1
+
+
+async def test_a_blocked_request_ends_as_expired_at_its_deadline(tell: Tell) -> None:
+    story = tell(*[blocked()] * 100)
+    outcome = await story.handle(story.sealed(expires_at=int((NOW + 300) * 1000)))
+    assert failure_of(outcome).code == Code.EXPIRED
+    assert story.world.now() == pytest.approx(NOW + 300)
+
+
+@pytest.mark.parametrize(("live", "livemode"), [(False, True), (True, False)])
+async def test_a_token_of_the_wrong_mode_is_not_handed_out(tell: Tell, live: bool, livemode: bool) -> None:
+    story = tell(token("tok_1", livemode=livemode), live=live)
+    outcome = await story.handle(story.sealed(attach=PLAN))
+    assert failure_of(outcome).code == Code.WRONG_SCOPE
+    assert settled(outcome).token is None
+
+
+async def test_a_platform_nobody_knows_dead_letters_without_opening(tell: Tell) -> None:
+    story = tell()
+    outcome = await story.handle(story.sealed(platform="elsewhere"))
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.code == Code.UNKNOWN_PLATFORM
+
+
+async def test_what_is_no_envelope_or_not_signed_by_us_is_quarantined_unjournalled(tell: Tell) -> None:
+    story = tell()
+    envelope = Envelope.model_validate_json(story.sealed())
+    forged = envelope.model_copy(update={"signature": bytes(64)}).model_dump_json()
+    for body in ("", "{}", "4242424242424242", forged):
+        outcome = await story.handle(body)
+        assert isinstance(outcome, Quarantined)
+        assert "4242424242424242" not in repr(outcome)
+    assert story.journal.entries == {}
+
+
+async def test_an_envelope_of_a_retired_key_is_kept_sealed_and_told(tell: Tell) -> None:
+    story = tell()
+    body = story.sealed()
+    retired = Opener({}, story.signers)
+    story.tokenizer = Tokenizer(**{**vars(story.tokenizer), "opener": retired})
+    outcome = await story.handle(body)
+    assert isinstance(outcome, DeadLettered)
+    assert (outcome.code, failure_of(outcome).code) == (Code.UNOPENABLE, Code.UNOPENABLE)
+
+
+async def test_a_delivery_that_killed_its_worker_too_often_is_taken_for_poison(tell: Tell) -> None:
+    story = tell()
+    story.journal.entry("req-1").deliveries = 3
+    outcome = await story.handle()
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.code == Code.DELIVERIES_EXHAUSTED
+    assert story.endpoint.calls == []
+
+
+async def test_a_delivery_called_off_because_the_worker_stops_is_no_sign_of_poison(tell: Tell) -> None:
+    story = tell(token())
+    story.limiter.shut = True
+    body = story.sealed()
+    for _ in range(5):
+        delivery = asyncio.create_task(story.handle(body))
+        await asyncio.sleep(0.001)
+        delivery.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivery
+    story.limiter.shut = False
+    assert settled(await story.handle(body)).ok
+
+
+async def test_an_attach_plan_is_handed_on_as_a_signed_order(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    outcome = await story.handle(story.sealed(attach=PLAN, connected_account="acct_1"))
+    assert isinstance(outcome, HandedOn)
+    order = read_attach(outcome.order.model_dump_json(), story.signers).request
+    assert (order.attach_id, order.request_id, order.token, order.target) == ("req-1", "req-1", "tok_1", PLAN)
+    assert (order.reply_to, order.platform, order.connected_account) == ("importer", "main", "acct_1")
+    assert order.attach_before - order.token_created_at == 600_000
+    assert order.token_created_at == int(NOW * 1000)
+
+
+async def test_a_redelivered_plan_is_handed_on_again_with_the_first_token_and_its_first_deadline(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    body = story.sealed(attach=PLAN)
+    first = await story.handle(body)
+    story.world.clock += 100
+    assert await story.handle(body) == first
+    assert len(story.endpoint.calls) == 1
+
+
+async def test_a_plan_of_a_request_that_failed_is_not_handed_on(tell: Tell) -> None:
+    story = tell(declined())
+    body = story.sealed(attach=PLAN)
+    assert isinstance(await story.handle(body), Settled)
+    assert isinstance(await story.handle(body), Settled)
+
+
+async def test_a_redelivered_plan_whose_key_was_retired_leaves_the_token_to_the_requester(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    body = story.sealed(attach=PLAN)
+    await story.handle(body)
+    story.tokenizer = Tokenizer(**{**vars(story.tokenizer), "opener": Opener({}, story.signers)})
+    assert settled(await story.handle(body)).token == "tok_1"
+
+
+async def test_fields_of_the_answer_that_are_not_what_they_should_be_are_left_out(tell: Tell) -> None:
+    odd = Answer("token", "tok_1", {"livemode": False, "type": "card", "card": {"brand": 7, "bank_name": "n" * 500}})
+    story = tell(odd)
+    result = settled(await story.handle())
+    assert result.token == "tok_1"
+    assert result.display is not None
+    assert result.display.brand is None
