@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import tokenferry.checks
 from tokenferry.checks import check
 from tokenferry.contract.requests import (

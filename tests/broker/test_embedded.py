@@ -20,6 +20,7 @@ import pytest
 import redis
 from celery import Celery
 from kombu import Connection
+
 from tokenferry.broker import embedded
 from tokenferry.broker.embedded import (
     Embedded,

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
+
 from tokenferry.contract.requests import (
     REQUESTS,
     AccountRequest,

@@ -6,6 +6,7 @@ import traceback
 
 import pytest
 from pydantic import ValidationError
+
 from tokenferry.contract.message import Message
 from tokenferry.contract.targets import TARGETS, AttachTarget, InvalidTarget, target_from
 

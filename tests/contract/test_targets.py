@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.targets import TARGETS, AttachTarget, Call, InvalidTarget, digest, target_from
 
