@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import logging
 import socket
-import warnings
 from functools import cache, partial
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import worker_ready
 
 from tokenferry.broker import connecting
@@ -99,7 +97,6 @@ def quiet() -> None:
     # After a lost connection it logs every delivery that cannot be acknowledged any more, with a traceback.
     # They come back by themselves, and the loss itself is logged once.
     logging.getLogger("celery.worker.request").setLevel(logging.CRITICAL + 1)
-    warnings.simplefilter("ignore", CPendingDeprecationWarning)
 
 
 def _say_ready(sender: Any, **_: Any) -> None:

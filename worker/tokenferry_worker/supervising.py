@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
@@ -16,6 +17,8 @@ log = logging.getLogger("tokenferry.worker")
 
 LONGEST_PAUSE: Final = 30.0
 """Seconds between two starts of a process that keeps dying at most."""
+TENDED_EVERY: Final = 1.0
+"""Seconds between two looks at what else must be kept running."""
 HEALTHY_AFTER: Final = 30.0
 """Seconds a process must have lived for its next death to count as the first one again."""
 
@@ -23,8 +26,12 @@ HEALTHY_AFTER: Final = 30.0
 class Supervisor:
     """Runs `tokenferry worker --child N` so many times."""
 
-    def __init__(self, arguments: list[str], processes: int) -> None:
-        """*arguments*: of each process. They are visible to everybody on the machine, so they hold no secret."""
+    def __init__(self, arguments: list[str], processes: int, tend: Callable[[], None] = lambda: None) -> None:
+        """*arguments*: of each process. They are visible to everybody on the machine, so they hold no secret.
+
+        *tend* is called every `TENDED_EVERY` seconds, for what else must be kept running.
+        """
+        self._tend = tend
         self._command = [sys.executable, "-m", "tokenferry_worker", *arguments]
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._started: dict[int, float] = {}
@@ -39,7 +46,11 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._stop)
         worst = 0
         try:
+            tend_at = 0.0
             while not self._stopping:
+                if time.monotonic() >= tend_at:
+                    self._tend()
+                    tend_at = time.monotonic() + TENDED_EVERY
                 self._bury()
                 self._start_due()
                 self._wake.wait(0.2)

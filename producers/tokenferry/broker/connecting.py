@@ -51,6 +51,15 @@ def store_url(configuration: Configuration) -> str:
     return url
 
 
+def keep_embedded_server(configuration: Configuration) -> None:
+    """Start the embedded server again where it is configured and has died. Costs next to nothing while it lives.
+
+    Raises `EmbeddedServerError`.
+    """
+    if EMBEDDED in (configuration.broker.url, configuration.store.url):
+        embedded.ensure(configuration.path(configuration.data))
+
+
 def is_amqp(url: str) -> bool:
     """Whether the broker is RabbitMQ rather than Redis or Valkey."""
     return urlsplit(url).scheme in AMQP_SCHEMES

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
+from tokenferry.broker import connecting
+from tokenferry.broker.embedded import EmbeddedServerError
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry_worker import wiring
 from tokenferry_worker.app import run
@@ -45,7 +48,14 @@ def worker(role: Role, processes: int, config: Path | None, child: int | None) -
     arguments = ["--role", role, *(["--config", str(config)] if config else [])]
     names = ", ".join(configuration.platforms)
     log.info("%d process%s, role %s, platforms: %s", processes, "" if processes == 1 else "es", role, names)
-    sys.exit(Supervisor(arguments, processes).run())
+    sys.exit(Supervisor(arguments, processes, partial(_tend, configuration)).run())
+
+
+def _tend(configuration: Configuration) -> None:
+    try:
+        connecting.keep_embedded_server(configuration)
+    except EmbeddedServerError as error:
+        log.error("%s", error)
 
 
 async def _check_endpoint(configuration: Configuration) -> None:

@@ -1,0 +1,256 @@
+"""The brokers of the tests, seen from outside: what rests in a queue, what rests anywhere, and how to cut a line."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import amqp
+import pytest
+import redis
+
+from tokenferry.broker import embedded
+
+REDIS = ("127.0.0.1", 6379)
+RABBITMQ = ("127.0.0.1", 5672)
+DATABASES = range(12, 16)
+"""Databases of the shared Redis that belong to these tests: one per run at a time."""
+
+
+class Broker(Protocol):
+    """One broker of one house, empty at first."""
+
+    url: str
+    store: str
+    address: tuple[str, int] | None
+
+    def take(self, queue: str) -> list[bytes]:
+        """Remove and return every body in *queue*, oldest first."""
+        ...
+
+    def unfinished(self) -> int:
+        """Messages in work queues, those in somebody's hand included."""
+        ...
+
+    def contents(self) -> Iterator[bytes]:
+        """Everything it holds now, piece by piece."""
+        ...
+
+    def cut(self) -> int:
+        """Cut every connection of this house, of nobody else; how many there were."""
+        ...
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+def needs(address: tuple[str, int], what: str) -> None:
+    """Skip at home where a service is missing; in CI that is a failure."""
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=2.0):
+        return
+    gone = f"no {what} on {address[0]}:{address[1]}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(gone)
+    pytest.skip(gone)
+
+
+def is_work(queue: str) -> bool:
+    return queue.startswith(("tokenize.", "attach."))
+
+
+class OnRedis:
+    """What an embedded server and a shared Redis have in common."""
+
+    client: redis.Redis[bytes]
+
+    def take(self, queue: str) -> list[bytes]:
+        found = []
+        while (payload := self.client.rpop(queue)) is not None:
+            found.append(_body(payload))
+        return found
+
+    def unfinished(self) -> int:
+        waiting = sum(int(self.client.llen(key)) for key in self.client.scan_iter("*") if is_work(key.decode()))
+        return waiting + int(self.client.hlen("unacked"))
+
+    def contents(self) -> Iterator[bytes]:
+        for key in self.client.scan_iter("*", count=1000):
+            yield key
+            match self.client.type(key):
+                case b"string":
+                    yield self.client.get(key) or b""
+                case b"list":
+                    yield from self.client.lrange(key, 0, -1)
+                case b"hash":
+                    for pair in self.client.hgetall(key).items():
+                        yield from pair
+                case b"zset":
+                    yield from self.client.zrange(key, 0, -1)
+                case b"set":
+                    yield from self.client.smembers(key)
+                case other:
+                    assert other == b"none", f"a kind of key nobody expected: {other!r}"
+
+
+def _body(payload: bytes) -> bytes:
+    """The body of a message as kombu writes it to a list; the payload itself where it is none."""
+    try:
+        message = json.loads(payload)
+        body = message["body"]
+        encoded = message["properties"]["body_encoding"] == "base64"
+        return base64.b64decode(body) if encoded else str(body).encode()
+    except (ValueError, TypeError, KeyError):
+        return payload
+
+
+class Embedded(OnRedis):
+    """The house's own Valkey."""
+
+    address = None
+    url = store = "embedded"
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.client = redis.Redis.from_url(embedded.ensure(data).redis_url)
+
+    def cut(self) -> int:
+        """Kill the server itself: it is the house's own, and the worker starts it again on what it had written."""
+        pid = int((self.data / "valkey.pid").read_text())
+        os.kill(pid, 9)
+        deadline = time.monotonic() + 15.0
+        while not self._answers():
+            assert time.monotonic() < deadline, "no worker started the embedded server again"
+            time.sleep(0.02)
+        return 1
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except (redis.ConnectionError, redis.BusyLoadingError):
+            return False
+
+    def close(self) -> None:
+        self.client.close()
+        assert embedded.stop(self.data), "the embedded server was gone before its time"
+
+
+class SharedRedis(OnRedis):
+    """One database of the Redis of this machine."""
+
+    address = REDIS
+
+    def __init__(self) -> None:
+        needs(REDIS, "Redis")
+        self.number, self._lock = _free_database()
+        self.url = self.store = f"redis://{REDIS[0]}:{REDIS[1]}/{self.number}"
+        self.client = redis.Redis(*REDIS, db=self.number)
+        self.client.flushdb()
+
+    def cut(self) -> int:
+        mine = self.client.client_id()
+        ours = [one["id"] for one in self.client.client_list() if one["db"] == str(self.number)]
+        return sum(self.client.client_kill_filter(_id=one) for one in ours if int(one) != mine)
+
+    def close(self) -> None:
+        self.client.flushdb()
+        self.client.close()
+        os.close(self._lock)
+
+
+def _free_database() -> tuple[int, int]:
+    """A database nobody else uses, and the lock that says so."""
+    deadline = time.monotonic() + 100.0
+    while time.monotonic() < deadline:
+        for number in DATABASES:
+            lock = os.open(Path(tempfile.gettempdir(), f"tokenferry-e2e-{number}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return number, lock
+            os.close(lock)
+        time.sleep(0.2)
+    raise TimeoutError("every test database is in use")
+
+
+class RabbitMQ:
+    """A private virtual host; the store is an embedded Valkey."""
+
+    address = RABBITMQ
+    store = "embedded"
+
+    def __init__(self, data: Path) -> None:
+        needs(RABBITMQ, "RabbitMQ")
+        self.vhost = f"tokenferry-e2e-{secrets.token_hex(4)}"
+        control("add_vhost", self.vhost)
+        control("set_permissions", "-p", self.vhost, "guest", ".*", ".*", ".*")
+        self.url = f"amqp://guest:guest@{RABBITMQ[0]}:{RABBITMQ[1]}/{self.vhost}"
+        self._store = Embedded(data)
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[Any]:
+        """A connection of our own for one look."""
+        with amqp.Connection(f"{RABBITMQ[0]}:{RABBITMQ[1]}", virtual_host=self.vhost) as connection:
+            yield connection.channel()
+
+    def take(self, queue: str) -> list[bytes]:
+        found: list[bytes] = []
+        with self.channel() as channel, contextlib.suppress(amqp.NotFound):
+            while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                found.append(_bytes(message.body))
+        return found
+
+    def queues(self) -> dict[str, int]:
+        """Every queue and its messages, those in somebody's hand included."""
+        lines = control("list_queues", "-p", self.vhost, "--silent", "--no-table-headers", "name", "messages")
+        return {name: int(count) for name, count in (line.split("\t") for line in lines.splitlines() if line)}
+
+    def unfinished(self) -> int:
+        return sum(count for queue, count in self.queues().items() if is_work(queue))
+
+    def contents(self) -> Iterator[bytes]:
+        with self.channel() as channel:  # what is not acknowledged goes back when the channel ends
+            for queue in self.queues():
+                yield queue.encode()
+                while (message := channel.basic_get(queue)) is not None:
+                    yield _bytes(message.body)
+                    yield json.dumps([message.properties, message.delivery_info], default=str).encode()
+        yield from self._store.contents()
+
+    def cut(self) -> int:
+        said = control("close_all_connections", "--vhost", self.vhost, "a test")
+        return said.count("Closing") or 1
+
+    def close(self) -> None:
+        control("delete_vhost", self.vhost)
+        self._store.close()
+
+
+def control(*arguments: str) -> str:
+    """`rabbitmqctl` on this machine."""
+    program = shutil.which("rabbitmqctl") or "/usr/sbin/rabbitmqctl"
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"rabbitmqctl {arguments[0]}: {done.stderr or done.stdout}"
+    return done.stdout
+
+
+def files(folder: Path) -> Iterator[bytes]:
+    """The bytes of every regular file below *folder*."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            yield path.read_bytes()
+
+
+def _bytes(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else str(body).encode()

@@ -1,0 +1,35 @@
+"""One house per broker, kept for the session: what takes time is starting it, not using it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from e2e.house import BrokerKind, House
+
+
+@pytest.fixture(scope="session")
+def house_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[BrokerKind], House]]:
+    """The house on a broker, built when it is first asked for."""
+    houses: dict[BrokerKind, House] = {}
+
+    def on(kind: BrokerKind) -> House:
+        if kind not in houses:
+            folder: Path = tmp_path_factory.mktemp(f"house-{kind}")
+            folder.chmod(0o700)
+            houses[kind] = House(folder, kind)
+        return houses[kind]
+
+    yield on
+    for house in houses.values():
+        house.close()
+
+
+@pytest.fixture(params=["embedded", "redis", "rabbitmq"])
+def house(request: pytest.FixtureRequest, house_on: Callable[[BrokerKind], House]) -> Iterator[House]:
+    """A house whose endpoint has no memory and whose queues are empty."""
+    house = house_on(request.param)
+    house.fresh()
+    yield house
+    house.put_out()

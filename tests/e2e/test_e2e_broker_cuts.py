@@ -1,0 +1,96 @@
+"""The broker goes away and comes back; workers find it again by themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+from e2e import cargo
+from e2e.house import House, until
+
+REQUESTS = 250
+
+
+class Line:
+    """A port in front of a service: refuses at first, passes everything on once it is `open`."""
+
+    def __init__(self, to: tuple[str, int]) -> None:
+        self._to = to
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+
+    def open(self) -> None:
+        self._socket.listen(100)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._socket.accept()
+                far = socket.create_connection(self._to)
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=_pass_on, args=(one, other), daemon=True).start()
+
+
+def _pass_on(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError), one, other:
+        while data := one.recv(65_536):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+
+
+def test_a_broker_that_drops_every_connection_under_load_is_found_again_and_nothing_is_lost(house: House) -> None:
+    route = house.route()
+    with house.working() as worker:
+        request_ids = house.send(cargo.cards(REQUESTS, route.name))
+        for tokens in (40, 100):
+            until(lambda tokens=tokens: house.ledger()["tokens_created"] >= tokens, f"{tokens} tokens")
+            assert house.broker.cut() >= 1
+        route.gather(REQUESTS, seconds=40.0)
+        house.until_all_is_done()
+        last = house.send(cargo.cards(1, route.name))  # the line is up again for good
+        route.gather(REQUESTS + 1, seconds=15.0)
+        house.until_all_is_done()
+        assert "Traceback" not in worker.said()
+    route.look()
+    outcomes = route.of(request_ids + last)
+    assert all(result.ok for result in outcomes.values())
+    for request_id in request_ids:
+        assert house.tokens_of(request_id) == [outcomes[request_id].token]
+    assert house.ledger()["tokens_created"] == REQUESTS + 1
+    assert house.broker.take("dead-letters") == []
+
+
+@pytest.mark.parametrize("house", ["redis", "rabbitmq"], indirect=True)  # the embedded one is started by the worker
+def test_a_worker_that_starts_before_its_broker_says_so_and_begins_when_it_comes(house: House) -> None:
+    address = house.broker.address
+    assert address is not None
+    line = Line(address)
+    there, here = f"{address[0]}:{address[1]}", f"127.0.0.1:{line.port}"
+    house.configure(
+        "early.toml", broker=house.broker.url.replace(there, here), store=house.broker.store.replace(there, here)
+    )
+    route = house.route()
+    request_ids = house.send(cargo.cards(20, route.name))
+    worker = house.worker(config="early.toml", processes=1, ready=False)
+    try:
+        until(lambda: "rying again" in worker.said() or "onnection refused" in worker.said(), "a word about the broker")
+        assert worker.process.poll() is None
+        assert not worker.is_ready(1)
+        line.open()
+        route.gather(len(request_ids), seconds=30.0)
+        house.until_all_is_done()
+        assert "Traceback" not in worker.said()
+        assert "guest:guest" not in worker.said()
+        assert worker.stop() == 0
+    finally:
+        line.close()
+    assert all(result.ok for result in route.of(request_ids).values())
