@@ -35,8 +35,9 @@ def worker(
     with log.open("wb") as out:
         process = subprocess.Popen(arguments, cwd=folder, env=environment or ENVIRONMENT, stdout=out, stderr=out)
         try:
+            deadline = time.monotonic() + 60
             while log.read_text().count("ready, reading") < ready:
-                if process.poll() is not None:
+                if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit(log.read_text())
                 time.sleep(0.05)
             yield lambda: seconds

@@ -92,6 +92,17 @@ class Limits(Section):
     global_per_second: PerSecond | None = None
     endpoint_per_second: PerSecond | None = None
     account_creation_per_second: PerSecond | None = None
+    connected_account_per_second: PerSecond | None = None
+    """Calls for one connected account; not set: no budget of its own."""
+    endpoints: dict[Name, PerSecond] = Field(default_factory=dict)
+    """Endpoints that are allowed another rate than the rest: tokens, customers, payment_methods, accounts, ..."""
+    in_flight: dict[Name, Annotated[int, Field(ge=1, le=10_000)]] = Field(default_factory=dict)
+    """Calls of the whole fleet that may be under way at the same time: per endpoint by its name, or `global`.
+
+    Not set: as many as the rate and the endpoint's latency make. Writes to one object are one at a time in any case.
+    """
+    reserved: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    """Share of every budget that is left to traffic outside this system."""
     burst: Annotated[int, Field(ge=1, le=100)] = 3
     """Calls that may follow each other at once after a pause; the last of them is kept for the realtime lane.
 
@@ -119,10 +130,9 @@ class Platform(Section):
         """All calls together."""
         return self.limits.global_per_second or (100.0 if self.live else 25.0)
 
-    @property
-    def endpoint_per_second(self) -> float:
-        """Calls to one endpoint, `POST /v1/tokens` for instance."""
-        return self.limits.endpoint_per_second or 25.0
+    def endpoint_per_second(self, endpoint: str) -> float:
+        """Calls to one endpoint, `tokens` for instance."""
+        return self.limits.endpoints.get(endpoint) or self.limits.endpoint_per_second or 25.0
 
     @property
     def account_creation_per_second(self) -> float:
@@ -142,6 +152,8 @@ class Worker(Section):
     read_timeout: Seconds = 80.0
     """Seconds without an answer. Connect writes were seen to hold the line 21 to 23 s before a lock time-out."""
     connect_timeout: Seconds = 10.0
+    alone_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Share of every budget that one process uses while the store is away; times your processes, keep it below 1."""
     token_lifetime: Seconds = 600.0
     """Seconds after which an unspent token counts as too old: it is made anew, or reported as expired."""
 

@@ -11,9 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from tokenferry.contract.names import LANES
-from tokenferry_worker.on_redis.limiter import MICROSECONDS, RedisLimiter, numbers
+from tokenferry_worker.on_redis.controls import Controls
+from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, RedisLimiter, numbers
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.pacing import Budget, take
+from tokenferry_worker.pacing import Budget, cut, recovered, take
 
 pytestmark = pytest.mark.anyio
 
@@ -26,10 +27,15 @@ def on_a_clock_of_ours(script: Script) -> Script:
     return script
 
 
+async def arrival(client: Redis, key: str) -> float:
+    """The theoretical arrival time a budget holds, in seconds."""
+    return int(await client.hget(key, "at") or 0) / MICROSECONDS
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_the_script_takes_exactly_what_the_arithmetic_takes(client: Redis, store: Store, seed: int) -> None:
     dice = random.Random(seed)
-    permit = on_a_clock_of_ours(Script("permit"))
+    permit = on_a_clock_of_ours(Script("permit", after=SHARED))
     compared = 0
     for schedule in range(12):
         budgets = [
@@ -41,12 +47,12 @@ async def test_the_script_takes_exactly_what_the_arithmetic_takes(client: Redis,
         for _ in range(15):
             now += dice.choice([0, 0, 1, dice.randint(0, 20_000), dice.randint(0, 3_000_000)])
             lane, more = dice.choice(LANES), dice.choice([0, 1])
-            before = [int(arrival or 0) / MICROSECONDS for arrival in await client.mget(keys)]
+            before = [await arrival(client, key) for key in keys]
             rates = [x for budget in budgets for x in numbers(budget, lane)]
             clock = [now // MICROSECONDS, now % MICROSECONDS]
             line = store.key("line", str(schedule))
-            granted, again = await store.run(permit, [line, *keys], [more, lane, *rates, *clock])
-            after = [int(arrival or 0) / MICROSECONDS for arrival in await client.mget(keys)]
+            granted, again = await store.run(permit, [line, *keys], [more, lane, "", 0, *rates, *clock])
+            after = [await arrival(client, key) for key in keys]
             expected, wait = take(before, budgets, lane, now=now / MICROSECONDS)
             if granted != (wait == 0.0):
                 # Only where the moment falls on the microsecond: intervals are rounded up, so as to be late, not early.
@@ -75,8 +81,7 @@ async def test_the_server_keeps_the_time_and_books_nothing_ahead(client: Redis, 
     told = [await waits(limiter, [budget]) for _ in range(3)]
     assert 0 < told[-1] <= told[0] <= 0.1
     seconds, micros = await client.time()
-    arrival = int(await client.get(store.key("budget", budget.name))) / MICROSECONDS
-    assert arrival - (int(seconds) + int(micros) / MICROSECONDS) <= 0.1
+    assert await arrival(client, store.key("budget", budget.name)) - (int(seconds) + int(micros) / MICROSECONDS) <= 0.1
 
 
 async def test_everybody_who_is_refused_gets_a_turn_of_its_own(store: Store) -> None:
@@ -153,3 +158,164 @@ async def test_a_push_back_is_heard_by_the_whole_fleet(client: Redis, prefix: st
     began = time.monotonic()
     await other.permit([budget], "realtime")
     assert time.monotonic() - began >= 0.14
+
+
+class Clock:
+    """Scripts told the time, so that minutes pass in a line."""
+
+    def __init__(self, store: Store, budget: Budget) -> None:
+        self.now = 1_000.0
+        self.store, self.budget = store, budget
+        self.key, self.changes = store.key("budget", budget.name), store.key("changes")
+        self.push_back, self.look = (on_a_clock_of_ours(Script(name, after=SHARED)) for name in ("push_back", "look"))
+
+    def time(self) -> list[int]:
+        micros = round(self.now * MICROSECONDS)
+        return [micros // MICROSECONDS, micros % MICROSECONDS]
+
+    async def refused(self) -> None:
+        words = [0, *numbers(self.budget, "realtime")[:2], self.budget.name, "test", *self.time()]
+        await self.store.run(self.push_back, [self.key, self.changes], words)
+
+    async def share(self) -> float:
+        words = [*numbers(self.budget, "realtime")[:2], *self.time()]
+        per_second, *_ = await self.store.run(self.look, [self.key], words)
+        return float(per_second) / self.budget.per_second
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_the_fleet_slows_down_and_probes_its_way_back_as_the_arithmetic_says(store: Store, seed: int) -> None:
+    dice, clock = random.Random(seed), Clock(store, Budget("main:global", per_second=100, burst=1))
+    factor, since, cuts = 1.0, 0.0, 0
+    for _ in range(60):
+        clock.now += dice.choice([0.1, 0.9, 3.0, dice.uniform(0, 60)])
+        now_share = recovered(factor, clock.now - since)
+        assert await clock.share() == pytest.approx(now_share, rel=2e-3)
+        if dice.random() < 0.5:
+            await clock.refused()
+            if clock.now - since >= 1.0:
+                (factor, cuts), since = cut(now_share, clock.now - since, cuts), clock.now
+
+
+async def test_a_limit_halved_without_notice_is_found_within_seconds_and_used_again_within_a_minute(
+    store: Store,
+) -> None:
+    clock, true_limit = Clock(store, Budget("main:global", per_second=100, burst=1)), 0.5
+
+    async def a_second() -> tuple[float, bool]:
+        clock.now += 1.0
+        used = await clock.share()
+        if refused := used > true_limit:
+            await clock.refused()
+        return used, refused
+
+    search = [await a_second() for _ in range(5)]
+    assert search[-1][0] <= true_limit
+    lasting = [await a_second() for _ in range(120)]
+    assert sum(refused for _, refused in lasting) <= 10
+    assert sum(used for used, _ in lasting) / 120 >= 0.9 * true_limit
+    true_limit = 1.0
+    for _ in range(60):
+        used, _ = await a_second()
+    assert used >= 0.95
+
+
+async def test_an_endpoint_that_refuses_everything_is_asked_ever_more_rarely_but_never_given_up(store: Store) -> None:
+    clock = Clock(store, Budget("main:global", per_second=100, burst=1))
+    for _ in range(100):
+        clock.now += 1.1
+        await clock.refused()
+    assert 0.01 < await clock.share() < 0.03
+
+
+async def test_an_operators_word_is_in_force_at_once_ends_by_itself_and_is_written_down(store: Store) -> None:
+    limiter, controls, budget = RedisLimiter(store), Controls(store), Budget("main:global", per_second=100, burst=1)
+    await controls.command("set", budget, who="ada@host", why="the account was cut", rate=2.0, lasts=3600)
+    assert (await controls.look(budget)).now == 2.0
+    assert await waits(limiter, [budget]) == 0.0
+    assert 0.4 < await waits(limiter, [budget]) <= 0.5
+    await controls.command("pause", budget, who="ada@host", why="maintenance", lasts=3600)
+    assert (await controls.look(budget)).paused == "maintenance"
+    assert await waits(limiter, [budget]) == 1.0
+    await controls.command("resume", budget, who="bob@host", why="over")
+    assert (await controls.look(budget)).paused is None
+    await controls.command("reset", budget, who="bob@host", why="back to normal")
+    assert (await controls.look(budget)).now == 100.0
+    await controls.command("set", budget, who="ada@host", why="for a moment", rate=2.0, lasts=0.0)
+    assert (await controls.look(budget)).now == 100.0
+    changes = await controls.history(10)
+    assert [(change.who, change.why) for change in changes][::-1] == [
+        ("ada@host", "the account was cut"),
+        ("ada@host", "maintenance"),
+        ("bob@host", "over"),
+        ("bob@host", "back to normal"),
+        ("ada@host", "for a moment"),
+    ]
+    assert all(change.budget == "main:global" for change in changes)
+
+
+async def test_while_the_store_is_away_a_process_goes_on_with_a_small_share_and_then_with_the_fleet() -> None:
+    class Away:
+        """A store that is away until it is said to be back."""
+
+        away = True
+
+        def key(self, *parts: str) -> str:
+            return ":".join(parts)
+
+        async def run_unless_away(self, *_: object) -> list[int] | None:
+            return None if self.away else [1, 0]
+
+    store = Away()
+    limiter, budget = RedisLimiter(store, alone=0.1), Budget("main:global", per_second=100, burst=3)  # type: ignore[arg-type]
+    words = [await limiter.ask([budget], "realtime", True) for _ in range(20)]
+    assert 1 <= sum(word.granted for word in words) <= 2
+    assert 0.0 < words[-1].ask_again <= 0.1
+    store.away = False
+    assert (await limiter.ask([budget], "realtime", True)).granted
+
+
+async def test_a_server_clock_that_is_set_back_an_hour_stops_nobody(client: Redis, store: Store) -> None:
+    budget, permit = Budget("main:global", per_second=10, burst=2), on_a_clock_of_ours(Script("permit", after=SHARED))
+    keys = [store.key("line", "x"), store.key("budget", budget.name)]
+
+    async def ask(now: int) -> tuple[int, float]:
+        words = [0, "bulk", "", 0, *numbers(budget, "bulk"), now, 0]
+        granted, again = await store.run(permit, keys, words)
+        return granted, int(again) / MICROSECONDS
+
+    for _ in range(5):
+        await ask(7200)
+    assert (await ask(3600))[0] == 1
+    assert (await ask(3600))[1] <= 1.0
+
+
+async def test_a_store_that_is_wiped_in_the_middle_is_a_fresh_start_not_an_error(client: Redis, store: Store) -> None:
+    limiter, budget = RedisLimiter(store), Budget("main:global", per_second=1, burst=1)
+    assert await waits(limiter, [budget]) == 0.0
+    assert await waits(limiter, [budget]) > 0.5
+    await client.flushdb()
+    await client.script_flush()
+    assert await waits(limiter, [budget]) == 0.0
+
+
+async def test_no_more_calls_are_under_way_than_a_budget_allows_and_one_that_is_done_makes_room(store: Store) -> None:
+    limiter = RedisLimiter(store)
+    budget = Budget("main:endpoint:accounts", per_second=1000, burst=50, in_flight=3)
+    under_way = [await limiter.permit([budget], "bulk") for _ in range(3)]
+    assert len(set(under_way)) == 3
+    word = await limiter.ask([budget], "realtime", False)
+    assert not word.granted
+    assert word.ask_again == 0.05
+    waiting = asyncio.create_task(limiter.permit([budget], "realtime"))
+    await limiter.done([budget], under_way[0])
+    await asyncio.wait_for(waiting, 5.0)
+
+
+async def test_a_call_whose_worker_died_makes_room_after_the_longest_a_call_can_take(store: Store) -> None:
+    limiter = RedisLimiter(store, longest_call=0.2)
+    budget = Budget("main:endpoint:accounts", per_second=1000, burst=50, in_flight=1)
+    began = time.monotonic()
+    for _ in range(3):
+        await asyncio.wait_for(limiter.permit([budget], "bulk"), 5.0)
+    assert time.monotonic() - began >= 0.35

@@ -27,16 +27,17 @@ class Budget:
     name: str
     per_second: float
     burst: int = 1
+    in_flight: int = 0
+    """Calls that may be under way at the same time; 0: any number."""
 
     @property
     def interval(self) -> float:
         """Seconds between two calls at the full rate."""
         return 1.0 / self.per_second
 
-    def tolerance(self, lane: Lane) -> float:
-        """Seconds a call may come earlier than evenly spaced."""
-        ahead = self.burst - 1 if lane == "realtime" else self.burst - 2
-        return max(0, ahead) * self.interval
+    def ahead(self, lane: Lane) -> int:
+        """Intervals a call may come earlier than evenly spaced."""
+        return max(0, self.burst - 1 if lane == "realtime" else self.burst - 2)
 
 
 def take(arrivals: Sequence[float], budgets: Sequence[Budget], lane: Lane, *, now: float) -> tuple[list[float], float]:
@@ -54,10 +55,47 @@ def take(arrivals: Sequence[float], budgets: Sequence[Budget], lane: Lane, *, no
     ([5.199999999999999], 0.0)
     """
     pairs = list(zip(arrivals, budgets, strict=True))
-    earliest = max(arrival - budget.tolerance(lane) for arrival, budget in pairs)
+    earliest = max(arrival - budget.ahead(lane) * budget.interval for arrival, budget in pairs)
     if earliest > now:
         return list(arrivals), earliest - now
     return [max(arrival, now) + budget.interval for arrival, budget in pairs], 0.0
+
+
+HOLD, SLOW, PROBING = 8.0, 0.01, 6.0
+"""Seconds a slowed budget stays as it is; then its rise per second, as a share of the rate, for so many seconds; then
+twice that."""
+AGAIN, STEPS, LEAST = 10.0, (0.93, 0.85, 0.7), 0.02
+"""What a refusal leaves of the share, and what each further one within so many seconds leaves of that; never below the
+least share. One stray refusal costs little, a limit that has really fallen is found within seconds."""
+
+
+def recovered(factor: float, seconds: float) -> float:
+    """The share of the rate to use, *seconds* after a refusal made it *factor*. `budget.lua` does the same.
+
+    It probes its way back: additive increase, slow where the last refusal was, so that a lower limit that lasts costs
+    less than one call in a hundred, and quicker beyond, so that a limit that is back is used again within a minute.
+
+    >>> [round(recovered(0.5, seconds), 2) for seconds in (0, 8, 14, 34)]
+    [0.5, 0.5, 0.56, 0.96]
+    """
+    risen = max(0.0, seconds - HOLD)
+    return min(1.0, factor + SLOW * min(risen, PROBING) + 2 * SLOW * max(0.0, risen - PROBING))
+
+
+def cut(factor: float, seconds: float, cuts: int) -> tuple[float, int]:
+    """The share of the rate after a refusal, *seconds* after the last cut of *cuts* in a row; at most one a second.
+
+    >>> cut(1.0, 3600.0, 3)
+    (0.93, 1)
+    >>> cut(0.93, 2.0, 1)
+    (0.7905, 2)
+    >>> cut(0.93, 0.5, 1)
+    (0.93, 1)
+    """
+    if seconds < 1.0:
+        return factor, cuts
+    row = cuts + 1 if seconds < AGAIN else 1
+    return max(LEAST, factor * STEPS[min(row, len(STEPS)) - 1]), row
 
 
 @dataclass(frozen=True)
@@ -66,6 +104,8 @@ class Word:
 
     granted: bool
     ask_again: float
+    call: str = ""
+    """What the granted call is known by until it is done; empty where nobody counts calls under way."""
 
 
 Ask = Callable[[Sequence[Budget], Lane, bool], Awaitable[Word]]
@@ -83,26 +123,26 @@ class Gate:
         self._budgets = budgets
         self._ask = ask
         self._order = itertools.count()
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, int, asyncio.Future[str]]] = []
         self._serving: asyncio.Task[None] | None = None
         self._resting_for_bulk: asyncio.Event | None = None
 
-    async def permit(self, lane: Lane) -> None:
-        """Return when one call may be made now."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def permit(self, lane: Lane) -> str:
+        """Return when one call may be made now; what it is known by until it is done."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (LANES.index(lane), next(self._order), future))
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve(), name="tokenferry-gate")
         elif lane == "realtime" and self._resting_for_bulk is not None:
             self._resting_for_bulk.set()
-        await future
+        return await future
 
     async def _serve(self) -> None:
         try:
             while lane := self._next_lane():
                 word = await self._ask(self._budgets, lane, len(self._waiting) > 1)
                 if word.granted and self._next_lane():
-                    heapq.heappop(self._waiting)[2].set_result(None)
+                    heapq.heappop(self._waiting)[2].set_result(word.call)
                 if word.ask_again > 0:
                     await self._rest(word.ask_again)
         except Exception as error:

@@ -35,7 +35,8 @@ class Budget:
         names = [platform] if platform is not None else list(configuration.platforms)
         platforms = [configuration.platform(name) for name in names]
         return cls(
-            sum(each.endpoint_per_second for each in platforms), sum(each.global_per_second for each in platforms)
+            sum(each.endpoint_per_second("tokens") for each in platforms),
+            sum(each.global_per_second for each in platforms),
         )
 
 

@@ -3,53 +3,106 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+import os
+import secrets
+import socket
+import time
 from collections.abc import Sequence
+from typing import Final
 
 from tokenferry.contract.names import Lane
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.pacing import Budget, Gate, Word
+from tokenferry_worker.pacing import Budget, Gate, Word, take
 
-MICROSECONDS = 1_000_000
+log = logging.getLogger(__name__)
+
+MICROSECONDS: Final = 1_000_000
+SHARED: Final = ("budget",)
+"""What every script on budgets stands behind."""
 
 
 class RedisLimiter:
-    """Implements `ports.Limiter`."""
+    """Implements `ports.Limiter`.
 
-    def __init__(self, store: Store) -> None:
+    While the store is away, each process goes on by itself with a small share of every budget: never without a limit,
+    and without a deadlock. What it then calls is not counted anywhere else, so the share is chosen for the whole fleet.
+    """
+
+    def __init__(self, store: Store, *, alone: float = 0.05, longest_call: float = 120.0) -> None:
+        """*alone*: share of each budget that one process uses while the store is away.
+
+        *longest_call*: seconds after which a call that nobody ended counts as over: its worker is dead.
+        """
+        self._longest_call = math.ceil(longest_call * MICROSECONDS)
+        self._done = Script("done")
         self._store = store
-        self._permit = Script("permit")
-        self._push_back = Script("push_back")
+        self._alone = alone
+        self._arrivals: dict[str, float] = {}
+        self._permit = Script("permit", after=SHARED)
+        self._push_back = Script("push_back", after=SHARED)
         self._gates: dict[tuple[str, ...], Gate] = {}
+        self._who = f"worker {socket.gethostname()}:{os.getpid()}"
 
-    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> None:
-        """Return when one call may be made now, by every budget."""
+    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> str:
+        """Return when one call may be made now, by every budget; what to tell `done` afterwards."""
         names = tuple(budget.name for budget in budgets)
         gate = self._gates.get(names)
         if gate is None:
             gate = self._gates[names] = Gate(budgets, self.ask)
-        await gate.permit(lane)
+        return await gate.permit(lane)
+
+    async def done(self, budgets: Sequence[Budget], call: str) -> None:
+        """The call is over, however it ended."""
+        if call:
+            counted = [budget_key(self._store, budget.name) for budget in budgets if budget.in_flight]
+            await self._store.run(self._done, counted, [call])
 
     async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> Word:
         """Take one call out of every budget at once, or learn when to ask again."""
         names = "|".join(budget.name for budget in budgets)
+        call = secrets.token_hex(8) if any(budget.in_flight for budget in budgets) else ""
         line = self._store.key("line", hashlib.sha256(names.encode()).hexdigest()[:16])
-        granted, ask_again = await self._store.run(
+        answer = await self._store.run_unless_away(
             self._permit,
-            [line, *(self._key(budget) for budget in budgets)],
-            [int(more), lane, *(x for budget in budgets for x in numbers(budget, lane))],
+            [line, *(budget_key(self._store, budget.name) for budget in budgets)],
+            [int(more), lane, call, self._longest_call, *(x for budget in budgets for x in numbers(budget, lane))],
         )
-        return Word(bool(granted), int(ask_again) / MICROSECONDS)
+        if answer is None:
+            return self._ask_alone(budgets, lane)
+        granted, ask_again = answer
+        return Word(bool(granted), int(ask_again) / MICROSECONDS, call)
 
     async def push_back(self, budget: Budget, seconds: float) -> None:
-        """Nobody draws on *budget* for *seconds*."""
-        pushed = [math.ceil(seconds * MICROSECONDS), numbers(budget, "realtime")[1]]
-        await self._store.run(self._push_back, [self._key(budget)], pushed)
+        """The endpoint has refused a call: nobody draws on *budget* for *seconds*, and then all draw more slowly."""
+        factor, cut = await self._store.run(
+            self._push_back,
+            [budget_key(self._store, budget.name), changes_key(self._store)],
+            [math.ceil(seconds * MICROSECONDS), *numbers(budget, "realtime")[:2], budget.name, self._who],
+        )
+        if cut:
+            log.warning("budget %s: the endpoint answers 429; slowed to %.0f %%", budget.name, 100 * float(factor))
 
-    def _key(self, budget: Budget) -> str:
-        return self._store.key("budget", budget.name)
+    def _ask_alone(self, budgets: Sequence[Budget], lane: Lane) -> Word:
+        slower = [Budget(budget.name, budget.per_second * self._alone) for budget in budgets]
+        arrivals = [self._arrivals.get(budget.name, 0.0) for budget in slower]
+        arrivals, wait = take(arrivals, slower, lane, now=time.monotonic())
+        self._arrivals.update(zip((budget.name for budget in slower), arrivals, strict=True))
+        # Never longer than a second, to notice when the store is back.
+        return Word(wait == 0.0, min(wait, 1.0))
 
 
-def numbers(budget: Budget, lane: Lane) -> tuple[int, int]:
-    """Interval and tolerance in microseconds. The interval is rounded up: never a call more, not in a year."""
-    return math.ceil(budget.interval * MICROSECONDS), math.floor(budget.tolerance(lane) * MICROSECONDS)
+def budget_key(store: Store, name: str) -> str:
+    """The key of one budget."""
+    return store.key("budget", name)
+
+
+def changes_key(store: Store) -> str:
+    """The key of the list of changes."""
+    return store.key("changes")
+
+
+def numbers(budget: Budget, lane: Lane) -> tuple[int, int, int]:
+    """Interval in microseconds (rounded up: never a call more, not in a year), intervals ahead, calls in flight."""
+    return math.ceil(budget.interval * MICROSECONDS), budget.ahead(lane), budget.in_flight

@@ -1,9 +1,21 @@
--- push_back(KEYS = [budget], ARGV = [microseconds, tolerance]) -> 1
--- Nobody starts a call on this budget for that long: the endpoint has just refused one.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
-local arrival = tonumber(redis.call('GET', KEYS[1]) or 0)
--- Never further than that: a hundred refusals at once are one piece of news, not a hundred.
-local pushed = math.max(arrival, now + ARGV[1] + ARGV[2])
-redis.call('SET', KEYS[1], string.format('%.0f', pushed), 'PX', string.format('%.0f', (pushed - now) / 1000 + 60000))
-return 1
+-- push_back(KEYS = [budget, changes], ARGV = [rest, interval, calls ahead, name, who]) -> {factor, cut 1 | 0}
+-- The endpoint has refused a call for its rate: nobody starts one for that long, and the whole fleet goes on slower.
+-- One cut a second: a hundred refusals at once are one piece of news. The first cuts a little, each further one within
+-- 10 s cuts deeper (`pacing.cut`).
+-- {changes}  list: what was changed, by whom and why, newest first, 1000 of them.
+local AGAIN, STEPS, LEAST = 10, {0.93, 0.85, 0.7}, 0.02
+local budget = read(KEYS[1], ARGV[2], ARGV[3])
+budget.at = math.max(budget.at, now + math.min(SANE, ARGV[1]) + budget.ahead)
+local seconds = (now - budget.since) / 1000000
+local cut = seconds >= 1
+if cut then
+  local row = seconds < AGAIN and tonumber(redis.call('HGET', KEYS[1], 'cuts') or 0) + 1 or 1
+  budget.factor = math.max(LEAST, budget.factor * STEPS[math.min(row, #STEPS)])
+  redis.call('HSET', KEYS[1], 'factor', string.format('%.4f', budget.factor), 'since', string.format('%.0f', now), 'cuts', row)
+  redis.call('LPUSH', KEYS[2], cjson.encode({at = string.format('%.0f', now / 1000), who = ARGV[5], budget = ARGV[4],
+    what = string.format('slowed to %.0f %% of its rate', 100 * budget.factor), why = 'the endpoint answered 429'}))
+  redis.call('LTRIM', KEYS[2], 0, 999)
+  redis.call('PEXPIRE', KEYS[2], 2592000000)
+end
+keep(budget)
+return {string.format('%.4f', budget.factor), cut and 1 or 0}

@@ -20,16 +20,19 @@ from redis.exceptions import TimeoutError as StoreTimeoutError
 log = logging.getLogger(__name__)
 
 AWAY: Final = (StoreConnectionError, StoreTimeoutError, OSError)
+PATIENCE: Final = 2.0
+"""Seconds until who can do without the store does without it."""
 TOGETHER: Final = 500
 """Scripts per round trip at most, so that one reply stays small."""
 
 
 class Script:
-    """One Lua file beside this module, known to the server by its hash."""
+    """One Lua file beside this module, known to the server by its hash. *after*: files it stands behind."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, after: Sequence[str] = ()) -> None:
         self.name = name
-        self.source = Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
+        here = Path(__file__)
+        self.source = "".join(here.with_name(f"{part}.lua").read_text(encoding="utf-8") for part in (*after, name))
         self.hash: str | None = None
 
 
@@ -66,17 +69,30 @@ class Store:
             self._sending = asyncio.create_task(self._send(), name="tokenferry-store")
         return await future
 
+    async def run_unless_away(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any | None:
+        """As `run`, but None when the store is away or does not answer within `PATIENCE` seconds."""
+        if self._away:
+            return None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self.run(script, keys, args)
+        except TimeoutError:
+            return None
+
     async def aclose(self) -> None:
         """Close the connection."""
+        if self._sending is not None:
+            self._sending.cancel()
         await self._client.aclose()
 
     async def _send(self) -> None:
         pause = 0.05
-        while self._asked:
+        # While the store is away this goes on asking for it, also when everybody has found a way without it.
+        while self._asked or self._away:
             batch, self._asked = self._asked[:TOGETHER], self._asked[TOGETHER:]
             batch = [asked for asked in batch if not asked[3].done()]
             try:
-                await self._send_once(batch)
+                await (self._send_once(batch) if batch else self._client.ping())
             except AWAY as error:
                 if not self._away:
                     log.warning("store: away (%s); every delivery waits until it is back", type(error).__name__)

@@ -1,0 +1,151 @@
+"""What an operator types about rates, and an application of theirs that draws from the same budgets."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from tokenferry.broker.embedded import Embedded
+from tokenferry.cli import main
+from tokenferry.configuration import load
+from tokenferry_worker.sharing import SharedBudgets
+
+CONFIGURATION = """
+[store]
+url = "{url}"
+prefix = "{prefix}"
+[platforms.main]
+secret_key = {{ env = "NOT_NEEDED_HERE" }}
+[platforms.main.limits]
+global_per_second = 100
+endpoint_per_second = 20
+reserved = 0.5
+endpoints = {{ customers = 30 }}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, valkey: Embedded) -> Path:
+    path = tmp_path / "tokenferry.toml"
+    prefix = f"limits-{secrets.token_hex(4)}"
+    path.write_text(CONFIGURATION.format(url=valkey.database(6).redis_url, prefix=prefix))
+    return path
+
+
+def limits(config: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["limits", *words, "--config", str(config)])
+
+
+def rates(config: Path) -> dict[str, float]:
+    answer = limits(config, "show", "--json")
+    assert answer.exit_code == 0, answer.output
+    return {state["name"]: state["now"] for state in json.loads(answer.output)}
+
+
+def test_every_budget_is_shown_less_what_is_reserved_for_other_traffic(config: Path) -> None:
+    shown = rates(config)
+    assert shown["main:global"] == 50.0
+    assert shown["main:endpoint:tokens"] == 10.0
+    assert shown["main:endpoint:customers"] == 15.0
+    assert shown["main:account_creation"] == 2.5
+    assert "main:endpoint:tokens" in limits(config, "show").output
+
+
+def test_a_rate_is_set_shown_reset_and_every_change_is_recorded_with_its_reason(config: Path) -> None:
+    said = limits(config, "set", "main:global", "7.5", "--why", "support asked us to", "--for", "2h")
+    assert said.exit_code == 0, said.output
+    assert rates(config)["main:global"] == 7.5
+    assert limits(config, "reset", "main:global", "--why", "they are happy").exit_code == 0
+    assert rates(config)["main:global"] == 50.0
+    answer = limits(config, "history", "--json")
+    first, second = reversed(json.loads(answer.output))
+    assert (first["budget"], first["why"], second["why"]) == ("main:global", "support asked us to", "they are happy")
+    assert "@" in first["who"]
+    assert abs(first["at"] - time.time()) < 60
+    assert "support asked us to" in limits(config, "history").output
+
+
+def test_a_paused_platform_lets_nobody_call_until_it_is_resumed(config: Path) -> None:
+    assert limits(config, "pause", "main:global", "--why", "maintenance").exit_code == 0
+    assert "maintenance" in limits(config, "show").output
+    budgets = SharedBudgets(load(config), "main")
+    assert budgets.available("tokens") == 0.0
+    with pytest.raises(TimeoutError):
+        budgets.reserve("tokens", timeout=0.5)
+    waiting = threading.Thread(target=budgets.reserve, args=("tokens",), kwargs={"timeout": 20})
+    waiting.start()
+    assert limits(config, "resume", "main:global", "--why", "done").exit_code == 0
+    waiting.join(10)
+    assert not waiting.is_alive()
+    budgets.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("set", "main:globl", "5", "--why", "x"), "did you mean main:global"),
+        (("set", "other:global", "5", "--why", "x"), "no budget is called that"),
+        (("set", "main:global", "0", "--why", "x"), "0.001"),
+        (("set", "main:global", "-3", "--why", "x"), "No such option"),
+        (("set", "main:global", "fast", "--why", "x"), "not a valid float"),
+        (("set", "main:global", "5"), "--why"),
+        (("pause", "main:global", "--why", "x", "--for", "soon"), "30m"),
+    ],
+)
+def test_a_word_that_makes_no_sense_is_refused_and_changes_nothing(
+    config: Path, words: tuple[str, ...], hint: str
+) -> None:
+    before = rates(config)
+    answer = limits(config, *words)
+    assert answer.exit_code == 2
+    assert hint in answer.output
+    assert rates(config) == before
+
+
+def test_a_budget_of_nothing_or_less_is_refused_in_the_configuration(config: Path) -> None:
+    for wrong in ("0", "-1", "nan", "inf", '"fast"'):
+        config.write_text(config.read_text().split("[platforms.main.limits]")[0])
+        with config.open("a") as file:
+            file.write(f"[platforms.main.limits]\nglobal_per_second = {wrong}\n")
+        answer = limits(config, "show")
+        assert answer.exit_code == 2
+        assert "global_per_second" in answer.output
+
+
+def test_a_store_that_is_away_is_one_clear_message(tmp_path: Path) -> None:
+    config = tmp_path / "tokenferry.toml"
+    config.write_text('[store]\nurl = "redis://127.0.0.1:1/0"\n[platforms.main]\n')
+    answer = limits(config, "show")
+    assert answer.exit_code == 1
+    assert "store" in answer.output
+    assert "Traceback" not in answer.output
+
+
+def test_an_application_and_the_fleet_draw_from_one_budget(config: Path) -> None:
+    applications = [SharedBudgets(load(config), "main") for _ in range(2)]
+    began = time.monotonic()
+    for number in range(12):
+        applications[number % 2].reserve("tokens", timeout=10)
+    took = time.monotonic() - began
+    assert took >= 9 / 10 - 0.01  # ten a second, three of them at once
+    assert applications[0].available("tokens") == 10.0
+    for application in applications:
+        application.close()
+
+
+def test_a_429_that_an_application_reports_slows_the_whole_fleet(config: Path, valkey: Embedded) -> None:
+    budgets = SharedBudgets(load(config), "main")
+    budgets.report("tokens", "endpoint-rate")
+    assert rates(config)["main:endpoint:tokens"] == pytest.approx(9.3, abs=0.01)
+    assert rates(config)["main:global"] == 50.0
+    assert "429" in limits(config, "history").output
+    budgets.close()
+    client = redis.Redis.from_url(valkey.database(6).redis_url)
+    assert all(client.pttl(key) > 0 for key in client.scan_iter(f"{load(config).store.prefix}:*"))

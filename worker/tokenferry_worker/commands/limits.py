@@ -1,0 +1,196 @@
+"""`tokenferry limits`: see the budgets, and change them while the fleet works."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tokenferry.broker import connecting
+from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.on_redis.controls import Controls, Verb
+from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.pacing import Budget
+
+T = TypeVar("T")
+
+LASTS = 30 * 86_400.0
+"""Seconds an operator's word is in force when they do not say."""
+ANSWER_WITHIN = 10.0
+"""Seconds the store gets to answer."""
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]"
+)
+why_option = click.option("--why", required=True, help="The reason; it is written down with your name.")
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with s, m, h or d."""
+
+    name = "duration"
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}  # noqa: RUF012
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds of *value*."""
+        text = str(value).strip()
+        unit = self.units.get(text[-1:], None)
+        try:
+            seconds = float(text[:-1] if unit else text) * (unit or 1.0)
+        except ValueError:
+            seconds = 0.0
+        if not 1.0 <= seconds <= 365 * 86_400:
+            self.fail("write a time of a second to a year, as in 90s, 30m, 2h or 7d", param, ctx)
+        return seconds
+
+
+for_option = click.option(
+    "--for", "lasts", type=Duration(), default=LASTS, help="How long it holds, as in 90s, 30m, 2h, 7d.  [default: 30d]"
+)
+
+
+@click.group()
+def limits() -> None:
+    """See and change the rate budgets of a running fleet.
+
+    A budget is named PLATFORM:global, PLATFORM:endpoint:NAME, PLATFORM:account_creation or PLATFORM:account:ID. What is
+    changed here is in force at once in every worker, before the configuration, and recorded with who, when and why.
+    """
+
+
+@limits.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True)
+def show(config: Path | None, as_json: bool) -> None:
+    """Show every budget: configured and present rate, and what slows it."""
+    configuration = load(config)
+    states = ask(configuration, lambda controls: controls.show(known_budgets(configuration)))
+    if as_json:
+        click.echo(json.dumps([asdict(state) for state in states]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("budget", "configured/s", "now/s", ""):
+        table.add_column(column, justify="left" if column in ("budget", "") else "right")
+    for state in states:
+        slowed = f"the endpoint's 429s leave {100 * state.factor:.0f} %" if state.factor < 1 else ""
+        note = f"paused: {state.paused}" if state.paused else slowed
+        table.add_row(state.name, f"{state.configured:g}", "0" if state.paused else f"{state.now:g}", note)
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+@limits.command(name="set")
+@click.argument("budget")
+@click.argument("per_second", type=click.FloatRange(min=0.001, max=100_000))
+@why_option
+@for_option
+@config_option
+def set_(budget: str, per_second: float, why: str, lasts: float, config: Path | None) -> None:
+    """Use PER_SECOND calls per second for BUDGET instead of the configured rate. For none at all use pause."""
+    say(config, "set", budget, why, rate=per_second, lasts=lasts)
+    click.echo(f"{budget}: {per_second:g} calls per second")
+
+
+@limits.command()
+@click.argument("budget")
+@why_option
+@for_option
+@config_option
+def pause(budget: str, why: str, lasts: float, config: Path | None) -> None:
+    """Make no calls on BUDGET. Requests wait in their queues; PLATFORM:global pauses the platform."""
+    say(config, "pause", budget, why, lasts=lasts)
+    click.echo(f"{budget}: paused; go on with: tokenferry limits resume {budget} --why ...")
+
+
+@limits.command()
+@click.argument("budget")
+@why_option
+@config_option
+def resume(budget: str, why: str, config: Path | None) -> None:
+    """End a pause."""
+    say(config, "resume", budget, why)
+    click.echo(f"{budget}: resumed")
+
+
+@limits.command()
+@click.argument("budget")
+@why_option
+@config_option
+def reset(budget: str, why: str, config: Path | None) -> None:
+    """Go back to the configured rate, and forget what the endpoint's refusals taught."""
+    say(config, "reset", budget, why)
+    click.echo(f"{budget}: as configured")
+
+
+@limits.command()
+@click.option("--most", type=click.IntRange(1, 1000), default=20, show_default=True)
+@config_option
+@click.option("--json", "as_json", is_flag=True)
+def history(most: int, config: Path | None, as_json: bool) -> None:
+    """Show what was changed, by whom, when and why: operators' words and the fleet's own reactions to 429s."""
+    changes = ask(load(config), lambda controls: controls.history(most))
+    if as_json:
+        click.echo(json.dumps([asdict(change) for change in changes]))
+        return
+    for change in changes:
+        when = datetime.fromtimestamp(change.at, UTC).isoformat(timespec="seconds")
+        click.echo(f"{when}  {change.budget} {change.what}  by {change.who}: {change.why}")
+
+
+def say(config: Path | None, verb: Verb, name: str, why: str, *, rate: float | None = None, lasts: float = 0.0) -> None:
+    """Carry out one word on one budget."""
+    configuration = load(config)
+    budget = named(configuration, name)
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    ask(configuration, lambda controls: controls.command(verb, budget, who=who, why=why, rate=rate, lasts=lasts))
+
+
+def ask(configuration: Configuration, question: Callable[[Controls], Awaitable[T]]) -> T:
+    """Put one question to the store, which has so many seconds to answer."""
+
+    async def put() -> T:
+        store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                return await question(Controls(store))
+        finally:
+            await store.aclose()
+
+    try:
+        return asyncio.run(put())
+    except TimeoutError:
+        raise click.ClickException("the store does not answer; see [store] url") from None
+
+
+def known_budgets(configuration: Configuration) -> list[Budget]:
+    """Every budget of every platform."""
+    return [b for name, platform in configuration.platforms.items() for b in Budgets(name, platform).all()]
+
+
+def named(configuration: Configuration, name: str) -> Budget:
+    """The budget of that name.
+
+    Raises `InvalidConfiguration` with the nearest names there are.
+    """
+    budgets = {budget.name: budget for budget in known_budgets(configuration)}
+    platform, _, what = name.partition(":")
+    if platform in configuration.platforms and what.startswith("account:"):
+        of_account = Budgets(platform, configuration.platforms[platform]).of("tokens", what.removeprefix("account:"))
+        budgets |= {budget.name: budget for budget in of_account}
+    if name not in budgets:
+        near = get_close_matches(name, budgets, n=3) or list(budgets)[:3]
+        raise InvalidConfiguration(
+            f"no budget is called that; did you mean {' or '.join(near)}? (`tokenferry limits show`)"
+        )
+    return budgets[name]

@@ -1,0 +1,45 @@
+-- What every script on budgets shares. A budget is a hash:
+--   at      theoretical arrival time of the next call, microseconds of the server's clock (GCRA, ITU-T I.371)
+--   factor  share of the rate that the endpoint last tolerated (absent: all of it), since: when that was found, and
+--           cuts: how many times in a row it was cut
+--   rate    calls per second set by an operator instead of the configured rate; paused: their reason for no calls at all
+--   until   when rate and paused end, microseconds
+-- All times in microseconds.
+local HOLD, SLOW, PROBING = 8, 0.01, 6
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+
+-- The share of the rate to use now: held for a while after a cut, then risen by 1 % of the rate per second while it
+-- probes near the place of the last refusal, then by 2 %.
+local function recovered(factor, since)
+  local seconds = (now - since) / 1000000 - HOLD
+  if seconds <= 0 then return factor end
+  local risen = SLOW * math.min(seconds, PROBING) + 2 * SLOW * math.max(0, seconds - PROBING)
+  return math.min(1, factor + risen)
+end
+
+-- *ahead*: intervals a call may come early; what a budget holds beyond those, and a few seconds, was written before the
+-- clock was set back, and would stop everything for as long as that was.
+local SANE = 10000000
+local function read(key, interval, ahead)
+  local held = redis.call('HMGET', key, 'at', 'factor', 'since', 'rate', 'paused', 'until')
+  local budget = {key = key, at = tonumber(held[1] or 0), factor = 1, since = math.min(now, tonumber(held[3] or 0))}
+  if held[2] then budget.factor = recovered(tonumber(held[2]), budget.since) end
+  budget['until'] = tonumber(held[6] or 0)
+  local ordered = budget['until'] > now
+  budget.paused = ordered and held[5] or false
+  if ordered and held[4] then interval = 1000000 / held[4] end
+  budget.interval = math.ceil(interval / budget.factor - 1e-6)
+  budget.ahead = ahead * budget.interval
+  if budget.at - now > budget.ahead + 3 * budget.interval + SANE then budget.at = now end
+  return budget
+end
+
+-- Past its arrival time a budget is as good as new; three minutes more outlive every recovery, and forgive a clock that
+-- is set back a little. What an operator has set lives as long as they said.
+local function keep(budget)
+  redis.call('HSET', budget.key, 'at', string.format('%.0f', budget.at))
+  local ends = math.max(budget.at + 180000000, budget['until'])
+  redis.call('PEXPIRE', budget.key, string.format('%.0f', (ends - now) / 1000 + 1))
+end

@@ -1,0 +1,30 @@
+-- command(KEYS = [budget, changes], ARGV = [verb, value, lasts, name, who, why, interval, calls ahead]) -> 1
+-- An operator's word on a budget: set (value: calls per second), pause, resume, reset (the configured rate again, and the
+-- whole of it). It lasts for so many microseconds, and is written down.
+local verb, value = ARGV[1], ARGV[2]
+local budget = read(KEYS[1], ARGV[7], ARGV[8])
+local what
+if verb == 'set' then
+  redis.call('HSET', KEYS[1], 'rate', value)
+  what = 'set to ' .. value .. ' calls per second'
+elseif verb == 'pause' then
+  redis.call('HSET', KEYS[1], 'paused', ARGV[6])
+  what = 'paused'
+elseif verb == 'resume' then
+  redis.call('HDEL', KEYS[1], 'paused')
+  what = 'resumed'
+else
+  redis.call('HDEL', KEYS[1], 'rate', 'paused', 'factor', 'since', 'cuts', 'until')
+  budget['until'] = 0
+  what = 'reset to the configured rate'
+end
+if verb == 'set' or verb == 'pause' then
+  budget['until'] = math.max(budget['until'], now + ARGV[3])
+  redis.call('HSET', KEYS[1], 'until', string.format('%.0f', budget['until']))
+end
+keep(budget)
+redis.call('LPUSH', KEYS[2], cjson.encode({at = string.format('%.0f', now / 1000), who = ARGV[5], budget = ARGV[4],
+  what = what, why = ARGV[6]}))
+redis.call('LTRIM', KEYS[2], 0, 999)
+redis.call('PEXPIRE', KEYS[2], 2592000000)
+return 1

@@ -1,0 +1,2 @@
+-- history(KEYS = [changes], ARGV = [most]) -> [change as JSON, newest first...]
+return redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1)

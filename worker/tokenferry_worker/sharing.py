@@ -1,0 +1,96 @@
+"""The fleet's budgets for an application of your own that calls the same account and should keep to the same rate.
+
+>>> budgets = SharedBudgets(load(), "main")                                             # doctest: +SKIP
+>>> budgets.reserve("customers", timeout=5)                                             # doctest: +SKIP
+>>> answer = stripe_client.v1.customers.create(...)                                     # doctest: +SKIP
+>>> if answer is a 429: budgets.report("customers", headers["Stripe-Rate-Limited-Reason"])  # doctest: +SKIP
+
+For asyncio, wrap the calls in `asyncio.to_thread`: each is one short round trip, and `reserve` sleeps.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from typing import Any
+
+import redis
+
+from tokenferry.broker import connecting
+from tokenferry.configuration import Configuration
+from tokenferry.contract.names import Lane
+from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.calling import PUSHED_BACK
+from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, numbers
+from tokenferry_worker.on_redis.store import Script
+from tokenferry_worker.pacing import Budget
+
+
+class SharedBudgets:
+    """Draws from the budgets of one platform. Safe to share between threads."""
+
+    def __init__(self, configuration: Configuration, platform: str) -> None:
+        """Raises `InvalidConfiguration` for a platform that is not configured."""
+        self._budgets = Budgets(platform, configuration.platform(platform))
+        self._prefix = configuration.store.prefix
+        self._client: Any = redis.Redis.from_url(
+            connecting.store_url(configuration), decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
+        )
+        self._permit, self._push_back, self._look = (
+            self._client.register_script(Script(name, after=SHARED).source) for name in ("permit", "push_back", "look")
+        )
+
+    def available(self, endpoint: str, *, connected_account: str | None = None) -> float:
+        """Calls per second that *endpoint* may make now, by the tightest of its budgets; 0.0 while one is paused.
+
+        Raises redis-py's `ConnectionError` or `TimeoutError` when the store is away, as every method here.
+        """
+        rates = []
+        for budget in self._budgets.of(endpoint, connected_account):
+            per_second, _, _, paused = self._look(keys=[self._key(budget)], args=numbers(budget, "realtime")[:2])
+            rates.append(0.0 if paused else float(per_second))
+        return min(rates)
+
+    def reserve(
+        self,
+        endpoint: str,
+        *,
+        timeout: float,
+        lane: Lane = "realtime",
+        connected_account: str | None = None,
+        creates_account: bool = False,
+    ) -> None:
+        """Return when one call to *endpoint* may be made, and count it.
+
+        Raises `TimeoutError` when that is not within *timeout* seconds; nothing is counted then.
+        """
+        deadline = time.monotonic() + timeout
+        budgets = self._budgets.of(endpoint, connected_account, creates_account=creates_account)
+        keys = [f"{self._prefix}:line:shared", *(self._key(budget) for budget in budgets)]
+        # Rates only: what this application has under way at the same time is not counted.
+        rates = [number for budget in budgets for number in (*numbers(budget, lane)[:2], 0)]
+        arguments = [0, lane, "", 0, *rates]
+        while True:
+            granted, ask_again = self._permit(keys=keys, args=arguments)
+            if granted:
+                return
+            wait = int(ask_again) / MICROSECONDS
+            if time.monotonic() + wait > deadline:
+                raise TimeoutError(f"no call to {endpoint} fits within {timeout:g} s")
+            time.sleep(wait)
+
+    def report(self, endpoint: str, reason: str) -> None:
+        """Say that the endpoint answered 429 with this `Stripe-Rate-Limited-Reason`: the whole fleet slows down."""
+        budget = self._budgets.refused(reason, self._budgets.of(endpoint))
+        pushed = [math.ceil(PUSHED_BACK * MICROSECONDS), *numbers(budget, "realtime")[:2]]
+        who = f"application {socket.gethostname()}:{os.getpid()}"
+        self._push_back(keys=[self._key(budget), f"{self._prefix}:changes"], args=[*pushed, budget.name, who])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _key(self, budget: Budget) -> str:
+        return f"{self._prefix}:budget:{budget.name}"
