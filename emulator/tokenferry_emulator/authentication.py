@@ -7,6 +7,7 @@ are keys of one account. A key with "invalid" or "expired" in it is refused as s
 import base64
 import binascii
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ class Caller:
     raw_cards: bool
 
 
-def authenticate(header: str | None, accepted: frozenset[str]) -> Caller:
+def authenticate(header: str | None, accepted: frozenset[str], rejected: Collection[str] = ()) -> Caller:
     """The caller behind an Authorization header, Bearer or Basic; *accepted* empty means every well-formed key."""
     key = _key(header)
     if not key:
@@ -51,13 +52,13 @@ def authenticate(header: str | None, accepted: frozenset[str]) -> Caller:
     if "expired" in key:
         raise _refused(f"Expired API Key provided: {masked}", code="api_key_expired")
     parts = _KEY.match(key)
-    if parts is None or "invalid" in key or (accepted and key not in accepted):
+    if parts is None or "invalid" in key or (accepted and key not in accepted) or key in rejected:
         raise _refused(f"Invalid API Key provided: {masked}")
     return Caller(
         scope=Scope(parts["account"], parts["mode"] == "live"),
         publishable=parts["kind"] == "pk",
         masked=masked,
-        raw_cards="noraw" not in key,
+        raw_cards="noraw" not in key and "raw_cards" not in rejected,
     )
 
 

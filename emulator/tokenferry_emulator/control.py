@@ -18,7 +18,7 @@ _RATES = tuple(field.name for field in fields(Rates))
 
 
 def control_routes(world: World) -> list[Route]:
-    """The routes ``/_ledger``, ``/_faults``, ``/_limits``, ``/_reset`` and ``/_health``."""
+    """The routes ``/_ledger``, ``/_faults``, ``/_limits``, ``/_keys``, ``/_reset`` and ``/_health``."""
 
     async def ledger(_: Request) -> Response:
         return JSONResponse(world.ledger.snapshot(world.locks.writers_peak))
@@ -57,6 +57,15 @@ def control_routes(world: World) -> list[Route]:
             world.limiter.set(replace(world.limiter.rates, **wish))
         return JSONResponse({name: getattr(world.limiter.rates, name) for name in _RATES})
 
+    async def keys(request: Request) -> Response:
+        if request.method == "POST":
+            wish = await _json(request)
+            reject, accept = wish.pop("reject", []), wish.pop("accept", [])
+            if wish or not all(_is_words(words) for words in (reject, accept)):
+                return _wrong('write {"reject": [...], "accept": [...]}, each a list of keys or accounts')
+            world.rejected = (world.rejected | set(reject)) - set(accept)
+        return JSONResponse({"rejected": sorted(world.rejected)})
+
     async def reset(_: Request) -> Response:
         world.reset()
         return JSONResponse({"reset": True})
@@ -70,6 +79,7 @@ def control_routes(world: World) -> list[Route]:
         Route("/_ledger/keys/{key:path}", ledger_of_key),
         Route("/_faults", _readable(faults), methods=["GET", "POST", "DELETE"]),
         Route("/_limits", _readable(limits), methods=["GET", "POST"]),
+        Route("/_keys", _readable(keys), methods=["GET", "POST"]),
         Route("/_reset", reset, methods=["POST"]),
         Route("/_health", health),
     ]
@@ -105,6 +115,10 @@ def _is_limit(name: str, value: object) -> bool:
     if value is None:
         return name != "burst"
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 def _wrong(message: str, status: int = 400) -> Response:

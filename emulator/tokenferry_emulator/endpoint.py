@@ -86,7 +86,7 @@ async def _answered(
             raise backend_failure(500)
         if fault == "error_503":
             raise backend_failure(503)
-        caller = authenticate(request.header(b"authorization"), world.settings.keys)
+        caller = authenticate(request.header(b"authorization"), world.settings.keys, world.rejected)
         request.echo += [
             (b"request-id", request.request_id.encode("ascii")),
             (b"stripe-version", request.version.encode("latin-1")),
@@ -193,7 +193,7 @@ def _scope(world: World, caller: Caller, request: Request) -> Scope:
     platform = caller.scope
     if not account or account == platform_account_id(platform):
         return platform
-    if owned_account(world, platform, account) is None:
+    if account in world.rejected or owned_account(world, platform, account) is None:
         raise no_access(caller, account)
     request.echo.append((b"stripe-account", account.encode("latin-1")))
     return platform._replace(connected=account)

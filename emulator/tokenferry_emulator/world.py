@@ -86,6 +86,8 @@ class World:
         self.ledger = Ledger(self.steady)
         self.idempotency = Idempotency(self.clock, self.secret)
         self.locks = Locks()
+        #: keys and connected accounts that are refused from now on; "raw_cards": so are card numbers
+        self.rejected: set[str] = set()
         self.limiter.set(self.limiter.rates)
 
     def now(self) -> int:

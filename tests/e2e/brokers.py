@@ -206,7 +206,8 @@ class RabbitMQ:
 
     def take(self, queue: str) -> list[bytes]:
         found: list[bytes] = []
-        with self.channel() as channel, contextlib.suppress(amqp.NotFound):
+        # Not there, or declared a moment ago and its process not yet running (`noproc`): nothing to take either way.
+        with self.channel() as channel, contextlib.suppress(amqp.NotFound, amqp.InternalError):
             while (message := channel.basic_get(queue, no_ack=True)) is not None:
                 found.append(_bytes(message.body))
         return found

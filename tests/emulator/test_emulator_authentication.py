@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable
 
+import httpx
 import pytest
 
 from tokenferry_emulator import Settings
@@ -26,6 +27,30 @@ def test_a_wrong_key_is_401_as_recorded(provider: Provider, header: str, code: s
     assert answer.headers["www-authenticate"] == 'Bearer realm="Stripe"'
     assert "request-id" not in answer.headers
     assert "sk_test_invalid" not in answer.text
+
+
+def test_keys_accounts_and_card_numbers_can_be_refused_and_accepted_again_while_it_runs(fresh: httpx.Client) -> None:
+    connected = {"stripe-account": "acct_given"}
+
+    def statuses() -> list[int]:
+        form = {"pii[id_number]": "000000000"}
+        return [
+            fresh.post("/v1/tokens", data=form).status_code,
+            fresh.post("/v1/tokens", data=form, headers=connected).status_code,
+            fresh.post("/v1/tokens", data=CARD).status_code,
+        ]
+
+    def told(**wish: list[str]) -> object:
+        return fresh.post("/_keys", json=wish).json()
+
+    assert statuses() == [200, 200, 200]
+    assert told(reject=["acct_given", "raw_cards"]) == {"rejected": ["acct_given", "raw_cards"]}
+    assert statuses() == [200, 403, 402]
+    told(accept=["acct_given", "raw_cards"], reject=["sk_test_alpha"])
+    assert statuses() == [401, 401, 401]
+    assert told(accept=["sk_test_alpha"]) == {"rejected": []}
+    assert statuses() == [200, 200, 200]
+    assert fresh.post("/_keys", json={"reject": "sk_test_alpha"}).status_code == 400
 
 
 def test_basic_authentication_is_as_good_as_bearer(provider: Provider) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl
@@ -15,9 +15,11 @@ from tokenferry.broker.publishing import Outgoing
 from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.answers import Answer
+from tokenferry_worker.circuits import Board, Circuit
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.pacing import Budget
 from tokenferry_worker.ports import Begun, Claim
+from tokenferry_worker.switchboard import Switchboard
 
 NOW = 1_800_000_000.0
 """Unix seconds at which every story begins."""
@@ -113,11 +115,17 @@ class MemoryLimiter:
         self.permits: list[tuple[tuple[str, ...], Lane]] = []
         self.pushed_back: list[tuple[str, float]] = []
         self.shut = False
+        self.under_way = 0
 
-    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> None:
+    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> str:
         if self.shut:
             await asyncio.Event().wait()
         self.permits.append((tuple(budget.name for budget in budgets), lane))
+        self.under_way += 1
+        return "call"
+
+    async def done(self, budgets: Sequence[Budget], call: str) -> None:
+        self.under_way -= 1
 
     async def push_back(self, budget: Budget, seconds: float) -> None:
         self.pushed_back.append((budget.name, seconds))
@@ -206,6 +214,95 @@ class MemoryLedger:
             return
         async with self.locks.setdefault(object_id, asyncio.Lock()):
             yield
+
+
+@dataclass
+class Opened:
+    status: int
+    code: str
+    request_id: str
+    at: float
+    probes: int = 0
+    next: float = 0.0
+    probing: float = 0.0
+
+
+class MemoryCircuits:
+    """The circuits in a dict, in quick motion."""
+
+    def __init__(self, *, first: float = 0.05, longest: float = 0.4, lasts: float = 0.4) -> None:
+        self.first, self.longest, self.lasts = first, longest, lasts
+        self.circuits: dict[str, Opened] = {}
+        self.resting: dict[str, int] = {}
+        self.duties: dict[str, tuple[str, float]] = {}
+        self.looks = 0
+        self.asked = 0
+
+    async def open(self, scope: str, status: int, code: str, request_id: str) -> bool:
+        now, known = time.monotonic(), scope in self.circuits
+        self.circuits.setdefault(scope, Opened(status, code, request_id, now, next=now + self.first))
+        return not known
+
+    async def ask(self, scopes: Sequence[str]) -> Literal["closed", "open", "probe"]:
+        self.asked += 1
+        found = [self.circuits[scope] for scope in scopes if scope in self.circuits]
+        if any(max(circuit.next, circuit.probing) > time.monotonic() for circuit in found):
+            return "open"
+        for circuit in found:
+            circuit.probing = time.monotonic() + self.lasts
+        return "probe" if found else "closed"
+
+    async def again(self, scope: str, *, failed: bool) -> None:
+        if circuit := self.circuits.get(scope):
+            circuit.probes += failed
+            circuit.probing = 0.0
+            circuit.next = time.monotonic() + min(self.longest, self.first * 2**circuit.probes)
+
+    async def close(self, scope: str) -> float | None:
+        circuit = self.circuits.pop(scope, None)
+        return None if circuit is None else time.monotonic() - circuit.at
+
+    async def look(self) -> Board:
+        self.looks += 1
+        now = time.monotonic()
+        circuits = {
+            scope: Circuit(scope, c.status, c.code, c.request_id, c.at, c.probes, max(c.next, c.probing) - now)
+            for scope, c in self.circuits.items()
+        }
+        return Board(circuits, dict(self.resting))
+
+    async def parked(self, scope: str) -> None:
+        self.resting[scope] = self.resting.get(scope, 0) + 1
+
+    async def emptied(self, scope: str, count: int) -> None:
+        if self.resting.get(scope) == count:
+            del self.resting[scope]
+
+    async def mind(self, scope: str, by: str, *, lease: float) -> bool:
+        holder, until = self.duties.get(scope, ("", 0.0))
+        if holder != by and until > time.monotonic():
+            return False
+        self.duties[scope] = (by, time.monotonic() + lease)
+        return True
+
+    async def force(self, scope: str) -> bool:
+        if circuit := self.circuits.get(scope):
+            circuit.next = circuit.probing = 0.0
+            return True
+        await self.parked(scope)
+        return False
+
+
+@asynccontextmanager
+async def watched(switchboard: Switchboard) -> AsyncIterator[Switchboard]:
+    """A switchboard that looks at its book while the block runs, as a worker process does."""
+    task = asyncio.create_task(switchboard.watch())
+    try:
+        yield switchboard
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 @dataclass

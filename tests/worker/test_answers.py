@@ -273,3 +273,13 @@ def test_no_error_object_at_all_makes_it_raise_anything_else(status: int, refusa
         read(status, headers, json.dumps({"error": refusal}).encode())
     except TokenferryError:
         pass
+
+
+def test_the_endpoints_own_word_about_repeating_goes_before_the_table() -> None:
+    repeated = trouble(400, error("anything"), stripe_should_retry="true")
+    assert isinstance(repeated, Unavailable)
+    assert (repeated.final, repeated.maybe_done) == (False, False)
+    ended = trouble(500, error(None, "api_error"), stripe_should_retry="false")
+    assert isinstance(ended, Unavailable)
+    assert (ended.final, ended.maybe_done) == (True, True)
+    assert isinstance(trouble(402, error("card_declined", "card_error"), stripe_should_retry="false"), Declined)

@@ -12,23 +12,26 @@ import pytest
 from tokenferry.configuration import Platform
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
+from tokenferry.contract.queues import ATTACH_TASK
 from tokenferry.contract.results import AttachResult, Display
 from tokenferry.contract.targets import AccountCreate, CustomerCreate, CustomerSource, PaymentMethod
 from tokenferry.sealing import Signer, sign_attach
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.attaching import Attacher
 from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import Desk
+from tokenferry_worker.calling import PUSHED_BACK, Desk
 from tokenferry_worker.errors import Declined, Unavailable
 from tokenferry_worker.identities import Signers
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.outcomes import Outcome, Quarantined, Settled
+from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.ports import Journal, Ledger
+from tokenferry_worker.switchboard import Switchboard
 
 from .standins import (
     NOW,
+    MemoryCircuits,
     MemoryJournal,
     MemoryLedger,
     MemoryLimiter,
@@ -43,6 +46,7 @@ from .standins import (
     rate_limited,
     server_error,
     timed_out,
+    watched,
 )
 
 pytestmark = pytest.mark.anyio
@@ -96,6 +100,7 @@ def attacher_of(
         ledgers={"main": ledger},
         journal=journal,
         limiter=limiter,
+        circuits=Switchboard(MemoryCircuits(), look_every=0.01),
         world=world,
         attempts=4,
         deliveries=3,
@@ -120,6 +125,10 @@ def tell(key_folder: Any) -> Tell:
 
 
 def result_of(outcome: Outcome) -> AttachResult:
+    if isinstance(outcome, DeadLettered):
+        assert outcome.settled.result.failure is not None
+        assert outcome.settled.result.failure.code == outcome.code
+        outcome = outcome.settled
     assert isinstance(outcome, Settled)
     assert isinstance(outcome.result, AttachResult)
     assert outcome.reply_to == "importer"
@@ -153,7 +162,7 @@ async def test_creating_an_account_draws_on_a_budget_of_its_own(tell: Tell) -> N
     story = tell(rate_limited("resource-specific"), Answer("account", "acct_9", {}))
     await story.handle(kind="account", token="ct_1", target=AccountCreate())
     assert story.limiter.permits[0][0] == ("main:global", "main:endpoint:accounts", "main:account_creation")
-    assert story.limiter.pushed_back == [("main:account_creation", 1.0)]
+    assert story.limiter.pushed_back == [("main:account_creation", PUSHED_BACK)]
 
 
 async def test_delivered_twice_it_tells_the_same_outcome_and_spends_once(tell: Tell) -> None:
@@ -338,9 +347,41 @@ async def test_given_up_on_after_a_death_in_the_middle_nobody_can_say_either(tel
     assert code_of(await story.handle()) == Code.OUTCOME_UNKNOWN
 
 
-async def test_a_blocked_platform_keeps_the_order_waiting(tell: Tell) -> None:
+async def test_while_the_key_is_refused_the_order_waits(tell: Tell) -> None:
     story = tell(*[blocked()] * 3, customer())
+    async with asyncio.timeout(10), watched(story.attacher.circuits):
+        assert result_of(await story.handle()).ok
+
+
+async def test_an_order_that_waited_until_its_token_is_too_old_says_so_and_gives_the_token_back(tell: Tell) -> None:
+    story = tell(*[blocked()] * 9)
+    async with asyncio.timeout(10), watched(story.attacher.circuits):
+        assert code_of(await story.handle(attach_before=int((NOW + 0.2) * 1000))) == Code.TOKEN_EXPIRED
+    assert story.state == "free"
+
+
+@pytest.mark.parametrize(
+    ("account", "scope"), [("acct_1", "main/account/acct_1"), (None, "main/endpoint/customer_sources")]
+)
+async def test_a_refused_account_or_endpoint_parks_the_order_with_its_token_free(
+    tell: Tell, account: str | None, scope: str
+) -> None:
+    story = tell(blocked(403), customer())
+    for _ in range(2):
+        outcome = await story.handle(connected_account=account)
+        assert outcome == Parked(scope, ATTACH_TASK, "attach-1")
+    assert (story.state, len(story.endpoint.calls), story.journal.entry("attach-1").deliveries) == ("free", 1, 0)
+    await story.attacher.circuits.proved([scope])
+    assert result_of(await story.handle(connected_account=account)).ok
+
+
+async def test_parked_after_a_call_that_may_have_spent_the_token_nobody_else_gets_it(tell: Tell) -> None:
+    story = tell(timed_out(), blocked(403), customer())
+    assert isinstance(await story.handle(), Parked)
+    assert story.state == "leased"
+    await story.attacher.circuits.proved(["main/endpoint/customer_sources"])
     assert result_of(await story.handle()).ok
+    assert len(set(story.endpoint.keys)) == 1
 
 
 WITH_CUSTOMER = PaymentMethod(customer="cus_1")
@@ -411,3 +452,20 @@ async def test_of_twenty_orders_in_two_workers_on_one_store_exactly_one_spends_i
     )
     assert [result_of(outcome).ok for outcome in outcomes].count(True) == 1
     assert len(endpoint.calls) == 1
+
+
+async def test_an_order_that_was_given_up_on_is_kept_with_its_history_of_codes_and_times(tell: Tell) -> None:
+    outcome = await tell(*[timed_out()] * 4).handle()
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.code == Code.OUTCOME_UNKNOWN
+    failure = outcome.settled.result.failure
+    assert failure is not None
+    assert [attempt.code for attempt in failure.history] == ["ReadTimeout"] * 4
+    assert [attempt.at for attempt in failure.history] == sorted(attempt.at for attempt in failure.history)
+
+
+async def test_when_the_endpoint_says_that_repeating_is_useless_it_is_not_repeated(tell: Tell) -> None:
+    story = tell(Unavailable("api_error", 500, "req_1", final=True))
+    result = result_of(await story.handle())
+    assert result.failure is not None
+    assert (result.failure.code, result.failure.attempts) == (Code.OUTCOME_UNKNOWN, 1)

@@ -10,13 +10,13 @@ import pytest
 
 from tokenferry.broker.publishing import BrokerFull, BrokerUnavailable, PublishTimeout
 from tokenferry.contract.attach import AttachRequest, SignedAttach
-from tokenferry.contract.queues import ATTACH_TASK
+from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK
 from tokenferry.contract.results import Failure, TokenResult, parse_result
 from tokenferry.contract.targets import CustomerSource
-from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Quarantined, Settled
+from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.settling import Settler
 
-from .standins import FlakyPublisher
+from .standins import FlakyPublisher, MemoryCircuits
 
 pytestmark = pytest.mark.anyio
 
@@ -56,24 +56,25 @@ ORDER = SignedAttach.model_construct(
         (DeadLettered(Settled(RESULT, None), "attempts_exhausted"), ["dead-letters"]),
         (Dropped(TOLD), ["results.importer"]),
         (Quarantined("not an envelope"), ["quarantine"]),
+        (Parked("main/kind/card", TOKENIZE_TASK, "req-1"), ["parked.main.bcff8e96"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Outcome) else "",
 )
 async def test_every_outcome_tells_whom_it_concerns_and_nobody_else(outcome: Outcome, queues: list[str]) -> None:
     publisher = FlakyPublisher()
-    await Settler(publisher).settle(outcome, BODY)
+    await Settler(publisher, MemoryCircuits()).settle(outcome, BODY)
     assert [message.queue for message in publisher.published] == queues
 
 
 async def test_a_result_reads_back_as_it_was() -> None:
     publisher = FlakyPublisher()
-    await Settler(publisher).settle(TOLD, BODY)
+    await Settler(publisher, MemoryCircuits()).settle(TOLD, BODY)
     assert parse_result(publisher.published[0].body) == RESULT
 
 
 async def test_an_order_travels_as_a_task_whose_one_argument_is_the_signed_order() -> None:
     publisher = FlakyPublisher()
-    await Settler(publisher).settle(HandedOn(ORDER), BODY)
+    await Settler(publisher, MemoryCircuits()).settle(HandedOn(ORDER), BODY)
     (message,) = publisher.published
     assert (message.headers["task"], message.headers["id"]) == (ATTACH_TASK, "attach-1")
     ((argument,), kwargs, _embed) = json.loads(message.body)
@@ -87,7 +88,7 @@ async def test_an_order_travels_as_a_task_whose_one_argument_is_the_signed_order
 async def test_what_is_set_aside_is_kept_as_it_came_with_reason_and_time(outcome: Outcome, reason: str) -> None:
     publisher = FlakyPublisher()
     before = int(time.time() * 1000)
-    await Settler(publisher).settle(outcome, BODY)
+    await Settler(publisher, MemoryCircuits()).settle(outcome, BODY)
     kept = json.loads(publisher.published[0].body)
     assert (kept["message"], kept["reason"]) == (BODY, reason)
     assert before <= kept["at"] <= int(time.time() * 1000)
@@ -95,7 +96,7 @@ async def test_what_is_set_aside_is_kept_as_it_came_with_reason_and_time(outcome
 
 async def test_a_dropped_request_leaves_no_trace_of_its_body() -> None:
     publisher = FlakyPublisher()
-    await Settler(publisher).settle(Dropped(TOLD), BODY)
+    await Settler(publisher, MemoryCircuits()).settle(Dropped(TOLD), BODY)
     assert not any("as it came" in message.body for message in publisher.published)
 
 
@@ -109,14 +110,14 @@ async def test_a_dropped_request_leaves_no_trace_of_its_body() -> None:
 )
 async def test_it_returns_only_when_the_broker_has_confirmed(refusals: list[Exception]) -> None:
     publisher = FlakyPublisher(refusals=list(refusals))
-    await Settler(publisher).settle(DeadLettered(TOLD, "attempts_exhausted"), BODY)
+    await Settler(publisher, MemoryCircuits()).settle(DeadLettered(TOLD, "attempts_exhausted"), BODY)
     assert [message.queue for message in publisher.published] == ["dead-letters", "results.importer"]
     assert publisher.tried == len(refusals) + 2
 
 
 async def test_called_off_while_the_broker_is_away_it_ends() -> None:
     publisher = FlakyPublisher(refusals=[BrokerUnavailable("away", maybe_sent=False)] * 1000)
-    task = asyncio.create_task(Settler(publisher).settle(TOLD, BODY))
+    task = asyncio.create_task(Settler(publisher, MemoryCircuits()).settle(TOLD, BODY))
     while not publisher.tried:
         await asyncio.sleep(0)
     task.cancel()

@@ -14,21 +14,24 @@ import pytest
 from tokenferry.configuration import Platform
 from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import Envelope, Header
-from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, TokenRequest
+from tokenferry.contract.queues import TOKENIZE_TASK
+from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, PiiRequest, TokenRequest
 from tokenferry.contract.results import Failure, TokenResult
 from tokenferry.contract.targets import CustomerSource, digest
 from tokenferry.sealing import Recipient, Signer, seal, sign_attach
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import Desk
-from tokenferry_worker.errors import Declined
+from tokenferry_worker.calling import PUSHED_BACK, Desk
+from tokenferry_worker.errors import Blocked, Declined
 from tokenferry_worker.identities import Signers, load_identities
 from tokenferry_worker.opening import Opener, read_attach
-from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Quarantined, Settled
+from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
+from tokenferry_worker.switchboard import Switchboard
 from tokenferry_worker.tokenizing import Tokenizer
 
 from .standins import (
     NOW,
+    MemoryCircuits,
     MemoryJournal,
     MemoryLimiter,
     ScriptedEndpoint,
@@ -41,6 +44,7 @@ from .standins import (
     server_error,
     timed_out,
     token,
+    watched,
 )
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +63,7 @@ class Story:
     endpoint: ScriptedEndpoint
     journal: MemoryJournal
     limiter: MemoryLimiter
+    circuits: Switchboard
     world: StoryWorld
     to: Recipient
     producer: Signer
@@ -95,12 +100,14 @@ def tell(key_folder: Any) -> Tell:
 
     def begin(*script: Step, live: bool = False) -> Story:
         endpoint, journal, limiter, world = ScriptedEndpoint(*script), MemoryJournal(), MemoryLimiter(), StoryWorld()
+        circuits = Switchboard(MemoryCircuits(), look_every=0.01)
         signers, worker = Signers.load(key_folder.signers), Signer.load(key_folder.worker)
         tokenizer = Tokenizer(
             opener=Opener(load_identities(key_folder.identities), signers),
             desks={"main": Desk("main", endpoint, Budgets("main", PLATFORM), live)},
             journal=journal,
             limiter=limiter,
+            circuits=circuits,
             world=world,
             sign=partial(sign_attach, signer=worker),
             signer_id=worker.signer_id,
@@ -109,7 +116,7 @@ def tell(key_folder: Any) -> Tell:
             token_lifetime=600.0,
         )
         to, producer = Recipient.load(key_folder.recipient), Signer.load(key_folder.producer)
-        return Story(tokenizer, endpoint, journal, limiter, world, to, producer, signers)
+        return Story(tokenizer, endpoint, journal, limiter, circuits, world, to, producer, signers)
 
     return begin
 
@@ -200,7 +207,7 @@ async def test_a_rate_limit_slows_the_right_budget_down_and_costs_no_attempt(
 ) -> None:
     story = tell(*[rate_limited(reason)] * 20, token("tok_1"))
     assert settled(await story.handle()).token == "tok_1"
-    assert story.limiter.pushed_back == [(budget, 1.0)] * 20
+    assert story.limiter.pushed_back == [(budget, PUSHED_BACK)] * 20
     assert len(story.limiter.permits) == 21
     assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
 
@@ -304,34 +311,93 @@ async def test_the_realtime_lane_is_named_when_asking_for_a_permit(tell: Tell) -
     assert [lane for _, lane in story.limiter.permits] == ["realtime"]
 
 
-async def test_a_blocked_platform_keeps_the_request_and_alarms_once_a_minute(
+async def test_while_the_key_is_refused_requests_wait_one_call_at_a_time_probes_and_one_alarm_is_raised(
     tell: Tell, caplog: pytest.LogCaptureFixture
 ) -> None:
-    story = tell(*[blocked()] * 20, token("tok_1"))
-    with caplog.at_level(logging.ERROR):
-        assert settled(await story.handle()).token == "tok_1"
-    assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
-    waited = story.world.now() - NOW
-    assert len(caplog.records) <= waited / 60 + 1
-    assert len(caplog.records) >= waited / 120
-    assert "platform 'main' is blocked" in caplog.text
+    story = tell(*[blocked()] * 3, *[token(f"tok_{n}") for n in range(10)])
+    with caplog.at_level(logging.WARNING):
+        async with asyncio.timeout(10), watched(story.circuits):
+            first = await asyncio.gather(story.handle(), story.handle(story.sealed(request_id="req-0")))
+            later = await asyncio.gather(*(story.handle(story.sealed(request_id=f"req-{n}")) for n in range(2, 10)))
+    assert all(settled(outcome).token for outcome in (*first, *later))
+    assert len(story.endpoint.calls) == 13
+    opened, closed = (record.getMessage() for record in caplog.records)
+    assert "circuit 'main' is open: the endpoint answers 401 unauthorized (request req_endpoint)" in opened
+    assert "[platforms.main] secret_key" in opened
+    assert closed.startswith("circuit 'main' is closed after ")
     assert "4242424242424242" not in caplog.text
 
 
-async def test_many_blocked_requests_of_one_platform_share_one_alarm(
-    tell: Tell, caplog: pytest.LogCaptureFixture
-) -> None:
-    story = tell(*[blocked()] * 10, *[token()] * 10)
-    with caplog.at_level(logging.ERROR):
-        await asyncio.gather(*(story.handle(story.sealed(request_id=f"req-{n}")) for n in range(10)))
-    assert len([record for record in caplog.records if "blocked" in record.message]) == 1
-
-
-async def test_a_blocked_request_ends_as_expired_at_its_deadline(tell: Tell) -> None:
+async def test_a_request_that_waits_for_a_circuit_ends_as_expired_at_its_deadline(tell: Tell) -> None:
     story = tell(*[blocked()] * 100)
-    outcome = await story.handle(story.sealed(expires_at=int((NOW + 300) * 1000)))
+    async with asyncio.timeout(10), watched(story.circuits):
+        outcome = await story.handle(story.sealed(expires_at=int((NOW + 0.3) * 1000)))
     assert failure_of(outcome).code == Code.EXPIRED
-    assert story.world.now() == pytest.approx(NOW + 300)
+    assert len(story.endpoint.calls) <= 4
+
+
+def raw_card_refusal() -> Blocked:
+    return Blocked(402, Code.RAW_CARD_DATA_REFUSED, ours=True)
+
+
+async def test_a_refusal_of_one_kind_parks_its_requests_and_no_other(tell: Tell) -> None:
+    story = tell(raw_card_refusal(), token("pii_1", kind="pii"))
+    parked = Parked("main/kind/card", TOKENIZE_TASK, "req-1")
+    assert await story.handle() == parked
+    assert await story.handle() == parked, "and calls nothing any more"
+    other = await story.handle(story.sealed(PiiRequest(id_number="222222222"), request_id="req-2"))
+    assert settled(other).token == "pii_1"
+    assert len(story.endpoint.calls) == 2
+
+
+async def test_being_parked_is_no_delivery_that_counts_towards_poison(tell: Tell) -> None:
+    story = tell(raw_card_refusal(), token("tok_1"))
+    for _ in range(10):
+        assert isinstance(await story.handle(), Parked)
+    async with asyncio.timeout(10), watched(story.circuits):
+        while isinstance(outcome := await story.handle(), Parked):
+            await asyncio.sleep(0.01)
+    assert settled(outcome).token == "tok_1"
+    assert story.journal.entry("req-1").deliveries == 1
+
+
+@pytest.mark.parametrize(("request_", "lane"), [(CVC, "realtime"), (CARD, "realtime")])
+async def test_what_may_carry_a_verification_code_is_never_parked(
+    tell: Tell, request_: TokenRequest, lane: str
+) -> None:
+    story = tell(raw_card_refusal(), token("tok_1", kind=request_.kind))
+    async with asyncio.timeout(10), watched(story.circuits):
+        assert settled(await story.handle(story.sealed(request_, lane=lane))).token == "tok_1"
+    story = tell(*[raw_card_refusal()] * 9)
+    async with asyncio.timeout(10), watched(story.circuits):
+        outcome = await story.handle(story.sealed(request_, lane=lane, expires_at=int((NOW + 0.2) * 1000)))
+    assert failure_of(outcome).code == Code.EXPIRED
+
+
+async def test_who_waits_for_a_permit_when_the_circuit_opens_takes_none(tell: Tell) -> None:
+    story = tell(token("pii_1", kind="pii"))
+    story.limiter.shut = True
+    waiting = [asyncio.create_task(story.handle(story.sealed(request_id=f"req-{n}"))) for n in range(5)]
+    await asyncio.sleep(0.02)
+    await story.circuits.refused("main/kind/card", raw_card_refusal())
+    async with asyncio.timeout(5):
+        assert all(isinstance(outcome, Parked) for outcome in await asyncio.gather(*waiting))
+    assert story.limiter.permits == []
+
+
+async def test_a_probe_that_gets_no_answer_leaves_the_circuit_open_for_the_next(tell: Tell) -> None:
+    story = tell(blocked(), timed_out(), blocked(), token("tok_1"))
+    async with asyncio.timeout(10), watched(story.circuits):
+        assert settled(await story.handle()).token == "tok_1"
+    assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
+
+
+async def test_a_declined_card_proves_the_key(tell: Tell) -> None:
+    story = tell(blocked(), declined(), token("tok_2"))
+    async with asyncio.timeout(10), watched(story.circuits):
+        assert failure_of(await story.handle()).code == "card_declined"
+        assert not story.circuits.is_open(["main"])
+        assert settled(await story.handle(story.sealed(request_id="req-2"))).token == "tok_2"
 
 
 @pytest.mark.parametrize(("live", "livemode"), [(False, True), (True, False)])

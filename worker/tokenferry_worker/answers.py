@@ -73,7 +73,10 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         reason = "the answer is not the endpoint's"
         raise Unavailable(reason, status, request_id, rate_limited=_reason(status, headers), maybe_done=status != 429)
     error_type, code = _word(error, "type"), _word(error, "code")
-    match reaction(status, error_type, code):
+    # The endpoint's own word goes before the table, as in its SDKs: true repeats a refusal, false ends a series.
+    again = headers.get("stripe-should-retry")
+    decided = reaction(status, error_type, code)
+    match Reaction.SAME_KEY if decided is Reaction.REJECT and again == "true" else decided:
         case Reaction.REJECT:
             raise Declined(
                 status,
@@ -98,6 +101,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
                 maybe_done=status not in (400, 429),
                 rate_limited=_reason(status, headers, code),
                 retry_after=_seconds(headers.get("retry-after")),
+                final=again == "false",
             )
 
 

@@ -10,15 +10,18 @@ from typing import Any, Final
 
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
-from tokenferry.contract.results import AttachResult
+from tokenferry.contract.queues import ATTACH_TASK
+from tokenferry.contract.results import AttachResult, Attempt
 from tokenferry.contract.targets import InvalidTarget, digest
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World, excused
+from tokenferry_worker.circuits import About, Park
 from tokenferry_worker.errors import Declined, Unavailable, Unopenable
 from tokenferry_worker.identities import Signers
 from tokenferry_worker.opening import read_attach
-from tokenferry_worker.outcomes import Outcome, Quarantined, Settled
+from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.ports import Claim, Journal, Ledger, Limiter
+from tokenferry_worker.switchboard import Switchboard
 from tokenferry_worker.tokenizing import failure
 
 log = logging.getLogger(__name__)
@@ -27,6 +30,10 @@ LEASE: Final = 120.0
 """Seconds a claim on a token lasts: longer than one call. The claimant itself may take it again at any time."""
 HELD_PAUSE: Final = 0.5
 """Seconds between two looks at a token that somebody else is spending."""
+KEPT: Final = frozenset(
+    {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.OUTCOME_UNKNOWN, Code.UNKNOWN_PLATFORM}
+)
+"""Failures that somebody must look into: the order is kept, with its history."""
 SPENT_CODES: Final = frozenset({"token_already_used"})
 
 
@@ -39,6 +46,7 @@ class Attacher:
     ledgers: Mapping[str, Ledger]
     journal: Journal
     limiter: Limiter
+    circuits: Switchboard
     world: World
     attempts: int
     deliveries: int
@@ -51,11 +59,14 @@ class Attacher:
             return Quarantined(str(error))
         begun = await self.journal.begin(request.attach_id)
         if begun.outcome is not None:
-            return Settled(AttachResult.model_validate_json(begun.outcome), request.reply_to)
-        async with excused(self.journal, request.attach_id):
-            result = await self._attach(request, begun.deliveries)
+            return _say(AttachResult.model_validate_json(begun.outcome), request)
+        try:
+            async with excused(self.journal, request.attach_id):
+                result = await self._attach(request, begun.deliveries)
+        except Park as error:
+            return Parked(error.scope, ATTACH_TASK, request.attach_id)
         recorded = await self.journal.record(request.attach_id, result.model_dump_json(exclude_none=True))
-        return Settled(AttachResult.model_validate_json(recorded), request.reply_to)
+        return _say(AttachResult.model_validate_json(recorded), request)
 
     async def _attach(self, request: AttachRequest, deliveries: int) -> AttachResult:
         desk = self.desks.get(request.platform)
@@ -87,7 +98,7 @@ class Attacher:
     ) -> AttachResult:
         target, token = request.target, request.token
         call = target.call(token, request.kind)
-        attempts = self._attempts(desk, request)
+        attempts = self._attempts(desk, request, until_begun=None if attempted else request.attach_before / 1000)
 
         async def spend() -> Answer:
             return await desk.endpoint.post(
@@ -97,12 +108,13 @@ class Attacher:
                 connected_account=request.connected_account,
             )
 
-        async def keep_claim(_: Unavailable) -> None:
+        async def keep_claim(_: Unavailable) -> bool:
             # Attempts and pauses may outlast the lease: hold on to the token for as long as we go on trying.
             nonlocal claim
             renewed = await ledger.claim(token, request.attach_id, lease=LEASE)
             if renewed.state == "granted":
                 claim = renewed
+            return False
 
         try:
             answer = await attempts.run(spend, keep_claim)
@@ -114,8 +126,11 @@ class Attacher:
             else:
                 await ledger.release(token, claim)
             return self._failed(request, error.code, declined=error, attempts=attempts.made + 1)
-        except TooLate:
-            await ledger.release(token, claim)
+        except (TooLate, Park) as error:
+            if not (attempts.maybe_done or attempted):
+                await ledger.release(token, claim)
+            if isinstance(error, Park):
+                raise
             return self._failed(request, Code.TOKEN_EXPIRED)
         except Exhausted as error:
             unknown = error.maybe_done or attempted
@@ -123,7 +138,7 @@ class Attacher:
                 await ledger.release(token, claim)
             last = Declined(error.last.status or 0, "", request_id=error.last.request_id, ours=True)
             code = Code.OUTCOME_UNKNOWN if unknown else Code.ATTEMPTS_EXHAUSTED
-            return self._failed(request, code, declined=last, attempts=error.attempts)
+            return self._failed(request, code, declined=last, attempts=error.attempts, history=error.history)
         await ledger.close(token, claim, "spent")
         follow_up = target.follow_up(answer.id)
         if follow_up is None:
@@ -145,9 +160,20 @@ class Attacher:
             return self._failed(request, Code.OUTCOME_UNKNOWN, made=answer)
         return self._attached(request, answer)
 
-    def _attempts(self, desk: Desk, request: AttachRequest) -> Attempts:
-        budgets = desk.budgets.spending(request.target)
-        return Attempts(self.limiter, self.world, desk, "bulk", budgets, self.attempts, until=None)
+    def _attempts(self, desk: Desk, request: AttachRequest, *, until_begun: float | None = None) -> Attempts:
+        return Attempts(
+            self.limiter,
+            self.circuits,
+            self.world,
+            desk,
+            About(desk.name, request.target.endpoint(), connected_account=request.connected_account),
+            "bulk",
+            desk.budgets.spending(request.target, request.connected_account),
+            self.attempts,
+            until=None,
+            may_park=True,
+            until_begun=until_begun,
+        )
 
     def _attached(self, request: AttachRequest, answer: Answer) -> AttachResult:
         return AttachResult(
@@ -164,13 +190,13 @@ class Attacher:
         *,
         declined: Declined | None = None,
         attempts: int = 0,
+        history: tuple[Attempt, ...] = (),
         spent_by: str | None = None,
         made: Answer | None = None,
     ) -> AttachResult:
-        why = failure(code, declined, attempts)
         return AttachResult(
             **self._common(request),
-            failure=why.model_copy(update={"spent_by": spent_by}) if spent_by else why,
+            failure=failure(code, declined, attempts, history, spent_by),
             object_id=made.id if made else None,
             object_type=made.object if made else None,
         )
@@ -187,6 +213,12 @@ class Attacher:
             "to": request.target.to,
             "token": request.token,
         }
+
+
+def _say(result: AttachResult, request: AttachRequest) -> Outcome:
+    settled = Settled(result, request.reply_to)
+    code = result.failure.code if result.failure and result.failure.source == "tokenferry" else None
+    return DeadLettered(settled, code) if code in KEPT else settled
 
 
 def idempotency_key(request: AttachRequest, step: str) -> str:

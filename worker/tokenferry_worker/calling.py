@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tokenferry.contract.names import Lane
+from tokenferry.contract.results import Attempt
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.errors import Blocked, TokenferryError, Unavailable
+from tokenferry_worker.circuits import About, Park, scope_of, scopes_of
+from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 from tokenferry_worker.pacing import Budget
 from tokenferry_worker.ports import Endpoint, Journal, Limiter
 from tokenferry_worker.retries import pause
+from tokenferry_worker.switchboard import Switchboard
 
-log = logging.getLogger(__name__)
-
-PUSHED_BACK = 1.0
+PUSHED_BACK = 0.25
 """Seconds the fleet rests on a budget after the endpoint refused a call for its rate."""
-ALARM_EVERY = 60.0
-"""Seconds between two alarms about one blocked platform."""
 
 
 class World(Protocol):
@@ -54,27 +52,27 @@ class Exhausted(TokenferryError):
     last: Unavailable
     attempts: int
     maybe_done: bool
+    history: tuple[Attempt, ...] = ()
 
 
 @asynccontextmanager
 async def excused(journal: Journal, id_: str) -> AsyncIterator[None]:
-    """Work that may be called off because the worker stops: then the delivery does not count towards poison."""
+    """Work that may be called off: when the worker stops or a circuit is open, that is no sign of poison."""
     try:
         yield
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Park):
         await journal.excuse(id_)
         raise
 
 
 @dataclass
 class Desk:
-    """One platform as a worker sees it: where to call, with which budgets, and until when it is blocked."""
+    """One platform as a worker sees it: where to call, and with which budgets."""
 
     name: str
     endpoint: Endpoint
     budgets: Budgets
     live: bool
-    alarmed_at: float = float("-inf")
 
 
 @dataclass
@@ -82,36 +80,53 @@ class Attempts:
     """The attempts of one call. `made` counts those that reached the endpoint and were not refused for their rate."""
 
     limiter: Limiter
+    circuits: Switchboard
     world: World
     desk: Desk
+    about: About
     lane: Lane
     budgets: tuple[Budget, ...]
     limit: int
     until: float | None
     """Unix seconds after which no call is begun; None: no such moment."""
+    may_park: bool
+    """Whether the request may wait elsewhere while a circuit is open."""
+    until_begun: float | None = None
+    """The same as *until*, but only where no call may have taken effect, and only while a circuit is open."""
     made: int = 0
     maybe_done: bool = False
+    history: list[Attempt] = field(default_factory=list)
+    under_way: str = ""
+    """What the limiter knows the granted call by."""
 
     async def run(
         self,
         call: Callable[[], Awaitable[Answer]],
-        on_unavailable: Callable[[Unavailable], Awaitable[None]] | None = None,
+        on_unavailable: Callable[[Unavailable], Awaitable[bool]] | None = None,
     ) -> Answer:
         """Make the call until the endpoint answers it.
 
-        *on_unavailable* is told of every failed attempt before the pause, to change the key or not.
-        Raises `Declined`, `Exhausted`, `TooLate`.
+        *on_unavailable* is told of every failed attempt before the pause; it says whether it has changed the key.
+        Raises `Declined`, `Exhausted`, `TooLate`, `Park`.
         """
-        blocked = 0
+        scopes = scopes_of(self.about)
         while True:
-            await self._permit()
+            probed = await self._enter(scopes) if self.circuits.is_open(scopes) else ()
             try:
-                return await call()
+                if not await self._permit(scopes, probed):
+                    continue
+                answer = await self._call(call)
+                await self.circuits.proved(probed)
+                return answer
             except Blocked as error:
-                blocked += 1
-                self._alarm(error)
-                await self._rest(pause(blocked, dice=self.world.dice(), first=5.0, longest=60.0))
+                scope = scope_of(error, self.about)
+                await self.circuits.refused(scope, error, probed=probed, wider=scopes[: scopes.index(scope)])
+            except Declined as error:
+                # Without a status we refused it ourselves, before anybody was asked.
+                await (self.circuits.proved(probed) if error.status else self.circuits.again(probed))
+                raise
             except Unavailable as error:
+                await self.circuits.again(probed)
                 self.maybe_done = self.maybe_done or error.maybe_done
                 if error.rate_limited is not None:
                     # Refused before it was executed: no attempt. The whole fleet learns of it at once.
@@ -120,40 +135,56 @@ class Attempts:
                     )
                     continue
                 self.made += 1
-                if self.made >= self.limit:
-                    raise Exhausted(error, self.made, self.maybe_done) from None
-                if on_unavailable is not None:
-                    await on_unavailable(error)
+                at = int(self.world.now() * 1000)
+                self.history.append(Attempt(at=at, status=error.status, code=error.reason[:200]))
+                new_key = on_unavailable is not None and self.made < self.limit and await on_unavailable(error)
+                if self.made >= self.limit or (error.final and not new_key):
+                    raise Exhausted(error, self.made, self.maybe_done, tuple(self.history)) from None
                 await self._rest(error.retry_after or pause(self.made, dice=self.world.dice()))
+            except (TooLate, asyncio.CancelledError):
+                await self.circuits.again(probed)
+                raise
 
-    async def _permit(self) -> None:
-        if self.until is None:
-            await self.limiter.permit(self.budgets, self.lane)
-            return
-        left = self.until - self.world.now()
-        if left <= 0:
-            raise TooLate(self.maybe_done)
+    async def _call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         try:
-            async with asyncio.timeout(left):
-                await self.limiter.permit(self.budgets, self.lane)
+            return await call()
+        finally:
+            await self.limiter.done(self.budgets, self.under_way)
+
+    async def _enter(self, scopes: Sequence[str]) -> Sequence[str]:
+        until = self.until_begun if self.until is None and not self.maybe_done else self.until
+        try:
+            async with asyncio.timeout(self._left(until)):
+                return await self.circuits.enter(scopes, may_park=self.may_park)
         except TimeoutError:
             raise TooLate(self.maybe_done) from None
+
+    async def _permit(self, scopes: Sequence[str], probed: Sequence[str]) -> bool:
+        """Wait for a permit. False when a circuit opened meanwhile; a probe is not held up by its own."""
+        watched = () if probed else scopes
+        try:
+            async with asyncio.timeout(self._left(self.until)) as limit:
+                with self.circuits.queueing(limit, watched):
+                    self.under_way = await self.limiter.permit(self.budgets, self.lane)
+        except TimeoutError:
+            if not self.circuits.is_open(watched):
+                raise TooLate(self.maybe_done) from None
+            return False
+        if self.circuits.is_open(watched):
+            await self.limiter.done(self.budgets, self.under_way)
+            return False
+        return True
+
+    def _left(self, until: float | None) -> float | None:
+        if until is None:
+            return None
+        left = until - self.world.now()
+        if left <= 0:
+            raise TooLate(self.maybe_done)
+        return left
 
     async def _rest(self, seconds: float) -> None:
         if self.until is not None and self.world.now() + seconds > self.until:
             await self.world.sleep(max(0.0, self.until - self.world.now()))
             raise TooLate(self.maybe_done)
         await self.world.sleep(seconds)
-
-    def _alarm(self, error: Blocked) -> None:
-        now = self.world.now()
-        if now - self.desk.alarmed_at >= ALARM_EVERY:
-            self.desk.alarmed_at = now
-            log.error(
-                "platform '%s' is blocked: the endpoint answers %s %s (request %s). Requests wait, nothing is lost. "
-                "Check the key, its permissions and the account's access to raw card data.",
-                self.desk.name,
-                error.status,
-                error.code,
-                error.request_id,
-            )

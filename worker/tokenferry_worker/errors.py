@@ -57,6 +57,8 @@ class Unavailable(TokenferryError):
     """`Stripe-Rate-Limited-Reason` of a 429; such a call was never executed and counts as no attempt."""
     retry_after: float | None = None
     """Seconds the endpoint asked to wait, if it did."""
+    final: bool = False
+    """Whether the endpoint said that the same call would be answered the same (`Stripe-Should-Retry: false`)."""
 
     def __str__(self) -> str:
         return f"unavailable: {self.reason} status={self.status} request={self.request_id}"

@@ -45,4 +45,13 @@ class Quarantined:
     reason: str
 
 
-Outcome = Settled | HandedOn | DeadLettered | Dropped | Quarantined
+@dataclass(frozen=True)
+class Parked:
+    """Not begun: the circuit of *scope* is open, so it waits, as it came, where it holds up nobody."""
+
+    scope: str
+    task: str
+    id: str
+
+
+Outcome = Settled | HandedOn | DeadLettered | Dropped | Quarantined | Parked

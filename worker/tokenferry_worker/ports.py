@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.answers import Answer
+from tokenferry_worker.circuits import Board
 from tokenferry_worker.pacing import Budget
 
 
@@ -28,8 +29,12 @@ class Endpoint(Protocol):
 class Limiter(Protocol):
     """Leave to call, for the whole fleet."""
 
-    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> None:
-        """Return when one call may be made now."""
+    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> str:
+        """Return when one call may be made now; what to tell `done` once it is over."""
+        ...
+
+    async def done(self, budgets: Sequence[Budget], call: str) -> None:
+        """The call is over, however it ended."""
         ...
 
     async def push_back(self, budget: Budget, seconds: float) -> None:
@@ -97,4 +102,40 @@ class Ledger(Protocol):
 
     def writing(self, object_id: str | None, *, lease: float) -> AbstractAsyncContextManager[None]:
         """Be the only one in the fleet to write to *object_id* (None: nobody else could) within the block."""
+        ...
+
+
+class CircuitBook(Protocol):
+    """Which circuits are open, for the whole fleet."""
+
+    async def open(self, scope: str, status: int, code: str, request_id: str) -> bool:
+        """Open it. Whether it was closed before: the one who is told so raises the alarm."""
+        ...
+
+    async def ask(self, scopes: Sequence[str]) -> Literal["closed", "open", "probe"]:
+        """Whether a call that depends on *scopes* may be made; `probe`: yes, and it alone, to see whether they work."""
+        ...
+
+    async def again(self, scope: str, *, failed: bool) -> None:
+        """Give back the right to probe; after a *failed* one the next is later, else as soon as before."""
+        ...
+
+    async def close(self, scope: str) -> float | None:
+        """Close it. Seconds it was open, or None for whoever comes second."""
+        ...
+
+    async def look(self) -> Board:
+        """Everything that is open or parked."""
+        ...
+
+    async def parked(self, scope: str) -> None:
+        """A message now rests in the queue of *scope*."""
+        ...
+
+    async def emptied(self, scope: str, count: int) -> None:
+        """The queue of *scope* was empty, seen after *count* messages had been parked."""
+        ...
+
+    async def mind(self, scope: str, by: str, *, lease: float) -> bool:
+        """Whether *by* is the one in the fleet that carries back what *scope* has parked, for *lease* seconds."""
         ...

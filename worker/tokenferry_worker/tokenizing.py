@@ -11,14 +11,18 @@ from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import Envelope, Header
 from tokenferry.contract.plaintext import Plaintext
-from tokenferry.contract.results import Display, Failure, TokenResult
+from tokenferry.contract.queues import TOKENIZE_TASK
+from tokenferry.contract.results import Attempt, Display, Failure, TokenResult
 from tokenferry.contract.targets import AttachTarget
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World, excused
+from tokenferry_worker.circuits import About, Park
 from tokenferry_worker.errors import Declined, Unavailable, Unopenable
 from tokenferry_worker.opening import Opener
-from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Quarantined, Settled
+from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.ports import Journal, Limiter
+from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.token_client import PUBLISHABLE_IN_LIVE
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class Tokenizer:
     desks: Mapping[str, Desk]
     journal: Journal
     limiter: Limiter
+    circuits: Switchboard
     world: World
     sign: Callable[[AttachRequest], SignedAttach]
     signer_id: str
@@ -73,8 +78,11 @@ class Tokenizer:
                 result = self._failed(header, Code.UNOPENABLE)
             else:
                 plan = plaintext.attach
-                async with excused(self.journal, header.request_id):
-                    result = await self._tokenize(desk, header, plaintext, begun.epoch)
+                try:
+                    async with excused(self.journal, header.request_id):
+                        result = await self._tokenize(desk, header, plaintext, begun.epoch)
+                except Park as error:
+                    return Parked(error.scope, TOKENIZE_TASK, header.request_id)
         recorded = await self.journal.record(header.request_id, result.model_dump_json(exclude_none=True))
         return self._say(envelope, TokenResult.model_validate_json(recorded), plan)
 
@@ -89,22 +97,29 @@ class Tokenizer:
                 connected_account=header.connected_account,
             )
 
-        async def on_unavailable(error: Unavailable) -> None:
+        async def on_unavailable(error: Unavailable) -> bool:
             nonlocal epoch, server_errors
-            if error.status == 500:
-                server_errors += 1
-                if server_errors % STORED_ERRORS == 0:
-                    # An unused token of the earlier generation may be left behind: nobody learns its id.
-                    epoch = await self.journal.next_epoch(header.request_id, epoch)
+            if error.status != 500:
+                return False
+            server_errors += 1
+            if not error.final and server_errors % STORED_ERRORS:
+                return False
+            # An unused token of the earlier generation may be left behind: nobody learns its id.
+            epoch = await self.journal.next_epoch(header.request_id, epoch)
+            return True
 
+        publishable = desk.live and header.kind in PUBLISHABLE_IN_LIVE
         attempts = Attempts(
             self.limiter,
+            self.circuits,
             self.world,
             desk,
+            About(desk.name, "tokens", header.kind, header.connected_account, publishable),
             header.lane,
-            desk.budgets.tokens(),
+            desk.budgets.tokens(header.connected_account),
             self.attempts,
             until=header.expires_at / 1000,
+            may_park=not _may_carry_cvc(header),
         )
         try:
             answer = await attempts.run(call, on_unavailable)
@@ -116,7 +131,8 @@ class Tokenizer:
             last = Declined(
                 error.last.status or 0, Code.ATTEMPTS_EXHAUSTED, request_id=error.last.request_id, ours=True
             )
-            return self._failed(header, Code.ATTEMPTS_EXHAUSTED, declined=last, attempts=error.attempts)
+            code = Code.ATTEMPTS_EXHAUSTED
+            return self._failed(header, code, declined=last, attempts=error.attempts, history=error.history)
         if answer.body.get("livemode") is not desk.live:
             return self._failed(header, Code.WRONG_SCOPE, attempts=attempts.made + 1)
         return TokenResult(
@@ -141,8 +157,7 @@ class Tokenizer:
         code = result.failure.code if result.failure and result.failure.source == "tokenferry" else None
         if code is None or code not in KEPT:
             return settled
-        if header.kind == "cvc_update" or header.lane == "realtime":
-            # Only realtime may carry a verification code, and whether this one does is sealed: keep none of them.
+        if _may_carry_cvc(header):
             return Dropped(settled)
         return DeadLettered(settled, code)
 
@@ -174,7 +189,15 @@ class Tokenizer:
         except Unopenable:
             return None
 
-    def _failed(self, header: Header, code: str, *, declined: Declined | None = None, attempts: int = 0) -> TokenResult:
+    def _failed(
+        self,
+        header: Header,
+        code: str,
+        *,
+        declined: Declined | None = None,
+        attempts: int = 0,
+        history: tuple[Attempt, ...] = (),
+    ) -> TokenResult:
         return TokenResult(
             outcome_id=f"{header.request_id}:token",
             request_id=header.request_id,
@@ -182,11 +205,16 @@ class Tokenizer:
             platform=header.platform,
             connected_account=header.connected_account,
             settled_at=self._now_ms(),
-            failure=failure(code, declined, attempts),
+            failure=failure(code, declined, attempts, history),
         )
 
     def _now_ms(self) -> int:
         return int(self.world.now() * 1000)
+
+
+def _may_carry_cvc(header: Header) -> bool:
+    """Only realtime may carry a verification code, and whether this one does is sealed: none of them is kept."""
+    return header.kind == "cvc_update" or header.lane == "realtime"
 
 
 def idempotency_key(request_id: str, epoch: int) -> str:
@@ -198,10 +226,12 @@ def idempotency_key(request_id: str, epoch: int) -> str:
     return f"tokenferry:{request_id}:{epoch}"
 
 
-def failure(code: str, declined: Declined | None, attempts: int) -> Failure:
+def failure(
+    code: str, declined: Declined | None, attempts: int, history: tuple[Attempt, ...] = (), spent_by: str | None = None
+) -> Failure:
     """What the requester is told. Codes and names; no text of the endpoint."""
     if declined is None:
-        return Failure(code=code, source="tokenferry", attempts=attempts)
+        return Failure(code=code, source="tokenferry", attempts=attempts, spent_by=spent_by)
     return Failure(
         code=code,
         source="tokenferry" if declined.ours else "endpoint",
@@ -210,6 +240,7 @@ def failure(code: str, declined: Declined | None, attempts: int) -> Failure:
         status=declined.status or None,
         endpoint_request_id=declined.request_id,
         attempts=attempts,
+        history=history,
     )
 
 

@@ -20,14 +20,17 @@ from tokenferry_worker.attaching import Attacher
 from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.calling import Desk
 from tokenferry_worker.identities import Signers, load_identities
+from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.opening import Opener
 from tokenferry_worker.outcomes import Outcome
+from tokenferry_worker.parking import Carrier
 from tokenferry_worker.pool import Handler
 from tokenferry_worker.settling import Settler
+from tokenferry_worker.switchboard import Switchboard
 from tokenferry_worker.token_client import EndpointKeys, TokenClient
 from tokenferry_worker.tokenizing import Tokenizer
 
@@ -115,10 +118,12 @@ async def handlers(
     async with AsyncExitStack() as stack:
         store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
         stack.push_async_callback(store.aclose)
-        limiter = RedisLimiter(store)
         world = RealWorld()
-        settler = Settler(publisher)
+        book = RedisCircuits(store)
+        circuits = Switchboard(book)
+        settler = Settler(publisher, book)
         settings, days = configuration.worker, configuration.store.journal_days
+        limiter = RedisLimiter(store, alone=settings.alone_share)
         signers = Signers.load(configuration.path(configuration.keys.signers))
         desks = {}
         for name, platform in configuration.platforms.items():
@@ -139,6 +144,7 @@ async def handlers(
                 desks=desks,
                 journal=RedisJournal(store, "request", days=days),
                 limiter=limiter,
+                circuits=circuits,
                 world=world,
                 sign=partial(sign_attach, signer=signer),
                 signer_id=signer.signer_id,
@@ -154,12 +160,21 @@ async def handlers(
                 ledgers={name: RedisLedger(store, name, days=days) for name in desks},
                 journal=RedisJournal(store, "attach", days=days),
                 limiter=limiter,
+                circuits=circuits,
                 world=world,
                 attempts=settings.attempts,
                 deliveries=settings.deliveries,
             )
             by_task[ATTACH_TASK] = _delivery(attacher.handle, settler)
+        carrier = Carrier(configuration, publisher, book, circuits)
+        for beside in (circuits.watch(), carrier.work()):
+            stack.push_async_callback(_called_off, asyncio.create_task(beside, name="tokenferry-circuits"))
         yield by_task
+
+
+async def _called_off(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _delivery(handle: Callable[[str], Awaitable[Outcome]], settler: Settler) -> Handler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from tokenferry.contract.names import LANES, Lane
@@ -29,6 +30,15 @@ def tokenize_queues(platform: str) -> list[str]:
 def attach_queue(platform: str) -> str:
     """Where tokens of one platform wait to be spent."""
     return f"attach.{platform}"
+
+
+def parked_queue(scope: str) -> str:
+    """Where requests of an open circuit wait. *scope* begins with a platform's name; the rest may be long.
+
+    >>> parked_queue("main/kind/card")
+    'parked.main.bcff8e96'
+    """
+    return f"parked.{scope.partition('/')[0]}.{hashlib.sha256(scope.encode()).hexdigest()[:8]}"
 
 
 def results_queue(route: str) -> str:

@@ -13,6 +13,16 @@ from tokenferry.contract.requests import Kind
 Word = Annotated[str, StringConstraints(max_length=200)]
 
 
+class Attempt(Message):
+    """One call that got no usable answer."""
+
+    at: int
+    """Unix milliseconds by the worker's clock."""
+    status: int | None = None
+    """HTTP status of the answer, if there was one."""
+    code: Word
+
+
 class Failure(Message):
     """Why there is no token or no object. Codes and parameter names only: the endpoint's free text stays outside."""
 
@@ -26,6 +36,8 @@ class Failure(Message):
     """The endpoint's `Request-Id`: what its support and dashboard find the call by."""
     attempts: int = 0
     """Calls made for this request, the failing one included."""
+    history: tuple[Attempt, ...] = ()
+    """Of a request that was given up on: its attempts, oldest first."""
     spent_by: Word | None = None
     """For `token_spent`: the attach id that won."""
 

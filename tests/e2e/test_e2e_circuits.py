@@ -1,0 +1,201 @@
+"""An account, its key or one connected account is refused: calls stop, nothing is lost, and nobody else is slower."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from e2e.cargo import bank_account, card, pii
+from e2e.house import ENDPOINT_KEYS, BrokerKind, House, Route, until
+
+from tokenferry import Order, TokenRequest
+from tokenferry.contract.targets import CustomerCreate
+
+MAIN_KEY, PACED_KEY = ENDPOINT_KEYS["TF_SECRET"], ENDPOINT_KEYS["TF_PACED"]
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def house(request: pytest.FixtureRequest, house_on: Callable[[BrokerKind], House]) -> Iterator[House]:
+    """A house in which nothing is refused, before and after."""
+    house = house_on(request.param)
+    house.fresh()
+    yield house
+    house.put_out()
+
+
+def reject(house: House, *what: str) -> None:
+    assert house.http.post("/_keys", json={"reject": what}).status_code == 200
+
+
+def accept(house: House, *what: str) -> None:
+    assert house.http.post("/_keys", json={"accept": what}).status_code == 200
+
+
+def circuits(house: House, *arguments: str) -> str:
+    """What `tokenferry circuits` prints."""
+    command = [sys.executable, "-m", "tokenferry.cli", "circuits", "--config", str(house.folder / "tokenferry.toml")]
+    done = subprocess.run(
+        [*command, *arguments], env=house.environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def open_circuits(house: House) -> dict[str, Any]:
+    return {row["scope"]: row for row in json.loads(circuits(house, "--json"))}
+
+
+def calls(house: House) -> int:
+    """How many calls of any kind have reached the endpoint."""
+    return int(house.ledger()["calls"]["total"])
+
+
+def orders(requests: list[TokenRequest], route: Route, platform: str, account: str | None = None) -> list[Order]:
+    return [Order(each, platform=platform, reply_to=route.name, connected_account=account) for each in requests]
+
+
+def seconds_for(house: House, sent: list[Order], route: Route) -> float:
+    """Send, and wait for a token for each."""
+    began = time.monotonic()
+    ids = house.send(sent)
+    route.gather(len(ids), 60.0)
+    assert all(result.ok for result in route.of(ids).values())
+    return time.monotonic() - began
+
+
+def alarms(said: str, scope: str) -> int:
+    return said.count(f"circuit '{scope}' is open")
+
+
+def account_of(house: House, key: str) -> str:
+    answer = house.http.post("/v1/accounts", data={"type": "custom"}, headers={"authorization": f"Bearer {key}"})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+def nothing_was_given_up(house: House) -> bool:
+    return house.broker.take("dead-letters") == [] == house.broker.take("quarantine")
+
+
+def test_a_key_revoked_in_mid_flight_stops_all_calls_but_a_probe_and_costs_no_request(house: House) -> None:
+    route = house.route()
+    with house.working() as worker:
+        ids = house.send(orders([card(n) for n in range(400)], route, "main"))
+        until(lambda: route.look() >= 50, "the first results")
+        reject(house, MAIN_KEY)
+        time.sleep(1.0)
+        stopped_at, before = time.monotonic(), calls(house)
+        until(lambda: calls(house) > before, "a probe", 10.0)
+        time.sleep(max(0.0, stopped_at + 7.0 - time.monotonic()))
+        assert calls(house) - before <= 2
+        done = route.look()
+        assert done < 400
+        assert all(result.ok for result in route.results.values())
+        assert open_circuits(house)["main"]["status"] == 401
+        assert "Put an accepted key where [platforms.main] secret_key points" in circuits(house)
+        assert alarms(worker.said(), "main") == 1
+        accept(house, MAIN_KEY)
+        circuits(house, "close", "main")
+        route.gather(400)
+        assert all(result.ok for result in route.of(ids).values())
+        assert all(len(house.tokens_of(id_)) == 1 for id_ in ids)
+        assert open_circuits(house) == {}
+        assert worker.said().count("circuit 'main' is closed") == 1
+        house.until_all_is_done()
+    assert nothing_was_given_up(house)
+
+
+def test_a_circuit_closes_by_itself_after_the_cure(house: House) -> None:
+    route = house.route()
+    with house.working() as worker:
+        reject(house, MAIN_KEY)
+        ids = house.send(orders([card(n) for n in range(20)], route, "main"))
+        until(lambda: alarms(worker.said(), "main"), "the alarm")
+        accept(house, MAIN_KEY)
+        route.gather(20, 15.0)
+        assert all(result.ok for result in route.of(ids).values())
+
+
+def test_a_platform_with_a_refused_key_never_slows_another(house: House) -> None:
+    refused, alone, beside = house.route(), house.route(), house.route()
+    with house.working():
+        usual = seconds_for(house, orders([card(n) for n in range(75)], alone, "paced"), alone)
+        reject(house, MAIN_KEY)
+        ids = house.send(orders([card(n) for n in range(400)], refused, "main"))
+        assert seconds_for(house, orders([card(n) for n in range(75)], beside, "paced"), beside) <= 1.2 * usual + 1.0
+        accept(house, MAIN_KEY)
+        circuits(house, "close", "main")
+        refused.gather(400)
+        assert all(result.ok for result in refused.of(ids).values())
+
+
+def test_while_card_numbers_are_refused_everything_else_goes_on_at_full_rate(house: House) -> None:
+    cards, alone, beside = house.route(), house.route(), house.route()
+    others: list[TokenRequest] = [pii(), bank_account()] * 40
+    with house.working() as worker:
+        usual = seconds_for(house, orders(others, alone, "paced"), alone)
+        reject(house, "raw_cards")
+        ids = house.send(orders([card(n) for n in range(150)], cards, "paced"))
+        assert seconds_for(house, orders(others, beside, "paced"), beside) <= 1.2 * usual + 1.0
+        until(lambda: house.broker.unfinished() == 0, "work queues without a card")
+        row = open_circuits(house)["paced/kind/card"]
+        assert row["parked"] >= 149  # one may be on its way to probe
+        assert "raw card data" in row["cure"]
+        assert cards.look() == 0
+        accept(house, "raw_cards")
+        circuits(house, "close", "paced/kind/card")
+        cards.gather(150)
+        assert all(result.ok for result in cards.of(ids).values())
+        assert all(len(house.tokens_of(id_)) == 1 for id_ in ids)
+        assert alarms(worker.said(), "paced/kind/card") == 1
+        house.until_all_is_done()
+    assert nothing_was_given_up(house)
+
+
+def test_a_refused_connected_account_never_slows_another(house: House) -> None:
+    refused, alone, beside = house.route(), house.route(), house.route()
+    a, b = account_of(house, PACED_KEY), account_of(house, PACED_KEY)
+    of_b = [card(n) for n in range(100)]
+    with house.working() as worker:
+        usual = seconds_for(house, orders(list(of_b), alone, "paced", b), alone)
+        reject(house, a)
+        ids = house.send(orders([card(n) for n in range(300)], refused, "paced", a))
+        assert seconds_for(house, orders(list(of_b), beside, "paced", b), beside) <= 1.2 * usual + 1.0
+        until(lambda: house.broker.unfinished() == 0, "work queues without requests of the account")
+        assert open_circuits(house)[f"paced/account/{a}"]["parked"] >= 299
+        accept(house, a)
+        circuits(house, "close", f"paced/account/{a}")
+        refused.gather(300)
+        assert all(result.ok for result in refused.of(ids).values())
+        assert alarms(worker.said(), f"paced/account/{a}") == 1
+        house.until_all_is_done()
+    assert nothing_was_given_up(house)
+
+
+def test_orders_to_spend_the_tokens_of_a_refused_account_are_kept_and_spent_once_after_the_cure(house: House) -> None:
+    refused, beside = house.route(), house.route()
+    account = account_of(house, MAIN_KEY)
+    spending = [Order(card(n), platform="main", reply_to=refused.name, connected_account=account) for n in range(20)]
+    ids = house.send(replace(order, attach=CustomerCreate()) for order in spending)
+    with house.working(role="tokenize", processes=1):
+        until(lambda: house.ledger()["tokens_created"] == 20, "the tokens")
+    reject(house, account)
+    with house.working(role="attach", config="attach.toml") as worker, house.working(role="tokenize", processes=1):
+        others = house.send(replace(order, attach=CustomerCreate()) for order in orders([card()] * 20, beside, "main"))
+        beside.gather(20)
+        assert all(result.ok for result in beside.of(others).values())
+        until(lambda: house.broker.unfinished() == 0, "work queues without orders of the account")
+        assert refused.look() == 0
+        accept(house, account)
+        circuits(house, "close", f"main/account/{account}")
+        refused.gather(20)
+        assert all(result.ok for result in refused.of(ids).values())
+        assert alarms(worker.said(), f"main/account/{account}") == 1
+    assert house.ledger()["uses"]["tokens_used_more_than_once"] == []
+    assert nothing_was_given_up(house)

@@ -1,0 +1,309 @@
+"""What one refusal shuts off, who tries whether it is mended, who tells the operator: in the store and in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from tokenferry.configuration import Platform
+from tokenferry_worker.answers import Answer
+from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.calling import Attempts, Desk, TooLate
+from tokenferry_worker.circuits import About, Park, cure, parks, scope_of, scopes_of
+from tokenferry_worker.errors import Blocked
+from tokenferry_worker.on_redis.circuits import RedisCircuits
+from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.ports import CircuitBook
+from tokenferry_worker.switchboard import Switchboard
+
+from .standins import NOW, MemoryCircuits, MemoryLimiter, ScriptedEndpoint, StoryWorld, blocked, watched
+
+pytestmark = pytest.mark.anyio
+
+CARD = About("main", "tokens", "card")
+CONNECTED = About("main", "tokens", "card", "acct_1")
+ATTACH = About("main", "customers")
+CONNECTED_ATTACH = About("main", "customers", connected_account="acct_1")
+LIVE_PERSON = About("main", "tokens", "person", publishable=True)
+LIVE_CONNECTED_PERSON = About("main", "tokens", "person", "acct_1", publishable=True)
+
+TABLE = [
+    (401, CARD, "main", "secret_key"),
+    (401, CONNECTED, "main", "secret_key"),
+    (401, CONNECTED_ATTACH, "main", "secret_key"),
+    (302, CARD, "main", "base_url"),
+    (307, CONNECTED_ATTACH, "main", "base_url"),
+    (403, CARD, "main/endpoint/tokens", "permission to write tokens"),
+    (403, ATTACH, "main/endpoint/customers", "permission to write customers"),
+    (403, CONNECTED, "main/account/acct_1", "Let acct_1 connect"),
+    (403, CONNECTED_ATTACH, "main/account/acct_1", "Let acct_1 connect"),
+    (402, CARD, "main/kind/card", "raw card data"),
+    (402, CONNECTED, "main/kind/card", "raw card data"),
+    (402, ATTACH, "main/endpoint/customers", "permission"),
+    (401, LIVE_PERSON, "main/kind/person", "publishable_key"),
+    (403, LIVE_PERSON, "main/kind/person", "publishable_key"),
+    (403, LIVE_CONNECTED_PERSON, "main/account/acct_1", "Let acct_1 connect"),
+]
+
+
+@pytest.mark.parametrize(("status", "about", "scope", "advice"), TABLE)
+def test_a_refusal_opens_the_narrowest_scope_it_speaks_for_and_names_its_cure(
+    status: int, about: About, scope: str, advice: str
+) -> None:
+    error = Blocked(status, "refused")
+    assert scope_of(error, about) == scope
+    assert scope in scopes_of(about), "else nobody would ever wait for it"
+    assert advice in cure(scope, status)
+    assert cure(scope, status).endswith(".")
+
+
+@pytest.mark.parametrize("status", [301, 401, 402, 403])
+@pytest.mark.parametrize("about", [CARD, CONNECTED, ATTACH, CONNECTED_ATTACH, LIVE_PERSON, LIVE_CONNECTED_PERSON])
+def test_whatever_is_refused_is_a_scope_the_call_depends_on(status: int, about: About) -> None:
+    assert scope_of(Blocked(status, "refused"), about) in scopes_of(about)
+
+
+def test_only_what_leaves_others_in_the_same_queue_able_to_work_is_parked() -> None:
+    assert [scope for scope in (*scopes_of(CONNECTED), *scopes_of(ATTACH)) if parks(scope)] == [
+        "main/account/acct_1",
+        "main/kind/card",
+        "main/endpoint/customers",
+    ]
+
+
+# -- the book
+
+
+Book = Callable[..., CircuitBook]
+
+
+@pytest.fixture(params=["in_the_store", "in_memory"])
+def book(request: pytest.FixtureRequest, store: Store) -> Book:
+    """The stand-in of the other tests keeps every promise the real one keeps."""
+    return (lambda **times: RedisCircuits(store, **times)) if request.param == "in_the_store" else MemoryCircuits
+
+
+async def opened(book: CircuitBook, scope: str = "main") -> bool:
+    return await book.open(scope, 401, "unauthorized", "req_1")
+
+
+async def due(book: CircuitBook, scope: str = "main") -> None:
+    """Wait until *scope* may be probed."""
+    async with asyncio.timeout(5):
+        while (await book.look()).open[scope].due_in > 0:
+            await asyncio.sleep(0.01)
+
+
+async def test_of_twenty_who_open_a_circuit_one_is_told_to_raise_the_alarm(book: Book) -> None:
+    circuits = book()
+    assert sum(await asyncio.gather(*(opened(circuits) for _ in range(20)))) == 1
+    assert not await opened(circuits)
+
+
+async def test_what_is_open_can_be_looked_up_with_its_reason(book: Book) -> None:
+    circuits = book(first=5.0)
+    await opened(circuits, "main/account/acct_1")
+    (circuit,) = (await circuits.look()).open.values()
+    assert (circuit.scope, circuit.status, circuit.code) == ("main/account/acct_1", 401, "unauthorized")
+    assert (circuit.request_id, circuit.probes) == ("req_1", 0)
+    assert 4.0 < circuit.due_in <= 5.0
+
+
+async def test_before_a_probe_is_due_nobody_may_call_and_then_exactly_one(book: Book) -> None:
+    circuits = book(first=0.2, lasts=30.0)
+    await opened(circuits)
+    assert await circuits.ask(["main", "main/kind/card"]) == "open"
+    assert await circuits.ask(["main/kind/card"]) == "closed"
+    await due(circuits)
+    words = await asyncio.gather(*(circuits.ask(["main"]) for _ in range(20)))
+    assert sorted(words) == ["open"] * 19 + ["probe"]
+
+
+async def test_a_call_that_depends_on_two_open_circuits_probes_both_or_none(book: Book) -> None:
+    circuits = book(first=0.05, lasts=30.0)
+    await opened(circuits, "main")
+    await due(circuits, "main")
+    await opened(circuits, "main/kind/card")
+    assert await circuits.ask(["main", "main/kind/card"]) == "open"
+    await due(circuits, "main/kind/card")
+    assert await circuits.ask(["main", "main/kind/card"]) == "probe"
+    assert await circuits.ask(["main"]) == await circuits.ask(["main/kind/card"]) == "open"
+
+
+async def test_the_right_of_a_prober_that_died_passes_on(book: Book) -> None:
+    circuits = book(first=0.02, lasts=0.1)
+    await opened(circuits)
+    await due(circuits)
+    assert await circuits.ask(["main"]) == "probe"
+    assert await circuits.ask(["main"]) == "open"
+    await due(circuits)
+    assert await circuits.ask(["main"]) == "probe"
+
+
+async def test_every_failed_probe_doubles_the_pause_up_to_the_longest(book: Book) -> None:
+    circuits = book(first=5.0, longest=60.0)
+    await opened(circuits)
+    pauses = []
+    for _ in range(5):
+        await circuits.again("main", failed=True)
+        pauses.append(round((await circuits.look()).open["main"].due_in))
+    assert pauses == [10, 20, 40, 60, 60]
+    await circuits.again("other", failed=True)
+    assert set((await circuits.look()).open) == {"main"}, "what is closed stays closed"
+
+
+async def test_it_is_closed_once_and_for_everybody(book: Book) -> None:
+    circuits = book()
+    await opened(circuits)
+    lasted = await asyncio.gather(*(circuits.close("main") for _ in range(5)))
+    assert len([seconds for seconds in lasted if seconds is not None]) == 1
+    assert await circuits.ask(["main"]) == "closed"
+    assert await opened(circuits), "and the next refusal is news again"
+
+
+async def test_a_queue_with_parked_messages_is_forgotten_only_when_nothing_came_since_it_was_found_empty(
+    book: Book,
+) -> None:
+    circuits = book()
+    for _ in range(3):
+        await circuits.parked("main/kind/card")
+    assert (await circuits.look()).parked == {"main/kind/card": 3}
+    await circuits.parked("main/kind/card")
+    await circuits.emptied("main/kind/card", 3)
+    assert (await circuits.look()).parked == {"main/kind/card": 4}
+    await circuits.emptied("main/kind/card", 4)
+    assert (await circuits.look()).parked == {}
+
+
+async def test_one_process_at_a_time_carries_messages_back(book: Book) -> None:
+    circuits = book()
+    assert await circuits.mind("main/kind/card", "one", lease=0.1)
+    assert await circuits.mind("main/kind/card", "one", lease=0.1)
+    assert not await circuits.mind("main/kind/card", "other", lease=0.1)
+    assert await circuits.mind("main/kind/pii", "other", lease=0.1)
+    async with asyncio.timeout(5):
+        while not await circuits.mind("main/kind/card", "other", lease=0.1):
+            await asyncio.sleep(0.01)
+
+
+async def test_an_operator_may_have_it_probed_at_once(store: Store, client: Redis) -> None:
+    circuits = RedisCircuits(store, first=60.0)
+    await opened(circuits)
+    assert await circuits.force("main")
+    assert await circuits.ask(["main"]) == "probe"
+    assert not await circuits.force("main/kind/card")
+    assert (await circuits.look()).parked == {"main/kind/card": 1}, "whatever its queue still holds is carried back"
+
+
+# -- the switchboard of one process
+
+
+def refusing(status: int) -> Callable[[], Awaitable[Answer]]:
+    async def call() -> Answer:
+        raise blocked(status)
+
+    return call
+
+
+@pytest.fixture
+def tell_desk() -> Callable[..., Attempts]:
+    """The attempts of one call about whatever is asked."""
+
+    def begin(circuits: Switchboard, about: About, until: float | None = None) -> Attempts:
+        platform = Platform(mode="test", base_url="http://127.0.0.1:1")
+        desk = Desk("main", ScriptedEndpoint(), Budgets("main", platform), False)
+        return Attempts(MemoryLimiter(), circuits, StoryWorld(), desk, about, "bulk", (), 8, until, may_park=True)
+
+    return begin
+
+
+async def test_two_processes_raise_one_alarm_and_let_one_call_at_a_time_through(
+    book: Book, caplog: pytest.LogCaptureFixture
+) -> None:
+    circuits = book(first=0.1, longest=0.2, lasts=30.0)
+    fleet = [Switchboard(circuits, look_every=0.02) for _ in range(2)]
+    through: list[str] = []
+
+    async def call(switchboard: Switchboard) -> None:
+        probed = await switchboard.enter(["main"], may_park=False)
+        through.extend(probed)
+        await switchboard.proved(probed)
+
+    with caplog.at_level(logging.WARNING):
+        async with asyncio.timeout(10), watched(fleet[0]), watched(fleet[1]):
+            await asyncio.gather(*(switchboard.refused("main", blocked()) for switchboard in fleet * 20))
+            await asyncio.gather(*(call(switchboard) for switchboard in fleet * 20))
+    assert through == ["main"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+async def test_a_circuit_that_another_process_opened_is_met_at_the_next_look(book: Book) -> None:
+    circuits = book(first=30.0)
+    switchboard = Switchboard(circuits, look_every=0.02)
+    async with asyncio.timeout(10), watched(switchboard):
+        await opened(circuits, "main/kind/card")
+        while not switchboard.is_open(scopes_of(CARD)):
+            await asyncio.sleep(0.01)
+        assert not switchboard.is_open(scopes_of(About("main", "tokens", "pii")))
+        with pytest.raises(Park) as caught:
+            await switchboard.enter(scopes_of(CARD), may_park=True)
+    assert caught.value.scope == "main/kind/card"
+
+
+async def test_what_needs_the_platform_waits_even_where_its_kind_would_be_parked() -> None:
+    circuits = MemoryCircuits(first=0.05)
+    switchboard = Switchboard(circuits, look_every=0.01)
+    await switchboard.refused("main", blocked())
+    await switchboard.refused("main/kind/card", blocked(402))
+    async with asyncio.timeout(10), watched(switchboard):
+        probed = await switchboard.enter(scopes_of(CARD), may_park=True)
+    assert list(probed) == ["main", "main/kind/card"]
+
+
+@pytest.mark.parametrize(
+    ("status", "left"), [(402, {"main/kind/card"}), (403, {"main/account/acct_1", "main/kind/card"})]
+)
+async def test_a_narrower_refusal_of_a_probe_proves_what_is_wider_and_nothing_else(
+    tell_desk: Callable[..., Attempts], status: int, left: set[str]
+) -> None:
+    circuits = MemoryCircuits(first=0.02, longest=30.0)
+    scopes = scopes_of(CONNECTED)
+    for scope in scopes:
+        await opened(circuits, scope)
+    async with asyncio.timeout(5):
+        attempts = tell_desk(Switchboard(circuits, look_every=0.01), CONNECTED)
+        async with watched(attempts.circuits):
+            while not attempts.circuits.is_open(scopes):
+                await asyncio.sleep(0.01)
+            with pytest.raises(Park):
+                await attempts.run(refusing(status))
+    assert set(circuits.circuits) == left
+    assert all(circuit.probes == 1 for circuit in circuits.circuits.values())
+
+
+async def test_a_wider_refusal_of_a_probe_proves_nothing(tell_desk: Callable[..., Attempts]) -> None:
+    circuits = MemoryCircuits(first=0.02, longest=30.0)
+    await opened(circuits, "main/kind/card")
+    attempts = tell_desk(Switchboard(circuits, look_every=0.01), CARD, until=NOW + 0.3)
+    async with asyncio.timeout(5), watched(attempts.circuits):
+        while not attempts.circuits.is_open(["main/kind/card"]):
+            await asyncio.sleep(0.01)
+        attempts.may_park = False
+        with pytest.raises(TooLate):
+            await attempts.run(refusing(401))
+    assert set(circuits.circuits) == {"main", "main/kind/card"}
+
+
+async def test_with_nothing_open_a_call_asks_nobody(book: Book) -> None:
+    circuits = MemoryCircuits()
+    switchboard = Switchboard(circuits, look_every=30.0)
+    async with watched(switchboard):
+        for _ in range(100):
+            assert not switchboard.is_open(scopes_of(CONNECTED))
+            assert await switchboard.enter(scopes_of(CONNECTED), may_park=True) == ()
+            await asyncio.sleep(0)
+    assert (circuits.asked, circuits.looks) == (0, 1)

@@ -1,0 +1,97 @@
+"""What was parked finds its way back: one message for a probe, all of them once the circuit is closed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from tokenferry.broker.embedded import Embedded
+from tokenferry.broker.publishing import Outgoing, Publisher
+from tokenferry.configuration import Configuration, load
+from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK, parked_queue
+from tokenferry_worker.parking import Carrier
+from tokenferry_worker.switchboard import Switchboard
+
+from .standins import MemoryCircuits
+
+SCOPE = "main/kind/card"
+DATABASE = 6
+
+
+class Lot:
+    """One parking lot on a real broker, and the queues its messages came from."""
+
+    def __init__(self, server: Embedded, configuration: Configuration) -> None:
+        self.client = Redis.from_url(server.redis_url)
+        self.client.flushdb()
+        self.publisher = Publisher.to(configuration)
+        circuits = MemoryCircuits()
+        self.carrier = Carrier(configuration, self.publisher, circuits, Switchboard(circuits))
+
+    def park(self, id_: str, *, seconds_left: float = 60.0, task: str = TOKENIZE_TASK) -> None:
+        ends = int((time.time() + seconds_left) * 1000)
+        body = {"request": {"attach_before": ends}} if task == ATTACH_TASK else {"header": {"expires_at": ends}}
+        self.publisher.publish(Outgoing.task(parked_queue(SCOPE), task, id_, json.dumps(body)))
+
+    def back(self, queue: str) -> list[str]:
+        """The ids of what came back to *queue*, oldest first."""
+        payloads = [json.loads(payload) for payload in self.client.lrange(queue, 0, -1)]
+        return [payload["headers"]["id"] for payload in reversed(payloads)]
+
+    def resting(self) -> int:
+        return int(self.client.llen(parked_queue(SCOPE))) + int(self.client.hlen("unacked"))
+
+
+@pytest.fixture
+def lot(valkey: Embedded, tmp_path: Path) -> Iterator[Lot]:
+    server = valkey.database(DATABASE)
+    (tmp_path / "tokenferry.toml").write_text(
+        f'[broker]\nurl = "{server.redis_url}"\n[store]\nurl = "{server.redis_url}"\n'
+    )
+    lot = Lot(server, load(tmp_path / "tokenferry.toml"))
+    yield lot
+    lot.publisher.close()
+    lot.client.flushdb()
+    lot.client.close()
+
+
+def test_a_probe_brings_one_message_back_and_those_before_it_whose_time_is_up(lot: Lot) -> None:
+    for id_, seconds_left in [("late-1", -1.0), ("late-2", -1.0), ("live-1", 60.0), ("live-2", 60.0)]:
+        lot.park(id_, seconds_left=seconds_left)
+    assert not lot.carrier._carry(SCOPE, probing=True)
+    assert lot.back("tokenize.bulk.main") == ["late-1", "late-2", "live-1"]
+    assert lot.resting() == 1
+
+
+def test_after_the_cure_everything_goes_back_in_its_order_to_the_queue_it_came_from(lot: Lot) -> None:
+    requests, orders = ([f"{what}-{n}" for n in range(250)] for what in ("request", "order"))
+    for request, order in zip(requests, orders, strict=True):
+        lot.park(request)
+        lot.park(order, task=ATTACH_TASK)
+    assert lot.carrier._carry(SCOPE, probing=False)
+    assert lot.back("tokenize.bulk.main") == requests
+    assert lot.back("attach.main") == orders
+    assert lot.resting() == 0
+
+
+def test_a_message_comes_back_exactly_as_it_was_published_at_first(lot: Lot) -> None:
+    lot.park("request-1")
+    (parked,) = lot.client.lrange(parked_queue(SCOPE), 0, -1)
+    lot.carrier._carry(SCOPE, probing=False)
+    (back,) = lot.client.lrange("tokenize.bulk.main", 0, -1)
+    before, after = json.loads(parked), json.loads(back)
+    assert [after[part] for part in ("body", "content-type", "content-encoding")] == [
+        before[part] for part in ("body", "content-type", "content-encoding")
+    ]
+    assert {**after["headers"], "stamped_headers": None} == {**before["headers"], "stamped_headers": None}
+
+
+def test_what_is_not_ours_goes_back_too_and_is_set_aside_there(lot: Lot) -> None:
+    lot.publisher.publish(Outgoing(parked_queue(SCOPE), '"no task"', {"task": "unknown", "id": "stranger"}))
+    assert lot.carrier._carry(SCOPE, probing=True)
+    assert lot.back("tokenize.bulk.main") == ["stranger"]

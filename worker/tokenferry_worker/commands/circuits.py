@@ -1,0 +1,101 @@
+"""`tokenferry circuits`: what the account or its key has been refused for, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from kombu.exceptions import ChannelError
+
+from tokenferry.broker import connecting
+from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.contract.queues import parked_queue
+from tokenferry_worker.circuits import cure, parks
+from tokenferry_worker.on_redis.circuits import RedisCircuits
+from tokenferry_worker.on_redis.store import Store
+
+T = TypeVar("T")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print them as a JSON list.")
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]")
+@click.pass_context
+def circuits(context: click.Context, as_json: bool, config: Path | None) -> None:
+    """List open circuits: what the endpoint refuses, since when, and the cure.
+
+    While one is open no call is made that it would refuse, and its requests are kept. It closes by itself as soon as
+    a probe, one call at a time every 5 to 60 seconds, is answered again.
+    """
+    configuration = context.obj = load(config)
+    if context.invoked_subcommand is not None:
+        return
+    board = _asked(configuration, lambda book: book.look())
+    rows = [
+        {
+            "scope": circuit.scope,
+            "since": datetime.fromtimestamp(circuit.opened_at, UTC).isoformat(timespec="seconds"),
+            "status": circuit.status,
+            "code": circuit.code,
+            "endpoint_request_id": circuit.request_id or None,
+            "probes": circuit.probes,
+            "parked": _resting(configuration, circuit.scope) if parks(circuit.scope) else 0,
+            "cure": cure(circuit.scope, circuit.status),
+        }
+        for circuit in sorted(board.open.values(), key=lambda circuit: circuit.opened_at)
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(
+            f"{row['scope']}\n"
+            f"  open since {row['since']}: {row['status']} {row['code']} (request {row['endpoint_request_id']})\n"
+            f"  {row['parked']} parked, {row['probes']} probes failed\n"
+            f"  {row['cure']}"
+        )
+    if not rows:
+        click.echo("no circuit is open")
+
+
+@circuits.command()
+@click.argument("scope")
+@click.pass_obj
+def close(configuration: Configuration, scope: str) -> None:
+    """Let SCOPE be probed at once, after the cure; a probe that succeeds closes it.
+
+    For a scope that is not open: carry back what may still be parked for it.
+    """
+    if (platform := scope.partition("/")[0]) not in configuration.platforms:
+        raise InvalidConfiguration(f"'{scope}' is no scope: platform '{platform}' is not configured")
+    was_open = _asked(configuration, lambda book: book.force(scope))
+    click.echo(f"{scope}: the next request probes it" if was_open else f"{scope} is not open")
+
+
+def _asked(configuration: Configuration, ask: Callable[[RedisCircuits], Awaitable[T]]) -> T:
+    async def run() -> T:
+        store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
+        try:
+            async with asyncio.timeout(10.0):
+                return await ask(RedisCircuits(store))
+        except TimeoutError:
+            raise click.ClickException("the store did not answer within 10 seconds") from None
+        finally:
+            await store.aclose()
+
+    return asyncio.run(run())
+
+
+def _resting(configuration: Configuration, scope: str) -> int:
+    amqp = connecting.is_amqp(connecting.broker_url(configuration))
+    with connecting.connect(configuration) as connection:
+        queue = connecting.queue(parked_queue(scope), amqp=amqp).bind(connection.default_channel)
+        try:
+            return int(queue.queue_declare(passive=True).message_count)
+        except (ChannelError, *connection.channel_errors):
+            return 0  # nothing was ever parked there

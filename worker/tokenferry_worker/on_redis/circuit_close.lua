@@ -1,0 +1,7 @@
+-- circuit_close(KEYS = [circuit, open circuits], ARGV = [scope]) -> milliseconds it was open, -1 where it was not
+local opened = redis.call('HGET', KEYS[1], 'opened')
+redis.call('DEL', KEYS[1])
+redis.call('SREM', KEYS[2], ARGV[1])
+if not opened then return -1 end
+local clock = redis.call('TIME')
+return math.max(0, clock[1] * 1000 + math.floor(clock[2] / 1000) - opened)

@@ -1,0 +1,9 @@
+-- circuit_force(KEYS = [circuit, parked], ARGV = [scope, ttl ms]) -> 1 | 0
+-- The next call may probe at once. A circuit that is not open: whatever its queue still holds is to be carried back.
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'next', '0', 'probing', '0')
+  return 1
+end
+redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return 0

@@ -1,0 +1,82 @@
+"""The circuits of the fleet, on the server's clock."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from tokenferry_worker.circuits import Board, Circuit
+from tokenferry_worker.on_redis.store import Script, Store
+
+DAY_MS: Final = 86_400_000
+KEPT_MS: Final = 7 * DAY_MS
+PARKED_KEPT_MS: Final = 90 * DAY_MS
+"""Longer than any request may live: a queue nobody remembers would never be emptied."""
+
+
+class RedisCircuits:
+    """Implements `ports.CircuitBook`."""
+
+    def __init__(self, store: Store, *, first: float = 5.0, longest: float = 60.0, lasts: float = 60.0) -> None:
+        """Seconds: before the *first* probe, before a later one at the *longest*, and how long one probe *lasts*."""
+        self._store = store
+        self._first, self._longest, self._lasts = (int(seconds * 1000) for seconds in (first, longest, lasts))
+        self._open_set, self._parked_hash = store.key("circuits"), store.key("parked")
+        self._open, self._ask, self._again, self._close, self._look, self._force, self._parked = (
+            Script(f"circuit_{name}") for name in ("open", "ask", "again", "close", "look", "force", "parked")
+        )
+        self._hold = Script("hold")
+
+    async def open(self, scope: str, status: int, code: str, request_id: str) -> bool:
+        """Open the circuit; True to the one call that did."""
+        args = [scope, status, code, request_id, secrets.token_hex(8), self._first, KEPT_MS]
+        return bool(await self._store.run(self._open, [self._key(scope), self._open_set], args))
+
+    async def ask(self, scopes: Sequence[str]) -> Literal["closed", "open", "probe"]:
+        """Whether a call may be made; `probe`: this one alone."""
+        word: Literal["closed", "open", "probe"] = await self._store.run(
+            self._ask, [self._key(scope) for scope in scopes], [self._lasts]
+        )
+        return word
+
+    async def again(self, scope: str, *, failed: bool) -> None:
+        """Give back the right to probe."""
+        args = [int(failed), self._first, self._longest, KEPT_MS]
+        await self._store.run(self._again, [self._key(scope), self._open_set], args)
+
+    async def close(self, scope: str) -> float | None:
+        """Close the circuit; the seconds it was open, to the first who does."""
+        lasted = int(await self._store.run(self._close, [self._key(scope), self._open_set], [scope]))
+        return None if lasted < 0 else lasted / 1000
+
+    async def look(self) -> Board:
+        """Everything that is open or parked."""
+        prefix = self._store.key("circuit", "")
+        open_, parked = await self._store.run(self._look, [self._open_set, self._parked_hash], [prefix])
+        circuits = {
+            scope: Circuit(scope, int(status), code, id_, int(opened) / 1000, int(probes), int(due_in) / 1000)
+            for scope, status, code, id_, opened, probes, due_in in open_
+        }
+        return Board(circuits, dict(zip(parked[::2], map(int, parked[1::2]), strict=True)))
+
+    async def parked(self, scope: str) -> None:
+        """A message now rests in the queue of *scope*."""
+        await self._store.run(self._parked, [self._parked_hash], [scope, "", PARKED_KEPT_MS])
+
+    async def emptied(self, scope: str, count: int) -> None:
+        """The queue was empty, seen after *count* messages had been parked."""
+        await self._store.run(self._parked, [self._parked_hash], [scope, count, PARKED_KEPT_MS])
+
+    async def mind(self, scope: str, by: str, *, lease: float) -> bool:
+        """Take or keep the duty to carry back what *scope* has parked."""
+        key = self._store.key("circuit-duty", scope)
+        return bool(await self._store.run(self._hold, [key], [by, int(lease * 1000)]))
+
+    async def force(self, scope: str) -> bool:
+        """Let the next call probe at once; False where the circuit is not open, whose queue is then emptied."""
+        keys = [self._key(scope), self._parked_hash]
+        return bool(await self._store.run(self._force, keys, [scope, PARKED_KEPT_MS]))
+
+    def _key(self, scope: str) -> str:
+        return self._store.key("circuit", scope)

@@ -1,0 +1,118 @@
+"""Carries parked messages back to their queues: one to probe a circuit, all of them once it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from kombu.message import Message as Delivery
+
+from tokenferry.broker import connecting
+from tokenferry.broker.publishing import Outgoing, Publishes, wait
+from tokenferry.configuration import Configuration
+from tokenferry.contract.queues import ATTACH_TASK, attach_queue, parked_queue, tokenize_queue
+from tokenferry_worker.circuits import Circuit
+from tokenferry_worker.ports import CircuitBook
+from tokenferry_worker.switchboard import LOOK_EVERY, Switchboard
+
+log = logging.getLogger(__name__)
+
+TOGETHER: Final = 200
+"""Messages carried back before the first of them is acknowledged."""
+MOST_PER_VISIT: Final = 2000
+"""Then it is the turn of another circuit."""
+DUTY: Final = 30.0
+"""Seconds for which one process is alone in carrying; longer than a visit. Two at once would do no harm."""
+PATIENCE: Final = 10.0
+"""Seconds for a message that was carried back to come up and probe, before another one is sent after it."""
+
+
+@dataclass
+class Carrier:
+    """One process's readiness to carry; in the fleet one at a time does it for each circuit."""
+
+    configuration: Configuration
+    publisher: Publishes
+    circuits: CircuitBook
+    switchboard: Switchboard
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    _sent: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """To probe which circuit a message was sent back: after how many failed probes, and until when it may take."""
+
+    async def work(self) -> None:
+        """Look after every parked message, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            board = self.switchboard.board
+            for scope, count in board.parked.items():
+                circuit = board.open.get(scope)
+                if circuit is not None and (circuit.due_in > 0 or self._is_under_way(circuit)):
+                    continue
+                try:
+                    await self._visit(scope, count, circuit)
+                except Exception as error:
+                    kind = type(error).__name__
+                    log.warning("parked messages of '%s' not carried back (%s); trying again", scope, kind)
+
+    def _is_under_way(self, circuit: Circuit) -> bool:
+        probes, until = self._sent.get(circuit.scope, (-1, 0.0))
+        return probes == circuit.probes and time.monotonic() < until
+
+    async def _visit(self, scope: str, count: int, circuit: Circuit | None) -> None:
+        if not await self.circuits.mind(scope, self.name, lease=DUTY):
+            return
+        if circuit is not None:
+            self._sent[scope] = circuit.probes, time.monotonic() + PATIENCE
+        empty = await asyncio.to_thread(self._carry, scope, circuit is not None)
+        if empty and circuit is None:
+            await self.circuits.emptied(scope, count)
+
+    def _carry(self, scope: str, probing: bool) -> bool:
+        """Publish back, confirmed, then acknowledge here: what is cut short comes twice, and the journal knows it.
+
+        Whether the queue was empty at the end. A thread may wait here as long as it likes.
+        """
+        with connecting.connect(self.configuration) as connection:
+            amqp = connecting.is_amqp(connecting.broker_url(self.configuration))
+            queue = connecting.queue(parked_queue(scope), amqp=amqp).bind(connection.default_channel)
+            if amqp:
+                queue.declare()
+            carried, empty, enough = 0, False, False
+            while carried < MOST_PER_VISIT and not (empty or enough):
+                batch: list[tuple[Delivery, Future[None]]] = []
+                while len(batch) < TOGETHER and not (empty or enough):
+                    message = queue.get()
+                    if message is None:
+                        empty = True
+                        continue
+                    back, live = _way_back(scope, message)
+                    batch.append((message, self.publisher.submit(back)))
+                    enough = probing and live
+                for message, confirmed in batch:
+                    wait(confirmed, self.configuration.broker.publish_timeout)
+                    message.ack()
+                carried += len(batch)
+            return empty
+
+
+def _way_back(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
+    """The message on its way to its own queue, and whether its time is still to come: else it cannot probe anything."""
+    platform = scope.partition("/")[0]
+    body = message.body.decode("utf-8", "backslashreplace") if isinstance(message.body, bytes) else str(message.body)
+    attach = message.headers.get("task") == ATTACH_TASK
+    queue = attach_queue(platform) if attach else tokenize_queue("bulk", platform)
+    headers: Mapping[str, Any] = {name: value for name, value in message.headers.items() if name != "redelivered"}
+    try:
+        inner = json.loads(json.loads(body)[0][0])
+        ends = inner["request"]["attach_before"] if attach else inner["header"]["expires_at"]
+        live = float(ends) > time.time() * 1000
+    except (ValueError, TypeError, LookupError):
+        live = False  # not ours: its own queue's worker sets it aside
+    return Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")}), live

@@ -1,0 +1,146 @@
+"""One process's view of the circuits: asked before every call, so it answers from memory.
+
+It looks at the store once a second, and tells the store at once what its own calls learn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from tokenferry.contract.queues import parked_queue
+from tokenferry_worker.circuits import Board, Park, cure, parks
+from tokenferry_worker.errors import Blocked
+from tokenferry_worker.ports import CircuitBook
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the store: a circuit that another process opened is met with calls no longer."""
+
+
+class Switchboard:
+    """Holds calls back while a circuit they depend on is open, and lets one at a time through to try."""
+
+    def __init__(self, book: CircuitBook, *, look_every: float = LOOK_EVERY) -> None:
+        self._book = book
+        self._look_every = look_every
+        self.board = Board()
+        self._due: dict[str, float] = {}
+        """Open scopes, and when (in the loop's time) it is worth asking to probe them."""
+        self._fresh: set[str] = set()
+        self._waiting: dict[asyncio.Future[None], Sequence[str]] = {}
+        self._queueing: dict[asyncio.Timeout, Sequence[str]] = {}
+
+    def is_open(self, scopes: Sequence[str]) -> bool:
+        """Whether a circuit among *scopes* is open, as far as this process knows."""
+        return bool(self._due) and any(scope in self._due for scope in scopes)
+
+    async def enter(self, scopes: Sequence[str], *, may_park: bool) -> Sequence[str]:
+        """Return when a call may be made, with the open circuits that it probes: mostly none.
+
+        Raises `Park` where it should wait elsewhere.
+        """
+        while open_ := [scope for scope in scopes if scope in self._due]:
+            if max(self._due[scope] for scope in open_) <= asyncio.get_running_loop().time():
+                # One of us asks, the others wait for what it learns.
+                self._due.update(dict.fromkeys(open_, math.inf))
+                word = await self._book.ask(open_)
+                if word == "probe":
+                    return open_
+                if word == "closed":
+                    self._closed(open_)
+                    continue
+            if may_park and all(map(parks, open_)):
+                raise Park(open_[0])
+            await self._wait(open_)
+        return ()
+
+    @contextmanager
+    def queueing(self, limit: asyncio.Timeout, scopes: Sequence[str]) -> Iterator[None]:
+        """Around the wait for a permit: *limit* ends it at once when one of *scopes* opens."""
+        self._queueing[limit] = scopes
+        try:
+            yield
+        finally:
+            del self._queueing[limit]
+
+    async def refused(
+        self, scope: str, error: Blocked, *, probed: Sequence[str] = (), wider: Sequence[str] = ()
+    ) -> None:
+        """A call was refused for *scope*; of what it *probed*, what is *wider* has thereby accepted it."""
+        await self.proved([each for each in probed if each in wider])
+        await self.again([each for each in probed if each not in wider], failed=True)
+        if scope in self._due:
+            return
+        self._due[scope] = math.inf
+        self._fresh.add(scope)
+        for limit, scopes in self._queueing.items():
+            if scope in scopes and not limit.expired():
+                limit.reschedule(0.0)
+        if await self._book.open(scope, error.status, error.code, error.request_id or ""):
+            log.error(
+                "circuit '%s' is open: the endpoint answers %s %s (request %s). Its requests wait in %s, nothing is "
+                "lost, and one call at a time tries whether it is mended. %s",
+                scope,
+                error.status,
+                error.code,
+                error.request_id,
+                parked_queue(scope) if parks(scope) else "their queues",
+                cure(scope, error.status),
+            )
+
+    async def proved(self, probed: Sequence[str]) -> None:
+        """A probe was answered: what it probed is closed, for the whole fleet."""
+        for scope in probed:
+            seconds = await self._book.close(scope)
+            if seconds is not None:
+                log.warning("circuit '%s' is closed after %.0f s; its requests go on", scope, seconds)
+        self._closed(probed)
+
+    async def again(self, probed: Sequence[str], *, failed: bool = False) -> None:
+        """A probe told nothing, or *failed*: another one later."""
+        for scope in probed:
+            await self._book.again(scope, failed=failed)
+
+    async def watch(self) -> None:
+        """Look at the store for ever."""
+        while True:
+            self._fresh.clear()
+            try:
+                self._learn(await self._book.look())
+            except Exception as error:
+                # Whatever it was: without another look, who waits would wait for ever.
+                log.error("circuits: the store could not be read (%s)", type(error).__name__)
+            await asyncio.sleep(self._look_every)
+
+    def _learn(self, board: Board) -> None:
+        self.board = board
+        now = asyncio.get_running_loop().time()
+        gone = [scope for scope in self._due if scope not in board.open and scope not in self._fresh]
+        self._due.update({scope: now + circuit.due_in for scope, circuit in board.open.items()})
+        self._closed(gone)
+        self._wake(scope for scope, due in self._due.items() if due <= now)
+
+    def _closed(self, scopes: Sequence[str]) -> None:
+        for scope in scopes:
+            self._due.pop(scope, None)
+        self._wake(scopes)
+
+    def _wake(self, about: Iterator[str] | Sequence[str]) -> None:
+        woken = set(about)
+        for future, scopes in self._waiting.items():
+            if not future.done() and not woken.isdisjoint(scopes):
+                future.set_result(None)
+
+    async def _wait(self, scopes: Sequence[str]) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = scopes
+        try:
+            await future
+        finally:
+            del self._waiting[future]
