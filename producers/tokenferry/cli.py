@@ -39,10 +39,13 @@ OURS: Final = {
 
 SUMMARIES: Final = {
     "attach": "Spend a token.",
+    "circuits": "See what the endpoint refuses altogether, and the cure.",
     "demo": "Run everything on this machine, with the emulator.",
+    "doctor": "Check everything a worker needs, before the first request.",
     "emulator": "Run a stand-in for the token endpoint.",
     "import": "Tokenize every row of a CSV or JSONL file.",
     "keys": "Make and look at the keys of producers and workers.",
+    "limits": "See and change the rate budgets of a running fleet.",
     "results": "Print the results that wait on a route.",
     "send": "Seal one request and hand it to the broker.",
     "worker": "Run a worker.",

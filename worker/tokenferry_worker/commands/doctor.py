@@ -1,0 +1,68 @@
+"""`tokenferry doctor`: preflight. Everything a worker needs, looked at before the first request depends on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import click
+
+from tokenferry.configuration import load
+from tokenferry_worker.examining import preflight, settings
+from tokenferry_worker.examining.report import Report
+from tokenferry_worker.wiring import Role
+
+EPILOG = """
+\b
+Each check says what was found, where, and what to do:
+  ✓  as it should be
+  !  works, but somebody should know; or could not be found out
+  ✗  would stop a worker, or lose or refuse requests
+
+\b
+No token is made and nothing is changed: each kind of token is asked for with a request that cannot succeed, at most
+eight calls per platform, outside the fleet's budget. An embedded server is started where one is configured.
+
+\b
+Exit codes
+  0  nothing failed (there may be warnings)
+  1  a check failed
+  2  wrong usage or unreadable configuration
+
+\b
+Examples
+  tokenferry doctor
+  tokenferry doctor --role attach --platform main
+  tokenferry doctor --json | jq '.checks[] | select(.state != "ok")'
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]")
+@click.option(
+    "--role",
+    type=click.Choice(["tokenize", "attach", "all"]),
+    default="all",
+    show_default=True,
+    help="The worker that is to run here.",
+)
+@click.option("--platform", metavar="NAME", help="Look at this platform only.")
+@click.option("--json", "as_json", is_flag=True, help="Print checks and settings as JSON.")
+def doctor(config: Path | None, role: Role, platform: str | None, as_json: bool) -> None:
+    """Check broker, store, keys, endpoint, permissions, clocks and limits before the first request.
+
+    Prints the settings that are in force, without secrets. Every check runs, whatever the others find, and is given up
+    on after ten seconds.
+    """
+    configuration = load(config)
+    if platform is not None:
+        configuration = configuration.model_copy(update={"platforms": {platform: configuration.platform(platform)}})
+    source = config or Path("tokenferry.toml")
+    checks = asyncio.run(preflight.examine(configuration, role, source))
+    report = Report(checks, settings.effective(configuration, role, source))
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+    else:
+        report.show()
+    click.get_current_context().exit(0 if report.ok else 1)

@@ -1,0 +1,1 @@
+"""Preflight: is everything there that a worker needs? Looks, asks, and changes nothing; one module per subject."""
