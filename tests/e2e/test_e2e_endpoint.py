@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -73,7 +74,9 @@ def test_a_failing_endpoint_costs_time_and_never_a_second_outcome_token_or_use(h
     uses = sum(result.type == "attach" for result in outcomes.values())
     assert book["uses"]["tokens_used_more_than_once"] == []
     assert book["uses"]["total"] == book["objects"]["customer"] == uses
-    assert house.broker.take("dead-letters") == []
+    (kept,) = map(json.loads, house.broker.take("dead-letters"))
+    assert kept["reason"] == "outcome_unknown", "somebody must look: the order is kept"
+    assert [attempt["status"] for attempt in kept["history"]] == [500] * failed.failure.attempts
 
 
 class Stalls(threading.Thread):
