@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "BENCH_KEY": "sk_test_bench", "PYTHONPATH": str(HERE)}
+ENVIRONMENT = {
+    **os.environ,
+    "BENCH_KEY": "sk_test_bench",
+    "BENCH_OTHER_KEY": "sk_test_other",
+    "PYTHONPATH": str(HERE),
+}
 CARD = {"number": "4242424242424242", "exp_month": "12", "exp_year": "2034"}
 
 

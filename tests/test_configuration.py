@@ -177,7 +177,7 @@ def test_limits_not_set_are_the_documented_ones_of_the_mode(write: Write) -> Non
         write("[platforms.t]\n[platforms.l]\nmode = 'live'\n[platforms.o.limits]\nendpoint_per_second = 7")
     )
     rates = {
-        name: (each.global_per_second, each.endpoint_per_second, each.account_creation_per_second)
+        name: (each.global_per_second, each.endpoint_per_second("tokens"), each.account_creation_per_second)
         for name, each in configuration.platforms.items()
     }
     assert rates == {"t": (25, 25, 5), "l": (100, 25, 30), "o": (25, 7, 5)}

@@ -13,10 +13,20 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tokenferry.contract.names import Name
+from tokenferry.contract.targets import ENDPOINTS
 
 EMBEDDED = "embedded"
 
@@ -108,6 +118,14 @@ class Limits(Section):
 
     Even pacing needs no more: what is over two only makes up for moments in which nobody was ready to call.
     """
+
+    @field_validator("endpoints", "in_flight")
+    @classmethod
+    def _known(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        known = ENDPOINTS | ({"global"} if info.field_name == "in_flight" else set())
+        if unknown := sorted(set(given) - known):
+            raise ValueError(f"there is no endpoint {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return given
 
 
 class Platform(Section):

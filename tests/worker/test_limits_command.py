@@ -149,3 +149,14 @@ def test_a_429_that_an_application_reports_slows_the_whole_fleet(config: Path, v
     budgets.close()
     client = redis.Redis.from_url(valkey.database(6).redis_url)
     assert all(client.pttl(key) > 0 for key in client.scan_iter(f"{load(config).store.prefix}:*"))
+
+
+def test_a_budget_for_an_endpoint_that_nobody_calls_is_refused_with_the_names_there_are(config: Path) -> None:
+    for table in ("endpoints = { costumers = 5 }", "in_flight = { costumers = 5 }"):
+        config.write_text(
+            config.read_text().split("[platforms.main.limits]")[0] + f"[platforms.main.limits]\n{table}\n"
+        )
+        answer = limits(config, "show")
+        assert answer.exit_code == 2
+        assert "no endpoint costumers" in answer.output
+        assert "customers" in answer.output

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tokenferry.configuration import Platform
-from tokenferry.contract.targets import TARGETS, Target
+from tokenferry.contract.targets import ENDPOINTS, Target
 from tokenferry_worker.pacing import Budget
 
 TOKENS = "tokens"
@@ -42,7 +42,7 @@ class Budgets:
     def all(self) -> Iterator[Budget]:
         """Every budget that is known by name; those of connected accounts are known when they call."""
         yield self.whole
-        for endpoint in sorted({TOKENS, *(target.budget for target in TARGETS.values())}):
+        for endpoint in sorted(ENDPOINTS):
             yield self.endpoint(endpoint)
         yield self.account_creation
 

@@ -130,9 +130,8 @@ class Attempts:
                 self.maybe_done = self.maybe_done or error.maybe_done
                 if error.rate_limited is not None:
                     # Refused before it was executed: no attempt. The whole fleet learns of it at once.
-                    await self.limiter.push_back(
-                        self.desk.budgets.refused(error.rate_limited, self.budgets), PUSHED_BACK
-                    )
+                    budget = self.desk.budgets.refused(error.rate_limited, self.budgets)
+                    await self.limiter.push_back(budget, max(PUSHED_BACK, error.retry_after or 0.0))
                     continue
                 self.made += 1
                 at = int(self.world.now() * 1000)

@@ -50,6 +50,7 @@ from tokenferry.contract.target_options import (
 )
 
 __all__ = [
+    "ENDPOINTS",
     "TARGETS",
     "AccountCreate",
     "AccountUpdate",
@@ -350,6 +351,10 @@ AttachTarget: TypeAlias = Annotated[
 TARGETS: Mapping[str, type[Target]] = MappingProxyType(
     {tag.tag: model for model, tag in map(get_args, get_args(get_args(AttachTarget)[0]))}
 )
+
+
+ENDPOINTS: frozenset[str] = frozenset({"tokens", *(model.budget for model in TARGETS.values())})
+"""Names of the endpoints that are called, as rate budgets know them."""
 
 
 def target_from(data: Mapping[str, Any]) -> Target:

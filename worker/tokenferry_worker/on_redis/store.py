@@ -95,7 +95,10 @@ class Store:
                 await (self._send_once(batch) if batch else self._client.ping())
             except AWAY as error:
                 if not self._away:
-                    log.warning("store: away (%s); every delivery waits until it is back", type(error).__name__)
+                    log.warning(
+                        "store: away (%s); what is in hand goes on with a small share of the rate, nothing else begins",
+                        type(error).__name__,
+                    )
                 self._away = True
                 self._asked = batch + self._asked
                 await asyncio.sleep(pause)
