@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 REMEMBERED = 100_000
 """Outcome ids kept to recognise a second delivery: far more than can be in flight."""
 PREFETCH = 200
+WAKE_SECONDS = 0.5
+"""How often a waiting reader looks up: whether it was stopped, and to show the broker that it lives."""
 _ROUTE: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -61,6 +65,7 @@ class Results:
         Raises the broker client's connection error when the broker is away; the next call reconnects.
         """
         self._acknowledge()
+        deadline = None if timeout is None else time.monotonic() + timeout
         while not self._stop.is_set():
             if self._ready:
                 delivery = self._ready.popleft()
@@ -69,7 +74,8 @@ class Results:
                     self._unacknowledged = delivery, result.outcome_id
                     return result
                 continue
-            if not self._wait(timeout):
+            left = WAKE_SECONDS if deadline is None else min(WAKE_SECONDS, deadline - time.monotonic())
+            if not self._wait(max(0.0, left)) and deadline is not None and time.monotonic() >= deadline:
                 return None
         return None
 
@@ -108,6 +114,9 @@ class Results:
 
     def delete(self) -> None:
         """Delete the route with whatever is in it: for a route that one program made for itself."""
+        self._acknowledge()
+        while self._ready:  # fetched already: the end of the reader would put it back
+            self._ready.popleft().ack()
         self._queue.bind(self._connection.default_channel).delete()
 
     def __enter__(self) -> Results:
@@ -145,7 +154,7 @@ class Results:
         )
         delivery.ack()
 
-    def _wait(self, timeout: float | None) -> bool:
+    def _wait(self, timeout: float) -> bool:
         if self._consumer is None:
             channel = self._connection.channel()
             self._consumer = Consumer(
@@ -153,6 +162,8 @@ class Results:
             )
             self._consumer.consume()
         try:
+            if self._amqp:
+                self._connection.heartbeat_check()  # RabbitMQ cuts off a reader that has been silent for too long
             self._connection.drain_events(timeout=timeout)
         except TimeoutError:
             return False
@@ -183,10 +194,19 @@ class AsyncResults:
     def __init__(self, route: str, configuration: Configuration | Path | None = None) -> None:
         """As `Results`."""
         self._results = Results(route, configuration)
+        self._iterator = iter(self._results)
+        self._thread = ThreadPoolExecutor(1, "tokenferry-results")
+        self._taking: asyncio.Future[TokenResult | AttachResult | None] | None = None
+        """The next result, on its way. Outlives a wait that is cancelled: nothing taken is overlooked."""
 
     async def __aiter__(self) -> AsyncIterator[TokenResult | AttachResult]:
-        iterator = iter(self._results)
-        while (result := await asyncio.to_thread(next, iterator, None)) is not None:
+        while True:
+            if self._taking is None:
+                self._taking = asyncio.get_running_loop().run_in_executor(self._thread, next, self._iterator, None)
+            result = await asyncio.shield(self._taking)
+            self._taking = None
+            if result is None:
+                return
             yield result
 
     def stop(self) -> None:
@@ -198,4 +218,8 @@ class AsyncResults:
 
     async def __aexit__(self, *exc: Any) -> None:
         self._results.stop()
-        await asyncio.to_thread(self._results.__exit__, *exc)
+        taken = None if self._taking is None else (await asyncio.gather(self._taking, return_exceptions=True))[0]
+        if taken is not None:
+            self._results._unacknowledged = None  # nobody has seen it: it is delivered again
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._results.__exit__, *exc)
+        self._thread.shutdown()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tokenferry.broker.publishing import Outgoing, Publisher, PublishError, wait
+from tokenferry.broker.publishing import Outgoing, Publisher, PublishError, wait, wait_async
 from tokenferry.checks import check
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.contract.attach import AttachRequest
@@ -80,9 +80,13 @@ class Sealer:
         live = self.configuration.platform(name).live
         problems = list(check(request, today=datetime.now(UTC).date(), live=live))
         if request.carries_cvc and lane != "realtime":
-            problems.append(Problem("cvc", "a card verification code may only travel in the realtime lane"))
+            problems.append(
+                Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
+            )
         if request.needs_connected_account and order.connected_account is None:
-            problems.append(Problem("customer", "copying a saved card or bank account needs a connected account"))
+            problems.append(
+                Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
+            )
         if problems:
             raise InvalidRequest(tuple(problems))
         if order.attach is not None:
@@ -180,12 +184,8 @@ class Producer(_Opened):
         timeout; their `request_id` is the id to repeat it with.
         """
         request_id, message = self.sealer.message(Order(request, **options))
-        try:
-            self.publisher.publish(message, timeout=timeout)
-        except PublishError as error:
-            error.request_id = request_id
-            raise
-        return request_id
+        timeout = timeout or self.configuration.broker.publish_timeout
+        return _confirmed(request_id, self.publisher.submit(message, timeout=timeout), timeout)
 
     def send_many(self, orders: Iterable[Order]) -> Iterator[str]:
         """Send a stream of any length in bounded memory; yields each request id, in order, once it is confirmed.
@@ -194,12 +194,19 @@ class Producer(_Opened):
         """
         window: deque[tuple[str, Future[None]]] = deque()
         timeout = self.configuration.broker.publish_timeout
+        refused: ValueError | None = None
         for order in orders:
-            window.append(self.submit(order))
+            try:
+                window.append(self.submit(order))
+            except ValueError as error:
+                refused = error  # raised in its turn: what was sent before it is confirmed first
+                break
             while len(window) >= WINDOW or (window and window[0][1].done()):
                 yield _confirmed(*window.popleft(), timeout)
         while window:
             yield _confirmed(*window.popleft(), timeout)
+        if refused is not None:
+            raise refused
 
     def attach(
         self,
@@ -210,10 +217,13 @@ class Producer(_Opened):
         attach_id: str | None = None,
         timeout: float | None = None,
     ) -> str:
-        """Order the token of *result* to be spent on *target*; the attach id once the broker has confirmed it."""
+        """Order the token of *result* to be spent on *target*; the attach id once the broker has confirmed it.
+
+        An error's `request_id` is the attach id to repeat it with.
+        """
         attach_id, message = self.sealer.attach_message(result, target, reply_to=reply_to, attach_id=attach_id)
-        self.publisher.publish(message, timeout=timeout)
-        return attach_id
+        timeout = timeout or self.configuration.broker.publish_timeout
+        return _confirmed(attach_id, self.publisher.submit(message, timeout=timeout), timeout)
 
     def close(self) -> None:
         """Finish what was submitted and close the connection."""
@@ -232,26 +242,26 @@ class AsyncProducer(_Opened):
     async def send(self, request: TokenRequest, *, timeout: float | None = None, **options: Any) -> str:
         """As `Producer.send`."""
         request_id, message = self.sealer.message(Order(request, **options))
-        try:
-            await asyncio.wrap_future(self.publisher.submit(message, timeout=timeout))
-        except PublishError as error:
-            error.request_id = request_id
-            raise
-        return request_id
+        timeout = timeout or self.configuration.broker.publish_timeout
+        return await _confirmed_async(request_id, self.publisher.submit(message, timeout=timeout), timeout)
 
     async def send_many(self, orders: Iterable[Order]) -> AsyncIterator[str]:
         """As `Producer.send_many`."""
-        window: deque[tuple[str, asyncio.Future[None]]] = deque()
+        window: deque[tuple[str, Future[None]]] = deque()
+        timeout = self.configuration.broker.publish_timeout
+        refused: ValueError | None = None
         for order in orders:
-            request_id, future = self.submit(order)
-            window.append((request_id, asyncio.wrap_future(future)))
-            if len(window) >= WINDOW:
-                request_id, waiting = window.popleft()
-                await waiting
-                yield request_id
-        for request_id, waiting in window:
-            await waiting
-            yield request_id
+            try:
+                window.append(self.submit(order))
+            except ValueError as error:
+                refused = error
+                break
+            while len(window) >= WINDOW or (window and window[0][1].done()):
+                yield await _confirmed_async(*window.popleft(), timeout)
+        while window:
+            yield await _confirmed_async(*window.popleft(), timeout)
+        if refused is not None:
+            raise refused
 
     async def attach(
         self,
@@ -264,8 +274,8 @@ class AsyncProducer(_Opened):
     ) -> str:
         """As `Producer.attach`."""
         attach_id, message = self.sealer.attach_message(result, target, reply_to=reply_to, attach_id=attach_id)
-        await asyncio.wrap_future(self.publisher.submit(message, timeout=timeout))
-        return attach_id
+        timeout = timeout or self.configuration.broker.publish_timeout
+        return await _confirmed_async(attach_id, self.publisher.submit(message, timeout=timeout), timeout)
 
     async def close(self) -> None:
         """Finish what was submitted and close the connection."""
@@ -281,6 +291,15 @@ class AsyncProducer(_Opened):
 def _confirmed(request_id: str, future: Future[None], timeout: float) -> str:
     try:
         wait(future, timeout)
+    except PublishError as error:
+        error.request_id = request_id
+        raise
+    return request_id
+
+
+async def _confirmed_async(request_id: str, future: Future[None], timeout: float) -> str:
+    try:
+        await wait_async(future, timeout)
     except PublishError as error:
         error.request_id = request_id
         raise

@@ -7,6 +7,7 @@ ours, never the caller.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import queue
@@ -45,7 +46,10 @@ class BrokerUnavailable(PublishError):
 
 
 class BrokerFull(PublishError):
-    """The broker refused the message: out of memory, or the queue is at its limit. Nothing was queued."""
+    """The broker refused the message: out of memory, or the queue is at its limit.
+
+    Nothing was queued, unless `maybe_sent`: then an earlier try of the same message had gone unanswered.
+    """
 
 
 class PublishTimeout(PublishError):
@@ -102,6 +106,8 @@ class _Waiting:
     message: Outgoing
     deadline: float
     future: Future[None]
+    refusal: Exception | None = None
+    """What the broker answered to this one, where it answered and did not take it."""
 
 
 class Publisher:
@@ -115,6 +121,8 @@ class Publisher:
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._producer: Producer | None = None
         self._closed = False
+        self._closing = threading.Lock()
+        """Nothing is submitted behind the mark of the end, where nobody would look at it."""
         self._thread = threading.Thread(target=self._run, name="tokenferry-publisher", daemon=True)
         self._thread.start()
 
@@ -130,10 +138,11 @@ class Publisher:
 
         *timeout*: seconds. Whoever waits for the future waits a little longer than that, or cancels it.
         """
-        if self._closed:
-            raise RuntimeError("the publisher is closed")
         waiting = _Waiting(message, time.monotonic() + (timeout or self._timeout), Future())
-        self._waiting.put(waiting)
+        with self._closing:
+            if self._closed:
+                raise RuntimeError("the publisher is closed")
+            self._waiting.put(waiting)
         return waiting.future
 
     def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
@@ -145,8 +154,9 @@ class Publisher:
 
     def close(self, *, timeout: float = 10.0) -> None:
         """Send what was submitted, then end the thread; give up after *timeout* seconds."""
-        if not self._closed:
-            self._closed = True
+        with self._closing:
+            closed, self._closed = self._closed, True
+        if not closed:
             self._waiting.put(None)
             self._thread.join(timeout)
 
@@ -181,44 +191,53 @@ class Publisher:
         for attempt in itertools.count():
             late = [waiting for waiting in rest if waiting.deadline <= time.monotonic()]
             for waiting in late:
-                waiting.future.set_exception(error)
+                waiting.future.set_exception(_error_of(waiting.refusal, error))
             rest = [waiting for waiting in rest if not waiting.future.done()]
             if not rest:
                 return
             if attempt:
-                time.sleep(min(0.05 * 2**attempt, 1.0, max(0.0, min(w.deadline for w in rest) - time.monotonic())))
+                left = min(waiting.deadline for waiting in rest) - time.monotonic()
+                time.sleep(min(0.05 * 2 ** min(attempt, 5), 1.0, max(0.0, left)))
             try:
                 self._send_once(rest)
-            except MessageNacked:
-                error = BrokerFull("the broker refused the message: the queue is full", maybe_sent=False)
-            except OutOfMemoryError:
-                error = BrokerFull("the broker refused the message: it is out of memory", maybe_sent=False)
-            except self._timeouts() as trouble:
-                error = PublishTimeout(f"the broker did not answer in time ({type(trouble).__name__})", maybe_sent=True)
-                self._forget_connection()
-            except self._connection_errors() as trouble:
-                error = BrokerUnavailable(
-                    f"the broker could not be reached ({type(trouble).__name__})", maybe_sent=error.maybe_sent
-                )
-                self._forget_connection()
             except Exception as trouble:
-                # Whatever a client library raises beyond that must reach the callers, not end this thread silently.
-                error = PublishError(f"the broker client failed ({type(trouble).__name__})", maybe_sent=True)
+                error = self._failed(trouble, maybe_sent=error.maybe_sent or self._producer is not None)
                 self._forget_connection()
+                rest.append(rest.pop(0))  # the trouble may have been one message's own: let another go first
+
+    def _failed(self, trouble: Exception, *, maybe_sent: bool) -> PublishError:
+        name = type(trouble).__name__
+        if isinstance(trouble, self._timeouts()):
+            return PublishTimeout(f"the broker did not answer in time ({name})", maybe_sent=maybe_sent)
+        if isinstance(trouble, self._connection_errors()):
+            return BrokerUnavailable(f"the broker could not be reached ({name})", maybe_sent=maybe_sent)
+        # Whatever a client library raises beyond that must reach the callers, not end this thread silently.
+        return PublishError(f"the broker client failed ({name})", maybe_sent=maybe_sent)
 
     def _send_once(self, rest: list[_Waiting]) -> None:
         """One pass over *rest*. On Redis one round trip for all; on RabbitMQ each is confirmed on its own."""
+        for waiting in rest:
+            waiting.refusal = None
         producer = self._connected()
         if producer.supports_batch_publish:
-            with producer.batch(max_size=BATCH):
+            with producer.batch(max_size=BATCH + 1) as batch:
                 for waiting in rest:
                     self._publish(producer, waiting)
-            for waiting in rest:
-                waiting.future.set_result(None)
+                # Not the batch's own flush, which says that one of them was refused, but neither which nor why.
+                answers = batch.state.session.pipeline.execute(raise_on_error=False)
+            for waiting, answer in zip(rest, answers, strict=True):
+                if isinstance(answer, Exception):
+                    waiting.refusal = answer
+                else:
+                    waiting.future.set_result(None)
             return
         for waiting in rest:
-            self._publish(producer, waiting)
-            waiting.future.set_result(None)
+            try:
+                self._publish(producer, waiting)
+            except MessageNacked as nack:
+                waiting.refusal = nack
+            else:
+                waiting.future.set_result(None)
 
     def _publish(self, producer: Producer, waiting: _Waiting) -> None:
         message = waiting.message
@@ -260,6 +279,18 @@ class Publisher:
         return (TimeoutError, *(kind for kind in self._connection_errors() if "Timeout" in kind.__name__))
 
 
+def _error_of(refusal: Exception | None, before: PublishError) -> PublishError:
+    """One message's own error: the broker's answer to it, else what was the trouble of all."""
+    match refusal:
+        case None:
+            return type(before)(str(before), maybe_sent=before.maybe_sent)
+        case MessageNacked():
+            return BrokerFull("the broker refused the message: the queue is full", maybe_sent=before.maybe_sent)
+        case OutOfMemoryError():
+            return BrokerFull("the broker refused the message: it is out of memory", maybe_sent=before.maybe_sent)
+    return PublishError(f"the broker refused the message ({type(refusal).__name__})", maybe_sent=before.maybe_sent)
+
+
 def wait(future: Future[None], timeout: float) -> None:
     """Wait for a future of `Publisher.submit` for *timeout* seconds and a moment of grace.
 
@@ -270,3 +301,11 @@ def wait(future: Future[None], timeout: float) -> None:
     except TimeoutError:
         sent = not future.cancel()
         raise PublishTimeout("the broker did not answer in time", maybe_sent=sent) from None
+
+
+async def wait_async(future: Future[None], timeout: float) -> None:
+    """The same for asyncio. A task that is cancelled takes back what was not yet being sent."""
+    try:
+        await asyncio.wait_for(asyncio.wrap_future(future), timeout + 0.5)
+    except TimeoutError:
+        raise PublishTimeout("the broker did not answer in time", maybe_sent=not future.cancelled()) from None

@@ -1,0 +1,510 @@
+"""What a producer promises: checked, sealed, confirmed, and nothing in clear that must not be."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from e2e import cargo
+from e2e.brokers import REDIS, OnRedis, RabbitMQ, needs
+
+from tokenferry import (
+    AsyncProducer,
+    BrokerUnavailable,
+    CardRequest,
+    CvcUpdateRequest,
+    InvalidRequest,
+    Order,
+    Producer,
+    TokenResult,
+)
+from tokenferry.broker.publishing import Outgoing, Publisher, PublishError, PublishTimeout
+from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, Keys, Platform
+from tokenferry.contract.attach import SignedAttach
+from tokenferry.contract.envelope import Envelope, Header
+from tokenferry.contract.targets import CustomerCreate, InvalidTarget, digest
+from tokenferry.producer import WINDOW, Sealer
+from tokenferry.sealing import UnusableKey
+
+NUMBER, CVC = "4242424242424242", "987"
+MISTYPED = cargo.WRONG_NUMBER
+
+
+class OneRedis(OnRedis):
+    """A Redis or Valkey that others use as well: every test has a platform of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = redis.Redis.from_url(url)
+
+
+Place = OneRedis | RabbitMQ
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    match request.param:
+        case "valkey":
+            yield OneRedis(request.getfixturevalue("valkey").redis_url)
+        case "redis":
+            needs(REDIS, "Redis")
+            yield OneRedis("redis://{}:{}/8".format(*REDIS))
+        case _:
+            rabbitmq = RabbitMQ(tmp_path_factory.mktemp("producer"))
+            yield rabbitmq
+            rabbitmq.close()
+
+
+on_valkey = pytest.mark.parametrize("broker", ["valkey"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def keys(key_folder: Any) -> Keys:
+    """What a producer holds: a public key and a signature of its own."""
+    return Keys(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
+
+
+def configured(url: str, keys: Keys, *platforms: str, timeout: float = 10.0) -> Configuration:
+    return Configuration(
+        broker=Broker(url=url, publish_timeout=timeout),
+        keys=keys,
+        platforms={name: Platform() for name in platforms},
+    )
+
+
+@dataclass
+class Desk:
+    """A broker, and a platform on it that no other test uses."""
+
+    broker: Place
+    keys: Keys
+    platform: str = field(default_factory=lambda: f"p{secrets.token_hex(6)}")
+
+    @property
+    def configuration(self) -> Configuration:
+        return configured(self.broker.url, self.keys, self.platform)
+
+    def bodies(self, lane: str) -> list[bytes]:
+        return self.broker.take(f"tokenize.{lane}.{self.platform}")
+
+    def headers(self, lane: str) -> list[Header]:
+        """The headers of the envelopes that wait in *lane*, oldest first, taken off the queue."""
+        return [Envelope.model_validate_json(json.loads(body)[0][0]).header for body in self.bodies(lane)]
+
+    def header(self, lane: str) -> Header:
+        (one,) = self.headers(lane)
+        return one
+
+    def order(self) -> SignedAttach:
+        (body,) = self.broker.take(f"attach.{self.platform}")
+        return SignedAttach.model_validate_json(json.loads(body)[0][0])
+
+    def raw(self, lane: str) -> tuple[dict[str, object], bytes]:
+        """The Celery headers of the one message in *lane*, and every byte of it; it stays there."""
+        queue = f"tokenize.{lane}.{self.platform}"
+        if isinstance(self.broker, RabbitMQ):
+            with self.broker.channel() as channel:
+                message = channel.basic_get(queue)
+                everything = json.dumps([message.properties, message.delivery_info, str(message.body)], default=str)
+                return message.properties["application_headers"], everything.encode()
+        (payload,) = self.broker.client.lrange(queue, 0, -1)
+        return json.loads(payload)["headers"], payload
+
+
+@pytest.fixture
+def desk(broker: Place, keys: Keys) -> Iterator[Desk]:
+    desk = Desk(broker, keys)
+    yield desk
+    for queue in ("tokenize.realtime", "tokenize.bulk", "attach"):
+        broker.take(f"{queue}.{desk.platform}")
+
+
+@pytest.fixture
+def dead(keys: Keys) -> Iterator[Configuration]:
+    """The configuration of a broker that is not there."""
+    with socket.socket() as bound:  # bound and not listening: nobody else can open it meanwhile
+        bound.bind(("127.0.0.1", 0))
+        yield configured(f"redis://127.0.0.1:{bound.getsockname()[1]}", keys, "main", timeout=0.5)
+
+
+@pytest.fixture
+def silent(keys: Keys) -> Iterator[Configuration]:
+    """The configuration of a broker that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        yield configured(f"redis://127.0.0.1:{hole.getsockname()[1]}", keys, "main", timeout=2.0)
+
+
+def card(**more: str) -> CardRequest:
+    return CardRequest(number=NUMBER, exp_month="12", exp_year="2044", **more)
+
+
+def token(desk: Desk, **changed: object) -> TokenResult:
+    known = {"outcome_id": "out-1", "request_id": "req-1", "kind": "card", "platform": desk.platform, "settled_at": 1}
+    return TokenResult(**{**known, "token": "tok_1", "created": int(time.time()), **changed})
+
+
+# -- what is sent
+
+
+def test_a_request_goes_in_bulk_to_the_only_platform_and_nobody_is_told(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        request_id = producer.send(card())
+    header = desk.header("bulk")
+    assert header.request_id == request_id
+    assert (header.kind, header.platform, header.lane, header.reply_to) == ("card", desk.platform, "bulk", None)
+    assert (header.connected_account, header.attach_digest) == (None, None)
+    assert header.expires_at - header.issued_at == pytest.approx(3 * 86_400_000, abs=2)
+
+
+def test_what_is_said_about_a_request_is_in_its_header(desk: Desk) -> None:
+    target = CustomerCreate(name="Wilhelmina Quagmire")
+    with Producer(desk.configuration) as producer:
+        producer.send(
+            card(),
+            platform=desk.platform,
+            connected_account="acct_1",
+            lane="realtime",
+            reply_to="onboarding",
+            attach=target,
+            request_id="req-mine",
+            keep_seconds=60.0,
+        )
+    header = desk.header("realtime")
+    assert (header.request_id, header.connected_account, header.reply_to) == ("req-mine", "acct_1", "onboarding")
+    assert header.attach_digest == digest(target)
+    assert header.expires_at - header.issued_at == pytest.approx(60_000, abs=2)
+
+
+@pytest.mark.parametrize("request_", [card(cvc=CVC), CvcUpdateRequest(cvc=CVC)], ids=["card", "cvc_update"])
+def test_a_verification_code_travels_in_realtime_for_two_minutes_at_most(desk: Desk, request_: CardRequest) -> None:
+    with Producer(desk.configuration) as producer:
+        producer.send(request_)
+        producer.send(request_, keep_seconds=900.0)
+        producer.send(request_, keep_seconds=5.0)
+    lives = [header.expires_at - header.issued_at for header in desk.headers("realtime")]
+    assert lives == [pytest.approx(seconds, abs=2) for seconds in (120_000, 120_000, 5_000)]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_rabbitmq_itself_drops_a_verification_code_that_nobody_read(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        producer.send(card(cvc=CVC), keep_seconds=900.0)
+        producer.send(card(), lane="bulk")
+    assert b'"expiration": "120000"' in desk.raw("realtime")[1]
+    assert b'"expiration"' not in desk.raw("bulk")[1]
+
+
+def test_no_byte_on_the_wire_shows_what_was_sealed(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        request_id = producer.send(card(name="Wilhelmina Quagmire"))
+    headers, everything = desk.raw("bulk")
+    assert headers["argsrepr"] == "(***)"
+    assert headers["kwargsrepr"] == "{}"
+    assert headers["task"] == "tokenferry.tokenize.v1"
+    assert headers["id"] == request_id
+    (body,) = desk.bodies("bulk")
+    for secret in (NUMBER, NUMBER[:12], "Quagmire"):
+        assert secret.encode() not in everything
+        assert secret.encode() not in body
+
+
+# -- what is not sent
+
+
+@on_valkey
+@pytest.mark.parametrize(
+    ("request_", "options", "field_"),
+    [
+        (card(cvc=CVC), {"lane": "bulk"}, "card.cvc"),
+        (CardRequest(customer="cus_1"), {}, "card.customer"),
+        (CardRequest(number=MISTYPED, exp_month="12", exp_year="2044"), {}, "card.number"),
+        (CardRequest(number=NUMBER, exp_month="12", exp_year="2001"), {}, "card.exp_year"),
+    ],
+    ids=["code in bulk", "clone without account", "mistyped", "expired"],
+)
+def test_an_impossible_request_is_refused_by_field_and_without_its_value(
+    desk: Desk, request_: CardRequest, options: dict[str, str], field_: str
+) -> None:
+    with Producer(desk.configuration) as producer, pytest.raises(InvalidRequest) as caught:
+        producer.send(request_, **options)
+    assert [problem.field for problem in caught.value.problems] == [field_]
+    for value in (MISTYPED, NUMBER, CVC, "2001", "cus_1"):
+        assert value not in str(caught.value)
+    assert desk.headers("bulk") == desk.headers("realtime") == []
+
+
+@on_valkey
+def test_a_saved_card_is_cloned_for_a_connected_account(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        producer.send(CardRequest(customer="cus_1"), connected_account="acct_1")
+    assert desk.header("bulk").connected_account == "acct_1"
+
+
+@on_valkey
+def test_a_platform_must_be_known_and_named_where_there_are_several(desk: Desk) -> None:
+    with Producer(configured(desk.broker.url, desk.keys, "one", "two")) as producer:
+        with pytest.raises(InvalidConfiguration, match="one, two"):
+            producer.send(card())
+        with pytest.raises(InvalidConfiguration, match="three"):
+            producer.send(card(), platform="three")
+
+
+@on_valkey
+def test_a_token_is_not_ordered_to_be_spent_where_its_kind_cannot_be(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer, pytest.raises(InvalidTarget):
+        producer.send(cargo.pii(), attach=CustomerCreate())
+    assert desk.headers("bulk") == []
+
+
+# -- when it is not known whether it was sent
+
+
+def test_a_failed_send_names_the_id_and_sending_under_it_again_is_the_same_request(
+    desk: Desk, dead: Configuration
+) -> None:
+    with Producer(dead) as producer, pytest.raises(BrokerUnavailable) as caught:
+        producer.send(card())
+    request_id = caught.value.request_id
+    assert request_id is not None
+    with Producer(desk.configuration) as producer:
+        assert producer.send(card(), request_id=request_id) == request_id
+    assert desk.header("bulk").request_id == request_id
+
+
+def test_each_of_many_failed_sends_names_its_own_id(dead: Configuration) -> None:
+    async def send() -> list[str | BaseException]:
+        async with AsyncProducer(dead) as producer:
+            sending = (producer.send(card(), request_id=f"req-{at}") for at in range(20))
+            return await asyncio.gather(*sending, return_exceptions=True)
+
+    errors = asyncio.run(send())
+    assert [error.request_id for error in errors if isinstance(error, PublishError)] == [f"req-{n}" for n in range(20)]
+
+
+def test_a_stream_that_fails_names_the_order_it_failed_at(dead: Configuration) -> None:
+    async def send() -> None:
+        async with AsyncProducer(dead) as producer:
+            async for _ in producer.send_many([Order(card(), request_id="req-async")]):
+                pytest.fail("confirmed by nobody")
+
+    with pytest.raises(BrokerUnavailable) as caught:
+        asyncio.run(send())
+    assert caught.value.request_id == "req-async"
+    with Producer(dead) as producer, pytest.raises(BrokerUnavailable) as caught:
+        list(producer.send_many([Order(card(), request_id="req-here")]))
+    assert caught.value.request_id == "req-here"
+
+
+def test_a_failed_attach_names_the_attach_id(dead: Configuration, keys: Keys) -> None:
+    result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main"))
+    with Producer(dead) as producer, pytest.raises(BrokerUnavailable) as caught:
+        producer.attach(result, CustomerCreate(), attach_id="att-1")
+    assert caught.value.request_id == "att-1"
+
+
+def test_asyncio_waits_no_longer_than_it_was_told_for_a_broker_that_never_answers(silent: Configuration) -> None:
+    async def send() -> None:
+        producer = AsyncProducer(silent)
+        began = time.monotonic()
+        with pytest.raises((PublishTimeout, BrokerUnavailable)):
+            await producer.send(card(), timeout=0.2)
+        assert time.monotonic() - began < 0.2 + 1.5
+        producer.publisher.close(timeout=0.0)
+
+    asyncio.run(send())
+
+
+# -- many at once
+
+
+class Counted:
+    """A publisher that remembers how many messages were with it unconfirmed, at most."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._lock = threading.Lock()
+        self.now = self.peak = 0
+
+    def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
+        with self._lock:
+            self.now += 1
+            self.peak = max(self.peak, self.now)
+        future = self._publisher.submit(message, timeout=timeout)
+        future.add_done_callback(self._settled)
+        return future
+
+    def close(self) -> None:
+        self._publisher.close()
+
+    def _settled(self, _: Future[None]) -> None:
+        with self._lock:
+            self.now -= 1
+
+
+class OneSeal:
+    """Seals one order and sends it under every id: twenty thousand seals would take the test ten seconds."""
+
+    def __init__(self, sealer: Sealer, order: Order) -> None:
+        _, self._message = sealer.message(order)
+
+    def message(self, order: Order) -> tuple[str, Outgoing]:
+        assert order.request_id is not None
+        return order.request_id, self._message
+
+
+@on_valkey
+def test_a_stream_of_twenty_thousand_is_sent_in_order_with_a_window_of_unconfirmed_ones(desk: Desk) -> None:
+    count = 20_000
+    drawn = itertools.count()
+    request = card()
+    orders = (Order(request, request_id=f"req-{next(drawn)}") for _ in range(count))
+    with Producer(desk.configuration) as producer:
+        producer.sealer = OneSeal(producer.sealer, Order(request))  # type: ignore[assignment]
+        producer.publisher = counted = Counted(producer.publisher)  # type: ignore[assignment]
+        for at, request_id in enumerate(producer.send_many(orders)):
+            assert request_id == f"req-{at}"
+    assert next(drawn) == count
+    assert 1 < counted.peak <= WINDOW
+    assert isinstance(desk.broker, OneRedis)
+    assert int(desk.broker.client.llen(f"tokenize.bulk.{desk.platform}")) == count
+    desk.broker.client.delete(f"tokenize.bulk.{desk.platform}")
+
+
+def test_a_stream_arrives_in_order_on_every_broker(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        sent = list(producer.send_many(Order(card()) for _ in range(300)))
+    assert [header.request_id for header in desk.headers("bulk")] == sent
+
+
+MIXED = [Order(card()), Order(card()), Order(CardRequest(number=MISTYPED, exp_month="12", exp_year="2044"))]
+
+
+def test_a_refused_order_ends_the_stream_after_all_before_it_were_confirmed(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        stream = producer.send_many(MIXED)
+        sent = [next(stream), next(stream)]
+        with pytest.raises(InvalidRequest):
+            next(stream)
+    assert [header.request_id for header in desk.headers("bulk")] == sent
+
+
+def test_asyncio_sends_two_hundred_at_once(desk: Desk) -> None:
+    async def send() -> list[str]:
+        async with AsyncProducer(desk.configuration) as producer:
+            return await asyncio.gather(*(producer.send(card()) for _ in range(200)))
+
+    sent = asyncio.run(send())
+    assert len(set(sent)) == 200
+    assert {header.request_id for header in desk.headers("bulk")} == set(sent)
+
+
+def test_asyncio_streams_in_order_and_refuses_in_turn(desk: Desk) -> None:
+    sent = []
+
+    async def send() -> None:
+        async with AsyncProducer(desk.configuration) as producer:
+            async for request_id in producer.send_many([Order(card()) for _ in range(WINDOW + 50)] + MIXED):
+                sent.append(request_id)
+
+    with pytest.raises(InvalidRequest):
+        asyncio.run(send())
+    assert len(sent) == WINDOW + 52
+    assert [header.request_id for header in desk.headers("bulk")] == sent
+
+
+# -- spending a token
+
+
+def test_an_order_to_spend_a_token_is_signed_and_can_be_repeated_under_its_id(desk: Desk) -> None:
+    result = token(desk, connected_account="acct_1")
+    with Producer(desk.configuration) as producer:
+        attach_id = producer.attach(result, CustomerCreate(name="x"), reply_to="back")
+        order = desk.order()
+        assert producer.attach(result, CustomerCreate(name="x"), attach_id=attach_id) == attach_id
+        signer = producer.sealer.signer.signer_id
+    request = order.request
+    assert (request.attach_id, request.request_id, request.token) == (attach_id, "req-1", "tok_1")
+    assert (request.connected_account, request.reply_to, request.signer_id) == ("acct_1", "back", signer)
+    assert request.attach_before - request.token_created_at == 600_000
+    assert desk.order().request.attach_id == attach_id
+
+
+@on_valkey
+def test_what_is_no_token_or_the_wrong_one_is_not_ordered_to_be_spent(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        with pytest.raises(ValueError, match="req-1"):
+            producer.attach(token(desk, token=None), CustomerCreate())
+        with pytest.raises(InvalidTarget):
+            producer.attach(token(desk, kind="pii"), CustomerCreate())
+    assert desk.broker.take(f"attach.{desk.platform}") == []
+
+
+def test_asyncio_orders_a_token_to_be_spent(desk: Desk) -> None:
+    async def attach() -> str:
+        async with AsyncProducer(desk.configuration) as producer:
+            return await producer.attach(token(desk), CustomerCreate())
+
+    attach_id = asyncio.run(attach())
+    assert desk.order().request.attach_id == attach_id
+
+
+# -- opening and closing
+
+
+def publishers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "tokenferry-publisher"}
+
+
+def test_nothing_of_a_closed_producer_is_left_running(desk: Desk) -> None:
+    before = publishers()
+    with Producer(desk.configuration) as producer:
+        producer.send(card())
+        assert len(publishers() - before) == 1
+
+    async def send() -> None:
+        async with AsyncProducer(desk.configuration) as producer:
+            await producer.send(card())
+
+    asyncio.run(send())
+    assert publishers() == before
+
+
+@pytest.fixture
+def own_keys(keys: Keys, tmp_path: Path) -> Keys:
+    """A copy of the producer's two files, to be spoilt."""
+    recipient, signing = (shutil.copy2(path, tmp_path) for path in (keys.recipient, keys.producer_signing_key))
+    return Keys(recipient=recipient, producer_signing_key=signing)
+
+
+@pytest.mark.parametrize("producer_of", [Producer, AsyncProducer])
+@pytest.mark.parametrize("spoilt", ["recipient missing", "signing key missing", "signing key open to others"])
+def test_a_producer_without_its_keys_does_not_begin(
+    own_keys: Keys, producer_of: type[Producer | AsyncProducer], spoilt: str
+) -> None:
+    match spoilt:
+        case "recipient missing":
+            named = own_keys.recipient
+            named.unlink()
+        case "signing key missing":
+            named = own_keys.producer_signing_key
+            named.unlink()
+        case _:
+            named = own_keys.producer_signing_key
+            named.chmod(0o644)
+    before = publishers()
+    with pytest.raises(UnusableKey, match=named.name):
+        producer_of(configured("redis://127.0.0.1:1", own_keys, "main"))
+    assert publishers() == before
