@@ -24,6 +24,13 @@ from tokenferry_worker.errors import Declined, TokenferryError, Unavailable
 STRIPE_VERSION: Final = "2026-10-28.endive"
 """Pinned, so that an account's default version cannot change what is sent and answered."""
 
+HEADERS: Final = {
+    "Stripe-Version": STRIPE_VERSION,
+    "User-Agent": "tokenferry/0.1 (+asynchronous tokenization)",
+    "Accept": "application/json",
+    "Content-Type": "application/x-www-form-urlencoded",
+}
+
 PUBLISHABLE_IN_LIVE: Final[frozenset[Kind]] = frozenset({"account", "person"})
 """Kinds whose tokens a live secret key cannot make (API reference, tokens: account and person)."""
 
@@ -106,19 +113,12 @@ class TokenClient:
         self._platform = platform
         self._keys = keys
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=50.0)
-        self._http = httpx.AsyncClient(
-            base_url=platform.base_url,
-            transport=transport or AiohttpTransport(limits=limits),
-            timeout=httpx.Timeout(read_timeout, connect=connect_timeout, pool=read_timeout),
-            headers={
-                "Stripe-Version": STRIPE_VERSION,
-                "User-Agent": "tokenferry/0.1 (+asynchronous tokenization)",
-                "Accept": "application/json",
-                "Content-Type": "application/x-www-form-urlencoded",
-            },
-            follow_redirects=False,
-            trust_env=False,
-        )
+        # The transport is called directly: redirects, cookies, authentication and event hooks of `AsyncClient` are not
+        # wanted here, and cost more than the call itself.
+        self._transport = transport or AiohttpTransport(limits=limits)
+        self._base_url = platform.base_url.rstrip("/")
+        time_outs = {"connect": connect_timeout, "read": read_timeout, "write": read_timeout, "pool": read_timeout}
+        self._extensions = {"timeout": time_outs}
 
     async def create_token(
         self, kind: Kind, form: str, *, idempotency_key: str, connected_account: str | None = None
@@ -155,38 +155,48 @@ class TokenClient:
         headers = self._headers("secret", None, None)
         asked = time.perf_counter()
         try:
-            response = await self._http.get("/v1/tokens/tok_preflight", headers=headers)
+            status, answered, content = await self._send("GET", "/v1/tokens/tok_preflight", headers, b"")
         except Exception as error:
             raise Unavailable(type(error).__name__, maybe_done=False) from None
         refusal: TokenferryError | None = None
         try:
-            read(response.status_code, response.headers, response.content)
+            read(status, answered, content)
         except TokenferryError as error:
             refusal = error
-        seconds = time.perf_counter() - asked
-        return Greeting(response.status_code, refusal, response.headers.get("date"), seconds)
+        return Greeting(status, refusal, answered.get("date"), time.perf_counter() - asked)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def _post(
         self, path: str, form: str, use: KeyUse, idempotency_key: str, connected_account: str | None
     ) -> Answer:
         headers = self._headers(use, idempotency_key, connected_account)
         try:
-            response = await self._http.post(path, content=form.encode("ascii"), headers=headers)
+            status, answered, content = await self._send("POST", path, headers, form.encode("ascii"))
         except Exception as error:
             # Only the type: the text of some holds the URL or bytes of the answer. Not only httpx's errors: what it
             # does not know of its transport's (an answer that is not HTTP), it lets through.
             raise Unavailable(type(error).__name__, maybe_done=not _never_sent(error)) from None
-        return read(response.status_code, response.headers, response.content)
+        return read(status, answered, content)
+
+    async def _send(
+        self, method: str, path: str, headers: Mapping[str, str], content: bytes
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One exchange: status, headers by lower-case name, body. Raises what httpx and its transport raise."""
+        url, extensions = self._base_url + path, self._extensions
+        request = httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
+        response = await self._transport.handle_async_request(request)
+        body = await response.aread()
+        answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+        return response.status_code, answered, body
 
     def _headers(self, use: KeyUse, idempotency_key: str | None, connected_account: str | None) -> Mapping[str, str]:
         key = self._keys.secret if use == "secret" else self._keys.publishable
         if key is None:
             raise Declined(0, Code.PUBLISHABLE_KEY_MISSING if use == "publishable" else Code.UNAUTHORIZED, ours=True)
-        headers = {"Authorization": f"Bearer {key}"}
+        headers = {**HEADERS, "Authorization": f"Bearer {key}"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         if connected_account is not None:
