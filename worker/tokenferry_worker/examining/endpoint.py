@@ -26,7 +26,7 @@ from tokenferry_worker.wiring import Role
 
 INCOMPLETE: Final[Mapping[Kind, str]] = {
     # The published test number with a wrong check digit.
-    "card": "card[number]=4242424242424241&card[exp_month]=12&card[exp_year]=2040",
+    "card": "card[number]=4242+4242+4242+4241&card[exp_month]=12&card[exp_year]=2040",
     "bank_account": "bank_account[country]=US&bank_account[currency]=usd",
     "pii": "pii[id_number]=",
     "account": "account[business_type]=preflight",
