@@ -73,7 +73,7 @@ def render(world: World, account: Thing) -> Json:
             "total_count": len(data),
             "url": f"/v1/accounts/{account.id}/external_accounts",
         },
-        "requirements": _requirements(account),
+        "requirements": _requirements(world, account),
     }
     if individual := account.private.get("individual"):
         body["individual"] = identity.person_body(
@@ -147,14 +147,15 @@ def _change(
         body["default_currency"] = body["default_currency"] or saved.body["currency"]
     for held in call.held:
         call.spend(held, account.id)
-    body["details_submitted"] = not _requirements(account)["currently_due"]
+    body["details_submitted"] = not _requirements(call.world, account)["currently_due"]
     body["payouts_enabled"] = body["charges_enabled"] = body["details_submitted"]
     if body["details_submitted"]:
         body["capabilities"] = dict.fromkeys(body["capabilities"], "active")
 
 
-def _requirements(account: Thing) -> Json:
+def _requirements(world: World, account: Thing) -> Json:
     body, individual = account.body, account.private.get("individual") or {}
+    persons = [world.things[person].body for person in account.private["persons"]]
     due = [] if body["business_type"] else ["business_type"]
     due += [] if account.members else ["external_account"]
     due += [] if body["tos_acceptance"]["date"] else ["tos_acceptance.date", "tos_acceptance.ip"]
@@ -168,7 +169,10 @@ def _requirements(account: Thing) -> Json:
         company = body.get("company") or {}
         due += [] if company.get("name") else ["company.name"]
         due += [] if company.get("tax_id_provided") else ["company.tax_id"]
-        due += [] if account.private["persons"] else ["representative.first_name", "representative.last_name"]
+        due += [] if company.get("owners_provided") else ["company.owners_provided"]
+        if not any(person["relationship"]["representative"] for person in persons):
+            due += ["representative.first_name", "representative.last_name"]
+        due += [f"{person['id']}.{name}" for person in persons for name in person["requirements"]["currently_due"]]
     failed = (individual.get("verification") or {}).get("status") == "unverified"
     errors = [
         {

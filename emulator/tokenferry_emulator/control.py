@@ -23,6 +23,9 @@ def control_routes(world: World) -> list[Route]:
     async def ledger(_: Request) -> Response:
         return JSONResponse(world.ledger.snapshot(world.locks.writers_peak))
 
+    async def ledger_pages(_: Request) -> Response:
+        return JSONResponse(world.ledger.pages())
+
     async def ledger_of_token(request: Request) -> Response:
         token = world.tokens.get(request.path_params["token"])
         if token is None:
@@ -75,6 +78,7 @@ def control_routes(world: World) -> list[Route]:
 
     return [
         Route("/_ledger", ledger),
+        Route("/_ledger/pages", ledger_pages),
         Route("/_ledger/tokens/{token}", ledger_of_token),
         Route("/_ledger/keys/{key:path}", ledger_of_key),
         Route("/_faults", _readable(faults), methods=["GET", "POST", "DELETE"]),

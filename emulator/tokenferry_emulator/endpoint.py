@@ -56,14 +56,14 @@ class Request:
 
 async def answer(world: World, request: Request) -> Reply:
     """The reply to one call below /v1. Faults that need the connection are named in it."""
-    fault = world.faults.choose(request.method, request.path)
+    route, ids = routes.find(request.method, request.path)
+    fault = world.faults.choose(request.method, request.path, route.pattern if route else "")
     ledger = world.ledger
     if fault is not None:
         ledger.faults[fault] += 1
     strikes = KINDS[fault] if fault is not None else ""
-    route, ids = routes.find(request.method, request.path)
     ledger.arrived()
-    status = 0
+    arrived, status = world.clock(), 0
     try:
         if fault in ("reset_before", "hang"):
             return Reply(0, b"", fault=fault)
@@ -76,6 +76,8 @@ async def answer(world: World, request: Request) -> Reply:
         return reply
     finally:
         ledger.left(route.name if route else f"{request.method} (unknown)", status)
+        if request.idempotency_key:
+            ledger.called(request.idempotency_key, arrived, status, fault or "")
 
 
 async def _answered(

@@ -42,8 +42,8 @@ class Scripted:
     path: str | None
     method: str | None
 
-    def strikes(self, method: str, path: str) -> bool:
-        return self.times > 0 and self.path in (None, path) and self.method in (None, method)
+    def strikes(self, method: str, path: str, pattern: str) -> bool:
+        return self.times > 0 and self.path in (None, path, pattern) and self.method in (None, method)
 
 
 class Faults:
@@ -74,9 +74,10 @@ class Faults:
         self.probabilities = {}
         self.script = []
 
-    def choose(self, method: str, path: str) -> str | None:
+    def choose(self, method: str, path: str, pattern: str = "") -> str | None:
+        """The fault of one call. A line of the script names its path, or a pattern: ``/v1/accounts/:id/persons``."""
         for line in self.script:
-            if line.strikes(method, path):
+            if line.strikes(method, path, pattern):
                 line.times -= 1
                 return line.kind
         if self.probabilities:

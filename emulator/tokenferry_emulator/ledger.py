@@ -29,6 +29,9 @@ class Ledger:
         self._clock = clock
         self.kinds: Counter[str] = Counter()
         self.tokens_by_key: dict[str, list[str]] = {}
+        #: every call that carried a key: when it arrived (Unix seconds), the status answered, 0 where none was, and the
+        #: fault that was done to it, if any
+        self.calls_by_key: dict[str, list[tuple[float, int, str]]] = {}
         self.uses: dict[str, list[str]] = {}
         self.spent: set[str] = set()
         self.magic_uses = 0
@@ -54,6 +57,10 @@ class Ledger:
         self.statuses[status] += 1
         self.endpoints[endpoint] += 1
 
+    def called(self, idempotency_key: str, arrived: float, status: int, fault: str) -> None:
+        """A call with a key is over; *arrived* in Unix seconds."""
+        self.calls_by_key.setdefault(idempotency_key, []).append((arrived, status, fault))
+
     def reached_the_limiter(self, endpoint: str) -> None:
         self._count(self._peaks, endpoint)
 
@@ -68,6 +75,10 @@ class Ledger:
     def used(self, token_id: str, object_id: str) -> None:
         self.uses.setdefault(token_id, []).append(object_id)
         self.spent.add(token_id)
+
+    def pages(self) -> dict[str, Any]:
+        """Every single entry as JSON, for who wants to judge them one by one."""
+        return {"tokens": self.tokens_by_key, "uses": self.uses, "calls": self.calls_by_key}
 
     def snapshot(self, writers_peak: int) -> dict[str, Any]:
         """The whole ledger as JSON."""

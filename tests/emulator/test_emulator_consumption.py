@@ -337,3 +337,27 @@ def test_writes_on_one_customer_are_seen_as_such_when_methods_are_attached(
     answers = provider.at_once([(f"/v1/payment_methods/{one}/attach", {"customer": customer}, {}) for one in methods])
     assert {answer.status_code for answer in answers} == {200}
     assert provider.ledger()["per_object_concurrent_writes_peak"] == 2
+
+
+def test_a_company_owes_a_representative_its_owners_and_what_its_people_owe(provider: Provider) -> None:
+    company = {"account[business_type]": "company", "account[company][name]": "Imaginary Goods"}
+    company |= {"account[company][tax_id]": "000000000", "account[tos_shown_and_accepted]": "true"}
+    form = {"type": "custom", "account_token": provider.token(company), "external_account": provider.token(BANK)}
+    path = f"/v1/accounts/{provider.made('/v1/accounts', form)['id']}"
+
+    def due() -> list[str]:
+        return list(provider.get(path).json()["requirements"]["currently_due"])
+
+    assert due() == ["company.owners_provided", "representative.first_name", "representative.last_name"]
+    jenny = {
+        "person[first_name]": "Jenny",
+        "person[last_name]": "Rosen",
+        "person[relationship][representative]": "true",
+    }
+    jenny |= {f"person[dob][{name}]": value for name, value in (("day", "1"), ("month", "1"), ("year", "1901"))}
+    person = provider.made(f"{path}/persons", {"person_token": provider.token(jenny)})["id"]
+    assert due() == ["company.owners_provided", f"{person}.id_number"]
+    provider.made(f"{path}/persons/{person}", {"id_number": provider.token({"pii[id_number]": "000000000"})})
+    owners = provider.token({"account[company][owners_provided]": "true"})
+    assert provider.made(path, {"account_token": owners})["charges_enabled"]
+    assert due() == []

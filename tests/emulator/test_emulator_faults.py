@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tokenferry_emulator.faults import KINDS, Faults, UnreadableFaults
-from tokenferry_emulator.testing import CARD, EmulatorProcess
+from tokenferry_emulator.testing import CARD, EmulatorProcess, Provider
 
 
 def _script(fresh: httpx.Client, kind: str, times: int = 1) -> None:
@@ -146,3 +146,12 @@ def test_faults_and_seed_can_be_given_at_the_start() -> None:
     with EmulatorProcess("--fault", "error_503=1", "--seed", "7") as emulator:
         answer = httpx.post(f"{emulator.url}/v1/tokens", data=CARD, auth=("sk_test_alpha", ""))
         assert answer.status_code == 503
+
+
+def test_a_script_can_name_the_calls_below_objects_that_have_no_id_yet(provider: Provider) -> None:
+    account = provider.custom_account()
+    provider.world.faults.set({"script": [{"kind": "error_503", "path": "/v1/accounts/:id/persons"}]})
+    person = {"first_name": "Jenny", "last_name": "Rosen"}
+    assert provider.post("/v1/accounts", {"type": "custom"}).status_code == 200
+    assert provider.post(f"/v1/accounts/{account}/persons", person).status_code == 503
+    assert provider.post(f"/v1/accounts/{account}/persons", person).status_code == 200

@@ -47,6 +47,17 @@ def test_the_ledger_of_a_token_names_what_it_became(provider: Provider) -> None:
     assert provider.get("/_ledger/tokens/tok_unknown").status_code == 404
 
 
+def test_the_pages_of_the_ledger_hold_every_key_token_use_and_call(provider: Provider) -> None:
+    token = provider.token(idempotency_key="a")
+    provider.world.faults.set({"script": [{"kind": "error_503"}]})
+    assert provider.refused("/v1/tokens", CARD, idempotency_key="a")[0] == 503
+    assert provider.token(idempotency_key="a") == token
+    customer = provider.made("/v1/customers", {"source": token})["id"]
+    pages = provider.get("/_ledger/pages").json()
+    assert (pages["tokens"], pages["uses"]) == ({"a": [token]}, {token: [customer]})
+    assert [call[1:] for call in pages["calls"]["a"]] == [[200, ""], [503, "error_503"], [200, ""]]
+
+
 def test_a_reset_forgets_tokens_and_counts(provider: Provider) -> None:
     token = provider.token(idempotency_key="a")
     provider.post("/_reset")
