@@ -181,3 +181,55 @@ def test_limits_not_set_are_the_documented_ones_of_the_mode(write: Write) -> Non
         for name, each in configuration.platforms.items()
     }
     assert rates == {"t": (25, 25, 5), "l": (100, 25, 30), "o": (25, 7, 5)}
+
+
+@pytest.mark.parametrize("section", ["broker", "store"])
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (f"redis://:{CANARY}@host:notaport/0", "the port is no number"),
+        (f"redis://:{CANARY}@h:99999/0", "the port is no number"),
+        (f"redis://:{CANARY}@h:0/0", "the port is no number"),
+        (f"redis://:a/{CANARY}@h:6379/0", "percent-encoding"),
+        (f"redis://:{CANARY}@[::1", "brackets do not match"),
+        (f"redis://:{CANARY}@", "names no host; write redis://HOST"),
+        ("redis:///0", "names no host"),
+        (f"redis://:{CANARY}@host/notadb", "number of a database"),
+        (f"redis://:{CANARY}@host/0?db=x", "number of a database"),
+        ("unix://", "write unix:///path/to/the.sock"),
+        ("embeddedd", "is not an address; write embedded or redis://"),
+        ("", "is empty; write embedded or redis://"),
+        (f"http://{CANARY}@host", "begins with 'http://'; write embedded or redis://"),
+        (f"{CANARY}://host", "begins with something else"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused_when_it_is_read(
+    write: Write, section: str, url: str, says: str
+) -> None:
+    told = refused(write(f"[{section}]\nurl = '{url}'"))
+    assert f"[{section}] url: " in told
+    assert says in told
+
+
+def test_a_wrong_port_of_rabbitmq_is_refused_and_rabbitmq_is_no_store(write: Write) -> None:
+    assert "[broker] url: the port is no number" in refused(write(f"[broker]\nurl = 'amqp://guest:{CANARY}@h:x'"))
+    assert "[store] url: begins with 'amqp://'; write embedded" in refused(write("[store]\nurl = 'amqp://h'"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "embedded",
+        "redis://localhost",
+        "redis://[::1]:6379/15?ssl_cert_reqs=none",
+        f"rediss://user:{CANARY}%2F@host:6380/0",
+        "unix:///run/valkey.sock?db=3",
+        f"unix://:{CANARY}@/run/valkey.sock",
+        "sentinel://one:26379,two/0?master=m",
+        "sentinels://one:26379,two/0?master=m",
+        "amqp://guest:guest@localhost:5672//",
+        "amqps://host/vhost",
+    ],
+)
+def test_an_address_is_kept_as_it_was_written(write: Write, url: str) -> None:
+    assert load(write(f"[broker]\nurl = '{url}'")).broker.url == url

@@ -18,6 +18,7 @@ from stdnum.iso7064 import mod_97_10
 from stdnum.us import rtn
 
 from tokenferry.contract.connect import CalendarDate
+from tokenferry.contract.onboarding import Onboarding, problems
 from tokenferry.contract.requests import (
     AccountRequest,
     BankAccountRequest,
@@ -44,6 +45,21 @@ def check(request: TokenRequest, *, today: datetime.date, live: bool) -> tuple[P
             return tuple(_date("person.dob", request.dob, today))
         case _:
             return ()
+
+
+def check_onboarding(document: Onboarding, *, today: datetime.date, live: bool) -> tuple[Problem, ...]:
+    """The same for a whole account: its parts taken together, and each of them."""
+    found = list(problems(document))
+    parts: list[tuple[str, TokenRequest]] = []
+    if document.legal_entity is not None:
+        parts.append(("legal_entity", document.legal_entity))
+    parts += [(f"persons[{place}].person", each.person) for place, each in enumerate(document.persons)]
+    for place, each in enumerate(document.external_accounts):
+        parts.append((f"external_accounts[{place}].{each.request.kind}", each.request))
+    for place_of, request in parts:
+        for problem in check(request, today=today, live=live):
+            found.append(Problem(f"{place_of}.{problem.field.partition('.')[2]}", problem.reason))
+    return tuple(found)
 
 
 # -- cards ----------------------------------------------------------------------------------------------------------

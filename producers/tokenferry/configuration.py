@@ -25,10 +25,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from tokenferry.addresses import EMBEDDED, checked
 from tokenferry.contract.names import Name
 from tokenferry.contract.targets import ENDPOINTS
-
-EMBEDDED = "embedded"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 PerSecond = Annotated[float, Field(gt=0, le=100_000)]
@@ -61,21 +60,65 @@ class Broker(Section):
     """Where messages are put."""
 
     url: str = EMBEDDED
-    """`embedded`, `redis://`, `rediss://`, `unix://` or `amqp://`, `amqps://`."""
-    lease_seconds: Annotated[float, Field(ge=0.5, le=3600)] = 8.0
+    """`embedded`, `redis://`, `rediss://`, `unix://`, `sentinel://`, `sentinels://` or `amqp://`, `amqps://`."""
+    ca_file: Path | None = None
+    """PEM file of the authority behind the server's certificate. Not set: those this machine trusts."""
+    lease_seconds: Annotated[float, Field(ge=0.5, le=3600)] = 6.0
     """Redis and Valkey: a delivery whose worker stops renewing its lease this long is given to another one."""
+    hold_seconds: Seconds = 1200.0
+    """RabbitMQ: a delivery that has waited this long in a worker's hand is given back, and comes again.
+
+    Well below the broker's `consumer_timeout` (30 minutes, unless it is told otherwise), which closes the channel.
+    """
     publish_timeout: Seconds = 10.0
     """Seconds until a publish that nobody confirmed becomes an error."""
+    max_waiting: Annotated[int, Field(ge=0)] = 1_000_000
+    """Requests that may wait in one queue; more are refused with `BrokerFull`. 0: no limit.
+
+    A million is 2.5 GB on Redis and 11 hours of work at 25 per second: beyond it a producer should hear of it.
+    """
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        return checked(url, amqp=True)
+
+
+class Outbox(Section):
+    """Where accepted requests are kept until the broker, and then their requester, has them. Producers only."""
+
+    path: Path | None = None
+    """File of the outbox (SQLite, on a local disk). Not set: there is none, and `send` waits for the broker."""
+    max_rows: Annotated[int, Field(ge=1)] = 200_000
+    """Requests it holds before it takes no more: about 3 KB each."""
+    max_megabytes: Annotated[int, Field(ge=1)] = 1024
+    """The same, in megabytes of the file that are in use."""
+    resend_after: Annotated[float, Field(ge=1, le=86_400)] = 600.0
+    """Seconds after which a request without an outcome is sent again, where its route is read with this outbox."""
+    keep_confirmed: Annotated[float, Field(ge=0, le=7 * 86_400)] = 3600.0
+    """Seconds for which `outbox reconcile` can find a confirmed request whose route is not read with this outbox."""
 
 
 class Store(Section):
     """Where workers keep journal, ledger and limiter: Redis or Valkey."""
 
     url: str = EMBEDDED
+    ca_file: Path | None = None
+    """As of the broker."""
     prefix: Name = "tokenferry"
     """Every key begins with it."""
     journal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """How long an outcome is remembered: longer than any message can still be redelivered."""
+    onboarding_days: Annotated[float, Field(gt=0, le=3650)] = 365.0
+    """How long it is remembered what was made for an onboarding, after its last message. Ids only, about 1 KB each.
+
+    Sent again later than that, the same reference is another account.
+    """
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        return checked(url, amqp=False)
 
 
 class Keys(Section):
@@ -167,6 +210,8 @@ class Worker(Section):
     """Calls for one request before it is given up on; waiting for a permit or a rate limit counts as none."""
     deliveries: Annotated[int, Field(ge=1, le=1000)] = 10
     """Hand-overs of one request before it is taken for poison."""
+    dead_letter_days: Annotated[float, Field(gt=0, le=365)] = 14.0
+    """How long dead letters and quarantined messages are kept for somebody to look into; then they are dropped."""
     read_timeout: Seconds = 80.0
     """Seconds without an answer. Connect writes were seen to hold the line 21 to 23 s before a lock time-out."""
     connect_timeout: Seconds = 10.0
@@ -174,6 +219,18 @@ class Worker(Section):
     """Share of every budget that one process uses while the store is away; times your processes, keep it below 1."""
     token_lifetime: Seconds = 600.0
     """Seconds after which an unspent token counts as too old: it is made anew, or reported as expired."""
+    grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0
+    """What is in hand when the worker stops gets so long to finish; the rest then goes back to the queue.
+
+    Above the slowest usual call. Whoever stops the worker must wait ten seconds longer before killing it.
+    """
+    watchdog_seconds: Annotated[float, Field(ge=5, le=3600)] = 30.0
+    """A process that hangs, or takes nothing although messages wait, is replaced after so long.
+
+    At least twice `[broker] publish_timeout`: an ordinary wait for the broker must not look like a hang.
+    """
+    health: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}$")] | None = None
+    """`HOST:PORT` for the probes /live and /ready (HTTP, no secrets). Not set: `tokenferry health` still answers."""
 
 
 class Configuration(BaseSettings):
@@ -191,6 +248,7 @@ class Configuration(BaseSettings):
     data: Path = Path(".tokenferry")
     """Folder of the embedded server."""
     broker: Broker = Broker()
+    outbox: Outbox = Outbox()
     store: Store = Store()
     keys: Keys = Keys()
     platforms: dict[Name, Platform] = Field(default_factory=dict)
@@ -212,6 +270,13 @@ class Configuration(BaseSettings):
     def path(self, path: Path) -> Path:
         """*path* as the file means it: relative to the file's own folder."""
         return (self._folder / path).resolve()
+
+    def need_platform(self) -> None:
+        """Raise `InvalidConfiguration` where none is configured."""
+        if not self.platforms:
+            raise InvalidConfiguration(
+                "no platform is configured; add [platforms.NAME] with mode, secret_key and base_url"
+            )
 
     def platform(self, name: str) -> Platform:
         """The platform of that name.
@@ -257,6 +322,23 @@ def load(path: Path | None = None) -> Configuration:
         ]
         raise InvalidConfiguration(f"{where}: " + "; ".join(line.removeprefix("[] ") for line in lines)) from None
     configuration._folder = source.resolve().parent
+    return configuration
+
+
+def load_to_look(path: Path | None, *sections: Literal["broker", "store"]) -> Configuration:
+    """As `load`, for a command that only looks: where *sections* are embedded, their server must have been there.
+
+    Raises `InvalidConfiguration` also where nothing says which server is meant: an empty one, started for the purpose
+    in the wrong folder, would say that all is well.
+    """
+    configuration = load(path)
+    embedded = any(getattr(configuration, section).url == EMBEDDED for section in sections)
+    data = configuration.path(configuration.data)
+    if path is None and embedded and not Path("tokenferry.toml").exists() and not data.exists():
+        raise InvalidConfiguration(
+            f"no tokenferry.toml in {Path.cwd()}, no {' and '.join(sections)} named in the environment, and no data "
+            f"folder {data}: go to the folder of the configuration, or name it with --config"
+        )
     return configuration
 
 

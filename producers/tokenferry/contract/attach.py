@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Base64UrlBytes
+from pydantic import Base64UrlBytes, StringConstraints, ValidationError, field_validator
 
-from tokenferry.contract.envelope import Milliseconds
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Milliseconds
 from tokenferry.contract.message import Message
-from tokenferry.contract.names import EndpointId, Id, Name
+from tokenferry.contract.names import EndpointId, Id, Lane, Name, TokenId
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import Display
 from tokenferry.contract.targets import AttachTarget
 
 
 class AttachRequest(Message):
-    """Spend `token` on `target`, once. Nothing in it is a secret: a token id is worthless without the account's key."""
+    """Spend `token` on `target`, once.
+
+    Nothing in it is a secret: a token id is worthless without the account's key, and what it was made of is sealed.
+    """
 
     version: Literal[1] = 1
     attach_id: Id
     request_id: Id
     """The tokenization request the token came from; the attach id itself where that is unknown."""
-    token: EndpointId
+    token: TokenId
     kind: Kind
     platform: Name
+    lane: Lane = "bulk"
     connected_account: EndpointId | None = None
     target: AttachTarget
     reply_to: Name | None = None
     token_created_at: Milliseconds
     attach_before: Milliseconds
-    """After this moment the token counts as too old to spend."""
+    """After this moment the token counts as too old to spend, or the request it is of has passed its own deadline."""
     signer_id: Name
     display: Display | None = None
+    sealed: Annotated[str, StringConstraints(max_length=MAX_ENVELOPE_BYTES)] | None = None
+    """The message of the request the token was made of, as it came: from it another token is made when this one got too
+    old. Never of a request that may carry a card verification code.
+    """
+
+    @field_validator("sealed")
+    @classmethod
+    def _carries_no_cvc(cls, sealed: str | None) -> str | None:
+        try:
+            envelope = Envelope.model_validate_json(sealed or "")
+        except ValidationError:
+            return sealed  # nothing, or nothing that another token could be made of
+        if envelope.header.may_carry_cvc:
+            raise ValueError("may carry a card verification code")
+        return sealed
 
     def canonical(self) -> bytes:
-        """The one spelling of this order: what is signed."""
-        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+        """The one spelling of this order: what is signed. Without `sealed` and `lane`, the one it had before them."""
+        silent = {name for name, usual in (("sealed", None), ("lane", "bulk")) if getattr(self, name) == usual}
+        spelled = self.model_dump(exclude=silent)
+        return json.dumps(spelled, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 class SignedAttach(Message):

@@ -29,14 +29,13 @@ Milliseconds = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
 """Unix time in milliseconds, up to the year 2100."""
 
 
-class Header(Message):
-    """What everybody may see. Changing one byte of it makes the envelope unopenable."""
+class CommonHeader(Message):
+    """What everybody may see, whatever is sealed. Changing one byte of it makes the envelope unopenable."""
 
     version: Literal[1] = 1
     suite: Suite = DEFAULT_SUITE
     key_id: Name
     request_id: Id
-    kind: Kind
     platform: Name
     connected_account: EndpointId | None = None
     lane: Lane
@@ -49,6 +48,21 @@ class Header(Message):
     def canonical(self) -> bytes:
         """The one spelling of this header: JSON, keys sorted, no spaces, ASCII, every field present."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    @property
+    def may_carry_cvc(self) -> bool:
+        """Whether a verification code may be inside: only realtime carries one, and whether this one does is sealed."""
+        return self.lane == "realtime"
+
+
+class Header(CommonHeader):
+    """The header of a tokenization request."""
+
+    kind: Kind
+
+    @property
+    def may_carry_cvc(self) -> bool:
+        return super().may_carry_cvc or self.kind == "cvc_update"
 
 
 class Envelope(Message):

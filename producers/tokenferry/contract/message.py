@@ -21,8 +21,9 @@ class Message(BaseModel):
 class Sensitive(Message):
     """A message whose fields are secrets: it prints as its name and nothing else.
 
-    Values leave it only by name (attribute access) or through `form()`; `repr`, `str`, rich tracebacks and
-    f-strings show ``CardRequest()``.
+    `repr`, `str`, rich tracebacks and f-strings show ``CardRequest()``. Whoever asks for the values gets them: by name,
+    through `form()`, and through what copies a model as a whole (`model_dump`, `dict`, `vars`, `pickle`). None of
+    these belongs into a log.
     """
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:

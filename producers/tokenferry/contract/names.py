@@ -41,6 +41,32 @@ EndpointId = Annotated[
 """An id the endpoint gave out: token, customer, account. Prefixes are no documented contract, so none is required."""
 
 
+def _like_a_token(text: str) -> str:
+    if not any(map(str.isalpha, text)):
+        raise ValueError("is not the id of a token: it has no letters")
+    first = text.partition("_")[0]
+    if first in _OTHERS:
+        raise ValueError(f"is the id of {_OTHERS[first]}, not of a token")
+    return text
+
+
+_OTHERS = {
+    "acct": "an account",
+    "ba": "a bank account",
+    "card": "a card",
+    "ch": "a charge",
+    "cus": "a customer",
+    "person": "a person",
+    "pi": "a payment intent",
+    "pm": "a payment method",
+    "src": "a source",
+}
+"""What is most often mistaken for a token. The prefixes of tokens themselves are no documented contract."""
+
+TokenId = Annotated[EndpointId, AfterValidator(_like_a_token)]
+"""The id of a token. Not digits alone, and not the id of what a token becomes."""
+
+
 def new_id() -> str:
     """A fresh request id: 128 random bits. Random, so it says nothing about the request."""
     return f"req-{secrets.token_hex(16)}"

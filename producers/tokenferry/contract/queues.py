@@ -9,6 +9,7 @@ from tokenferry.contract.names import LANES, Lane
 
 TOKENIZE_TASK: Final = "tokenferry.tokenize.v1"
 ATTACH_TASK: Final = "tokenferry.attach.v1"
+ONBOARD_TASK: Final = "tokenferry.onboard.v1"
 
 QUARANTINE: Final = "quarantine"
 """What is not ours, or not readable, rests here as it came: sealed, counted, never run."""
@@ -27,9 +28,19 @@ def tokenize_queues(platform: str) -> list[str]:
     return [tokenize_queue(lane, platform) for lane in LANES]
 
 
-def attach_queue(platform: str) -> str:
-    """Where tokens of one platform wait to be spent."""
-    return f"attach.{platform}"
+def attach_queue(lane: Lane, platform: str) -> str:
+    """Where tokens of one platform and lane wait to be spent."""
+    return f"attach.{lane}.{platform}"
+
+
+def attach_queues(platform: str) -> list[str]:
+    """Every lane of one platform, realtime first."""
+    return [attach_queue(lane, platform) for lane in LANES]
+
+
+def onboard_queue(platform: str) -> str:
+    """Where sealed documents of whole connected accounts wait."""
+    return f"onboard.{platform}"
 
 
 def parked_queue(scope: str) -> str:

@@ -1,7 +1,8 @@
 """What can be turned into a token: one closed model for each of the six kinds.
 
-A constructed request is well-formed and silent: it prints as its name, its errors never repeat a value, and its
-fields leave it by name or through `form()`. Read foreign data with `request_from`, whose error is safe to log.
+A constructed request is well-formed and silent: it prints as its name. Read foreign data with `request_from`, whose
+error names fields and holds no value. Pydantic's own, which a constructor raises, prints none either, but keeps the
+input for whoever asks it for `errors()`.
 """
 
 from __future__ import annotations

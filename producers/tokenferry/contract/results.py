@@ -39,7 +39,9 @@ class Failure(Message):
     history: tuple[Attempt, ...] = ()
     """Of a request that was given up on: its attempts, oldest first."""
     spent_by: Word | None = None
-    """For `token_spent`: the attach id that won."""
+    """For `token_spent`: the attach id that won; for `token_in_doubt`: the one whose outcome nobody knows yet."""
+    spent_on: Word | None = None
+    """For `token_spent`: the id of what the token became, where it is known."""
 
 
 class Display(Message):
@@ -58,7 +60,10 @@ class Display(Message):
 
 
 class Result(Message):
-    """What both results share. `outcome_id` is the same however often one outcome is delivered: de-duplicate by it."""
+    """What both results share. `outcome_id` is the same however often one outcome is delivered: de-duplicate by it.
+
+    A request that was given up on and then redriven has another outcome, and another id for it (`...:2`).
+    """
 
     outcome_id: Word
     request_id: Id
@@ -67,7 +72,7 @@ class Result(Message):
     connected_account: EndpointId | None = None
     failure: Failure | None = None
     settled_at: int
-    """Unix milliseconds by the worker's clock."""
+    """Unix milliseconds by the worker's clock; of a token that a worker made and died with, when it was made."""
 
     @property
     def ok(self) -> bool:
@@ -101,12 +106,100 @@ class AttachResult(Result):
     """Id of the stored card or bank account where the answer names one."""
 
 
-AnyResult = Annotated[TokenResult | AttachResult, Field(discriminator="type")]
+class StepResult(Message):
+    """What became of one step of an onboarding."""
 
-_ANY: TypeAdapter[TokenResult | AttachResult] = TypeAdapter(AnyResult)
+    step: Word
+    """Its name: `account`, `person:jenny`, `external_account:1`, ..."""
+    status: Literal["done", "failed", "unknown", "not_begun"]
+    """`unknown`: the call may have had its effect; `not_begun`: what it needs has failed, or all was given up."""
+    object_id: EndpointId | None = None
+    earlier: bool = False
+    """It is as an earlier message of this onboarding said: what the document says of it now was not applied."""
+    failure: Failure | None = None
 
 
-def parse_result(body: str | bytes) -> TokenResult | AttachResult:
+class RequirementError(Message):
+    """Why something that was given is asked for again."""
+
+    requirement: Word
+    code: Word
+
+
+class Requirements(Message):
+    """What the endpoint still asks for, as it said at the end of the onboarding. Names of fields, no values."""
+
+    currently_due: tuple[Word, ...] = ()
+    past_due: tuple[Word, ...] = ()
+    eventually_due: tuple[Word, ...] = ()
+    pending_verification: tuple[Word, ...] = ()
+    errors: tuple[RequirementError, ...] = ()
+    disabled_reason: Word | None = None
+
+
+class OnboardingResult(Message):
+    """The one outcome of one onboarding message: what is made, what is not, and what the endpoint still asks for."""
+
+    type: Literal["onboarding"] = "onboarding"
+    outcome_id: Word
+    request_id: Id
+    """Of this message. `onboarding_id` is the same for every message that goes on with it."""
+    onboarding_id: Id | None = None
+    """None where the document could not be opened."""
+    platform: Name
+    account: EndpointId | None = None
+    persons: dict[str, EndpointId] = Field(default_factory=dict)
+    """Ids by the caller's references."""
+    external_accounts: dict[str, EndpointId] = Field(default_factory=dict)
+    """Ids by reference, or by place in the list."""
+    steps: tuple[StepResult, ...] = ()
+    complete: bool = False
+    """Whether every step is done. The endpoint may still ask for more: see `requirements`."""
+    requirements: Requirements | None = None
+    """None where there is no account, or the endpoint did not say."""
+    failure: Failure | None = None
+    """Of the first step that is not done, or of the whole message."""
+    deliveries: int = 0
+    """How often this message was handed to a worker."""
+    settled_at: int
+    """Unix milliseconds by the worker's clock."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step is done."""
+        return self.complete
+
+
+class OnboardingProgress(Message):
+    """One step more, told while an account is under way to whoever asked for it. May be lost, and may come twice."""
+
+    type: Literal["progress"] = "progress"
+    request_id: Id
+    onboarding_id: Id
+    step: StepResult
+    taken: int
+    """Steps that have been looked at so far, this one included, of `steps`."""
+    done: int = 0
+    """Those of them that are done."""
+    steps: int
+
+
+AnyResult = Annotated[TokenResult | AttachResult | OnboardingResult, Field(discriminator="type")]
+
+_ANY: TypeAdapter[TokenResult | AttachResult | OnboardingResult] = TypeAdapter(AnyResult)
+
+
+_MESSAGE: TypeAdapter[TokenResult | AttachResult | OnboardingResult | OnboardingProgress] = TypeAdapter(
+    Annotated[AnyResult | OnboardingProgress, Field(discriminator="type")]
+)
+
+
+def parse_message(body: str | bytes) -> TokenResult | AttachResult | OnboardingResult | OnboardingProgress:
+    """Read whatever may be on a reply route. Raises as `parse_result`."""
+    return _MESSAGE.validate_json(body)
+
+
+def parse_result(body: str | bytes) -> TokenResult | AttachResult | OnboardingResult:
     """Read one result message.
 
     Raises pydantic's `ValidationError` (silent about its input) when it is not one.

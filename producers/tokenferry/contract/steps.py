@@ -1,0 +1,108 @@
+"""What has to be called for a whole account, in which order, and what has to be there before. Nothing here calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tokenferry.contract.account_targets import (
+    AccountCreate,
+    AccountUpdate,
+    ExternalAccount,
+    PersonCreate,
+    PersonUpdate,
+)
+from tokenferry.contract.connect import Company
+from tokenferry.contract.onboarding import AccountDetails, Onboarding
+from tokenferry.contract.requests import AccountRequest, PiiRequest, TokenRequest
+from tokenferry.contract.target import Target
+
+ACCOUNT: Final = "account"
+LEGAL_ENTITY: Final = "legal_entity"
+COMPLETE: Final = "complete"
+
+PROVIDED: Final = ("owners_provided", "directors_provided", "executives_provided")
+"""What a company declares of its list of persons, so after the last of them and not with the account itself."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One object to be made or changed: a token of `request`, spent on a target.
+
+    `ids` says which fields of the target are the ids of what other steps have made. Prints its name only.
+    """
+
+    name: str
+    """Stable for one document: `account`, `person:jenny`, `external_account:1`, ... What is done is known by it."""
+    request: TokenRequest | None = field(repr=False)
+    """None: a plain call, nothing in it has to travel in a token."""
+    model: type[Target] = field(repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    ids: Mapping[str, str] = field(default_factory=dict, repr=False)
+    after: tuple[str, ...] = field(default=(), repr=False)
+    """Steps that must be done before, besides those whose ids it needs."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The steps that must be done before this one can be."""
+        return frozenset((*self.ids.values(), *self.after))
+
+    def target(self, made: Mapping[str, str]) -> Target:
+        """Its target, with the ids of what was *made*, by step."""
+        return self.model(**self.options, **{name: made[step] for name, step in self.ids.items()})
+
+
+def steps(document: Onboarding) -> tuple[Step, ...]:
+    """Everything that has to be called for *document*, in order. What fails holds up only what needs it."""
+    return tuple(_steps(document))
+
+
+def person_step(reference: str) -> str:
+    """The name of the step that makes a person."""
+    return f"person:{reference}"
+
+
+def external_account_step(name: str) -> str:
+    """The name of the step that adds a bank account or a card."""
+    return f"external_account:{name}"
+
+
+def _steps(document: Onboarding) -> Iterator[Step]:
+    entity, at_last = _parted(document)
+    details = document.account
+    # A token that makes an account brings its own acceptance; the user's own can only stand in a call without one.
+    at_once = entity if not details.is_accepted else None
+    options = {name: getattr(details, name) for name in AccountDetails.model_fields}
+    yield Step(ACCOUNT, at_once, AccountCreate, {**options, "role": "account_token" if at_once else None})
+    account = {"account": ACCOUNT}
+    first: tuple[str, ...] = ()
+    if entity is not at_once:
+        first = (LEGAL_ENTITY,)
+        yield Step(LEGAL_ENTITY, entity, AccountUpdate, {"role": "account_token"}, account)
+    for entry in document.persons:
+        name = person_step(entry.reference)
+        yield Step(name, entry.person, PersonCreate, ids=account)
+        for role in ("id_number", "id_number_secondary"):
+            if (number := getattr(entry, role)) is not None:
+                ids = {**account, "person": name}
+                yield Step(f"{role}:{entry.reference}", PiiRequest(id_number=number), PersonUpdate, {"role": role}, ids)
+    for name, each in document.numbered():
+        options = {"default_for_currency": each.default_for_currency, "metadata": each.metadata}
+        yield Step(external_account_step(name), each.request, ExternalAccount, options, account)
+    if at_last is not None:
+        persons = tuple(person_step(entry.reference) for entry in document.persons)
+        yield Step(COMPLETE, at_last, AccountUpdate, {"role": "account_token"}, account, after=first + persons)
+
+
+def _parted(document: Onboarding) -> tuple[AccountRequest | None, AccountRequest | None]:
+    """The legal entity for the first call, and what a company may declare only once all its persons are there."""
+    entity = document.legal_entity
+    if entity is None or entity.company is None or not document.persons:
+        return entity, None
+    company = entity.company
+    declared = {name: getattr(company, name) for name in PROVIDED if getattr(company, name) is not None}
+    if not declared:
+        return entity, None
+    rest = company.model_copy(update=dict.fromkeys(declared))
+    return entity.model_copy(update={"company": rest}), AccountRequest(company=Company(**declared))
