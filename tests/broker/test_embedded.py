@@ -27,13 +27,16 @@ from tokenferry.broker.embedded import (
     EmbeddedServerError,
     EmbeddedServerUnavailable,
     ensure,
+    programs,
     running,
     server_program,
+    starting,
     stop,
 )
+from tokenferry.broker.embedded.home import Home
 
-ALONE = str(Path(embedded.__file__).parent)
-"""On the path of other processes: they import the module by itself, which is quick, and so they really race."""
+ALONE = str(Path(embedded.__file__).parents[1])
+"""On the path of other processes: they import the package by itself, which is quick, and so they really race."""
 
 
 @pytest.fixture
@@ -69,8 +72,12 @@ def kill(server: Embedded) -> None:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Another process, in a process group of its own, running *code*; it talks on its standard output."""
-    preamble = "import sys, time; from pathlib import Path; from embedded import *\n"
+    """Another process, in a process group of its own, running *code*; it talks on its standard output.
+
+    It hears Ctrl-C, even where the tests themselves run in the background of a shell.
+    """
+    preamble = "import signal, sys, time; from pathlib import Path; from embedded import *\n"
+    preamble += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     return subprocess.Popen(
         [sys.executable, "-c", preamble + code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": ALONE},
@@ -188,7 +195,7 @@ def test_the_server_inherits_none_of_our_environment_nor_shows_the_password_in_a
     talkative = home.parent / "server"
     talkative.write_text("#!/bin/sh\nenv; cat $1; exit 1\n")
     talkative.chmod(0o700)
-    monkeypatch.setattr(embedded, "server_program", lambda: talkative)
+    monkeypatch.setattr(starting, "server_program", lambda: talkative)
     monkeypatch.setenv("TOKENFERRY_SECRET", "a private key")
     with pytest.raises(EmbeddedServerError, match="died while starting"):
         ensure(home, owner=owner)
@@ -197,7 +204,7 @@ def test_the_server_inherits_none_of_our_environment_nor_shows_the_password_in_a
     assert "a private key" not in log
     password = configuration.split("requirepass ")[1].split()[0]
     assert password in log
-    assert password not in embedded._Home.of(home).last_words(since=0)
+    assert password not in Home.of(home).last_words(since=0)
 
 
 def test_a_directory_that_others_use_is_refused_and_left_as_it_is(tmp_path):
@@ -296,7 +303,7 @@ def test_a_server_that_does_not_answer_is_reported_and_can_be_stopped(home):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has open")
 def test_a_process_id_that_has_passed_to_a_stranger_never_gets_a_signal(home):
     kill(ensure(home))
-    lock = embedded._Home.of(home).take_lock()
+    lock = Home.of(home).take_lock()
     assert lock is not None
     with subprocess.Popen(["sleep", "60"]) as stranger:
         (home / "valkey.pid").write_text(str(stranger.pid))
@@ -426,7 +433,7 @@ def test_a_server_that_dies_at_start_is_quoted(home, owner):
 
 
 def test_a_machine_without_a_server_program_is_told_what_to_install(home, monkeypatch):
-    monkeypatch.setattr(embedded, "_bundled_program", lambda: None)
+    monkeypatch.setattr(programs, "_bundled_program", lambda: None)
     monkeypatch.setenv("PATH", str(home))
     with pytest.raises(EmbeddedServerUnavailable, match=r"Install one of them, or set \[broker\] url"):
         ensure(home)

@@ -1,0 +1,9 @@
+"""What goes wrong with the embedded server."""
+
+
+class EmbeddedServerError(RuntimeError):
+    """The embedded server cannot be started, reached or stopped. The message says where, why and what to do."""
+
+
+class EmbeddedServerUnavailable(EmbeddedServerError):
+    """This machine has no server program that could be started."""

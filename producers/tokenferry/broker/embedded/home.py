@@ -1,0 +1,227 @@
+"""The data directory of a server: its lock, its configuration, its socket."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import EmbeddedServerError
+
+_LONGEST_SOCKET_PATH = 100
+"""Bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
+
+_CONFIGURATION = """\
+# Written by tokenferry at every start of the embedded server: changes are lost, except that the password is kept.
+requirepass {password}
+port 0
+unixsocket {socket}
+unixsocketperm 700
+protected-mode yes
+dir {directory}
+pidfile {pidfile}
+logfile {log}
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A data directory, and where in it everything is."""
+
+    directory: Path
+
+    @classmethod
+    def of(cls, directory: Path) -> Home:
+        """The home at the real path, so that two spellings of one directory meet in one server."""
+        return cls(directory.expanduser().resolve())
+
+    @property
+    def configuration(self) -> Path:
+        return self.directory / "valkey.conf"
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "valkey.lock"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "valkey.log"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.directory / "valkey.pid"
+
+    def socket(self) -> Path:
+        """Where clients connect: in the directory if its path is short enough, else under the temporary directory.
+
+        The place of the latter is recorded in a symbolic link, for processes with another TMPDIR. A record that was
+        made for another directory, as in a copied or moved one, is not believed.
+        """
+        near = self.directory / "valkey.sock"
+        if len(os.fsencode(near)) <= _LONGEST_SOCKET_PATH:
+            return near
+        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        name = f"tokenferry-{os.geteuid()}-{digest}"
+        with suppress(OSError):
+            recorded = Path(os.readlink(near))
+            if recorded.parent.name == name and recorded.parent.parent.is_dir():
+                return recorded
+        far = Path(tempfile.gettempdir(), name, "valkey.sock")
+        return far if len(os.fsencode(far)) <= _LONGEST_SOCKET_PATH else Path("/tmp", name, "valkey.sock")
+
+    def password(self) -> str | None:
+        """The password from the configuration; None before the first start."""
+        with suppress(OSError):
+            if found := re.search(r"^requirepass (\S+)$", self.configuration.read_text(errors="replace"), re.MULTILINE):
+                return found[1]
+        return None
+
+    def pid(self) -> int | None:
+        with suppress(OSError, ValueError):
+            return int(self.pidfile.read_text())
+        return None
+
+    def prepare(self) -> None:
+        """Create the directory with mode 0700, or make sure that closing it to others takes nothing away from them."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.directory.stat().st_mode & 0o077:
+                if any(self.directory.iterdir()) and not self.lock.exists():
+                    raise EmbeddedServerError(
+                        f"{self.directory} is open to other users and holds files which are not the embedded server's: "
+                        "choose a directory of its own for it, or chmod this one to 0700"
+                    )
+                self.directory.chmod(0o700)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"cannot use {self.directory} as data directory of the embedded server ({error.strerror}): "
+                "choose one that this user may write to, or set [broker] url to a server of yours"
+            ) from error
+
+    def take_lock(self) -> int | None:
+        """The lock as an open file; None if somebody else holds it. Closing the file releases it."""
+        try:
+            lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"cannot open {self.lock} ({error.strerror}): the embedded server needs a data directory "
+                "that this user may write to"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError as error:
+            os.close(lock)
+            raise EmbeddedServerError(
+                f"cannot lock {self.lock} ({error.strerror}): the data directory must be on a local file system"
+            ) from error
+        return lock
+
+    def is_server(self, pid: int) -> bool:
+        """Whether this process has our lock file open: a process id alone may have passed to a stranger.
+
+        Where the system does not tell (macOS), the process id is believed: it is read only while the lock is held.
+        """
+        if sys.platform != "linux":
+            return True
+        try:
+            held = [entry.stat() for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.exists()]
+            return any(os.path.samestat(file, self.lock.stat()) for file in held)
+        except OSError:
+            return False
+
+    def configure(self) -> None:
+        """Write the configuration, and clear away what a killed server left. Only under the lock."""
+        password = self.password() or secrets.token_urlsafe(32)
+        target = self.socket()
+        self.sweep()
+        if target.parent != self.directory:
+            with suppress(FileExistsError):
+                target.parent.mkdir(mode=0o700)
+            if not _is_private(target.parent):
+                raise EmbeddedServerError(
+                    f"{target.parent} is to hold the socket, but it is not a directory which only this user can enter: "
+                    f"remove it, or choose a data directory with a shorter path than {self.directory}"
+                )
+            (self.directory / "valkey.sock").symlink_to(target)
+        text = _CONFIGURATION.format(
+            password=password,
+            socket=_quoted(target),
+            directory=_quoted(self.directory),
+            pidfile=_quoted(self.pidfile),
+            log=_quoted(self.log),
+        )
+        # Replaced as a whole: others read the password while we write.
+        draft = self.directory / "valkey.conf.new"
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(os.fsencode(text))
+        draft.replace(self.configuration)
+
+    def sweep(self) -> None:
+        """Remove the socket and the pid file of a server that is gone. Only under the lock."""
+        target = self.socket()
+        for left in {target, self.directory / "valkey.sock", self.pidfile}:
+            with suppress(FileNotFoundError):
+                left.unlink()
+        if target.parent != self.directory:
+            with suppress(OSError):
+                target.parent.rmdir()
+
+    def ask(self) -> str:
+        """The reply to AUTH and PING: `+PONG` from a server that is ready, another line from one that is not.
+
+        Empty if nobody listens, or nobody answers within a second.
+        """
+        password, target = self.password(), self.socket()
+        if password is None or (target.parent != self.directory and not _is_private(target.parent)):
+            return ""
+        reply = b""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(1.0)
+                connection.connect(str(target))
+                connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+                while reply.count(b"\r\n") < 2 and (more := connection.recv(4096)):
+                    reply += more
+        except OSError:
+            return ""
+        return reply.decode(errors="replace").strip().rpartition("\r\n")[2]
+
+    def last_words(self, *, since: int) -> str:
+        """The last lines of the log from the byte *since* on, without the password."""
+        with self.log.open("rb") as log:
+            log.seek(since)
+            text = log.read().decode(errors="replace")
+        if password := self.password():
+            text = text.replace(password, "***")
+        return "\n".join(text.strip().splitlines()[-6:]) or "(none)"
+
+
+def _is_private(directory: Path) -> bool:
+    """Whether this is a real directory of ours that nobody else can enter: names under /tmp can be taken by anyone."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    return (found.st_mode & 0o170077) == 0o040000 and found.st_uid == os.geteuid()
+
+
+def _quoted(path: Path) -> str:
+    """A path as a string of the configuration file's grammar."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{text}"'

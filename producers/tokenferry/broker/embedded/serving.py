@@ -1,0 +1,140 @@
+"""One server for one directory: found, started, stopped."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .addresses import Embedded
+from .errors import EmbeddedServerError
+from .home import Home
+from .starting import start
+
+_POLL_SECONDS = 0.01
+
+
+def ensure(directory: Path, *, owner: bool = False, seconds: float = 10.0) -> Embedded:
+    """Make sure that a server runs for this data directory, and say how to reach it.
+
+    By default the server is *shared*: the first process starts it, later ones find it, and it outlives all of them
+    until somebody calls `stop(directory)`. It runs in a session of its own, so Ctrl-C in a terminal does not reach it.
+
+    With *owner* it is ours alone: it is stopped when this process dies, even by SIGKILL (on macOS: when it exits in
+    an orderly way). Other processes may still find it with `ensure(directory)` while it runs. Prefer `running`.
+
+    A server that was killed is started again on the data it had written. The directory is created if needed; one that
+    exists must be empty, ours from before, or closed to other users already.
+
+    *seconds* bounds the wait for the server's first answer. A shared server which is still reading its data by then
+    is left alone to go on, and a later call finds it.
+
+    Raises EmbeddedServerUnavailable if there is no server program, and EmbeddedServerError if the directory cannot be
+    used, the server died at start (its last words are quoted), did not answer in time, or, with *owner*, if the
+    directory already has a server.
+    """
+    home = Home.of(directory)
+    home.prepare()
+    deadline = time.monotonic() + seconds
+    started_at: int | None = None  # our server's first byte in the log
+    while True:
+        answer = home.ask()
+        # A server whose disk is full runs and refuses, PING too: another start would not make room.
+        up = answer == "+PONG" or answer.startswith("-MISCONF")
+        if up and (password := home.password()) and (pid := home.pid()):
+            if owner and started_at is None:
+                raise EmbeddedServerError(
+                    f"a server (pid {pid}) already runs on {home.directory}, so this process cannot own it: "
+                    "stop it first, or choose another directory"
+                )
+            return Embedded(home.socket(), password, pid)
+        if (lock := home.take_lock()) is not None:
+            try:
+                if started_at is not None:
+                    raise EmbeddedServerError(
+                        f"the embedded server died while starting on {home.directory}; "
+                        f"its last words (more in {home.log}):\n{home.last_words(since=started_at)}"
+                    )
+                started_at = home.log.stat().st_size if home.log.exists() else 0
+                start(home, lock, owner=owner)
+                if owner and sys.platform != "linux":
+                    atexit.register(stop, home.directory)
+            except OSError as error:
+                raise EmbeddedServerError(f"cannot start a server on {home.directory}: {error}") from error
+            finally:
+                os.close(lock)  # the server has its own copy, and with it the lock
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_SECONDS)
+
+    if owner and started_at is not None:
+        stop(directory)
+    raise EmbeddedServerError(
+        f"the embedded server on {home.directory} is there (pid {home.pid() or 'unknown'}), but it did not accept "
+        f"commands within {seconds:g} s; its answer was: {answer or 'nothing'}. "
+        f"If it is still loading its data try again, else stop it and start anew; {home.log} may say more"
+    )
+
+
+def stop(directory: Path, *, seconds: float = 10.0) -> bool:
+    """Stop the server of this data directory, and keep its data. Harmless if there is none.
+
+    Sends SIGTERM, upon which the server writes out its data; after *seconds* sends SIGKILL. Returns once the server
+    is gone: True if there was one, False if not.
+
+    Raises EmbeddedServerError if the server cannot be found or survives.
+    """
+    home = Home.of(directory)
+    if not home.lock.exists():
+        return False
+    started = time.monotonic()
+    target: int | None = None
+    killed = False
+    while True:
+        if (lock := home.take_lock()) is not None:
+            try:
+                home.sweep()
+            finally:
+                os.close(lock)
+            return target is not None
+        pid = home.pid()
+        if target is None and pid is not None and home.is_server(pid):
+            target = pid
+            _signal(target, signal.SIGTERM)
+        if target is not None and pid is not None and pid != target:
+            return True  # ours is gone: somebody has started another
+        waited = time.monotonic() - started
+        if waited > seconds and not killed and target is not None and home.is_server(target):
+            killed = True
+            _signal(target, signal.SIGKILL)
+        if waited > seconds + 5.0:
+            raise EmbeddedServerError(
+                f"something (pid {target or 'unknown'}) still holds {home.lock}: end the processes which have it open"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def running(directory: Path) -> Iterator[Embedded]:
+    """A server of our own for the length of a `with` block, for demos and tests. Its data stays in the directory."""
+    embedded = ensure(directory, owner=True)
+    try:
+        yield embedded
+    finally:
+        stop(directory)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise EmbeddedServerError(
+            f"the embedded server (pid {pid}) belongs to another user: stop it as that one"
+        ) from error

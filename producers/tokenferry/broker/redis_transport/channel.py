@@ -1,0 +1,274 @@
+"""A stock channel that takes, waits, acknowledges and gives back in our way."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from json import dumps as plain_dumps
+from json import loads as plain_loads
+from queue import Empty
+from typing import Any
+
+import redis
+from kombu.log import get_logger
+from kombu.transport import redis as stock
+from kombu.utils.json import loads as kombu_loads
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+from redis.retry import Retry
+
+from tokenferry.broker.redis_transport.bell import Bell
+from tokenferry.broker.redis_transport.credit import QoS
+from tokenferry.broker.redis_transport.keeper import Keeper
+from tokenferry.broker.redis_transport.register import QUARANTINE, Keys, Register, Taken, remains
+from tokenferry.broker.redis_transport.waiter import Waiter, track_changes
+
+logger = get_logger(__name__)
+
+LEASE_SECONDS = 6.0
+"""How long a delivery stays ours without being renewed. Four times as often, each consumer renews what it holds and
+looks for deliveries whose holder is gone."""
+
+
+class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
+    """A stock channel that takes, waits, acknowledges and gives back in our way."""
+
+    QoS = QoS
+    lease_seconds = LEASE_SECONDS
+    socket_timeout = 10.0
+    socket_connect_timeout = 5.0
+    socket_keepalive = True
+    from_transport_options = (*stock.Channel.from_transport_options, "lease_seconds")
+
+    bell: Bell | None = None
+    giving_back_may_work = True
+    _keeper: Keeper | None = None
+    _consumer_thread = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.handlers |= {"BRPOP": self._read, "BELL": self._bell_rang}
+        self._taken: deque[Taken] = deque()
+        self._consuming: dict[str, tuple[bool, Callable[[Any], Any]]] = {}
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        params = self._connparams(asynchronous=asynchronous)
+        self.keyprefix_fanout: str = self.keyprefix_fanout.format(db=params["db"])
+        return self._pool_of(params)
+
+    def _pool_of(self, params: dict[str, Any]) -> Any:
+        """Every connection of this channel comes from here."""
+        return redis.ConnectionPool(**params)
+
+    # -- consuming
+
+    def _begin(self) -> None:
+        """Open what only a consuming channel needs: two connections, a bell and a keeper."""
+        if self._keeper is not None:
+            return
+        params = self._connparams()
+        timeout = min(params.get("socket_timeout") or self.lease_seconds, self.lease_seconds / 2)
+        params |= {"retry": Retry(NoBackoff(), 1), "socket_timeout": timeout}
+        prefix = self.global_keyprefix
+        keys = Keys(
+            unacked=prefix + self.unacked_key,
+            index=prefix + self.unacked_index_key,
+            quarantine=prefix + QUARANTINE,
+            lists_of=self._lists_of,
+            way_back=self._way_back,
+        )
+        where = (params.get("path"), params.get("host"), params.get("port"), params["db"])
+        self._register = Register(redis.Redis(connection_pool=self._pool_of(params)), keys, where)
+
+        waiting = self._connparams(asynchronous=True) | {"protocol": 3, "health_check_interval": 0}
+        pool = self._pool_of(waiting | {"redis_connect_func": track_changes})
+        self._waiter = Waiter(self, redis.Redis(connection_pool=pool), self._register)
+        self.bell = Bell()
+        self._keeper = Keeper(self)
+        self._keeper.start()
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
+    ) -> Any:
+        result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        if queue not in self.active_fanout_queues:
+            self._begin()
+            self._consuming[queue] = (no_ack, callback)
+        return result
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        result = super()._basic_cancel(consumer_tag)
+        for queue in set(self._consuming) - set(self._active_queues):
+            del self._consuming[queue]
+        return result
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        self._begin()
+        for name, tag, payload in self._hold(self._register.take(queue)):
+            message = self._message(name, tag, payload)
+            if message is not None and no_ack:
+                self.qos.ack(tag)
+            return message
+        return None
+
+    def ask(self) -> None:
+        """Called by the poller before it waits."""
+        self._consumer_thread = threading.get_ident()
+        self._waiter.ask()
+
+    def _lists_of(self, queue: str) -> list[str]:
+        steps = dict.fromkeys(self.priority_steps)
+        return [self.global_keyprefix + self._q_for_pri(queue, step) for step in steps]
+
+    def _read(self) -> bool:
+        self._taken.extend(self._hold(self._waiter.read()))
+        return self._deliver_taken()
+
+    def _hold(self, taken: list[Taken]) -> list[Taken]:
+        for queue, tag, _ in taken:
+            self.qos.hold(tag, queue)
+        return taken
+
+    def _deliver_taken(self) -> bool:
+        """Hand the taken messages to their consumers. If one raises, the rest is delivered on the next turn."""
+        if not self._taken:
+            raise Empty()
+        try:
+            while self._taken:
+                queue, tag, payload = self._taken.popleft()
+                if not self.qos.holds(tag):
+                    continue
+                if queue not in self._consuming:
+                    self.qos.reject(tag, requeue=True)
+                elif (message := self._message(queue, tag, payload)) is not None:
+                    no_ack, callback = self._consuming[queue]
+                    if no_ack:
+                        self.qos.ack(tag)
+                    callback(message)
+        finally:
+            if self._taken:
+                self.ring()
+        return True
+
+    def _message(self, queue: str, tag: str, payload: bytes) -> Any:
+        """The message in *payload*, or None: then it has been moved to the quarantine, and its body was not logged."""
+        try:
+            raw: Any = kombu_loads(payload.decode())  # type: ignore[no-untyped-call,unused-ignore]
+            raw["properties"]["delivery_tag"] = tag
+            return self.Message(raw, channel=self)
+        except Exception as error:
+            logger.error("undecodable message from %r moved to %r: %s", queue, QUARANTINE, type(error).__name__)
+        self._register.set_aside(tag, remains(queue, payload))
+        self.qos.release(tag)
+        return None
+
+    # -- a lost connection
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        if self._keeper is not None and self._waiter.client.connection is connection:
+            self._waiter.forget_question()
+        super()._on_connection_disconnect(connection)
+
+    def _poll_error(self, type: str, **options: Any) -> None:
+        if type == "LISTEN":
+            super()._poll_error(type, **options)
+        else:
+            self.handlers[type]()
+
+    # -- acknowledgements and credit, from any thread
+
+    def note_ack(self, tag: str) -> None:
+        self._register.note_ack(tag)
+        if self.closed:
+            with contextlib.suppress(*self.connection_errors):  # else the next channel to this broker writes it
+                self.write_acks()
+        else:
+            self.credit_returned()
+
+    def credit_returned(self) -> None:
+        self.nudge_keeper()
+        if threading.get_ident() != self._consumer_thread:
+            self.ring()
+
+    def nudge_keeper(self) -> None:
+        if self._keeper is not None:
+            self._keeper.nudge()
+
+    @property
+    def troubled(self) -> bool:
+        """Whether the server does not answer: then somebody has to wake us for another try."""
+        return self._waiter.troubled or self._waiter.is_overdue
+
+    def ring(self) -> None:
+        """Wake the thread that waits for messages."""
+        if (bell := self.bell) is not None:
+            bell.ring()
+
+    def _bell_rang(self) -> bool:
+        if (bell := self.bell) is not None:
+            bell.heard()
+        return self._deliver_taken()
+
+    def write_acks(self) -> None:
+        self._register.write_acks()
+
+    # -- leases
+
+    def renew(self) -> None:
+        """Renew what we hold; what was reaped meanwhile is not ours any more."""
+        # What is being acknowledged stays ours until the server has heard of it: the take that carries it may be lost.
+        ours = [*self.qos.held(), *self._waiter.acks_under_way]
+        lost = sum(self.qos.release(tag) for tag in self._register.renew(ours))
+        if lost:
+            logger.warning("%d deliveries were held too long without renewal and went to others", lost)
+            self.credit_returned()
+
+    def reap(self) -> None:
+        """Give back what the dead and the frozen have left."""
+        self._register.reap(self.lease_seconds, self.visibility_timeout)
+
+    def give_back(self, tags: list[str]) -> None:
+        """Put deliveries back, the first of *tags* first in line."""
+        if tags:  # else this channel may have had nothing to do with deliveries at all
+            self._register.give_back(tags)
+
+    def _way_back(self, value: bytes) -> tuple[str, str | bytes]:
+        """Which list a registered message belongs to, and the message marked as redelivered."""
+        try:
+            payload, exchange, routing_key = plain_loads(value)
+            for place in (payload.get("headers"), payload["properties"].get("delivery_info")):
+                if isinstance(place, dict):
+                    place["redelivered"] = True
+            priority = self._get_message_priority(payload)
+            text = plain_dumps(payload)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return self.global_keyprefix + QUARANTINE, value
+        queues = self._lookup(exchange, routing_key) or [routing_key]
+        return self.global_keyprefix + self._q_for_pri(queues[0], priority), text
+
+    # -- the end
+
+    def close(self) -> None:
+        """Write the acknowledgements, give the rest back. What cannot be written now is kept, or returns by lease."""
+        keeper = self._keeper
+        if keeper is None or self.closed:
+            super().close()
+            return
+        keeper.stop()
+        errors = (*self.connection_errors, ResponseError)
+        with contextlib.suppress(*errors):
+            self._hold(self._waiter.last_answer())
+        self._waiter.forget_question()
+        with contextlib.suppress(*errors):
+            self.write_acks()
+        self._taken.clear()
+        self.qos.restore_unacked_once()
+        self.giving_back_may_work = False  # tried: the stock close would only wait for the same answer once more
+        super().close()
+        self._waiter.client.connection_pool.disconnect()
+        self._register.close()
+        bell, self.bell = self.bell, None
+        if bell is not None:
+            bell.close()

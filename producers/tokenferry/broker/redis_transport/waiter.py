@@ -1,0 +1,159 @@
+"""The connection over which a channel asks for messages and waits for more: nothing is taken by waiting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+import redis
+from kombu.log import get_logger
+from kombu.transport import redis as stock
+from redis.exceptions import NoScriptError, ResponseError
+
+from tokenferry.broker.redis_transport.keeper import RETRY_SECONDS
+from tokenferry.broker.redis_transport.poller import RECHECK_SECONDS
+from tokenferry.broker.redis_transport.register import Register, Taken, deliveries
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A take that is under way: when it was asked (monotonic seconds), with which credit, and what it acknowledges."""
+
+    at: float
+    credit: dict[str, int]
+    acks: list[str]
+
+
+class Waiter:
+    """Asks for what the channel has credit for, and hears when a queue that was read to its end has changed."""
+
+    def __init__(self, channel: Any, client: Any, register: Register) -> None:
+        """*client*: of its own, with connections made by `track_changes`."""
+        self.client = client
+        self.troubled = False
+        """Whether the server did not answer the last time."""
+        self._channel = channel
+        self._register = register
+        self._asked: Question | None = None
+        self._armed: frozenset[str] = frozenset()
+        self._answered_at = self._pause_until = 0.0
+        self._lost_since: float | None = None
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a take has waited too long for its answer: what it acknowledges must be written another way."""
+        patience = min(self._channel.socket_timeout, self._channel.lease_seconds / 2)
+        asked = self._asked
+        return asked is not None and monotonic() - asked.at > patience
+
+    @property
+    def acks_under_way(self) -> list[str]:
+        """What a take acknowledges that was not answered yet."""
+        asked = self._asked
+        return asked.acks if asked is not None else []
+
+    def ask(self) -> None:
+        """Send a take if there is credit that is not already waiting for its queue to change."""
+        now, channel = monotonic(), self._channel
+        if self._asked is not None:
+            sock = self.client.connection._sock
+            if self.is_overdue and not (sock and stock._socket_readable(sock)):
+                self._lost(redis.TimeoutError("no reply to a take"))
+            return
+        credit = {queue: n for queue in channel.active_queues if (n := channel.qos.credit(queue))}
+        heard = now - self._answered_at < RECHECK_SECONDS
+        settled = heard and credit.keys() <= self._armed and not self._register.has_acks
+        if not credit or settled or now < self._pause_until:
+            return
+        self._asked = Question(now, credit, self._register.some_acks())
+        poller = channel.connection.cycle
+        try:
+            if not poller._client_registered(channel, self.client, "BRPOP"):
+                poller._register(channel, self.client, "BRPOP")
+            self.client.connection.send_command(*self._register.take_command(credit, self._asked.acks))
+        except channel.connection_errors as error:
+            self._lost(error)
+
+    def read(self) -> list[Taken]:
+        """Read what the server sent: the answer to a take, or the news that a queue has changed.
+
+        Raises `queue.Empty` when it brought no answer, and the client's error when the server was away for too long.
+        """
+        connection, asked = self.client.connection, self._asked
+        try:
+            reply = connection.read_response(disable_decoding=True, push_request=asked is None)
+        except NoScriptError:
+            self.forget_question()
+            self._register.load_take()
+            raise Empty() from None
+        except ResponseError as error:
+            # A full or read-only server: it may serve us again, and to die of it would help nobody.
+            self.forget_question()
+            self._try_again(10 * RETRY_SECONDS)
+            logger.warning("the broker refuses to hand out messages: %s", type(error).__name__)
+            raise Empty() from None
+        except self._channel.connection_errors as error:
+            self._lost(error)
+            raise Empty() from None
+        if asked is None:
+            self._armed = frozenset()
+            raise Empty()
+        self._asked, self._lost_since, self.troubled, self._answered_at = None, None, False, monotonic()
+        if self._answered_at - asked.at > self._channel.lease_seconds:
+            # We slept while nobody renewed these: they are, or will be, somebody else's.
+            self._armed = frozenset()
+            raise Empty()
+        taken = deliveries(reply)
+        counts = Counter(queue for queue, _, _ in taken)
+        self._armed = frozenset(queue for queue, credit in asked.credit.items() if counts[queue] < credit)
+        if connection.can_read(timeout=0):
+            self._armed = frozenset()  # a change arrived behind the answer, where no poller sees it
+        return taken
+
+    def last_answer(self) -> list[Taken]:
+        """What a question under way has brought, when there will be no other one."""
+        if self._asked is None:
+            return []
+        taken = deliveries(self.client.connection.read_response(disable_decoding=True))
+        self._asked = None
+        return taken
+
+    def forget_question(self) -> None:
+        asked, self._asked, self._armed = self._asked, None, frozenset()
+        if asked is not None:
+            self._register.note_acks_again(asked.acks)
+
+    def _lost(self, error: Exception) -> None:
+        """Try again in a moment; after half a lease without an answer, let the application reconnect.
+
+        A short absence is nobody's business: what is in flight here stays ours, and is not delivered twice.
+        """
+        now = monotonic()
+        if self.client.connection is not None:
+            self.client.connection.disconnect()
+        self.forget_question()
+        if self._lost_since is None:
+            self._lost_since = now
+            self._try_again(0.0)
+        elif now - self._lost_since <= self._channel.lease_seconds / 2:
+            self._try_again(RETRY_SECONDS)
+        else:
+            self._lost_since = None
+            raise error
+
+    def _try_again(self, seconds: float) -> None:
+        """Not before *seconds* have passed. Until the server answers, the keeper wakes whoever waits."""
+        self._pause_until, self.troubled = monotonic() + seconds, True
+        self._channel.nudge_keeper()
+
+
+def track_changes(connection: Any) -> None:
+    """Connect so that a list we have read to its end tells us when it changes. Our own changes are no news."""
+    connection.on_connect()
+    connection.send_command("CLIENT", "TRACKING", "ON", "NOLOOP")
+    connection.read_response()
