@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
+import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import amqp
+import faults.line
 import pytest
 import redis
-from e2e.brokers import RABBITMQ, REDIS, OnRedis, RabbitMQ, control, needs
+from broker.places import DAILY, OneRedis, Place, place
+from e2e.brokers import RABBITMQ, REDIS, RabbitMQ
 from e2e.house import until
+from faults.line import Trap
+from kombu import Connection
 
-from tokenferry.broker import embedded
+from tokenferry.broker import depth, embedded, publishing
+from tokenferry.broker.connecting import EXCHANGE
+from tokenferry.broker.depth import Bound
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import (
     BrokerFull,
@@ -30,6 +39,7 @@ from tokenferry.broker.publishing import (
     PublishError,
     PublishTimeout,
 )
+from tokenferry.broker.waiting import Waiting
 from tokenferry.configuration import Broker, Configuration
 
 DEADLINE = 1.0
@@ -37,29 +47,10 @@ GRACE = 1.5
 """Seconds after its deadline within which an error must be there, on a busy machine too."""
 
 
-class OneRedis(OnRedis):
-    """A Redis or Valkey that others use as well: every test has queues of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.client = redis.Redis.from_url(url)
-
-
-Place = OneRedis | RabbitMQ
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis", "rabbitmq"])
+@pytest.fixture(scope="module", params=DAILY)
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    match request.param:
-        case "valkey":
-            yield OneRedis(request.getfixturevalue("valkey").redis_url)
-        case "redis":
-            needs(REDIS, "Redis")
-            yield OneRedis("redis://{}:{}/8".format(*REDIS))
-        case _:
-            rabbitmq = RabbitMQ(tmp_path_factory.mktemp("publishing"))
-            yield rabbitmq
-            rabbitmq.close()
+    with place(request, tmp_path_factory, database=8) as broker:
+        yield broker
 
 
 @pytest.fixture
@@ -92,9 +83,17 @@ class Line:
         self.swallowed.clear()
         self._swallows = True
 
+    def relent(self) -> None:
+        """Pass on again; what was swallowed is gone."""
+        self._swallows = False
+
+    def say(self, data: bytes) -> None:
+        """Send to the near end what the broker never said."""
+        self._open[-2].sendall(data)
+
     def cut(self) -> None:
         """Pass on again, for new connections; the old ones end here."""
-        self._swallows = False
+        self.relent()
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -228,7 +227,7 @@ def test_a_message_taken_back_in_time_is_not_sent(broker: Place, queue: str, lin
 def test_a_closed_port_is_a_broker_that_is_unavailable_and_nothing_was_sent(scheme: str) -> None:
     with socket.socket() as bound:  # bound and not listening: nobody else can open it meanwhile
         bound.bind(("127.0.0.1", 0))
-        with publisher(f"{scheme}://127.0.0.1:{bound.getsockname()[1]}//") as sender:
+        with publisher(f"{scheme}://127.0.0.1:{bound.getsockname()[1]}") as sender:
             with failing_in_time(BrokerUnavailable) as caught:
                 sender.publish(Outgoing("q", "x"))
             assert caught.value.maybe_sent is False
@@ -237,7 +236,7 @@ def test_a_closed_port_is_a_broker_that_is_unavailable_and_nothing_was_sent(sche
 @both_clients
 def test_a_black_hole_costs_the_deadline_and_no_more(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hole:
-        sender = publisher(f"{scheme}://127.0.0.1:{hole.getsockname()[1]}//")
+        sender = publisher(f"{scheme}://127.0.0.1:{hole.getsockname()[1]}")
         for _ in range(2):  # the second waits no longer for the first's sake
             with failing_in_time((PublishTimeout, BrokerUnavailable)):
                 sender.publish(Outgoing("q", "x"))
@@ -247,9 +246,18 @@ def test_a_black_hole_costs_the_deadline_and_no_more(scheme: str) -> None:
 @both_clients
 def test_a_deadline_shorter_than_the_configured_one_is_kept_as_well(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hole:
-        sender = publisher(f"{scheme}://127.0.0.1:{hole.getsockname()[1]}//", timeout=3.0)
+        sender = publisher(f"{scheme}://127.0.0.1:{hole.getsockname()[1]}", timeout=3.0)
         with failing_in_time((PublishTimeout, BrokerUnavailable), deadline=0.2):
             sender.publish(Outgoing("q", "x"), timeout=0.2)
+        sender.close(timeout=0.0)
+
+
+@both_clients
+def test_no_time_at_all_is_not_the_configured_time(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        sender = publisher(f"{scheme}://127.0.0.1:{hole.getsockname()[1]}", timeout=60.0)
+        with failing_in_time(PublishTimeout, deadline=0.0):
+            sender.publish(Outgoing("q", "x"), timeout=0.0)
         sender.close(timeout=0.0)
 
 
@@ -305,6 +313,24 @@ def test_a_line_cut_after_the_bytes_had_left_may_have_delivered_them(
         error = future.exception(DEADLINE + GRACE)
     assert isinstance(error, BrokerUnavailable)
     assert error.maybe_sent is True
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_an_idle_publisher_shows_that_it_lives_and_notices_the_end_of_its_connection(
+    broker: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "SIGN_OF_LIFE", 0.1)
+    with contextlib.closing(faults.line.Line(RABBITMQ)) as line:
+        url = broker.url.replace("{}:{}".format(*RABBITMQ), f"127.0.0.1:{line.port}")
+        connection = Connection(url, heartbeat=1, transport_options={"confirm_publish": True})
+        heartbeat = line.set_trap(Trap(re.compile(rb"\x08\0\0\0\0\0\0\xce"), after=True))
+        with Publisher(connection, amqp=True, timeout=DEADLINE) as idle:
+            idle.publish(Outgoing(queue, "1"))
+            assert heartbeat.sprung.wait(5.0)
+            line.cut()
+            until(lambda: not connection.connected, "a connection that is given up")
+            idle.publish(Outgoing(queue, "2"))
+    assert broker.take(queue) == [b"1", b"2"]
 
 
 @on_a_port
@@ -369,6 +395,58 @@ def test_a_server_that_finds_memory_before_the_deadline_gets_the_message_once(sm
     assert small_valkey.take("q") == [b"before", b"waits"]
 
 
+@pytest.fixture
+def unwritable_disk(small_valkey: OneRedis, tmp_path: Path) -> Callable[[], None]:
+    """Makes the server's snapshots fail, so that it refuses whatever writes; called again, it mends them."""
+    snapshot = tmp_path / "data" / "dump.rdb"
+
+    def saved() -> bool:
+        known = small_valkey.client.info("persistence")
+        return known["rdb_bgsave_in_progress"] == 0 and known["rdb_last_bgsave_status"] == ("err", "ok")[mended]
+
+    def turn() -> None:
+        nonlocal mended
+        mended = not mended
+        snapshot.rmdir() if mended else snapshot.mkdir()  # nothing can be renamed to a folder's name
+        small_valkey.client.bgsave()
+        until(saved, "the end of a snapshot")
+
+    mended = True
+    small_valkey.client.config_set("save", "3600 1000000")  # without snapshots of its own it would not mind
+    return turn
+
+
+def test_a_server_that_cannot_write_to_its_disk_is_full_and_says_why_on_old_connections_and_on_new_ones(
+    small_valkey: OneRedis, unwritable_disk: Callable[[], None]
+) -> None:
+    with publisher(small_valkey.url) as sender, publisher(small_valkey.url) as newcomer:
+        sender.publish(Outgoing("q", "before"), timeout=10.0)
+        unwritable_disk()
+        for each in (sender, newcomer):
+            with failing_in_time(BrokerFull) as caught:
+                each.publish(Outgoing("q", "too much"))
+            assert caught.value.maybe_sent is False
+            assert "cannot write to its disk (MISCONF)" in str(caught.value)
+            assert "make room there" in str(caught.value)
+        future = sender.submit(Outgoing("q", "waits"), timeout=10.0)
+        unwritable_disk()
+        future.result(10)
+        newcomer.publish(Outgoing("q", "after"), timeout=10.0)
+    assert small_valkey.take("q") == [b"before", b"waits", b"after"]
+
+
+def test_a_server_with_too_few_replicas_takes_nothing_and_says_why(small_valkey: OneRedis) -> None:
+    with publisher(small_valkey.url) as sender:
+        small_valkey.client.config_set("min-replicas-to-write", 1)
+        with failing_in_time(BrokerFull) as caught:
+            sender.publish(Outgoing("q", "too much"))
+        assert "min-replicas-to-write" in str(caught.value)
+        future = sender.submit(Outgoing("q", "waits"), timeout=10.0)
+        small_valkey.client.config_set("min-replicas-to-write", 0)
+        future.result(10)
+    assert small_valkey.take("q") == [b"waits"]
+
+
 def _refusals(place: OneRedis) -> int:
     errors: dict[str, Any] = place.client.info("errorstats").get("errorstat_OOM", {"count": 0})
     return int(errors["count"])
@@ -407,11 +485,59 @@ def test_one_queue_that_refuses_fails_its_own_message_and_no_other(
     assert broker.take(taken) == [b"refused"]
 
 
+@pytest.mark.parametrize("broker", ["valkey"], indirect=True)
+def test_a_message_that_is_refused_again_and_again_holds_up_none_that_comes_later(broker: OneRedis, queue: str) -> None:
+    taken = f"{queue}-taken"
+    broker.client.set(taken, "not a list", ex=60)
+    with publisher(broker.url, timeout=60.0) as sender:
+        refused = sender.submit(Outgoing(taken, "refused"))
+        for body in ("a", "b", "c"):
+            sender.publish(Outgoing(queue, body), timeout=30.0)
+        assert not refused.done()
+        broker.client.delete(taken)
+        refused.result(30)
+    assert broker.take(queue) == [b"a", b"b", b"c"]
+    assert broker.take(taken) == [b"refused"]
+
+
+@pytest.mark.parametrize("broker", ["valkey"], indirect=True)
+def test_a_message_that_was_refused_each_time_was_not_sent(broker: OneRedis, queue: str) -> None:
+    broker.client.set(queue, "not a list", ex=60)
+    with publisher(broker.url) as sender:
+        with failing_in_time(PublishError) as caught:
+            sender.publish(Outgoing(queue, "refused"))
+        assert caught.value.maybe_sent is False
+    broker.client.delete(queue)
+
+
+def test_a_message_that_was_given_up_is_not_tried_again() -> None:
+    tried: list[str] = []
+
+    class Slow:
+        """A channel whose broker refuses everything, and takes longer to say so than any message may wait."""
+
+        def send(self, due: Sequence[Waiting]) -> None:
+            for waiting in due:
+                tried.append(waiting.message.body)
+                waiting.begin_try()
+                waiting.refused(redis.OutOfMemoryError())
+            time.sleep(0.5)
+
+        def forget(self) -> None: ...
+
+    with publisher("redis://127.0.0.1:1") as sender:
+        sender._channel = Slow()  # type: ignore[assignment]
+        with failing_in_time(BrokerFull) as caught:
+            sender.submit(Outgoing("q", "late"), timeout=0.2).result(10)
+    assert caught.value.maybe_sent is False
+    assert tried == ["late"]
+
+
 @pytest.fixture
 def full_queue(broker: RabbitMQ, queue: str) -> Callable[[Publisher], None]:
     """Fills *queue*, which refuses what is too much."""
     limit = '{"max-length": 2, "overflow": "reject-publish"}'
-    control("set_policy", "-p", broker.vhost, f"small-{queue}", f"^{queue}$", limit, "--apply-to", "queues")
+    broker.control("set_policy", "-p", broker.vhost, f"small-{queue}", f"^{queue}$", limit, "--apply-to", "queues")
 
     def fill(sender: Publisher) -> None:
         for _ in range(10):  # a quorum queue counts a little late
@@ -467,9 +593,85 @@ def test_a_queue_that_exists_in_another_form_fails_its_own_message_and_no_other(
         messages = [Outgoing(f"{queue}-classic", "refused"), Outgoing(queue, "taken")]
         refused, taken = in_one_batch(broker, sender, wire, messages)
         taken.result(5)
-        assert not refused.done()
-        assert isinstance(refused.exception(5), PublishError)
+        trouble = refused.exception(5)  # at once: it would be refused for as long as the queue is there
+        assert isinstance(trouble, PublishError)
+        assert f"'{queue}-classic' exists with other settings" in str(trouble)
     assert broker.take(queue) == [b"before", b"taken"]
+
+
+@pytest.mark.parametrize("bound", [None, Bound(1000, 25.0)], ids=["unbounded", "bounded"])
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_what_is_published_after_its_queue_was_deleted_is_in_the_queue_all_the_same_and_so_are_the_others(
+    broker: RabbitMQ, queue: str, bound: Bound | None
+) -> None:
+    other = f"{queue}-other"
+    with publisher(broker.url, timeout=10.0) as sender:
+        for name in (queue, other):
+            sender.publish(Outgoing(name, "before", bound=bound))
+        with broker.channel() as channel:
+            channel.queue_delete(queue)
+        mixed = [Outgoing((other, queue)[at % 2], str(at), bound=bound) for at in range(6)]
+        for future in [sender.submit(message) for message in mixed]:
+            future.result(10)
+    assert sorted(broker.take(queue)) == [b"1", b"3", b"5"]
+    assert broker.take(other) == [b"before", b"0", b"2", b"4"]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_a_message_that_no_queue_takes_was_not_sent(broker: RabbitMQ, queue: str, monkeypatch: Any) -> None:
+    """As for a publisher whose user may not declare the queue again."""
+    with publisher(broker.url) as sender:
+        sender.publish(Outgoing(queue, "before"), timeout=10.0)
+        with broker.channel() as channel:
+            channel.queue_delete(queue)
+        monkeypatch.setattr("kombu.messaging.Producer.maybe_declare", lambda *_, **__: None)
+        with failing_in_time(PublishError) as caught:
+            sender.publish(Outgoing(queue, "returned"))
+        assert (str(caught.value), caught.value.maybe_sent) == ("the broker refused the message (Unroutable)", False)
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_to_ask_how_many_wait_makes_a_queue_that_takes_messages(broker: RabbitMQ, queue: str) -> None:
+    assert depth.ask(Configuration(broker=Broker(url=broker.url)), [queue]) == {queue: 0}
+    with broker.channel() as channel:
+        channel.basic_publish(amqp.Message("one"), EXCHANGE, queue)
+    assert broker.take(queue) == [b"one"]
+
+
+def connection_method(number: int, arguments: bytes = b"") -> bytes:
+    """A frame of AMQP 0-9-1 with a method of the class `connection`, for channel 0."""
+    payload = struct.pack(">HH", 10, number) + arguments
+    return struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce"
+
+
+BLOCKED = connection_method(60, b"\x0dlow on memory")
+UNBLOCKED = connection_method(61)
+"""As RabbitMQ says them: https://www.rabbitmq.com/docs/connection-blocked. A real alarm would stop every other test."""
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_a_broker_whose_alarm_stops_who_publishes_is_full_and_gets_nothing_more_until_it_is_over(
+    broker: RabbitMQ, queue: str, line: tuple[Line, str]
+) -> None:
+    wire, url = line
+    with publisher(url) as sender:
+        sender.publish(Outgoing(queue, "before"), timeout=10.0)
+        wire.swallow()
+        future = sender.submit(Outgoing(queue, "asked"))
+        assert wire.swallowed.wait(10)
+        wire.say(BLOCKED)
+        with failing_in_time(BrokerFull) as caught:
+            future.result(10)
+        assert caught.value.maybe_sent is True  # a real one reads it when the alarm is over
+        assert "short of memory or disk" in str(caught.value)
+        wire.relent()
+        with failing_in_time(BrokerFull) as caught:
+            sender.publish(Outgoing(queue, "later"))
+        assert caught.value.maybe_sent is False
+        future = sender.submit(Outgoing(queue, "waits"), timeout=10.0)
+        wire.say(UNBLOCKED)
+        future.result(10)
+    assert broker.take(queue) == [b"before", b"waits"]
 
 
 # -- what travels

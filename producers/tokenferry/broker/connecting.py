@@ -2,61 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-from urllib.parse import urlsplit
+import re
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlencode, urlsplit
 
+from amqp.exceptions import PreconditionFailed
 from kombu import Connection, Exchange, Queue
 
+from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED
 from tokenferry.broker import embedded, redis_transport
-from tokenferry.configuration import EMBEDDED, Configuration, InvalidConfiguration
+from tokenferry.broker.sentinel import Sentinels, is_sentinel
+from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, Store
+from tokenferry.contract.queues import DEAD_LETTERS
 
 EXCHANGE: Final = "tokenferry"
-"""RabbitMQ only: a topic exchange, because Celery's delayed delivery for quorum queues can bind to no other."""
+"""RabbitMQ only: a topic exchange, so that an operator may bind more to it. Routing keys are names of queues."""
 
-AMQP_SCHEMES: Final = frozenset({"amqp", "amqps"})
-REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "unix", "redis+socket"})
+DELIVERY_LIMIT: Final = 1000
+"""RabbitMQ only: deliveries of one message until the broker itself moves it to the dead letters."""
+NO_DELIVERY_LIMIT: Final = 1_000_000
+"""As good as none, in a way that every version understands: 3.x knows no -1."""
+KEPT_AT_LIMIT: Final = ("tokenize.bulk.", "attach.", "onboard.", "parked.")
+"""Queues whose messages become dead letters there. Results, and what is set aside already, stay where they are."""
+
+TLS_SCHEMES: Final = frozenset({"amqps", "rediss", "sentinels"})
 
 
 def broker_url(configuration: Configuration) -> str:
     """The URL kombu connects to. Starts the embedded server where that is what is configured.
 
-    Raises `InvalidConfiguration` for a scheme that is none of ours, `EmbeddedServerError` when it does not start.
+    Raises `InvalidConfiguration` for Sentinels or a ca_file that cannot be meant, `EmbeddedServerError` when it does
+    not start.
     """
     url = configuration.broker.url
     if url == EMBEDDED:
         return redis_transport.kombu_url(embedded.ensure(configuration.path(configuration.data)).redis_url)
-    scheme = urlsplit(url).scheme
-    if scheme in AMQP_SCHEMES:
+    if is_amqp(url):
+        _ca_file(configuration, "broker")
         return url
-    if scheme in REDIS_SCHEMES:
-        return redis_transport.kombu_url(url)
-    raise InvalidConfiguration(
-        f"[broker] url begins with '{scheme}://'; write embedded, redis://, rediss://, unix://, amqp:// or amqps://"
-    )
+    _check_sentinels("broker", url)
+    return redis_transport.kombu_url(_with_ca_file(configuration, "broker", url))
 
 
 def store_url(configuration: Configuration) -> str:
     """The URL redis-py connects to for journal, ledger and limiter. Starts the embedded server where configured.
 
-    Raises `InvalidConfiguration` for a scheme that is no Redis or Valkey.
+    Raises as `broker_url`.
     """
     url = configuration.store.url
     if url == EMBEDDED:
         return embedded.ensure(configuration.path(configuration.data)).redis_url
-    scheme = urlsplit(url).scheme
-    if scheme not in {"redis", "rediss", "unix"}:
-        raise InvalidConfiguration(
-            f"[store] url begins with '{scheme}://'; write embedded, redis://, rediss:// or unix://"
-        )
-    return url
+    _check_sentinels("store", url)
+    return _with_ca_file(configuration, "store", url)
 
 
-def keep_embedded_server(configuration: Configuration) -> None:
-    """Start the embedded server again where it is configured and has died. Costs next to nothing while it lives.
+def _check_sentinels(section: str, url: str) -> None:
+    if is_sentinel(url):
+        try:
+            Sentinels.parse(url)
+        except ValueError as error:
+            raise InvalidConfiguration(f"[{section}] url: {error}") from None
 
-    Raises `EmbeddedServerError`.
+
+def keep_embedded_server(configuration: Configuration, *, store: bool = False) -> None:
+    """Start the embedded server again where it is the broker and has died. Costs next to nothing while it lives.
+
+    *store*: also where it is the store, which only workers need. Raises `EmbeddedServerError`.
     """
-    if EMBEDDED in (configuration.broker.url, configuration.store.url):
+    if configuration.broker.url == EMBEDDED or (store and configuration.store.url == EMBEDDED):
         embedded.ensure(configuration.path(configuration.data))
 
 
@@ -65,12 +81,51 @@ def is_amqp(url: str) -> bool:
     return urlsplit(url).scheme in AMQP_SCHEMES
 
 
+def tls(configuration: Configuration) -> dict[str, Any] | bool:
+    """What kombu and Celery must be told to trust the right RabbitMQ and no other; for Redis the URL says it.
+
+    Left to itself the AMQP client checks who signed the certificate and not whose it is.
+    """
+    parts = urlsplit(configuration.broker.url)
+    if parts.scheme != "amqps":
+        return False
+    ca_file = _ca_file(configuration, "broker")
+    return {
+        "server_hostname": parts.hostname,
+        "cert_reqs": ssl.CERT_REQUIRED,
+        "ca_certs": None if ca_file is None else str(ca_file),
+    }
+
+
+def _ca_file(configuration: Configuration, section: Literal["broker", "store"]) -> Path | None:
+    place: Broker | Store = getattr(configuration, section)
+    if place.ca_file is None:
+        return None
+    path = configuration.path(place.ca_file)
+    if urlsplit(place.url).scheme not in TLS_SCHEMES:
+        raise InvalidConfiguration(
+            f"[{section}] ca_file is for rediss://, sentinels:// and amqps://: correct url, or leave it out"
+        )
+    if not path.is_file():
+        raise InvalidConfiguration(f"[{section}] ca_file: {path} is not there; copy the authority's certificate (PEM)")
+    return path
+
+
+def _with_ca_file(configuration: Configuration, section: Literal["broker", "store"], url: str) -> str:
+    path = _ca_file(configuration, section)
+    if path is None:
+        return url
+    return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode({'ssl_ca_certs': str(path)})}"
+
+
 def transport_options(url: str, configuration: Configuration) -> dict[str, Any]:
     """What each broker must be told so that nothing is lost and nothing waits for ever."""
     timeout = configuration.broker.publish_timeout
     if is_amqp(url):
         return {"confirm_publish": True, "read_timeout": timeout, "write_timeout": timeout}
-    return {
+    theirs = _with_ca_file(configuration, "broker", configuration.broker.url)
+    behind = {"sentinels": Sentinels.parse(theirs)} if is_sentinel(theirs) else {}
+    return behind | {
         "lease_seconds": configuration.broker.lease_seconds,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -84,19 +139,83 @@ def connect(configuration: Configuration) -> Connection:
     return Connection(
         url,
         transport_options=transport_options(url, configuration),
+        ssl=tls(configuration),
         connect_timeout=configuration.broker.publish_timeout,
         heartbeat=10 if is_amqp(url) else 0,
     )
 
 
 def queue(name: str, *, amqp: bool) -> Queue:
-    """The declaration of one queue: quorum on RabbitMQ, a plain list on Redis and Valkey."""
+    """The declaration of one queue: quorum on RabbitMQ, a plain list on Redis and Valkey.
+
+    `deploy/rabbitmq/definitions.json` spells out the same.
+    """
     if amqp:
         return Queue(
             name,
             Exchange(EXCHANGE, type="topic", durable=True),
             routing_key=name,
             durable=True,
-            queue_arguments={"x-queue-type": "quorum"},
+            queue_arguments=quorum_arguments(name),
         )
     return Queue(name, Exchange(""), routing_key=name)
+
+
+def quorum_arguments(name: str) -> dict[str, Any]:
+    """What makes a queue of RabbitMQ keep everything. They cannot be changed once the queue is there.
+
+    Since RabbitMQ 4.0 a quorum queue drops what was delivered 20 times, unless it is told another limit. Here workers
+    count the deliveries of a request themselves (`[worker] deliveries`), and the broker's count, which also goes up
+    when a worker stops in good order, is the last resort: what reaches it becomes a dead letter. Not where a
+    verification code may be inside (realtime): that is never set aside, it ends with its deadline.
+    """
+    if not name.startswith(KEPT_AT_LIMIT):
+        return {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": EXCHANGE,
+        "x-dead-letter-routing-key": DEAD_LETTERS,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",  # without it the broker falls back to at most once
+    }
+
+
+def difference(error: PreconditionFailed) -> str:
+    """What RabbitMQ says is different from our declaration: `x-delivery-limit: none`, for instance."""
+    text = str(error)
+    argument = re.search(r"inequivalent arg '([\w-]+)'", text)
+    current = re.search(r"current is (?:the value )?'?([\w-]+)'?", text)
+    return f"{argument[1] if argument else 'declaration'}: {current[1] if current else 'unknown'}"
+
+
+def cure(name: str) -> str:
+    """What to do about a queue of RabbitMQ that exists with other settings: they cannot be changed."""
+    return f"empty it or move its messages, then `rabbitmqctl delete_queue {name}`: the next start declares it anew"
+
+
+def mismatch(name: str, error: PreconditionFailed) -> str:
+    """Which queue is not as we declare it, and the cure."""
+    return f"the queue '{name}' exists with other settings than ours ({difference(error)}); {cure(name)}"
+
+
+def check(configuration: Configuration, names: Iterable[str]) -> None:
+    """Declare these queues on RabbitMQ, if it answers.
+
+    Raises `InvalidConfiguration` naming one that exists with other settings: nobody could read it.
+    """
+    url = broker_url(configuration)
+    if not is_amqp(url):
+        return
+    connection = connect(configuration)
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
+        for name in names:
+            try:
+                queue(name, amqp=True).bind(connection.channel()).declare()
+            except PreconditionFailed as error:
+                raise InvalidConfiguration(mismatch(name, error)) from None
+    except (OSError, *connection.connection_errors, *connection.channel_errors):
+        return  # whoever needs it will say so, and wait for it
+    finally:
+        connection.collect(socket_timeout=1.0)

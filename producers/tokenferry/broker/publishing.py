@@ -2,112 +2,42 @@
 
 One thread owns the connection; callers hand it messages and get futures. So one connection serves a hundred
 deliveries, what waits is sent in batches, and a broker that swallows bytes without answering holds up a thread of
-ours, never the caller.
+ours, never the caller. A message that the broker refuses is tried again beside the others, not before them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import json
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final
 
-from amqp.exceptions import MessageNacked
-from kombu import Connection, Producer
-from kombu.exceptions import OperationalError
-from redis.exceptions import OutOfMemoryError
+from kombu import Connection
 
-from tokenferry.broker import connecting
+from tokenferry.broker import connecting, forking
+from tokenferry.broker.confirming import BATCH, ConfirmingChannel
+from tokenferry.broker.errors import Blocked, BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
+from tokenferry.broker.outgoing import Outgoing, Publishes
+from tokenferry.broker.waiting import GRACE, Waiting, pause, wait, wait_async
 from tokenferry.configuration import Configuration
 
-BATCH: Final = 200
-"""Messages sent in one round trip at most: large enough to cost little each, small enough to confirm soon."""
+__all__ = [
+    "GRACE",
+    "BrokerFull",
+    "BrokerUnavailable",
+    "Outgoing",
+    "PublishError",
+    "PublishTimeout",
+    "Publisher",
+    "Publishes",
+    "wait",
+    "wait_async",
+]
 
-
-class PublishError(Exception):
-    """The broker did not confirm a message. `maybe_sent` says whether it may hold it all the same."""
-
-    request_id: str | None = None
-    """The request it was about. Sending it again under this id is safe: one id, one token."""
-
-    def __init__(self, text: str, *, maybe_sent: bool) -> None:
-        super().__init__(text)
-        self.maybe_sent = maybe_sent
-
-
-class BrokerUnavailable(PublishError):
-    """No connection to the broker within the deadline: dead, refusing or cut."""
-
-
-class BrokerFull(PublishError):
-    """The broker refused the message: out of memory, or the queue is at its limit.
-
-    Nothing was queued, unless `maybe_sent`: then an earlier try of the same message had gone unanswered.
-    """
-
-
-class PublishTimeout(PublishError):
-    """The broker took the message, or the connection, and did not answer within the deadline."""
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """One message on its way: where to, and the bytes."""
-
-    queue: str
-    body: str
-    headers: Mapping[str, Any] = field(default_factory=dict)
-    properties: Mapping[str, Any] = field(default_factory=dict)
-    keep_seconds: float | None = None
-    """RabbitMQ drops the message unread after this many seconds; on Redis the deadline in the header does that."""
-
-    @classmethod
-    def task(cls, queue: str, task: str, id_: str, body: str, *, keep_seconds: float | None = None) -> Outgoing:
-        """A Celery task message (protocol 2) with one argument, and nothing else that could leak it.
-
-        https://docs.celeryq.dev/en/stable/internals/protocol.html
-        """
-        headers = {
-            "lang": "py",
-            "task": task,
-            "id": id_,
-            "root_id": id_,
-            "parent_id": None,
-            "group": None,
-            "eta": None,
-            "expires": None,
-            "retries": 0,
-            "timelimit": [None, None],
-            "argsrepr": "(***)",
-            "kwargsrepr": "{}",
-            "ignore_result": True,
-            "origin": "tokenferry",
-        }
-        embed = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
-        return cls(queue, f"[[{json.dumps(body)}], {{}}, {embed}]", headers, {"correlation_id": id_}, keep_seconds)
-
-
-class Publishes(Protocol):
-    """What a sender needs of a publisher."""
-
-    def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
-        """Start handing *message* over; the future tells how it went."""
-        ...
-
-
-@dataclass
-class _Waiting:
-    message: Outgoing
-    deadline: float
-    future: Future[None]
-    refusal: Exception | None = None
-    """What the broker answered to this one, where it answered and did not take it."""
+SIGN_OF_LIFE: Final = 4.0
+"""Seconds of idleness after which RabbitMQ is told that we are there: twenty, and it would drop the connection."""
 
 
 class Publisher:
@@ -116,10 +46,16 @@ class Publisher:
     def __init__(self, connection: Connection, *, amqp: bool, timeout: float) -> None:
         """*timeout*: seconds from `submit` to an error, for messages that name no own."""
         self._connection = connection
-        self._amqp = amqp
+        self._channel = ConfirmingChannel(connection, amqp=amqp)
+        self._idle = SIGN_OF_LIFE if amqp else None
         self._timeout = timeout
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._producer: Producer | None = None
+        self._process = forking.Process("a publisher")
+        self._incoming: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._trouble: PublishError | None = None
+        """Why there is no connection, while there is none."""
+        self._failures = 0
+        """Lost or refused connections in a row."""
+        self._retry_at = 0.0
         self._closed = False
         self._closing = threading.Lock()
         """Nothing is submitted behind the mark of the end, where nobody would look at it."""
@@ -137,12 +73,15 @@ class Publisher:
         """Queue *message*; the future ends with None once the broker has confirmed it, or with a `PublishError`.
 
         *timeout*: seconds. Whoever waits for the future waits a little longer than that, or cancels it.
+
+        Raises `RuntimeError` when the publisher is closed, or was made before this process was forked.
         """
-        waiting = _Waiting(message, time.monotonic() + (timeout or self._timeout), Future())
+        self._process.check()
+        waiting = Waiting(message, time.monotonic() + self._seconds(timeout), Future())
         with self._closing:
             if self._closed:
                 raise RuntimeError("the publisher is closed")
-            self._waiting.put(waiting)
+            self._incoming.put(waiting)
         return waiting.future
 
     def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
@@ -150,14 +89,19 @@ class Publisher:
 
         Raises `BrokerUnavailable`, `BrokerFull` or `PublishTimeout` within *timeout* seconds.
         """
-        wait(self.submit(message, timeout=timeout), timeout or self._timeout)
+        wait(self.submit(message, timeout=timeout), self._seconds(timeout))
 
     def close(self, *, timeout: float = 10.0) -> None:
-        """Send what was submitted, then end the thread; give up after *timeout* seconds."""
+        """Send what was submitted, then end the thread; give up after *timeout* seconds.
+
+        In a forked process it is the parent's to do.
+        """
+        if not self._process.is_this:
+            return
         with self._closing:
             closed, self._closed = self._closed, True
         if not closed:
-            self._waiting.put(None)
+            self._incoming.put(None)
             self._thread.join(timeout)
 
     def __enter__(self) -> Publisher:
@@ -166,146 +110,72 @@ class Publisher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout
+
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch = [first]
-            last = False
-            for _ in range(BATCH - 1):
-                try:
-                    more = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    last = True
-                    break
-                batch.append(more)
-            self._send(batch)
-            if last:
-                break
-        self._forget_connection()
-
-    def _send(self, batch: Iterable[_Waiting]) -> None:
-        """Send the batch, reconnecting and repeating while there is time; settle every future."""
-        rest = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
-        error: PublishError = BrokerUnavailable("the broker could not be reached", maybe_sent=False)
-        for attempt in itertools.count():
-            late = [waiting for waiting in rest if waiting.deadline <= time.monotonic()]
-            for waiting in late:
-                waiting.future.set_exception(_error_of(waiting.refusal, error))
-            rest = [waiting for waiting in rest if not waiting.future.done()]
+        rest: list[Waiting] = []
+        more = True
+        while more or rest:
+            more = self._take_in(rest) and more
             if not rest:
-                return
-            if attempt:
-                left = min(waiting.deadline for waiting in rest) - time.monotonic()
-                time.sleep(min(0.05 * 2 ** min(attempt, 5), 1.0, max(0.0, left)))
-            try:
-                self._send_once(rest)
-            except Exception as trouble:
-                error = self._failed(trouble, maybe_sent=error.maybe_sent or self._producer is not None)
-                self._forget_connection()
-                rest.append(rest.pop(0))  # the trouble may have been one message's own: let another go first
+                self._show_life()
+            self._settle_late(rest)
+            now = time.monotonic()
+            if now >= self._retry_at:
+                due = [waiting for waiting in rest if waiting.not_before <= now][:BATCH]
+                # Only now: what has not been on the wire can still be taken back by its owner.
+                if due := [waiting for waiting in due if waiting.begin()]:
+                    self._send(due, rest)
+            rest = [waiting for waiting in rest if not waiting.future.done()]
+        self._channel.forget()
 
-    def _failed(self, trouble: Exception, *, maybe_sent: bool) -> PublishError:
-        name = type(trouble).__name__
-        if isinstance(trouble, self._timeouts()):
-            return PublishTimeout(f"the broker did not answer in time ({name})", maybe_sent=maybe_sent)
-        if isinstance(trouble, self._connection_errors()):
-            return BrokerUnavailable(f"the broker could not be reached ({name})", maybe_sent=maybe_sent)
-        # Whatever a client library raises beyond that must reach the callers, not end this thread silently.
-        return PublishError(f"the broker client failed ({name})", maybe_sent=maybe_sent)
+    def _take_in(self, rest: list[Waiting]) -> bool:
+        """Add what was submitted, waiting for it until something of *rest* is due. False at the mark of the end."""
+        seconds = self._idle
+        if rest:
+            due = max(self._retry_at, min(waiting.not_before for waiting in rest))
+            seconds = max(0.0, min(due, min(waiting.deadline for waiting in rest)) - time.monotonic())
+        try:
+            first = self._incoming.get(timeout=seconds) if seconds != 0.0 else self._incoming.get_nowait()
+            while first is not None:
+                rest.append(first)
+                if len(rest) >= BATCH and time.monotonic() >= self._retry_at:
+                    return True
+                first = self._incoming.get_nowait()
+        except queue.Empty:
+            return True
+        return False
 
-    def _send_once(self, rest: list[_Waiting]) -> None:
-        """One pass over *rest*. On Redis one round trip for all; on RabbitMQ each is confirmed on its own."""
-        for waiting in rest:
-            waiting.refusal = None
-        producer = self._connected()
-        if producer.supports_batch_publish:
-            with producer.batch(max_size=BATCH + 1) as batch:
-                for waiting in rest:
-                    self._publish(producer, waiting)
-                # Not the batch's own flush, which says that one of them was refused, but neither which nor why.
-                answers = batch.state.session.pipeline.execute(raise_on_error=False)
-            for waiting, answer in zip(rest, answers, strict=True):
-                if isinstance(answer, Exception):
-                    waiting.refusal = answer
-                else:
-                    waiting.future.set_result(None)
+    def _show_life(self) -> None:
+        """Hear what an idle RabbitMQ has to say and send a heartbeat, so that the next message finds a connection."""
+        if self._idle is None or not self._connection.connected:
             return
+        try:
+            with contextlib.suppress(TimeoutError, Blocked):
+                self._connection.drain_events(timeout=0)
+            self._connection.heartbeat_check()
+        except Exception:  # whatever it is, the next message would fail of it
+            self._channel.forget()
+
+    def _settle_late(self, rest: list[Waiting]) -> None:
+        now = time.monotonic()
         for waiting in rest:
-            try:
-                self._publish(producer, waiting)
-            except MessageNacked as nack:
-                waiting.refusal = nack
-            else:
-                waiting.future.set_result(None)
+            if waiting.deadline <= now and waiting.begin():
+                waiting.give_up(self._trouble)
 
-    def _publish(self, producer: Producer, waiting: _Waiting) -> None:
-        message = waiting.message
-        declared = connecting.queue(message.queue, amqp=self._amqp)
-        options: dict[str, Any] = dict(message.properties)
-        if self._amqp:
-            options["confirm_timeout"] = max(0.1, waiting.deadline - time.monotonic())
-            if message.keep_seconds is not None:
-                options["expiration"] = max(0.001, message.keep_seconds)
-        producer.publish(
-            message.body,
-            exchange=declared.exchange,
-            routing_key=declared.routing_key,
-            declare=[declared] if self._amqp else [],
-            headers=dict(message.headers),
-            content_type="application/json",
-            content_encoding="utf-8",
-            delivery_mode=2,
-            **options,
-        )
-
-    def _connected(self) -> Producer:
-        if self._producer is None:
-            # Not `connect`: it sleeps two seconds before its second try, which a short deadline does not have.
-            self._connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
-            self._producer = self._connection.Producer(auto_declare=False)
-        return self._producer
-
-    def _forget_connection(self) -> None:
-        """Drop the connection without asking the other side, which may not answer; the next use makes a new one."""
-        self._producer = None
-        self._connection.collect(socket_timeout=0.1)
-
-    def _connection_errors(self) -> tuple[type[BaseException], ...]:
-        return (OperationalError, *self._connection.connection_errors, *self._connection.channel_errors)
-
-    def _timeouts(self) -> tuple[type[BaseException], ...]:
-        """A time-out is also one of the connection errors, but says something else: it may have been sent."""
-        return (TimeoutError, *(kind for kind in self._connection_errors() if "Timeout" in kind.__name__))
-
-
-def _error_of(refusal: Exception | None, before: PublishError) -> PublishError:
-    """One message's own error: the broker's answer to it, else what was the trouble of all."""
-    match refusal:
-        case None:
-            return type(before)(str(before), maybe_sent=before.maybe_sent)
-        case MessageNacked():
-            return BrokerFull("the broker refused the message: the queue is full", maybe_sent=before.maybe_sent)
-        case OutOfMemoryError():
-            return BrokerFull("the broker refused the message: it is out of memory", maybe_sent=before.maybe_sent)
-    return PublishError(f"the broker refused the message ({type(refusal).__name__})", maybe_sent=before.maybe_sent)
-
-
-def wait(future: Future[None], timeout: float) -> None:
-    """Wait for a future of `Publisher.submit` for *timeout* seconds and a moment of grace.
-
-    Raises the `PublishError` it ended with, or `PublishTimeout` when it has not ended.
-    """
-    try:
-        future.result(timeout + 0.5)
-    except TimeoutError:
-        sent = not future.cancel()
-        raise PublishTimeout("the broker did not answer in time", maybe_sent=sent) from None
-
-
-async def wait_async(future: Future[None], timeout: float) -> None:
-    """The same for asyncio. A task that is cancelled takes back what was not yet being sent."""
-    try:
-        await asyncio.wait_for(asyncio.wrap_future(future), timeout + 0.5)
-    except TimeoutError:
-        raise PublishTimeout("the broker did not answer in time", maybe_sent=not future.cancelled()) from None
+    def _send(self, due: list[Waiting], rest: list[Waiting]) -> None:
+        """Try the *due* ones once; after trouble with the connection, put off everything."""
+        try:
+            self._channel.send(due)
+        except Exception as trouble:
+            self._trouble = self._channel.meaning(trouble)
+            self._failures += 1
+            self._retry_at = time.monotonic() + pause(self._failures)
+            self._channel.forget()
+            if unsent := [waiting for waiting in due if not waiting.future.done()]:
+                rest.remove(unsent[0])  # the trouble may have been one message's own: let another go first
+                rest.append(unsent[0])
+        else:
+            self._trouble = None
+            self._failures = 0

@@ -1,0 +1,185 @@
+"""The channel on which a broker confirms what it is given. For one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from amqp.exceptions import ChannelError, MessageNacked, PreconditionFailed
+from kombu import Connection, Producer
+from kombu.exceptions import OperationalError
+
+from tokenferry.broker import connecting, depth
+from tokenferry.broker.depth import Depths
+from tokenferry.broker.errors import (
+    Blocked,
+    BrokerFull,
+    BrokerUnavailable,
+    PublishError,
+    PublishTimeout,
+    Unroutable,
+    want_of_room,
+)
+from tokenferry.broker.waiting import MOST_PAUSE, Waiting
+
+BATCH: Final = 200
+"""Messages sent in one round trip at most: large enough to cost little each, small enough to confirm soon."""
+
+NO_ROUTE: Final = 312
+"""The reply code with which RabbitMQ gives back a message that no queue takes: else it would confirm and drop it."""
+
+
+class ConfirmingChannel:
+    """Opened when it is needed, and again after it was forgotten."""
+
+    def __init__(self, connection: Connection, *, amqp: bool) -> None:
+        self._connection = connection
+        self._amqp = amqp
+        self._producer: Producer | None = None
+        self._blocked = False
+        """RabbitMQ only: whether it has said that it reads nothing more for now."""
+        self._depths = Depths(lambda name: depth.waiting_in(self._connected().channel, name, amqp=amqp))
+
+    def send(self, due: Sequence[Waiting]) -> None:
+        """Try each of *due* once: on Redis in one round trip for all, on RabbitMQ each confirmed on its own.
+
+        Raises whatever the client library does when it is of no more use: then `forget` it.
+        """
+        producer = self._connected()
+        if producer.supports_batch_publish:
+            self._send_together(producer, [waiting for waiting in due if self._has_room(waiting)])
+        else:
+            for waiting in due:
+                self._send_one(waiting)
+
+    def forget(self) -> None:
+        """Drop the connection without asking the other side, which may not answer; the next use makes a new one."""
+        self._producer = None
+        with contextlib.suppress(Exception):  # a dead connection may fail at its own funeral; this thread goes on
+            self._connection.collect(socket_timeout=0.1)
+
+    def meaning(self, trouble: Exception) -> PublishError:
+        """What an error of `send` says to everyone whose message waits."""
+        if why := want_of_room(trouble):
+            return BrokerFull(f"the broker takes no messages: {why}", maybe_sent=False)
+        name = type(trouble).__name__
+        if isinstance(trouble, self._timeouts()):
+            return PublishTimeout(f"the broker did not answer in time ({name})", maybe_sent=False)
+        if isinstance(trouble, self._connection_errors()):
+            return BrokerUnavailable(f"the broker could not be reached ({name})", maybe_sent=False)
+        # Whatever a client library raises beyond that must reach the callers, not end their thread silently.
+        return PublishError(f"the broker client failed ({name})", maybe_sent=False)
+
+    def _send_together(self, producer: Producer, fitting: list[Waiting]) -> None:
+        if not fitting:
+            return
+        with producer.batch(max_size=BATCH + 1) as batch:
+            for waiting in fitting:
+                self._publish(producer, waiting)
+            for waiting in fitting:
+                waiting.begin_try()
+            # Not the batch's own flush, which says that one of them was refused, but neither which nor why.
+            answers = batch.state.session.pipeline.execute(raise_on_error=False)
+        for waiting, answer in zip(fitting, answers, strict=True):
+            if isinstance(answer, Exception):
+                waiting.refused(answer)
+            else:
+                waiting.future.set_result(None)
+
+    def _send_one(self, waiting: Waiting) -> None:
+        try:
+            self._heed_alarm()
+            if self._has_room(waiting):
+                waiting.begin_try()
+                self._publish_routed(self._connected(), waiting)
+                waiting.future.set_result(None)
+        except Blocked as alarm:
+            waiting.put_off(alarm, MOST_PAUSE)
+        except MessageNacked as nack:
+            waiting.refused(nack)
+        except Unroutable as returned:
+            waiting.refused(returned)
+            self.forget()  # and with it what was declared, and the confirmation that follows what was given back
+        except PreconditionFailed as error:
+            mismatch = connecting.mismatch(waiting.message.queue, error)
+            waiting.future.set_exception(PublishError(mismatch, maybe_sent=waiting.maybe_sent))
+            raise  # the broker has closed the channel: the others need another
+
+    def _heed_alarm(self) -> None:
+        """Send nothing more on a connection that is blocked: it would all be read in the end, repetitions included.
+
+        Raises `Blocked` until RabbitMQ says that the alarm is over.
+        """
+        if not self._blocked:
+            return
+        with contextlib.suppress(TimeoutError):
+            self._connection.drain_events(timeout=0)
+        if self._blocked:
+            raise Blocked
+        self.forget()  # the late confirmation of what was written to it would be taken for another message's
+
+    def _on_blocked(self, _: str) -> None:
+        """End the wait for a confirmation, which heartbeats would prolong beyond every time-out."""
+        self._blocked = True
+        raise Blocked
+
+    def _on_unblocked(self) -> None:
+        self._blocked = False
+
+    def _has_room(self, waiting: Waiting) -> bool:
+        """Whether its queue may hold one more; where not, its sender is told at once."""
+        message = waiting.message
+        if message.bound is None or (full := self._depths.refusal(message.queue, message.bound)) is None:
+            return True
+        waiting.future.set_exception(BrokerFull(full, maybe_sent=waiting.maybe_sent))
+        return False
+
+    def _publish_routed(self, producer: Producer, waiting: Waiting) -> None:
+        """Publish and wait for the confirmation. Raises `Unroutable`: this one, for no other is out at the time."""
+        try:
+            self._publish(producer, waiting)
+        except ChannelError as error:
+            if error.reply_code == NO_ROUTE:
+                raise Unroutable from None
+            raise
+
+    def _publish(self, producer: Producer, waiting: Waiting) -> None:
+        message = waiting.message
+        declared = connecting.queue(message.queue, amqp=self._amqp)
+        options: dict[str, Any] = dict(message.properties)
+        if self._amqp:
+            options["confirm_timeout"] = max(0.1, waiting.deadline - time.monotonic())
+            if message.keep_seconds is not None:
+                options["expiration"] = max(0.001, message.keep_seconds)
+            options["mandatory"] = True
+        producer.publish(
+            message.body,
+            exchange=declared.exchange,
+            routing_key=declared.routing_key,
+            declare=[declared] if self._amqp else [],
+            headers=dict(message.headers),
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_mode=2,
+            **options,
+        )
+
+    def _connected(self) -> Producer:
+        if self._producer is None:
+            # Not `connect`: it sleeps two seconds before its second try, which a short deadline does not have.
+            self._connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
+            self._blocked = False
+            if self._amqp:
+                wire = self._connection.connection
+                wire.on_blocked, wire.on_unblocked = self._on_blocked, self._on_unblocked
+            self._producer = self._connection.Producer(auto_declare=False)
+        return self._producer
+
+    def _connection_errors(self) -> tuple[type[BaseException], ...]:
+        return (OperationalError, *self._connection.connection_errors, *self._connection.channel_errors)
+
+    def _timeouts(self) -> tuple[type[BaseException], ...]:
+        """A time-out is also one of the connection errors, but says something else: it may have been sent."""
+        return (TimeoutError, *(kind for kind in self._connection_errors() if "Timeout" in kind.__name__))
