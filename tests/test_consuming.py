@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import redis
-from e2e.brokers import REDIS, OnRedis, RabbitMQ, needs
+from broker.places import DAILY, OneRedis, Place, place
+from e2e.brokers import RabbitMQ
 from e2e.house import until
 
 from tokenferry import AsyncResults, AttachResult, Results, TokenResult
@@ -33,29 +33,10 @@ PROMPT = 3.0
 """Seconds that something prompt may take on a busy machine."""
 
 
-class OneRedis(OnRedis):
-    """A Redis or Valkey that others use as well: every test has a route of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.client = redis.Redis.from_url(url)
-
-
-Place = OneRedis | RabbitMQ
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis", "rabbitmq"])
+@pytest.fixture(scope="module", params=DAILY)
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    match request.param:
-        case "valkey":
-            yield OneRedis(request.getfixturevalue("valkey").redis_url)
-        case "redis":
-            needs(REDIS, "Redis")
-            yield OneRedis("redis://{}:{}/9".format(*REDIS))
-        case _:
-            rabbitmq = RabbitMQ(tmp_path_factory.mktemp("consuming"))
-            yield rabbitmq
-            rabbitmq.close()
+    with place(request, tmp_path_factory, database=9) as broker:
+        yield broker
 
 
 @dataclass
@@ -331,7 +312,54 @@ def test_a_cut_connection_does_not_end_the_iteration_and_nothing_is_shown_twice(
     assert route.left() == []
 
 
+def cut(route: Route) -> None:
+    """Cut the connections of everybody else on this broker, which is the tests' own."""
+    if isinstance(route.broker, RabbitMQ):
+        route.broker.cut()
+        return
+    client = route.broker.client
+    mine = client.client_id()
+    for other in [one["id"] for one in client.client_list() if int(one["id"]) != mine]:
+        client.client_kill_filter(_id=other)
+
+
+@pytest.mark.parametrize("broker", ["valkey", "rabbitmq"], indirect=True)
+def test_taking_goes_on_after_a_cut_connection_which_is_one_error_at_most(route: Route) -> None:
+    route.put_results("a", "b")
+    with route.reader() as reader:
+        assert ids([reader.take(10.0)]) == ["a"]
+        cut(route)
+        route.put_results("c")
+        taken, errors = [], 0
+        while len(taken) < 2 and errors < 2:
+            try:
+                taken.append(reader.take(10.0))
+            except reader._connection_errors():
+                errors += 1
+        assert sorted(filter(None, ids(taken))) == ["b", "c"]
+    assert route.left() == []
+
+
 # -- asyncio
+
+
+@pytest.mark.parametrize("broker", ["valkey", "rabbitmq"], indirect=True)
+def test_asyncio_goes_on_after_a_cut_connection(route: Route) -> None:
+    async def read() -> list[str]:
+        async with route.async_reader() as reader:
+            seen = []
+            async for result in reader:
+                if not seen:
+                    await asyncio.to_thread(cut, route)
+                    await asyncio.to_thread(route.put_results, "c")
+                seen.append(result.outcome_id)
+                if len(seen) == 3:
+                    reader.stop()
+        return seen
+
+    route.put_results("a", "b")
+    assert sorted(asyncio.run(asyncio.wait_for(read(), 30))) == ["a", "b", "c"]
+    assert route.left() == []
 
 
 def test_asyncio_reads_in_order_and_stops(route: Route) -> None:

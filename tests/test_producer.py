@@ -10,6 +10,8 @@ import shutil
 import socket
 import threading
 import time
+import traceback
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
+from broker.places import DAILY, OneRedis, Place, place
 from e2e import cargo
-from e2e.brokers import REDIS, OnRedis, RabbitMQ, needs
+from e2e.brokers import RabbitMQ
 
 from tokenferry import (
     AsyncProducer,
+    BrokerFull,
     BrokerUnavailable,
     CardRequest,
     CvcUpdateRequest,
@@ -30,12 +33,14 @@ from tokenferry import (
     Order,
     Producer,
     TokenResult,
+    onboarding_from,
 )
+from tokenferry.broker.errors import StillQueued
 from tokenferry.broker.publishing import Outgoing, Publisher, PublishError, PublishTimeout
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, Keys, Platform
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.envelope import Envelope, Header
-from tokenferry.contract.targets import CustomerCreate, InvalidTarget, digest
+from tokenferry.contract.targets import CustomerCreate, CustomerSource, InvalidTarget, digest
 from tokenferry.producer import WINDOW, Sealer
 from tokenferry.sealing import UnusableKey
 
@@ -43,29 +48,10 @@ NUMBER, CVC = "4242424242424242", "987"
 MISTYPED = cargo.WRONG_NUMBER
 
 
-class OneRedis(OnRedis):
-    """A Redis or Valkey that others use as well: every test has a platform of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.client = redis.Redis.from_url(url)
-
-
-Place = OneRedis | RabbitMQ
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis", "rabbitmq"])
+@pytest.fixture(scope="module", params=DAILY)
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    match request.param:
-        case "valkey":
-            yield OneRedis(request.getfixturevalue("valkey").redis_url)
-        case "redis":
-            needs(REDIS, "Redis")
-            yield OneRedis("redis://{}:{}/8".format(*REDIS))
-        case _:
-            rabbitmq = RabbitMQ(tmp_path_factory.mktemp("producer"))
-            yield rabbitmq
-            rabbitmq.close()
+    with place(request, tmp_path_factory, database=10) as broker:
+        yield broker
 
 
 on_valkey = pytest.mark.parametrize("broker", ["valkey"], indirect=True)
@@ -77,9 +63,11 @@ def keys(key_folder: Any) -> Keys:
     return Keys(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
 
 
-def configured(url: str, keys: Keys, *platforms: str, timeout: float = 10.0) -> Configuration:
+def configured(
+    url: str, keys: Keys, *platforms: str, timeout: float = 10.0, max_waiting: int = 1_000_000
+) -> Configuration:
     return Configuration(
-        broker=Broker(url=url, publish_timeout=timeout),
+        broker=Broker(url=url, publish_timeout=timeout, max_waiting=max_waiting),
         keys=keys,
         platforms={name: Platform() for name in platforms},
     )
@@ -109,7 +97,7 @@ class Desk:
         return one
 
     def order(self) -> SignedAttach:
-        (body,) = self.broker.take(f"attach.{self.platform}")
+        (body,) = self.broker.take(f"attach.bulk.{self.platform}")
         return SignedAttach.model_validate_json(json.loads(body)[0][0])
 
     def raw(self, lane: str) -> tuple[dict[str, object], bytes]:
@@ -269,6 +257,110 @@ def test_a_token_is_not_ordered_to_be_spent_where_its_kind_cannot_be(desk: Desk)
     assert desk.headers("bulk") == []
 
 
+LOST = "4242424242424242"
+"""A card number in a place that is meant for a name or an id."""
+
+
+def astray(error: BaseException, *fields: str) -> None:
+    """*error* names *fields* and says what belongs there; pydantic's own error, which keeps the value, is not in it."""
+    assert isinstance(error, InvalidRequest)
+    assert [problem.field for problem in error.problems] == [*fields]
+    assert error.__cause__ is error.__context__ is None
+    assert LOST not in "".join(traceback.format_exception(error)) + repr(error)
+
+
+@pytest.mark.parametrize("field_", ["platform", "connected_account", "lane", "reply_to", "request_id"])
+def test_a_card_number_given_for_something_else_is_refused_by_field_and_never_repeated(
+    dead: Configuration, field_: str
+) -> None:
+    order = Order(card(), **{field_: LOST})  # type: ignore[arg-type]
+
+    async def send() -> None:
+        async with AsyncProducer(dead) as producer:
+            await producer.send(card(), **{field_: LOST})
+
+    with Producer(dead) as producer:
+        for sending in (
+            lambda: producer.send(card(), **{field_: LOST}),
+            lambda: list(producer.send_many([order])),
+            lambda: producer.submit(order),
+            lambda: asyncio.run(send()),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                sending()
+            astray(caught.value, field_)
+
+
+@pytest.mark.parametrize(
+    ("field_", "named"),
+    [("platform", "platform"), ("reply_to", "reply_to"), ("onboarding_id", "document.reference")],
+)
+def test_a_card_number_given_for_something_else_about_an_account_is_never_repeated(
+    dead: Configuration, field_: str, named: str
+) -> None:
+    document = onboarding_from({"account": {"country": "DE", "type": "custom"}})
+    with Producer(dead) as producer:
+        with pytest.raises(InvalidRequest) as caught:
+            producer.onboard(document, **{field_: LOST})
+        astray(caught.value, named)
+
+
+@pytest.mark.parametrize("field_", ["token", "request_id", "platform", "connected_account"])
+def test_a_card_number_in_a_result_whose_token_is_to_be_spent_is_never_repeated(
+    dead: Configuration, keys: Keys, field_: str
+) -> None:
+    result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main")).model_copy(update={field_: LOST})
+    with Producer(dead) as producer, pytest.raises(InvalidRequest) as caught:
+        producer.attach(result, CustomerCreate())
+    astray(caught.value, field_)
+
+
+@pytest.mark.parametrize("field_", ["attach_id", "reply_to"])
+def test_a_card_number_in_an_order_to_spend_a_token_is_never_repeated(
+    dead: Configuration, keys: Keys, field_: str
+) -> None:
+    result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main"))
+
+    async def attach() -> None:
+        async with AsyncProducer(dead) as producer:
+            await producer.attach(result, CustomerCreate(), **{field_: LOST})
+
+    with Producer(dead) as producer:
+        for attaching in (
+            lambda: producer.attach(result, CustomerCreate(), **{field_: LOST}),
+            lambda: asyncio.run(attach()),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                attaching()
+            astray(caught.value, field_)
+
+
+def test_a_card_number_in_a_target_is_never_repeated_and_never_signed(dead: Configuration, keys: Keys) -> None:
+    result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main"))
+    target = CustomerSource(customer="cus_1").model_copy(update={"customer": LOST})
+    with Producer(dead) as producer:
+        for spending in (lambda: producer.attach(result, target), lambda: producer.send(card(), attach=target)):
+            with pytest.raises(InvalidTarget, match=r"customer_source\.customer: ") as caught:
+                spending()
+            assert LOST not in "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+
+
+@pytest.mark.parametrize("given", ["cus_1", "pm_1", "tok-1", "not a token"])
+def test_what_is_no_token_id_is_refused_with_a_word_on_what_one_looks_like(
+    dead: Configuration, keys: Keys, given: str
+) -> None:
+    result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main")).model_copy(update={"token": given})
+    with Producer(dead) as producer, pytest.raises(InvalidRequest, match="a token id looks like tok_") as caught:
+        producer.attach(result, CustomerCreate())
+    assert given not in str(caught.value)
+    assert [problem.field for problem in caught.value.problems] == ["token"]
+
+
+def test_a_request_that_is_to_be_kept_for_centuries_is_refused_by_the_option_that_says_so(dead: Configuration) -> None:
+    with Producer(dead) as producer, pytest.raises(InvalidRequest, match="keep_seconds"):
+        producer.send(card(), keep_seconds=1e12)
+
+
 # -- when it is not known whether it was sent
 
 
@@ -335,23 +427,49 @@ class Counted:
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
-        self._lock = threading.Lock()
-        self.now = self.peak = 0
+        self._unconfirmed: deque[Future[None]] = deque()
+        self.peak = 0
 
     def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
-        with self._lock:
-            self.now += 1
-            self.peak = max(self.peak, self.now)
-        future = self._publisher.submit(message, timeout=timeout)
-        future.add_done_callback(self._settled)
+        while self._unconfirmed and self._unconfirmed[0].done():
+            self._unconfirmed.popleft()
+        self._unconfirmed.append(self._publisher.submit(message, timeout=timeout))
+        self.peak = max(self.peak, len(self._unconfirmed))
+        return self._unconfirmed[-1]
+
+    def close(self) -> None:
+        self._publisher.close()
+
+
+class Slow:
+    """A publisher that had no time for every second message at first, because of those before it."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._begun: set[str] = set()
+
+    def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
+        if message.body in self._begun or len(self._begun) % 2 == 0:
+            self._begun.add(message.body)
+            return self._publisher.submit(message, timeout=timeout)
+        self._begun.add(message.body)
+        future: Future[None] = Future()
+        future.set_exception(StillQueued("others were before it", maybe_sent=False))
         return future
 
     def close(self) -> None:
         self._publisher.close()
 
-    def _settled(self, _: Future[None]) -> None:
-        with self._lock:
-            self.now -= 1
+
+@on_valkey
+def test_a_stream_goes_on_at_the_pace_of_a_slow_broker_and_one_message_alone_does_not_wait(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        producer.publisher = Slow(producer.publisher)  # type: ignore[assignment]
+        sent = list(producer.send_many(Order(card()) for _ in range(7)))
+        with pytest.raises(PublishTimeout, match="others were before it"):
+            producer.send(card())
+    assert sorted(header.request_id for header in desk.headers("bulk")) == sorted(sent)
+    assert len(set(sent)) == 7
 
 
 class OneSeal:
@@ -401,6 +519,60 @@ def test_a_refused_order_ends_the_stream_after_all_before_it_were_confirmed(desk
     assert [header.request_id for header in desk.headers("bulk")] == sent
 
 
+class ByName:
+    """A publisher that answers nothing before it has every request, and then those that it has an answer for."""
+
+    def __init__(self, **answers: PublishError | None) -> None:
+        self.answers = answers
+        self.futures: dict[str, Future[None]] = {}
+
+    def orders(self, *others: str) -> Iterator[Order]:
+        return (Order(card(), request_id=id_) for id_ in (*self.answers, *others))
+
+    def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
+        self.futures[message.id] = future = Future()
+        if message.id == "waits":
+            for id_, answer in self.answers.items():
+                self.futures[id_].set_running_or_notify_cancel()
+                if answer is not None:
+                    self.futures[id_].set_exception(answer)
+                elif id_ != "underway":
+                    self.futures[id_].set_result(None)
+        return future
+
+    def close(self) -> None: ...
+
+
+def with_publisher(producer: Producer, publisher: ByName) -> None:
+    producer.publisher.close()
+    producer.publisher = publisher  # type: ignore[assignment]
+
+
+@on_valkey
+def test_a_stream_that_fails_takes_back_what_it_can_and_names_what_it_cannot(desk: Desk) -> None:
+    fails, refused, unsure = (BrokerUnavailable("cut", maybe_sent=maybe) for maybe in (False, False, True))
+    publisher = ByName(accepted=None, fails=fails, later=None, refused=refused, unsure=unsure, underway=None)
+    sent: list[str] = []
+    with Producer(desk.configuration) as producer:
+        with_publisher(producer, publisher)
+        with pytest.raises(BrokerUnavailable) as caught:
+            sent.extend(producer.send_many(publisher.orders("waits")))
+    assert sent == ["accepted"]
+    assert (caught.value.request_id, caught.value.others) == ("fails", ("later", "unsure", "underway"))
+    assert publisher.futures["waits"].cancelled()
+
+
+@on_valkey
+def test_a_stream_that_nobody_reads_on_takes_back_what_it_can(desk: Desk) -> None:
+    publisher = ByName(accepted=None)
+    with Producer(desk.configuration) as producer:
+        with_publisher(producer, publisher)
+        stream = producer.send_many(publisher.orders("waits"))
+        assert next(stream) == "accepted"
+        stream.close()  # type: ignore[attr-defined]
+    assert publisher.futures["waits"].cancelled()
+
+
 def test_asyncio_sends_two_hundred_at_once(desk: Desk) -> None:
     async def send() -> list[str]:
         async with AsyncProducer(desk.configuration) as producer:
@@ -423,6 +595,71 @@ def test_asyncio_streams_in_order_and_refuses_in_turn(desk: Desk) -> None:
         asyncio.run(send())
     assert len(sent) == WINDOW + 52
     assert [header.request_id for header in desk.headers("bulk")] == sent
+
+
+# -- when the queue is long enough
+
+
+def test_a_queue_at_its_limit_takes_no_more_at_once_and_says_how_long_it_would_take(desk: Desk) -> None:
+    few = configured(desk.broker.url, desk.keys, desk.platform, timeout=60.0, max_waiting=5)
+    with Producer(few) as producer:
+        for _ in range(5):
+            producer.send(card())
+        with pytest.raises(BrokerFull) as caught:
+            producer.send(card(), request_id="req-6")  # at once: nothing here waits for a minute
+        assert (caught.value.request_id, caught.value.maybe_sent) == ("req-6", False)
+        assert "5 messages wait, [broker] max_waiting is 5; at 25 per second" in str(caught.value)
+        producer.send(card(), lane="realtime")  # another queue, with room of its own
+    assert len(desk.headers("bulk")) == 5
+
+
+def test_a_queue_that_others_have_filled_is_full_as_well(desk: Desk) -> None:
+    with Producer(desk.configuration) as producer:
+        sent = list(producer.send_many(Order(card()) for _ in range(20)))
+    few = configured(desk.broker.url, desk.keys, desk.platform, max_waiting=20)
+    with Producer(few) as producer, pytest.raises(BrokerFull, match="20 messages wait"):
+        producer.send(card())
+    with Producer(configured(desk.broker.url, desk.keys, desk.platform, max_waiting=0)) as producer:
+        sent.append(producer.send(card()))
+    assert [header.request_id for header in desk.headers("bulk")] == sent
+
+
+def test_a_stream_waits_for_a_full_queue_and_keeps_no_more_than_it_may_in_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenferry.producer.FULL_PAUSE", 0.05)
+    few = configured(desk.broker.url, desk.keys, desk.platform, max_waiting=10)
+    read: list[str] = []
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set() or len(read) < 50:
+            found = [header.request_id for header in desk.headers("bulk")]
+            assert len(found) <= 10
+            read.extend(found)
+            time.sleep(0.05)
+
+    reader = threading.Thread(target=work)
+    reader.start()
+    with Producer(few) as producer:
+        sent = list(producer.send_many(Order(card()) for _ in range(50)))
+    done.set()
+    reader.join(30)
+    assert sorted(read) == sorted(sent)
+
+
+def test_a_stream_that_waits_in_vain_says_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenferry.producer.FULL_PAUSE", 0.05)
+    few = configured(desk.broker.url, desk.keys, desk.platform, max_waiting=3)
+
+    async def send() -> None:
+        async with AsyncProducer(few) as producer:
+            async for _ in producer.send_many([Order(card()) for _ in range(5)], patience=0.2):
+                pass
+
+    with pytest.raises(BrokerFull, match="run more workers"):
+        asyncio.run(send())
+    assert len(desk.headers("bulk")) == 3
 
 
 # -- spending a token
@@ -449,7 +686,7 @@ def test_what_is_no_token_or_the_wrong_one_is_not_ordered_to_be_spent(desk: Desk
             producer.attach(token(desk, token=None), CustomerCreate())
         with pytest.raises(InvalidTarget):
             producer.attach(token(desk, kind="pii"), CustomerCreate())
-    assert desk.broker.take(f"attach.{desk.platform}") == []
+    assert desk.broker.take(f"attach.bulk.{desk.platform}") == []
 
 
 def test_asyncio_orders_a_token_to_be_spent(desk: Desk) -> None:

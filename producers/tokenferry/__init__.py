@@ -6,6 +6,7 @@
 from tokenferry.broker.publishing import BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.consuming import AsyncResults, Results
+from tokenferry.contract.onboarding import Onboarding, onboarding_from
 from tokenferry.contract.requests import (
     AccountRequest,
     BankAccountRequest,
@@ -17,8 +18,9 @@ from tokenferry.contract.requests import (
     Problem,
     TokenRequest,
 )
-from tokenferry.contract.results import AttachResult, Failure, TokenResult
+from tokenferry.contract.results import AttachResult, Failure, OnboardingResult, TokenResult
 from tokenferry.contract.targets import AttachTarget, InvalidTarget
+from tokenferry.outbox import Outbox, OutboxFailed, OutboxFull, UnusableOutbox
 from tokenferry.producer import AsyncProducer, Order, Producer
 from tokenferry.sealing import UnusableKey
 
@@ -38,7 +40,12 @@ __all__ = [
     "InvalidConfiguration",
     "InvalidRequest",
     "InvalidTarget",
+    "Onboarding",
+    "OnboardingResult",
     "Order",
+    "Outbox",
+    "OutboxFailed",
+    "OutboxFull",
     "PersonRequest",
     "PiiRequest",
     "Problem",
@@ -49,5 +56,7 @@ __all__ = [
     "TokenRequest",
     "TokenResult",
     "UnusableKey",
+    "UnusableOutbox",
     "load",
+    "onboarding_from",
 ]

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kombu import Consumer
 from kombu.message import Message as Delivery
@@ -24,7 +24,8 @@ from tokenferry.broker import connecting
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Name
 from tokenferry.contract.queues import QUARANTINE, results_queue
-from tokenferry.contract.results import AttachResult, TokenResult, parse_result
+from tokenferry.contract.results import AnyResult, OnboardingProgress, parse_message
+from tokenferry.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,20 @@ class Results:
     ...         print(result.request_id, result.token or result.failure.code)
     """
 
-    def __init__(self, route: str, configuration: Configuration | Path | None = None) -> None:
-        """Raises `InvalidConfiguration`; the broker is only asked when the first result is."""
+    def __init__(
+        self,
+        route: str,
+        configuration: Configuration | Path | None = None,
+        *,
+        outbox: Outbox | Literal[False] | None = None,
+        on_progress: Callable[[OnboardingProgress], None] | None = None,
+    ) -> None:
+        """*outbox*: is told each outcome when its result is acknowledged. Default: the configured one; False: none.
+
+        *on_progress*: is told the steps of accounts that were sent with `progress=True`; they are no results.
+
+        Raises `InvalidConfiguration`, `UnusableOutbox`; the broker is only asked when the first result is.
+        """
         if not isinstance(configuration, Configuration):
             configuration = load(configuration)
         self.route = _ROUTE.validate_python(route)
@@ -55,15 +68,27 @@ class Results:
         self._queue = connecting.queue(results_queue(route), amqp=self._amqp)
         self._consumer: Consumer | None = None
         self._ready: deque[Delivery] = deque()
-        self._unacknowledged: tuple[Delivery, str] | None = None
+        self._unacknowledged: tuple[Delivery, AnyResult] | None = None
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._stop = threading.Event()
+        self._on_progress = on_progress
+        self._own_outbox = Outbox.of(configuration) if outbox is None else None
+        self._outbox = outbox or self._own_outbox
+        if self._outbox is not None:
+            self._outbox.reads(route)
 
-    def take(self, timeout: float | None = None) -> TokenResult | AttachResult | None:
+    def take(self, timeout: float | None = None) -> AnyResult | None:
         """The next result, or None after *timeout* seconds without one. Acknowledges the one taken before.
 
         Raises the broker client's connection error when the broker is away; the next call reconnects.
         """
+        try:
+            return self._take(timeout)
+        except self._connection_errors():
+            self._forget_connection()
+            raise
+
+    def _take(self, timeout: float | None) -> AnyResult | None:
         self._acknowledge()
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._stop.is_set():
@@ -71,7 +96,7 @@ class Results:
                 delivery = self._ready.popleft()
                 result = self._read(delivery)
                 if result is not None:
-                    self._unacknowledged = delivery, result.outcome_id
+                    self._unacknowledged = delivery, result
                     return result
                 continue
             left = WAKE_SECONDS if deadline is None else min(WAKE_SECONDS, deadline - time.monotonic())
@@ -79,21 +104,20 @@ class Results:
                 return None
         return None
 
-    def __iter__(self) -> Iterator[TokenResult | AttachResult]:
+    def __iter__(self) -> Iterator[AnyResult]:
         """Every result, for ever, through broker restarts, until `stop`."""
         while not self._stop.is_set():
             try:
                 result = self.take(timeout=0.5)
             except self._connection_errors() as error:
                 log.warning("results: the broker is away (%s); trying again", type(error).__name__)
-                self._forget_connection()
                 self._stop.wait(1.0)
                 continue
             if result is not None:
                 yield result
         self._acknowledge()
 
-    def run(self, callback: Callable[[TokenResult | AttachResult], None]) -> None:
+    def run(self, callback: Callable[[AnyResult], None]) -> None:
         """Call *callback* with every result until `stop`. One that raises is delivered again later."""
         for result in self:
             try:
@@ -111,6 +135,8 @@ class Results:
         self._stop.set()
         self._ready.clear()
         self._connection.close()
+        if self._own_outbox is not None:
+            self._own_outbox.close()
 
     def delete(self) -> None:
         """Delete the route with whatever is in it: for a route that one program made for itself."""
@@ -130,14 +156,20 @@ class Results:
         finally:
             self.close()
 
-    def _read(self, delivery: Delivery) -> TokenResult | AttachResult | None:
+    def _read(self, delivery: Delivery) -> AnyResult | None:
         try:
-            result = parse_result(delivery.body)
+            result = parse_message(delivery.body)
         except ValidationError:
             log.warning("results: a message on route '%s' is not a result; moved to %s", self.route, QUARANTINE)
             self._quarantine(delivery)
             return None
+        if isinstance(result, OnboardingProgress):
+            delivery.ack()
+            if self._on_progress is not None:
+                self._on_progress(result)
+            return None
         if result.outcome_id in self._seen:
+            self._settle(result)  # it may have been sent once more since
             delivery.ack()
             return None
         return result
@@ -149,6 +181,7 @@ class Results:
             exchange=queue.exchange,
             routing_key=queue.routing_key,
             declare=[queue] if self._amqp else [],
+            mandatory=self._amqp,
             content_type=delivery.content_type or "application/octet-stream",
             content_encoding=delivery.content_encoding or "binary",
         )
@@ -172,11 +205,16 @@ class Results:
     def _acknowledge(self) -> None:
         taken, self._unacknowledged = self._unacknowledged, None
         if taken is not None:
-            delivery, outcome_id = taken
-            self._seen[outcome_id] = None
+            delivery, result = taken
+            self._seen[result.outcome_id] = None
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
+            self._settle(result)  # before the broker forgets it: else it would be asked for once more
             delivery.ack()
+
+    def _settle(self, result: AnyResult) -> None:
+        if self._outbox is not None:
+            self._outbox.settled(result.request_id, route=self.route)
 
     def _forget_connection(self) -> None:
         self._consumer = None
@@ -191,15 +229,21 @@ class Results:
 class AsyncResults:
     """The same for asyncio: a thread waits on the broker, the loop never does."""
 
-    def __init__(self, route: str, configuration: Configuration | Path | None = None) -> None:
+    def __init__(
+        self,
+        route: str,
+        configuration: Configuration | Path | None = None,
+        *,
+        outbox: Outbox | Literal[False] | None = None,
+    ) -> None:
         """As `Results`."""
-        self._results = Results(route, configuration)
+        self._results = Results(route, configuration, outbox=outbox)
         self._iterator = iter(self._results)
         self._thread = ThreadPoolExecutor(1, "tokenferry-results")
-        self._taking: asyncio.Future[TokenResult | AttachResult | None] | None = None
+        self._taking: asyncio.Future[AnyResult | None] | None = None
         """The next result, on its way. Outlives a wait that is cancelled: nothing taken is overlooked."""
 
-    async def __aiter__(self) -> AsyncIterator[TokenResult | AttachResult]:
+    async def __aiter__(self) -> AsyncIterator[AnyResult]:
         while True:
             if self._taking is None:
                 self._taking = asyncio.get_running_loop().run_in_executor(self._thread, next, self._iterator, None)

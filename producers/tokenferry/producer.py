@@ -1,171 +1,193 @@
-"""The producer: validate, seal, publish. It holds a public key and a signature of its own, nothing that opens."""
+"""The producer: validate, seal, hand over. It holds a public key and a signature of its own, nothing that opens.
+
+To hand over is to publish, or to commit to an outbox where one is configured and the message may rest on a disk.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
-from tokenferry.broker.publishing import Outgoing, Publisher, PublishError, wait, wait_async
-from tokenferry.checks import check
-from tokenferry.configuration import Configuration, InvalidConfiguration, load
-from tokenferry.contract.attach import AttachRequest
-from tokenferry.contract.envelope import Header
-from tokenferry.contract.names import Lane, new_id
-from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK, attach_queue, tokenize_queue
-from tokenferry.contract.requests import InvalidRequest, Problem, TokenRequest
+from tokenferry.broker.errors import StillQueued
+from tokenferry.broker.publishing import BrokerFull, Outgoing, Publisher, PublishError, PublishTimeout, wait, wait_async
+from tokenferry.configuration import Configuration, load
+from tokenferry.contract.names import Lane
+from tokenferry.contract.onboarding import Onboarding
+from tokenferry.contract.requests import TokenRequest
 from tokenferry.contract.results import TokenResult
-from tokenferry.contract.targets import AttachTarget, digest
-from tokenferry.sealing import Recipient, Signer, seal, sign_attach
+from tokenferry.contract.targets import AttachTarget
+from tokenferry.ordering import Order, Sealer
+from tokenferry.outbox import Outbox, OutboxFailed, OutboxFull, Sender
 
-KEPT_WITH_CVC = 120.0
-"""Seconds a request with a card verification code may wait: PCI DSS 3.3.1 forbids keeping one, even encrypted."""
-KEPT: dict[Lane, float] = {"realtime": 900.0, "bulk": 3 * 86_400.0}
-"""Seconds a request may wait by default: a person gives up after minutes, an import runs for days."""
+__all__ = ["AsyncProducer", "Order", "Producer", "Sealer"]
+
 WINDOW = 500
-"""Requests sealed and not yet confirmed by the broker in `send_many`: bounds memory, keeps batches full."""
+"""Requests sealed and not yet accepted in `send_many`: bounds memory, keeps batches full."""
+FULL: Final = (BrokerFull, OutboxFull)
+"""Errors that time cures: `send_many` waits."""
+FULL_PAUSE: Final = 1.0
+"""Seconds before a full queue or outbox is tried again."""
+PATIENCE: Final = 3600.0
+"""Seconds for which `send_many` waits for room, for each request."""
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Order:
-    """One request with everything `send` takes beside it, for `send_many`."""
+@dataclass
+class _Handed:
+    """One message on its way to whoever accepts it."""
 
-    request: TokenRequest
-    platform: str | None = None
-    connected_account: str | None = None
-    lane: Lane | None = None
-    reply_to: str | None = None
-    attach: AttachTarget | None = None
-    request_id: str | None = None
-    keep_seconds: float | None = None
+    id: str
+    future: Future[None]
+    again: Callable[[], Future[None]]
+    """Hand it over once more, after it was refused for want of room."""
+    timeout: float
+    outbox: Outbox | None
+    """What accepts it, where it is not the broker."""
 
+    def accepted(self, *, patience: float = 0.0) -> str:
+        """Wait; its id. Where there is no room, for *patience* seconds more."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                wait(self.future, self.timeout)
+                return self.id
+            except PublishError as error:
+                pause = self._pause(error, until)
+            time.sleep(pause)
+            self.future = self.again()
 
-class Sealer:
-    """Turns an order into a message ready to be published. No input, no output: what both producers share."""
+    async def accepted_async(self, *, patience: float = 0.0) -> str:
+        """The same for asyncio."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                await wait_async(self.future, self.timeout)
+                return self.id
+            except PublishError as error:
+                pause = self._pause(error, until)
+            await asyncio.sleep(pause)
+            self.future = self.again()
 
-    def __init__(self, configuration: Configuration) -> None:
-        """Raises `UnusableKey` when a key file is missing, readable by others or not the key it should be."""
-        self.configuration = configuration
-        keys = configuration.keys
-        self.recipient = Recipient.load(configuration.path(keys.recipient))
-        self.signer = Signer.load(configuration.path(keys.producer_signing_key))
-
-    def platform(self, name: str | None) -> str:
-        """The name of the platform meant: the only one there is, where none is named.
-
-        Raises `InvalidConfiguration`.
-        """
-        if name is None:
-            if len(self.configuration.platforms) != 1:
-                known = ", ".join(sorted(self.configuration.platforms)) or "none"
-                raise InvalidConfiguration(f"name the platform; configured: {known}")
-            (name,) = self.configuration.platforms
-        self.configuration.platform(name)
-        return name
-
-    def message(self, order: Order) -> tuple[str, Outgoing]:
-        """Check and seal one order: its request id and the message.
-
-        Raises `InvalidRequest` (field and reason, never the value) and `InvalidConfiguration`.
-        """
-        request = order.request
-        name = self.platform(order.platform)
-        lane: Lane = order.lane or ("realtime" if request.carries_cvc else "bulk")
-        live = self.configuration.platform(name).live
-        problems = list(check(request, today=datetime.now(UTC).date(), live=live))
-        if request.carries_cvc and lane != "realtime":
-            problems.append(
-                Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
+    def _pause(self, error: PublishError, until: float) -> float:
+        """Seconds until it is handed over again. Raises *error* unless it is one that time cures, and there is time."""
+        if self.outbox is not None and isinstance(error, PublishTimeout):
+            reason = "another process holds it for too long, or its disk is slow"
+            error = OutboxFailed(
+                f"{self.outbox.path}: the outbox did not answer in time: {reason}", maybe_sent=error.maybe_sent
             )
-        if request.needs_connected_account and order.connected_account is None:
-            problems.append(
-                Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
-            )
-        if problems:
-            raise InvalidRequest(tuple(problems))
-        if order.attach is not None:
-            order.attach.check(request.kind)
-        keep = order.keep_seconds or (KEPT_WITH_CVC if request.carries_cvc else KEPT[lane])
-        if request.carries_cvc:
-            keep = min(keep, KEPT_WITH_CVC)
-        issued = time.time()
-        header = Header(
-            suite=self.recipient.suite,
-            key_id=self.recipient.key_id,
-            request_id=order.request_id or new_id(),
-            kind=request.kind,
-            platform=name,
-            connected_account=order.connected_account,
-            lane=lane,
-            reply_to=order.reply_to,
-            attach_digest=digest(order.attach) if order.attach else None,
-            issued_at=int(issued * 1000),
-            expires_at=int((issued + keep) * 1000),
-            producer_id=self.signer.signer_id,
-        )
-        envelope = seal(request, header, to=self.recipient, signer=self.signer, attach=order.attach)
-        body = envelope.model_dump_json()
-        queue = tokenize_queue(lane, name)
-        kept = keep if request.carries_cvc else None
-        return header.request_id, Outgoing.task(queue, TOKENIZE_TASK, header.request_id, body, keep_seconds=kept)
+        error.request_id = self.id
+        if time.monotonic() < until:
+            if isinstance(error, FULL):
+                log.warning("sending waits for room: %s", error)
+                return FULL_PAUSE
+            if isinstance(error, StillQueued):  # a slow broker was busy with those before it, and is no longer
+                return 0.0
+        raise error from None
 
-    def attach_message(
-        self, result: TokenResult, target: AttachTarget, *, reply_to: str | None, attach_id: str | None
-    ) -> tuple[str, Outgoing]:
-        """Sign an order to spend the token of *result* on *target*: its attach id and the message.
+    def taken_back(self) -> bool:
+        """Take it back if it is not on its way yet; whether it is certain that nobody has accepted it."""
+        if self.future.cancel():
+            return True
+        error = self.future.exception() if self.future.done() else None
+        return isinstance(error, PublishError) and not error.maybe_sent
 
-        Raises `ValueError` when *result* holds no token, `InvalidTarget` when its kind cannot be spent there.
-        """
-        if result.token is None:
-            raise ValueError(f"request {result.request_id} has no token to attach")
-        target.check(result.kind)
-        made_at = (result.created or int(time.time())) * 1000
-        request = AttachRequest(
-            attach_id=attach_id or new_id(),
-            request_id=result.request_id,
-            token=result.token,
-            kind=result.kind,
-            platform=result.platform,
-            connected_account=result.connected_account,
-            target=target,
-            reply_to=reply_to,
-            token_created_at=made_at,
-            attach_before=made_at + int(self.configuration.worker.token_lifetime * 1000),
-            signer_id=self.signer.signer_id,
-            display=result.display,
-        )
-        body = sign_attach(request, self.signer).model_dump_json()
-        return request.attach_id, Outgoing.task(attach_queue(request.platform), ATTACH_TASK, request.attach_id, body)
+
+@contextmanager
+def _under_way() -> Iterator[deque[_Handed]]:
+    """What a stream has begun, and nobody has been told of. Where it ends early that is taken back, or named."""
+    window: deque[_Handed] = deque()
+    try:
+        yield window
+    except BaseException as end:
+        left = tuple(handed.id for handed in window if not handed.taken_back())
+        if isinstance(end, PublishError):
+            end.others = left
+        raise
 
 
 class _Opened:
-    """What both producers open and close: a sealer and a publisher."""
+    """What both producers open, share and close: a sealer, a publisher, perhaps an outbox and its sender."""
 
-    def __init__(self, configuration: Configuration | Path | None = None) -> None:
+    def __init__(
+        self,
+        configuration: Configuration | Path | None = None,
+        *,
+        outbox: Outbox | Literal[False] | None = None,
+    ) -> None:
         """*configuration*: a loaded one, or the path of a `tokenferry.toml` (default: the one in this folder).
 
-        Raises `InvalidConfiguration`, `UnusableKey`, `EmbeddedServerError`.
+        *outbox*: where accepted requests are kept; default: the configured one, False: none. A thread of this producer
+        sends what it holds, whoever put it there, unless another process does already.
+
+        Raises `InvalidConfiguration`, `UnusableKey`, `UnusableOutbox`, `EmbeddedServerError`.
         """
         if not isinstance(configuration, Configuration):
             configuration = load(configuration)
         self.configuration = configuration
         self.sealer = Sealer(configuration)
+        self._own_outbox = Outbox.of(configuration) if outbox is None else None
+        self.outbox = outbox or self._own_outbox
         self.publisher = Publisher.to(configuration)
+        self.everything_sent = True
+        """Once it is closed: whether nothing of what it accepted was left in the outbox for want of a broker."""
+        self._sender: Sender | None = None
+        if self.outbox is not None:
+            self._sender = Sender(self.outbox.path, self.publisher, configuration, news=self.outbox.accepted)
+            self._sender.start()
 
     def submit(self, order: Order) -> tuple[str, Future[None]]:
-        """Seal *order* and start publishing it: its request id, and a future that ends when the broker has it."""
-        request_id, message = self.sealer.message(order)
-        return request_id, self.publisher.submit(message)
+        """Seal *order* and start handing it over: its request id, and a future that ends when it is accepted."""
+        handed = self._begin(*self.sealer.message(order))
+        return handed.id, handed.future
+
+    def _begin(self, id_: str, message: Outgoing, *, timeout: float | None = None) -> _Handed:
+        seconds = self.configuration.broker.publish_timeout if timeout is None else timeout
+        outbox = self.outbox if message.expires_at is not None else None
+
+        def hand_over() -> Future[None]:
+            return outbox.submit(message) if outbox else self.publisher.submit(message, timeout=seconds)
+
+        return _Handed(id_, hand_over(), hand_over, seconds, outbox)
+
+    def _window(self, orders: Iterable[Order], window: deque[_Handed]) -> Iterator[_Handed]:
+        """What to wait for next. No more than `WINDOW` are on their way at a time.
+
+        Raises what is wrong with an order in its turn, when all before it have been waited for.
+        """
+        refused: ValueError | None = None
+        for order in orders:
+            try:
+                window.append(self._begin(*self.sealer.message(order)))
+            except ValueError as error:
+                refused = error
+                break
+            while len(window) >= WINDOW or (window and window[0].future.done()):
+                yield window.popleft()
+        while window:
+            yield window.popleft()
+        if refused is not None:
+            raise refused
+
+    def _close(self) -> None:
+        if self._own_outbox is not None:
+            self._own_outbox.close()
+        # What is accepted stays accepted; but while the broker is there, nothing need wait for another process.
+        if self._sender is not None:
+            self.everything_sent = self._sender.close(flush=self.configuration.broker.publish_timeout)
+        self.publisher.close() if self.everything_sent else self.publisher.close(timeout=1.0)
 
 
 class Producer(_Opened):
-    """Sends requests, waiting for the broker's word each time.
+    """Sends requests, waiting each time until they are accepted: by the broker, or by the outbox where there is one.
 
     >>> with Producer() as producer:                                                    # doctest: +SKIP
     ...     producer.send(PiiRequest(id_number="000000000"), reply_to="onboarding")
@@ -173,61 +195,67 @@ class Producer(_Opened):
     """
 
     def send(self, request: TokenRequest, *, timeout: float | None = None, **options: Any) -> str:
-        """Seal *request* and publish it; its request id once the broker has confirmed it.
+        """Seal *request* and hand it over; its request id once it is accepted.
 
         Options, all of `Order`: `platform` (default: the only one configured), `connected_account`, `lane` (default:
         realtime where a CVC is carried, else bulk), `reply_to` (result route; default: nobody is told), `attach` (what
         to spend the token on), `request_id` (to repeat a send whose outcome is unknown: same id, one token),
         `keep_seconds` (how long it may wait before it expires). *timeout*: seconds.
 
-        Raises `InvalidRequest`, `InvalidTarget`, and `BrokerUnavailable`, `BrokerFull` or `PublishTimeout` within the
-        timeout; their `request_id` is the id to repeat it with.
+        Raises `InvalidRequest` and `InvalidTarget` (field and reason, never a value), `InvalidConfiguration`, and
+        `BrokerUnavailable`, `BrokerFull` or `PublishTimeout` within the timeout; their `request_id` is the id to repeat
+        it with. With an outbox `OutboxFull` or `OutboxFailed` instead, except that a request with a CVC never rests on
+        a disk: it goes to the broker at once, as without an outbox.
         """
-        request_id, message = self.sealer.message(Order(request, **options))
-        timeout = timeout or self.configuration.broker.publish_timeout
-        return _confirmed(request_id, self.publisher.submit(message, timeout=timeout), timeout)
+        return self._begin(*self.sealer.message(Order(request, **options)), timeout=timeout).accepted()
 
-    def send_many(self, orders: Iterable[Order]) -> Iterator[str]:
-        """Send a stream of any length in bounded memory; yields each request id, in order, once it is confirmed.
+    def send_many(self, orders: Iterable[Order], *, patience: float = PATIENCE) -> Iterator[str]:
+        """Send a stream of any length in bounded memory; yields each request id, in order, once it is accepted.
 
-        Raises what `send` raises, at the order that caused it; the ids yielded before it are with the broker.
+        A full queue or outbox is waited for: *patience* seconds per request. Raises what `send` raises, at the order
+        that caused it; the ids yielded before it are accepted. Of those after it nothing more is sent, and the error's
+        `others` are the ids of those that were on their way: `WINDOW` at most.
         """
-        window: deque[tuple[str, Future[None]]] = deque()
-        timeout = self.configuration.broker.publish_timeout
-        refused: ValueError | None = None
-        for order in orders:
-            try:
-                window.append(self.submit(order))
-            except ValueError as error:
-                refused = error  # raised in its turn: what was sent before it is confirmed first
-                break
-            while len(window) >= WINDOW or (window and window[0][1].done()):
-                yield _confirmed(*window.popleft(), timeout)
-        while window:
-            yield _confirmed(*window.popleft(), timeout)
-        if refused is not None:
-            raise refused
+        with _under_way() as window:
+            for handed in self._window(orders, window):
+                yield handed.accepted(patience=patience)
 
     def attach(
         self,
         result: TokenResult,
         target: AttachTarget,
         *,
+        lane: Lane = "bulk",
         reply_to: str | None = None,
         attach_id: str | None = None,
         timeout: float | None = None,
     ) -> str:
         """Order the token of *result* to be spent on *target*; the attach id once the broker has confirmed it.
 
-        An error's `request_id` is the attach id to repeat it with.
+        *lane*: `realtime` where a person waits for it; it goes before every order of `bulk`.
+
+        Raises as `send`, `InvalidRequest` also where *result* holds no token or what is none; a `PublishError`'s
+        `request_id` is the attach id to repeat it with. Never through the outbox: it is not sealed, and a token does
+        not live long enough to wait there.
         """
-        attach_id, message = self.sealer.attach_message(result, target, reply_to=reply_to, attach_id=attach_id)
-        timeout = timeout or self.configuration.broker.publish_timeout
-        return _confirmed(attach_id, self.publisher.submit(message, timeout=timeout), timeout)
+        message = self.sealer.attach_message(result, target, lane=lane, reply_to=reply_to, attach_id=attach_id)
+        return self._begin(*message, timeout=timeout).accepted()
+
+    def onboard(self, document: Onboarding, *, timeout: float | None = None, **options: Any) -> str:
+        """Seal a whole connected account and hand it over; its onboarding id once it is accepted.
+
+        Options: `onboarding_id` (default: the document's `reference`, else a new one), `platform`, `reply_to`,
+        `keep_seconds`, `progress` (each step is told too, see `Results`). Sent again under the same id, corrected or
+        not, only what is not done yet is done.
+
+        Raises as `send`; the error's `request_id` is the onboarding id to repeat it with.
+        """
+        id_, _, message = self.sealer.onboarding_message(document, **options)
+        return self._begin(id_, message, timeout=timeout).accepted()
 
     def close(self) -> None:
-        """Finish what was submitted and close the connection."""
-        self.publisher.close()
+        """Finish what was submitted and close the connection. What an outbox still holds stays in it."""
+        self._close()
 
     def __enter__(self) -> Producer:
         return self
@@ -241,66 +269,39 @@ class AsyncProducer(_Opened):
 
     async def send(self, request: TokenRequest, *, timeout: float | None = None, **options: Any) -> str:
         """As `Producer.send`."""
-        request_id, message = self.sealer.message(Order(request, **options))
-        timeout = timeout or self.configuration.broker.publish_timeout
-        return await _confirmed_async(request_id, self.publisher.submit(message, timeout=timeout), timeout)
+        return await self._begin(*self.sealer.message(Order(request, **options)), timeout=timeout).accepted_async()
 
-    async def send_many(self, orders: Iterable[Order]) -> AsyncIterator[str]:
+    async def send_many(self, orders: Iterable[Order], *, patience: float = PATIENCE) -> AsyncIterator[str]:
         """As `Producer.send_many`."""
-        window: deque[tuple[str, Future[None]]] = deque()
-        timeout = self.configuration.broker.publish_timeout
-        refused: ValueError | None = None
-        for order in orders:
-            try:
-                window.append(self.submit(order))
-            except ValueError as error:
-                refused = error
-                break
-            while len(window) >= WINDOW or (window and window[0][1].done()):
-                yield await _confirmed_async(*window.popleft(), timeout)
-        while window:
-            yield await _confirmed_async(*window.popleft(), timeout)
-        if refused is not None:
-            raise refused
+        with _under_way() as window:
+            for handed in self._window(orders, window):
+                yield await handed.accepted_async(patience=patience)
 
     async def attach(
         self,
         result: TokenResult,
         target: AttachTarget,
         *,
+        lane: Lane = "bulk",
         reply_to: str | None = None,
         attach_id: str | None = None,
         timeout: float | None = None,
     ) -> str:
         """As `Producer.attach`."""
-        attach_id, message = self.sealer.attach_message(result, target, reply_to=reply_to, attach_id=attach_id)
-        timeout = timeout or self.configuration.broker.publish_timeout
-        return await _confirmed_async(attach_id, self.publisher.submit(message, timeout=timeout), timeout)
+        message = self.sealer.attach_message(result, target, lane=lane, reply_to=reply_to, attach_id=attach_id)
+        return await self._begin(*message, timeout=timeout).accepted_async()
+
+    async def onboard(self, document: Onboarding, *, timeout: float | None = None, **options: Any) -> str:
+        """As `Producer.onboard`."""
+        id_, _, message = self.sealer.onboarding_message(document, **options)
+        return await self._begin(id_, message, timeout=timeout).accepted_async()
 
     async def close(self) -> None:
-        """Finish what was submitted and close the connection."""
-        await asyncio.to_thread(self.publisher.close)
+        """As `Producer.close`."""
+        await asyncio.to_thread(self._close)
 
     async def __aenter__(self) -> AsyncProducer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-def _confirmed(request_id: str, future: Future[None], timeout: float) -> str:
-    try:
-        wait(future, timeout)
-    except PublishError as error:
-        error.request_id = request_id
-        raise
-    return request_id
-
-
-async def _confirmed_async(request_id: str, future: Future[None], timeout: float) -> str:
-    try:
-        await wait_async(future, timeout)
-    except PublishError as error:
-        error.request_id = request_id
-        raise
-    return request_id

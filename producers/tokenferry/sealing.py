@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 
 from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.attach import signed_bytes as attach_bytes
-from tokenferry.contract.envelope import Envelope, Header, Suite, signed_bytes
+from tokenferry.contract.envelope import CommonHeader, Envelope, Header, Suite, signed_bytes
+from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, OnboardingHeader
 from tokenferry.contract.plaintext import Plaintext, pad
 from tokenferry.contract.requests import TokenRequest
 from tokenferry.contract.targets import AttachTarget
@@ -105,14 +106,29 @@ def seal(
     request: TokenRequest, header: Header, *, to: Recipient, signer: Signer, attach: AttachTarget | None = None
 ) -> Envelope:
     """Seal *request* under *header*, whose key id and producer id must be those of *to* and *signer*."""
+    return seal_plaintext(Plaintext(form=request.form(), attach=attach), header, to=to, signer=signer)
+
+
+def seal_plaintext(content: Plaintext, header: Header, *, to: Recipient, signer: Signer) -> Envelope:
+    """Seal what was a request already, as `seal` does one: the form stays the same, byte for byte."""
+    ciphertext, signature = _sealed(content.model_dump_json(), header, to, signer)
+    return Envelope.model_construct(header=header, ciphertext=ciphertext, signature=signature)
+
+
+def seal_onboarding(
+    document: Onboarding, header: OnboardingHeader, *, to: Recipient, signer: Signer
+) -> OnboardingEnvelope:
+    """Seal a whole *document*, as `seal` does a request."""
+    ciphertext, signature = _sealed(document.model_dump_json(exclude_none=True), header, to, signer)
+    return OnboardingEnvelope.model_construct(header=header, ciphertext=ciphertext, signature=signature)
+
+
+def _sealed(content: str, header: CommonHeader, to: Recipient, signer: Signer) -> tuple[bytes, bytes]:
     if (header.key_id, header.suite, header.producer_id) != (to.key_id, to.suite, signer.signer_id):
         raise ValueError("the header names another recipient or producer than the keys given")
-    plaintext = Plaintext(form=request.form(), attach=attach)
     bound = header.canonical()
-    ciphertext = SUITES[header.suite].encrypt(pad(plaintext.model_dump_json().encode()), to.public, bound)
-    return Envelope.model_construct(
-        header=header, ciphertext=ciphertext, signature=signer.sign(signed_bytes(bound, ciphertext))
-    )
+    ciphertext = SUITES[header.suite].encrypt(pad(content.encode()), to.public, bound)
+    return ciphertext, signer.sign(signed_bytes(bound, ciphertext))
 
 
 def sign_attach(request: AttachRequest, signer: Signer) -> SignedAttach:
@@ -134,12 +150,14 @@ def read_key_file(path: Path, what: str, cure: str) -> bytes:
         raise UnusableKey(f"{path}: the {what} cannot be read ({error.strerror}); {cure}") from None
 
 
-def read_private_key_file(path: Path, what: str) -> bytes:
-    """The content of a private key file, refused when anybody but its owner can read it.
+def read_private_key_file(
+    path: Path, what: str, cure: str = "make one with `tokenferry keys generate --out DIR`"
+) -> bytes:
+    """The content of a private key file, refused when anybody but its owner can read it. *cure*: where it is not there.
 
     Raises `UnusableKey`.
     """
-    content = read_key_file(path, what, "make one with `tokenferry keys generate --out DIR`")
+    content = read_key_file(path, what, cure)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise UnusableKey(f"{path}: the {what} is readable by others; run `chmod 600 {path}` and consider a new key")
     return content

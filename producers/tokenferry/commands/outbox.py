@@ -1,0 +1,199 @@
+"""`tokenferry outbox`: send what an outbox holds, look into it, send again what has no outcome."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import click
+
+from tokenferry.broker.depth import roughly
+from tokenferry.broker.publishing import Publisher
+from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.outbox import Sender, SenderLock, UnusableOutbox
+from tokenferry.outbox.book import Book
+from tokenferry.outbox.keeping import now_ms
+
+EPILOG = """
+\b
+The outbox is a file named in tokenferry.toml. A producer then accepts a request as soon as its sealed message is in the
+file, and one process at a time sends what the file holds:
+  [outbox]
+  path = "outbox.db"
+
+\b
+Exit codes of every one of these
+  0  done
+  1  something could not be sent
+  2  wrong usage or configuration, or a file that is damaged or no outbox
+
+\b
+Examples
+  tokenferry outbox send &                     # deliver for ever, beside producers that come and go
+  tokenferry outbox status
+  tokenferry outbox reconcile --older-than 10m --dry-run
+"""
+UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class Duration(click.ParamType[float]):
+    """`90s`, `10m`, `2h` or `7d`, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,6})([smhd])", value.strip())
+        if found is None:
+            self.fail("write a time as in 90s, 10m, 2h or 7d", param, ctx)
+        return float(found[1]) * UNITS[found[2]]
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="Default: tokenferry.toml in this folder."
+)
+
+
+@click.group("outbox", epilog=EPILOG)
+def outbox() -> None:
+    """Requests that were accepted and are not with the broker yet, or have no outcome yet."""
+
+
+@outbox.command("send")
+@click.option("--once", is_flag=True, help="End when nothing is left, or when the broker takes no more.")
+@json_option
+@config_option
+@click.pass_context
+def send(context: click.Context, once: bool, as_json: bool, config: Path | None) -> None:
+    """Deliver what the outbox holds, until Ctrl-C or SIGTERM.
+
+    Producers do it themselves while they run; this is for when they come and go. Any number of processes may be
+    started: one sends, the others wait until it is gone. A broker that is away is waited for. What has no outcome
+    after a while is sent again.
+    """
+    configuration, path = _configured(config)
+    with Publisher.to(configuration) as publisher:
+        sender = Sender(path, publisher, configuration)
+        before = {number: signal.signal(number, _stopping(sender)) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            sender.drain() if once else sender.run()
+            left = sender.count()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            sender.close()
+    if as_json:
+        click.echo(json.dumps({"sent": sender.sent, "left": left, "trouble": sender.trouble}))
+    else:
+        click.echo(f"{sender.sent} sent, {left} left")
+    if once and left:
+        click.echo(f"tokenferry: {sender.trouble or 'another process is sending the rest'}", err=True)
+        context.exit(1)
+
+
+@outbox.command("status")
+@json_option
+@config_option
+def status(as_json: bool, config: Path | None) -> None:
+    """Say what the outbox holds, since when, and why. Reads all of the file, and says when it is damaged."""
+    _, path = _configured(config, exists=True)
+    book = Book(path, durable=False)
+    try:
+        book.examine()
+        found = book.status(now=now_ms())
+    finally:
+        book.close()
+    sender = SenderLock(path).holder()
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "sender": sender, **found}))
+        return
+    click.echo("\n".join(_lines(path, sender, found)))
+
+
+@outbox.command("reconcile")
+@click.option(
+    "--older-than", type=Duration(), default="10m", show_default=True, help="Only what was accepted before that."
+)
+@click.option("--dry-run", is_flag=True, help="Only say how many.")
+@json_option
+@config_option
+@click.pass_context
+def reconcile(context: click.Context, older_than: float, dry_run: bool, as_json: bool, config: Path | None) -> None:
+    """Send again what the broker has confirmed and what has no outcome yet: after a broker has lost its data.
+
+    Same id, same sealed bytes. A request that is done already costs nothing: its worker repeats the recorded outcome.
+    A running sender does this by itself for routes that are read with this outbox, when their queue no longer holds
+    them ([outbox] resend_after). Here it is done at once, whatever the queue holds, and for every route.
+    """
+    configuration, path = _configured(config, exists=True)
+    before = now_ms() - int(older_than * 1000)
+    book = Book(path, durable=False)
+    try:
+        found = book.older(before) if dry_run else book.send_older_again(before)
+    finally:
+        book.close()
+    left, trouble = 0, None
+    if not dry_run and found:
+        left, trouble = _sent_now(path, configuration)
+    if as_json:
+        click.echo(json.dumps({"found": found, "dry_run": dry_run, "left": left, "trouble": trouble}))
+    else:
+        requests = "1 request" if found == 1 else f"{found} requests"
+        click.echo(f"{requests} without an outcome" + ("; nothing was sent" if dry_run else ""))
+    if trouble is not None:
+        click.echo(f"tokenferry: {left} not sent yet: {trouble}; `tokenferry outbox send` goes on", err=True)
+        context.exit(1)
+
+
+def _sent_now(path: Path, configuration: Configuration) -> tuple[int, str | None]:
+    """Send until nothing waits, unless another process does: what is left, and why."""
+    with Publisher.to(configuration) as publisher:
+        sender = Sender(path, publisher, configuration)
+        try:
+            sender.drain()
+            return (sender.count(), sender.trouble) if sender.trouble else (0, None)
+        finally:
+            sender.close()
+
+
+def _configured(config: Path | None, *, exists: bool = False) -> tuple[Configuration, Path]:
+    configuration = load(config)
+    if configuration.outbox.path is None:
+        raise InvalidConfiguration('no outbox is configured; add [outbox] path = "outbox.db" to tokenferry.toml')
+    path = configuration.path(configuration.outbox.path)
+    if exists and not path.exists():
+        raise UnusableOutbox(f"{path}: there is no outbox yet; a producer makes it, see [outbox] path")
+    return configuration, path
+
+
+def _stopping(sender: Sender) -> Any:
+    def stop(_: int, __: FrameType | None) -> None:
+        sender.stop()
+
+    return stop
+
+
+def _lines(path: Path, sender: int | None, found: dict[str, Any]) -> list[str]:
+    who = "none; start one with `tokenferry outbox send`" if sender is None else f"process {sender}"
+    shown = [
+        f"{path}: {found['waiting']} to be sent, {found['confirmed']} with the broker and kept "
+        f"({found['awaiting_outcome']} until their outcome is known), {found['bytes'] / 1e6:.1f} MB",
+        f"sender: {who}",
+    ]
+    if found["oldest_seconds"] is not None:
+        shown.append(f"oldest: {roughly(found['oldest_seconds'])}")
+    if found["trouble"] is not None:
+        since = roughly(time.time() - found["trouble_since"] / 1000)
+        shown.append(f"for {since}: {found['trouble']}")
+    if found["given_up"]:
+        shown.append(f"expired without an outcome so far: {found['given_up']}")
+    for queue, counts in found["queues"].items():
+        shown.append(f"  {counts['waiting']:>8} to be sent  {counts['confirmed']:>8} kept  {queue}")
+    return shown

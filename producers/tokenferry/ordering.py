@@ -1,0 +1,265 @@
+"""From an order to a message ready to be handed over: checked, sealed or signed. No input, no output.
+
+What is not well-formed is an `InvalidRequest` that names the field and says what belongs there. Pydantic's own error
+never leaves this module: it carries the value, which may be a card number somebody pasted into the wrong place.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from tokenferry import unsealed
+from tokenferry.broker.depth import bound_of
+from tokenferry.broker.publishing import Outgoing
+from tokenferry.checks import check, check_onboarding
+from tokenferry.configuration import Configuration, InvalidConfiguration
+from tokenferry.contract.attach import AttachRequest
+from tokenferry.contract.envelope import Header
+from tokenferry.contract.message import Message
+from tokenferry.contract.names import LANES, Lane, Name, new_id
+from tokenferry.contract.onboarding import Onboarding, OnboardingHeader, onboarding_from
+from tokenferry.contract.queues import (
+    ATTACH_TASK,
+    ONBOARD_TASK,
+    TOKENIZE_TASK,
+    attach_queue,
+    onboard_queue,
+    tokenize_queue,
+)
+from tokenferry.contract.requests import InvalidRequest, Kind, Problem, TokenRequest, field_names, problems_of
+from tokenferry.contract.results import TokenResult
+from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, target_from
+from tokenferry.sealing import Recipient, Signer, seal, seal_onboarding, sign_attach
+
+KEPT_WITH_CVC = 120.0
+"""Seconds a request with a card verification code may wait: PCI DSS 3.3.1 forbids keeping one, even encrypted."""
+KEPT: dict[Lane, float] = {"realtime": 900.0, "bulk": 3 * 86_400.0}
+"""Seconds a request may wait by default: a person gives up after minutes, an import runs for days."""
+
+_NAME: Final = "a name looks like main-eu: lower case letters, digits, - and _, at most 63 of them"
+_ID: Final = "an id looks like req-7f3a: letters, digits, - and _, at most 64 of them"
+LOOKS: Final = MappingProxyType(
+    {
+        "token": "a token id looks like tok_1Nv0FG: letters, digits and underscores",
+        "connected_account": "an account id looks like acct_1Nv0FG: letters, digits and underscores",
+        "platform": _NAME,
+        "reply_to": _NAME,
+        "request_id": _ID,
+        "attach_id": _ID,
+    }
+)
+"""What belongs into a field."""
+
+Read = TypeVar("Read", bound=Message)
+
+
+class _Place(Message):
+    platform: Name
+
+
+@dataclass(frozen=True)
+class Order:
+    """One request with everything `send` takes beside it, for `send_many`."""
+
+    request: TokenRequest
+    platform: str | None = None
+    connected_account: str | None = None
+    lane: Lane | None = None
+    reply_to: str | None = None
+    attach: AttachTarget | None = None
+    request_id: str | None = None
+    keep_seconds: float | None = None
+
+
+class Sealer:
+    """Turns an order into a message ready to be published. No input, no output: what both producers share."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        """Raises `UnusableKey` when a key file is missing, readable by others or not the key it should be."""
+        self.configuration = configuration
+        keys = configuration.keys
+        self.recipient = Recipient.load(configuration.path(keys.recipient))
+        self.signer = Signer.load(configuration.path(keys.producer_signing_key))
+
+    def platform(self, name: str | None) -> str:
+        """The name of the platform meant: the only one there is, where none is named.
+
+        Raises `InvalidConfiguration`, and `InvalidRequest` for what is no name at all.
+        """
+        if name is None:
+            if len(self.configuration.platforms) != 1:
+                known = ", ".join(sorted(self.configuration.platforms)) or "none"
+                raise InvalidConfiguration(f"name the platform; configured: {known}")
+            (name,) = self.configuration.platforms
+        name = _read(_Place, platform=name).platform
+        self.configuration.platform(name)
+        return name
+
+    def message(self, order: Order) -> tuple[str, Outgoing]:
+        """Check and seal one order: its request id and the message.
+
+        Raises `InvalidRequest` and `InvalidTarget` (field and reason, never the value), and `InvalidConfiguration`.
+        """
+        request = order.request
+        name = self.platform(order.platform)
+        lane: Lane = order.lane or ("realtime" if request.carries_cvc else "bulk")
+        live = self.configuration.platform(name).live
+        problems = list(check(request, today=datetime.now(UTC).date(), live=live))
+        if lane not in LANES:
+            problems.append(Problem("lane", f"must be {' or '.join(LANES)}"))
+        if request.carries_cvc and lane != "realtime":
+            problems.append(
+                Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
+            )
+        if request.needs_connected_account and order.connected_account is None:
+            problems.append(
+                Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
+            )
+        if problems:
+            raise InvalidRequest(tuple(problems))
+        attach = None if order.attach is None else _checked(order.attach, request.kind)
+        if attach is not None and (trouble := unsealed.trouble_in(attach, request)):
+            raise InvalidRequest([Problem("attach", trouble)])
+        keep = order.keep_seconds or (KEPT_WITH_CVC if request.carries_cvc else KEPT[lane])
+        if request.carries_cvc:
+            keep = min(keep, KEPT_WITH_CVC)
+        issued = time.time()
+        header = _read(
+            Header,
+            suite=self.recipient.suite,
+            key_id=self.recipient.key_id,
+            request_id=order.request_id or new_id(),
+            kind=request.kind,
+            platform=name,
+            connected_account=order.connected_account,
+            lane=lane,
+            reply_to=order.reply_to,
+            attach_digest=digest(attach) if attach else None,
+            issued_at=int(issued * 1000),
+            expires_at=int((issued + keep) * 1000),
+            producer_id=self.signer.signer_id,
+        )
+        envelope = seal(request, header, to=self.recipient, signer=self.signer, attach=attach)
+        body = envelope.model_dump_json()
+        queue = tokenize_queue(lane, name)
+        message = Outgoing.task(queue, TOKENIZE_TASK, header.request_id, body)
+        message = replace(message, bound=bound_of(queue, self.configuration), reply_to=order.reply_to)
+        if request.carries_cvc:
+            return header.request_id, replace(message, keep_seconds=keep)
+        return header.request_id, replace(message, expires_at=header.expires_at)
+
+    def attach_message(
+        self,
+        result: TokenResult,
+        target: AttachTarget,
+        *,
+        lane: Lane = "bulk",
+        reply_to: str | None,
+        attach_id: str | None,
+    ) -> tuple[str, Outgoing]:
+        """Sign an order to spend the token of *result* on *target*: its attach id and the message.
+
+        Raises `InvalidRequest` when *result* holds no token or an id is none, `InvalidTarget` when its kind cannot be
+        spent there or the target holds a card number: field and reason, never the value.
+        """
+        result = _read(TokenResult, **result.model_dump(warnings=False))
+        if result.token is None:
+            raise InvalidRequest([Problem("token", f"request {result.request_id} has none")])
+        target = _checked(target, result.kind)
+        if trouble := unsealed.trouble_in(target):
+            raise InvalidTarget(f"{target.to}: {trouble}")
+        made_at = (result.created or int(time.time())) * 1000
+        request = _read(
+            AttachRequest,
+            attach_id=attach_id or new_id(),
+            request_id=result.request_id,
+            token=result.token,
+            kind=result.kind,
+            platform=result.platform,
+            lane=lane,
+            connected_account=result.connected_account,
+            target=target,
+            reply_to=reply_to,
+            token_created_at=made_at,
+            attach_before=made_at + int(self.configuration.worker.token_lifetime * 1000),
+            signer_id=self.signer.signer_id,
+            display=result.display,
+        )
+        body = sign_attach(request, self.signer).model_dump_json()
+        queue = attach_queue(request.lane, request.platform)
+        return request.attach_id, Outgoing.task(queue, ATTACH_TASK, request.attach_id, body)
+
+    def onboarding_message(
+        self,
+        document: Onboarding,
+        *,
+        onboarding_id: str | None = None,
+        platform: str | None = None,
+        reply_to: str | None = None,
+        keep_seconds: float | None = None,
+        progress: bool = False,
+    ) -> tuple[str, str, Outgoing]:
+        """Check and seal a whole account: the onboarding's id, the request id of this message, and the message.
+
+        Raises `InvalidRequest` (field and reason, never the value) and `InvalidConfiguration`.
+        """
+        name = self.platform(platform)
+        live = self.configuration.platform(name).live
+        onboarding_id = onboarding_id or document.reference or f"onb-{secrets.token_hex(16)}"
+        wanted = {"reference": onboarding_id, "progress": progress or document.progress}
+        document = onboarding_from({**dict(document), **wanted})
+        if found := check_onboarding(document, today=datetime.now(UTC).date(), live=live):
+            raise InvalidRequest(found)
+        days = self.configuration.store.onboarding_days
+        if keep_seconds is not None and keep_seconds > days * 86_400:
+            reason = f"is longer than what is done is remembered: [store] onboarding_days is {days:g}"
+            raise InvalidRequest([Problem("keep_seconds", reason)])
+        issued = time.time()
+        header = _read(
+            OnboardingHeader,
+            suite=self.recipient.suite,
+            key_id=self.recipient.key_id,
+            request_id=new_id(),
+            platform=name,
+            lane="bulk",
+            reply_to=reply_to,
+            issued_at=int(issued * 1000),
+            expires_at=int((issued + (keep_seconds or KEPT["bulk"])) * 1000),
+            producer_id=self.signer.signer_id,
+        )
+        body = seal_onboarding(document, header, to=self.recipient, signer=self.signer).model_dump_json()
+        queue = onboard_queue(name)
+        message = Outgoing.task(queue, ONBOARD_TASK, header.request_id, body)
+        bound = bound_of(queue, self.configuration)
+        message = replace(message, bound=bound, reply_to=reply_to, expires_at=header.expires_at)
+        return onboarding_id, header.request_id, message
+
+
+def _read(model: type[Read], **fields: Any) -> Read:
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        found = problems_of(error, under="", names=field_names(model))
+    # Outside the handler, so that no `__context__` keeps pydantic's error and, inside it, the input.
+    raise InvalidRequest(map(_explained, found))
+
+
+def _explained(problem: Problem) -> Problem:
+    field = problem.field.removeprefix(".")
+    if field == "expires_at":
+        return Problem("keep_seconds", "must be seconds, and end between 1970 and 2100")
+    return Problem(field, f"{problem.reason}; {LOOKS[field]}" if field in LOOKS else problem.reason)
+
+
+def _checked(target: AttachTarget, kind: Kind) -> AttachTarget:
+    """The same target, read once more: a copy that was changed (`model_copy`) has been checked by nobody."""
+    read = target_from(target.model_dump(exclude_none=True, warnings=False))
+    read.check(kind)
+    return read  # type: ignore[return-value]  # one of the union's members

@@ -1,0 +1,248 @@
+"""A SQLite file that several processes may use at once: opened, checked, and every error of it in our words."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from tokenferry.broker import forking
+from tokenferry.outbox.errors import OutboxFailed, OutboxFull, UnusableOutbox
+
+APPLICATION: Final = 0x54464F42
+"""`PRAGMA application_id`: "TFOB", so that no other program's database is taken for an outbox."""
+VERSION: Final = 1
+
+SCHEMA: Final = """
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    queue TEXT NOT NULL,
+    route TEXT,
+    accepted_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    waiting INTEGER NOT NULL DEFAULT 1,
+    sends INTEGER NOT NULL DEFAULT 0,
+    sent_at INTEGER,
+    due_at INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE bodies (seq INTEGER PRIMARY KEY, task TEXT NOT NULL, body TEXT NOT NULL);
+CREATE INDEX to_send ON messages (seq) WHERE waiting;
+CREATE INDEX confirmed ON messages (queue, seq) WHERE NOT waiting;
+CREATE TABLE routes (name TEXT PRIMARY KEY, read_at INTEGER NOT NULL);
+CREATE TABLE state (held INTEGER NOT NULL, unanswered INTEGER NOT NULL, trouble TEXT, trouble_at INTEGER);
+INSERT INTO state VALUES (0, 0, NULL, NULL);
+CREATE TRIGGER came AFTER INSERT ON messages BEGIN UPDATE state SET held = held + 1; END;
+CREATE TRIGGER went AFTER DELETE ON messages BEGIN
+    UPDATE state SET held = held - 1;
+    DELETE FROM bodies WHERE seq = old.seq;
+END;
+"""
+"""Times are Unix milliseconds. `sent_at`: first confirmation; `due_at`: when a confirmed one may be sent again;
+`held`: all messages, because counting them would take longer the more there are. Bodies have a table of their own, so
+that a sweep need not read past them."""
+
+
+_opening = threading.Lock()
+
+BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _make(path: Path) -> None:
+    """See to it that *path* is there; a new one is for its owner only, and its WAL and index take their mode from it.
+
+    An existing file is not opened: to close it would take away every lock that SQLite has on it in this process
+    (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+class File:
+    """One connection. Safe to use from several threads, one at a time; not from a process that was forked later."""
+
+    def __init__(self, path: Path, *, durable: bool, wait: float = 10.0) -> None:
+        """*durable*: a commit is on the disk before it returns; else it survives the process, not the machine.
+
+        *wait*: seconds for which another process may hold the file. Raises `UnusableOutbox`.
+        """
+        self.path = path
+        self._lock = threading.Lock()
+        self._process = forking.Process("an outbox")
+        try:
+            with _opening:
+                _make(path)
+                self._connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise self._not_opened(error.strerror if isinstance(error, OSError) else _reason(error)) from None
+        try:
+            self._prepare(durable=durable, until=time.monotonic() + wait)
+        except BaseException as error:
+            self._connection.close()
+            if isinstance(error, OSError):
+                raise self._not_opened(error.strerror) from None
+            if isinstance(error, sqlite3.Error):
+                raise UnusableOutbox(f"{path}: {_cure(error)}") from None
+            raise
+
+    def _not_opened(self, reason: str | None) -> UnusableOutbox:
+        return UnusableOutbox(f"{self.path}: the outbox cannot be opened ({reason}); see [outbox] path")
+
+    def _prepare(self, *, durable: bool, until: float) -> None:
+        """Nothing is changed before it is certain that the file is ours, or empty."""
+        while True:
+            try:
+                if self._is_empty():
+                    self._create()
+                self._keep_private()
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                # Where several processes open it at once, SQLite answers some of them without waiting.
+                if _code(error) not in BUSY or time.monotonic() >= until:
+                    raise
+                time.sleep(0.01)
+        self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self._connection.execute("PRAGMA journal_size_limit = 16777216")
+
+    def _is_empty(self) -> bool:
+        """Whether there is nothing in it yet. Raises `UnusableOutbox` where there is something else than we expect."""
+        application, version, tables = self._connection.execute(
+            "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)"
+            " FROM pragma_application_id, pragma_user_version"
+        ).fetchone()
+        if application == 0 and not tables:
+            return True
+        if application != APPLICATION:
+            raise UnusableOutbox(f"{self.path}: is another program's database; name another [outbox] path")
+        if version != VERSION:
+            raise UnusableOutbox(
+                f"{self.path}: was written by another version of tokenferry (format {version}, this one reads "
+                f"{VERSION}); empty it with that version, or name another [outbox] path"
+            )
+        return False
+
+    def _create(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            if self._is_empty():  # else another process was faster
+                for statement in _statements(SCHEMA):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                self._connection.execute(f"PRAGMA user_version = {VERSION}")
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _keep_private(self) -> None:
+        """For its owner only, whoever made it; also the WAL and the index, which took their mode from it."""
+        for end in ("", "-wal", "-shm"):
+            path = self.path.with_name(self.path.name + end)
+            with suppress(FileNotFoundError):
+                if path.stat().st_mode & 0o077:
+                    path.chmod(0o600)
+
+    def close(self) -> None:
+        """Close the connection. What was committed stays."""
+        if self._process.is_this:  # a forked child leaves alone what is its parent's
+            with self._lock, suppress(sqlite3.Error):
+                self._connection.close()
+
+    def examine(self) -> None:
+        """Read all of it. Raises `UnusableOutbox` where it is damaged."""
+        try:
+            found = self._ask("PRAGMA quick_check(1)", ())
+        except OutboxFailed:
+            found = "unreadable"
+        if found != "ok":
+            raise UnusableOutbox(f"{self.path}: {_DAMAGED}")
+
+    def _used(self) -> int:
+        """Bytes of the file that are in use. For use inside a transaction."""
+        pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
+        return int(pages * self._one("PRAGMA page_size"))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One commit, or nothing of it."""
+        self._process.check()
+        with self._lock, self._in_our_words():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _in_our_words(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _failed(self.path, error) from None
+
+    def _select(self, question: str, values: Any) -> list[Any]:
+        self._process.check()
+        with self._lock, self._in_our_words():
+            return self._connection.execute(question, values).fetchall()
+
+    def _ask(self, question: str, values: Any) -> Any:
+        return self._select(question, values)[0][0]
+
+    def _one(self, question: str) -> Any:
+        """For use inside a transaction, or where nobody else uses the connection."""
+        return self._connection.execute(question).fetchone()[0]
+
+
+_DAMAGED: Final = (
+    "the outbox is damaged; move it aside, start with a new one, and send again what has no outcome. "
+    "`sqlite3 FILE .recover` may still read what it held"
+)
+
+
+def _failed(path: Path, error: sqlite3.Error) -> OutboxFailed:
+    code = _code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return OutboxFull(f"{path}: the disk is full; nothing was accepted", maybe_sent=False)
+    if code in BUSY:
+        return OutboxFailed(f"{path}: another process holds the outbox for too long", maybe_sent=False)
+    # An error in the middle of a commit leaves open whether it happened.
+    return OutboxFailed(f"{path}: {_cure(error)}", maybe_sent=code == sqlite3.SQLITE_IOERR)
+
+
+def _cure(error: sqlite3.Error) -> str:
+    code = _code(error)
+    if code == sqlite3.SQLITE_NOTADB:
+        return "is not an outbox; name another [outbox] path"
+    if code == sqlite3.SQLITE_CORRUPT:
+        return _DAMAGED
+    return f"the outbox cannot be used ({_reason(error)})"
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The kind of the error, without its details."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _reason(error: sqlite3.Error) -> str:
+    """The name of the error. Its text could quote a statement."""
+    return str(getattr(error, "sqlite_errorname", type(error).__name__))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script: `executescript` would end the transaction we are in."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
