@@ -7,10 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
-from kombu import Consumer
 
-from tokenferry.broker import connecting, embedded
+from tokenferry.broker import embedded
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.envelope import Header
-from tokenferry.contract.queues import results_queue, tokenize_queues
+from tokenferry.contract.queues import tokenize_queues
 from tokenferry.contract.results import AttachResult, Failure, TokenResult
+
+from .taking import Taker
 
 ROOT = Path(__file__).parents[2]
 CANARY = "4000" + "0000" + "0000" + "0002"
@@ -141,53 +141,26 @@ def house(tmp_path: Path, server: Path) -> House:
 
 
 @dataclass
-class StandIn:
+class StandIn(Taker):
     """Takes envelopes off the tokenize queues and answers their headers; it has no key and opens nothing."""
 
-    configuration: Configuration
-    platform: str
     token_failure: Callable[[Header], str | None] = lambda header: None
     attach_failure: Callable[[Header], str | None] = lambda header: None
     pause: float = 0.0
     answers: int | None = None
     """How many requests it answers before it falls silent."""
-    taken: list[Header] = field(default_factory=list)
-    stopped: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> StandIn:
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self.thread.join(5)
-
-    def work(self) -> None:
-        with connecting.connect(self.configuration) as connection:
-            queues = [connecting.queue(name, amqp=False) for name in tokenize_queues(self.platform)]
-            with Consumer(connection.channel(), queues, on_message=self.answer, prefetch_count=100, auto_declare=False):
-                while not self.stopped.is_set():
-                    try:
-                        connection.drain_events(timeout=0.1)
-                    except TimeoutError:
-                        continue
+    def queues(self) -> tuple[str, ...]:
+        return tuple(tokenize_queues(self.platform))
 
     def answer(self, delivery: Any) -> None:
-        (envelope,), _, _ = json.loads(delivery.body)
-        header = Header.model_validate(json.loads(envelope)["header"])
+        header = Header.model_validate(self.argument(delivery)["header"])
         self.taken.append(header)
         if self.answers is not None and len(self.taken) > self.answers:
             return
         time.sleep(self.pause)
         for result in self.results(header):
-            with connecting.connect(self.configuration) as connection:
-                connection.Producer(auto_declare=False).publish(
-                    result.model_dump_json(),
-                    routing_key=results_queue(header.reply_to or "nobody"),
-                    content_type="application/json",
-                    content_encoding="utf-8",
-                )
+            self.reply(header.reply_to or "nobody", result)
         delivery.ack()
 
     def results(self, header: Header) -> Iterator[TokenResult | AttachResult]:
@@ -222,11 +195,4 @@ def worker(house: House) -> Iterator[StandIn]:
 
 def interrupt(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[str, str]:
     process.send_signal(number)
-    return process.communicate(timeout=30)
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.02)
+    return process.communicate(timeout=90)

@@ -194,6 +194,15 @@ def test_a_full_disk_stops_the_import_and_is_named(house: House, worker: StandIn
     assert "No space left on device" in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_rejects_file_that_takes_nothing_is_named_before_anything_is_sent(offline: House) -> None:
+    done = offline.run(offline.file(HEADER), "--dry-run", "--rejects", "/dev/full")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "tokenferry: /dev/full: cannot be written (No space left on device)\n",
+    )
+
+
 def test_send_takes_no_card_data_as_an_argument_and_does_not_repeat_it(offline: House) -> None:
     for extra in ([f"--number={CANARY}"], [CANARY], ["--kind", CANARY]):
         done = CliRunner().invoke(main, ["send", "--kind", "card", "--json-input", "-", *extra])

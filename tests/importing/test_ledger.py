@@ -9,15 +9,18 @@ import pytest
 from tokenferry.contract.requests import Problem
 from tokenferry.contract.results import AttachResult, Display, Failure, TokenResult
 from tokenferry.importing.examining import Examiner
-from tokenferry.importing.ledger import Counts, Ledger, LedgerClosed, Outstanding
+from tokenferry.importing.ledger import Counts, Ledger, Outstanding
 from tokenferry.importing.orders import Defaults
 from tokenferry.importing.outputs import Outputs, UnusableOutput, masked, shown_key
 from tokenferry.importing.progress import Budget, Meter, seconds_left
 from tokenferry.importing.report import Summary
 from tokenferry.importing.rows import BrokenRow, Row
+from tokenferry.importing.window import Closed
 
 ABOUT: dict[str, Any] = {"request_id": "req-1", "kind": "card", "platform": "main", "settled_at": 1}
-TOKEN = TokenResult(outcome_id="t", token="tok_1", display=Display(last4="4242", brand="Visa"), **ABOUT)
+TOKEN = TokenResult(
+    outcome_id="t", token="tok_1", created=1_700_000_000, display=Display(last4="4242", brand="Visa"), **ABOUT
+)
 NO_TOKEN = TokenResult(outcome_id="t", failure=Failure(code="expired", source="tokenferry"), **ABOUT)
 ATTACHED = AttachResult(
     outcome_id="a", attach_id="a-1", to="customer_create", token="tok_1", object_id="cus_1", **ABOUT
@@ -33,15 +36,16 @@ DECLINED = AttachResult(
 
 
 def entered(*, attaches: bool = False) -> tuple[Ledger, list[dict[str, Any]]]:
-    ledger = Ledger()
-    ledger.enter("req-1", Outstanding(2, "row key", "card", attaches=attaches))
-    return ledger, []
+    ledger, lines = Ledger(), []
+    ledger.enter("req-1", Outstanding(2, "row key", "card", attaches=attaches), lines.append)
+    return ledger, lines
 
 
 def test_a_token_is_the_last_word_unless_it_is_to_be_attached() -> None:
     ledger, lines = entered()
     ledger.settle(TOKEN, lines.append)
     assert (len(ledger), lines[0]["status"], lines[0]["token"]) == (0, "tokenized", "tok_1")
+    assert lines[0]["created"] == TOKEN.created
 
     ledger, lines = entered(attaches=True)
     ledger.settle(TOKEN, lines.append)
@@ -89,7 +93,7 @@ def test_a_result_that_cannot_be_written_has_not_happened() -> None:
 def test_a_closed_ledger_takes_no_result_so_that_it_stays_on_its_route() -> None:
     ledger, lines = entered()
     assert [row.key for _, row in ledger.close()] == ["row key"]
-    with pytest.raises(LedgerClosed):
+    with pytest.raises(Closed):
         ledger.settle(TOKEN, lines.append)
 
 
@@ -98,7 +102,7 @@ def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
     ledger = Ledger(clock=lambda: now[0])
     for number in range(100):
         now[0] = number * 0.1
-        ledger.enter("req-1", Outstanding(1, "a", "card", attaches=False))
+        ledger.enter("req-1", Outstanding(1, "a", "card", attaches=False), print)
         ledger.settle(TOKEN, lambda line: None)
     assert ledger.rate() == pytest.approx(10, rel=0.05)
     now[0] = 30.0
@@ -136,12 +140,14 @@ def test_progress_shows_numbers_rate_and_eta_in_one_line() -> None:
     ],
 )
 def test_only_a_file_whose_every_row_succeeded_ends_with_0(counts: Counts, reason: str | None, code: int) -> None:
-    assert Summary(counts, 1.0, 25.0, None, None, "import-1", reason).exit_code == code
+    assert Summary(counts, 1.0, None, None, "import-1", reason, budget_per_second=25.0).exit_code == code
 
 
 def test_the_summary_says_what_is_unfinished_and_how_to_go_on(tmp_path: Any) -> None:
     counts = Counts(rows=9, sealed=9, tokenized=7, unfinished=2)
-    summary = Summary(counts, 1.0, 25.0, tmp_path / "out.jsonl", None, "import-1", "interrupted", 10, False)
+    summary = Summary(
+        counts, 1.0, tmp_path / "out.jsonl", None, "import-1", "interrupted", 10, False, budget_per_second=25.0
+    )
     said = summary.unfinished()
     assert said is not None
     assert "2 rows have no result yet" in said
@@ -155,7 +161,7 @@ def test_reasons_are_counted() -> None:
     examiner = Examiner(Defaults(frozenset({"main"})), Outputs(None, None), counts)
     examiner.refuse(2, "a", [Problem("card.number", "is short")])
     examiner.refuse(3, "b", [Problem("card.number", "is short"), Problem("kind", "is odd")])
-    summary = Summary(counts, 1.0, 25.0, None, None, "import-1")
+    summary = Summary(counts, 1.0, None, None, "import-1", budget_per_second=25.0)
     assert summary.as_json()["refusals_by_reason"] == {"card.number: is short": 2, "kind: is odd": 1}
     assert "        2  card.number: is short" in summary.lines()
 

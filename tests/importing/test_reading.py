@@ -114,14 +114,15 @@ def test_a_line_of_ten_megabytes_of_json_is_one_rejected_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["{", "[1]", "7", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, '{"a": ' + "9" * 5000 + "}"]
+    ("broken", "why"),
+    [
+        *((text, "is not a JSON object") for text in ("{", "[1]", "7", "[" * 100_000, '{"a": ' + "9" * 5000 + "}")),
+        ('{"a": NaN}', "holds NaN or Infinity, which are no numbers of JSON"),
+        ('{"a": 1, "a": 2}', "holds an object with the same name twice"),
+    ],
 )
-def test_broken_json_in_the_middle_costs_that_row_only(broken: str) -> None:
-    assert said(jsonl_rows(f'{{"key": "a"}}\n{broken}\n{{"key": "b"}}\n')) == [
-        "a",
-        "row-2: the line is not a JSON object",
-        "b",
-    ]
+def test_broken_json_in_the_middle_costs_that_row_only(broken: str, why: str) -> None:
+    assert said(jsonl_rows(f'{{"key": "a"}}\n{broken}\n{{"key": "b"}}\n')) == ["a", f"row-2: the line {why}", "b"]
 
 
 @pytest.mark.parametrize("key", ["true", "[]", '""', '" "'])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tokenferry.cli import main
 
-from .conftest import CANARY, House, StandIn, eventually, interrupt, write_configuration
+from .conftest import CANARY, House, StandIn, interrupt, write_configuration
+from .taking import eventually
 
 CARD = {"number": CANARY, "exp_month": 12, "exp_year": 2034}
 
@@ -92,7 +95,11 @@ def test_a_request_id_can_be_named_to_repeat_a_send(house: House, worker: StandI
         (b"[1]", "standard input: is not a JSON object", 2),
         (b"", "standard input: is empty", 2),
         (b'{"number": "' + CANARY.encode() * 100_000 + b'"}', "is longer than 1 MiB", 2),
-        (b"\xff\x00", "is not a JSON object", 2),
+        (b"\xff{}", "standard input: is not UTF-8", 2),
+        ('{"number": "1"}'.encode("utf-16"), "standard input: is UTF-16; write UTF-8", 2),
+        (b'{"number": "1\0"}', "standard input: contains a NUL byte", 2),
+        (b'{"number": "1", "number": "2"}', "standard input: holds an object with the same name twice", 2),
+        (b'{"exp_month": NaN}', "standard input: holds NaN or Infinity", 2),
     ],
 )
 def test_bad_input_is_one_message_without_its_value(offline: House, data: object, message: str, code: int) -> None:
@@ -100,6 +107,56 @@ def test_bad_input_is_one_message_without_its_value(offline: House, data: object
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (code, "", 1)
     assert message in done.stderr
     assert CANARY not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--wait"])
+def test_the_id_of_what_was_sent_is_said_also_where_standard_output_is_full(
+    house: House, worker: StandIn, option: str
+) -> None:
+    arguments = ["send", "--kind", "card", "--json-input", "-", "--config", str(house.config), option]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenferry", *arguments],
+            input=json.dumps(CARD),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    eventually(lambda: len(worker.taken) == 1)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"tokenferry: the request was sent as {worker.taken[0].request_id}; "
+        "standard output cannot be written (No space left on device)\n",
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_an_order_that_was_sent_is_named_also_where_standard_output_is_full(house: House) -> None:
+    order = ["tok_1", "--kind", "card", "--to", "customer_create", "--attach-id", "order-7"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenferry", "attach", *order, "--config", str(house.config)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("tokenferry: the order order-7 was sent; standard output cannot be written (No space")
+    assert done.stderr.count("\n") == 1
+
+
+def test_for_programs_a_refusal_is_json_too(offline: House) -> None:
+    refused = send(offline, {**CARD, "number": CANARY + "9"}, "--json")
+    assert json.loads(refused.stdout) == {
+        "request_id": None,
+        "status": "refused",
+        "reason": "card.number: does not pass the Luhn check; a digit is wrong or missing",
+    }
+    away = send(offline, CARD, "--json", "--request-id", "order-7")
+    assert json.loads(away.stdout)["status"] == "refused"
+    assert json.loads(away.stdout)["request_id"] == "order-7"
+    assert (refused.exit_code, away.exit_code) == (1, 1)
 
 
 def test_a_dead_broker_is_one_message_with_the_id_to_repeat(offline: House) -> None:
@@ -160,6 +217,16 @@ def test_a_result_nobody_could_read_because_the_pipe_was_closed_stays(house: Hou
     assert "Traceback" not in process.stderr.read()
 
     assert [json.loads(line)["request_id"] for line in results(house, route).stdout.splitlines()] == [sent]
+
+
+def test_where_standard_output_is_closed_no_result_is_taken(house: House, worker: StandIn) -> None:
+    route = f"route-{house.platform}"
+    sent = send(house, CARD, "--reply-to", route).stdout.strip()
+    eventually(lambda: len(worker.taken) == 1)
+    command = [sys.executable, "-m", "tokenferry", "results", route, "--config", str(house.config)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "tokenferry: standard output is closed: no result was taken\n")
+    assert json.loads(results(house, route).stdout)["request_id"] == sent
 
 
 def test_a_route_that_cannot_be_one_is_refused(offline: House) -> None:

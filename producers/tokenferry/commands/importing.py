@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import secrets
-import stat
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
-from tokenferry.configuration import Configuration, InvalidConfiguration, load
-from tokenferry.consuming import Results
+from tokenferry.commands.bulk import end, file_options, patience_options, telling_options
+from tokenferry.commands.import_run import DELIMITERS, ImportRun, Wanted
+from tokenferry.configuration import load
 from tokenferry.contract.names import LANES
-from tokenferry.importing.columns import known_names, parse_maps
-from tokenferry.importing.csv_rows import CsvRows
-from tokenferry.importing.examining import Examiner, examine
-from tokenferry.importing.jsonl_rows import JsonlRows
-from tokenferry.importing.ledger import Counts, Ledger
-from tokenferry.importing.lines import Lines
-from tokenferry.importing.orders import KINDS, Defaults
-from tokenferry.importing.outputs import Outputs, UnusableOutput
-from tokenferry.importing.progress import Budget, Meter, Progress
-from tokenferry.importing.reaching import reach
-from tokenferry.importing.report import Summary
-from tokenferry.importing.rows import BrokenRow, Row, UnreadableFile
-from tokenferry.importing.run import Import, Patience
-from tokenferry.producer import Producer, Sealer
+from tokenferry.importing.columns import known_names
+from tokenferry.importing.orders import KINDS
 
 EPILOG = """
 \b
@@ -52,11 +30,17 @@ The file
 
 \b
 The results file has one line for every row that was sent, readable by its owner only:
-  {"key", "row", "request_id", "kind", "status", "token", "object_id", "stored_id", "display", "failure"}
+  {"key", "row", "request_id", "kind", "status", "token", "created", "object_id", "stored_id", "display", "failure"}
   status is tokenized, attached, failed or unfinished. Join it to your file by key.
   A key that could be a card number is shortened to its last four digits; then join by row.
 The rejects file has a line (row, key, field, reason) for every reason why a row was not sent.
 No file and no message ever repeats a value.
+
+\b
+An import that was interrupted, by Ctrl-C, a power cut or kill -9, goes on with the same command and --resume: rows that
+have a result are not sent again, the others keep their request id, and in the end the results file has one line for
+each. OUT.jsonl.resume, beside the results, is what it needs for that; it goes when the import is complete. A broker
+that is away, or a queue that is full, is waited for.
 
 \b
 Exit codes
@@ -69,6 +53,7 @@ Examples
   tokenferry import onboarding.csv --results out.jsonl --rejects rejects.csv
   tokenferry import cards.csv --kind card --map "Card No=number" --map "Notes=" \\
       --results out.jsonl --rejects rejects.csv
+  tokenferry import onboarding.csv --results out.jsonl --rejects rejects.csv --resume
   export-rows | tokenferry import - --format jsonl --results out.jsonl --rejects rejects.csv --json
 """
 
@@ -79,40 +64,9 @@ def _show_columns(context: click.Context, _: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
-SECONDS = click.FloatRange(min=0, min_open=True)
-PATH = click.Path(path_type=Path)
-DELIMITER_NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The options of one import."""
-
-    file: str
-    results: Path | None
-    rejects: Path | None
-    force: bool
-    maps: tuple[str, ...]
-    format_: str | None
-    delimiter: str | None
-    kind: str | None
-    platform: str | None
-    connected_account: str | None
-    lane: Any
-    window: int
-    timeout: float | None
-    give_up_after: float | None
-    dry_run: bool
-    as_json: bool
-    quiet: bool
-    config: Path | None
-
-
 @click.command("import", epilog=EPILOG)
-@click.argument("file")
-@click.option("--results", type=PATH, metavar="OUT.jsonl", help="What became of each row is written here.")
-@click.option("--rejects", type=PATH, metavar="OUT.csv", help="Rows that were not sent, and why, are written here.")
-@click.option("--force", is_flag=True, help="Overwrite results and rejects files that have content.")
+@file_options("row")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted import stopped. New where there was none.")
 @click.option(
     "--map",
     "maps",
@@ -121,20 +75,13 @@ class Wanted:
     help='What a column means; "COLUMN=" leaves it out. Repeatable.',
 )
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), help="Default: by the file's name, else CSV.")
-@click.option("--delimiter", type=click.Choice([*DELIMITER_NAMES]), help="Default: found in the header.")
+@click.option("--delimiter", type=click.Choice([*DELIMITERS]), help="Default: found in the header.")
 @click.option("--kind", type=click.Choice(KINDS), help="The kind of rows that name none.")
 @click.option("--platform", metavar="NAME", help="The platform of rows that name none. Default: the only one.")
 @click.option("--connected-account", metavar="ID", help="The connected account of rows that name none.")
 @click.option("--lane", type=click.Choice(LANES), help="Default: bulk; realtime where a CVC is carried.")
-@click.option(
-    "--window", type=click.IntRange(1, 100_000), default=2000, show_default=True, help="Rows under way at once."
-)
-@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="End the import after this long. Default: never.")
-@click.option("--give-up-after", type=SECONDS, metavar="SECONDS", help="End it after so long without any result.")
-@click.option("--dry-run", is_flag=True, help="Check every row, send nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
-@click.option("--config", type=PATH, metavar="FILE", help="Default: tokenferry.toml in this folder.")
+@patience_options("Rows", run="import", window=2000, give_up_after=86_400.0)
+@telling_options("row")
 @click.option(
     "--columns",
     is_flag=True,
@@ -150,146 +97,18 @@ def import_(context: click.Context, /, **options: Any) -> None:
     Rows are checked, sealed and handed to the broker here; workers tokenize them at the account's rate. The file is
     read as fast as that goes on: at most --window rows are under way, so memory stays small however long it is.
 
-    Ctrl-C stops cleanly: results are taken in for a few seconds more, the rest is listed as unfinished. A second
-    Ctrl-C stops at once.
+    Ctrl-C stops cleanly: results are taken in for a few seconds more, the rest is listed as unfinished, and --resume
+    goes on with it. A second Ctrl-C stops at once.
     """
     wanted = Wanted(**options)
-    if not wanted.dry_run and (wanted.results is None or wanted.rejects is None):
-        raise click.UsageError("name --results and --rejects (or only check the rows with --dry-run)")
+    wanted.check_outputs("rows")
+    if wanted.resume and (wanted.file == "-" or wanted.dry_run or wanted.force):
+        raise click.UsageError("--resume goes on with a file: not with standard input, --dry-run or --force")
     configuration = load(wanted.config)
     if wanted.platform is not None:
         configuration.platform(wanted.platform)
-    elif not configuration.platforms:
-        raise InvalidConfiguration("no platform is configured; add [platforms.NAME] to tokenferry.toml")
-    with _opened(wanted) as stream:
-        lines = Lines(stream)
-        source = _source(lines, wanted)
-        summary = (_checked if wanted.dry_run else _imported)(source, lines, _size(stream), configuration, wanted)
-    if wanted.as_json:
-        click.echo(json.dumps(summary.as_json()))
-    else:
-        click.echo("\n".join(summary.lines()))
-    if (left := summary.unfinished()) is not None:
-        click.echo(f"tokenferry: {left}", err=True)
-    context.exit(summary.exit_code)
-
-
-Source = Iterable[Row | BrokenRow]
-
-
-def _imported(source: Source, lines: Lines, size: int | None, configuration: Configuration, wanted: Wanted) -> Summary:
-    route = f"import-{secrets.token_hex(4)}"
-    budget = _budget(configuration, wanted)
-    with Producer(configuration) as producer:
-        reach(configuration)
-        results = Results(route, configuration)
-        outputs = Outputs(wanted.results, wanted.rejects, force=wanted.force)
-        ledger = Ledger()
-        examiner = Examiner(_defaults(configuration, wanted, route), outputs, ledger.counts)
-        patience = Patience(wanted.window, wanted.timeout, wanted.give_up_after)
-        progress = Progress(Meter(ledger, budget, lines, size).line, quiet=wanted.quiet)
-        with progress, _noted(progress.note):
-            if not wanted.quiet:
-                progress.note(f"results come to route {route}")
-            run = Import(producer, results, examiner, ledger, outputs, patience=patience, note=progress.note)
-            try:
-                run.run(source)
-            finally:
-                outputs.close()
-    return Summary(
-        ledger.counts,
-        time.monotonic() - ledger.started,
-        budget.tokens,
-        wanted.results,
-        wanted.rejects,
-        route,
-        run.reason,
-        run.last_row,
-        run.read_all,
-    )
-
-
-def _checked(source: Source, lines: Lines, size: int | None, configuration: Configuration, wanted: Wanted) -> Summary:
-    started = time.monotonic()
-    counts = Counts()
-    sealer = Sealer(configuration)
-    outputs = Outputs(None, wanted.rejects, force=wanted.force)
-    try:
-        examine(source, Examiner(_defaults(configuration, wanted, None), outputs, counts), sealer, counts)
-    finally:
-        outputs.close()
-    seconds = time.monotonic() - started
-    return Summary(counts, seconds, _budget(configuration, wanted).tokens, None, wanted.rejects, None)
-
-
-def _defaults(configuration: Configuration, wanted: Wanted, route: str | None) -> Defaults:
-    names = frozenset(configuration.platforms)
-    return Defaults(names, wanted.kind, wanted.platform, wanted.connected_account, wanted.lane, route)
-
-
-def _budget(configuration: Configuration, wanted: Wanted) -> Budget:
-    return Budget.of(configuration, wanted.platform)
-
-
-@contextmanager
-def _opened(wanted: Wanted) -> Iterator[BinaryIO]:
-    if wanted.file == "-":
-        yield sys.stdin.buffer
-        return
-    path = Path(wanted.file)
-    for output in (wanted.results, wanted.rejects):
-        if output is not None and output.resolve() == path.resolve():
-            raise UnusableOutput(f"{output}: is the file to be imported; name another one")
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
-    with stream:
-        yield stream
-
-
-def _size(stream: BinaryIO) -> int | None:
-    """Bytes of a file; None for a pipe, whose end nobody knows."""
-    try:
-        status = os.fstat(stream.fileno())
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def _source(lines: Lines, wanted: Wanted) -> Source:
-    maps: Mapping[str, str | None] = parse_maps(wanted.maps)
-    format_ = wanted.format_ or ("jsonl" if Path(wanted.file).suffix in (".jsonl", ".ndjson") else "csv")
-    try:
-        if format_ == "jsonl":
-            return JsonlRows(lines, maps)
-        return CsvRows(lines, maps, delimiter=DELIMITER_NAMES[wanted.delimiter] if wanted.delimiter else None)
-    except UnreadableFile as error:
-        name = "standard input" if wanted.file == "-" else wanted.file
-        raise UnreadableFile(f"{name}: {error}") from None
-
-
-class _Notes(logging.Handler):
-    """Shows warnings of ours between the progress, the same one once and not every second."""
-
-    def __init__(self, note: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._note = note
-        self._last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if text != self._last:
-            self._last = text
-            self._note(text)
-
-
-@contextmanager
-def _noted(note: Callable[[str], None]) -> Iterator[None]:
-    log = logging.getLogger("tokenferry")
-    handler = _Notes(note)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
+    configuration.need_platform()
+    with wanted.opened(to_be="imported") as stream:
+        run = ImportRun(wanted, configuration, stream)
+        summary = run.check() if wanted.dry_run else run.run()
+    end(context, summary, as_json=wanted.as_json)

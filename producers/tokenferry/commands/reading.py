@@ -11,10 +11,12 @@ from types import FrameType
 import click
 from pydantic import ValidationError
 
-from tokenferry.configuration import load
+from tokenferry.configuration import load_to_look
 from tokenferry.consuming import Results
-from tokenferry.contract.results import AttachResult, TokenResult
+from tokenferry.contract.results import AnyResult
+from tokenferry.importing.outputs import OutputFailed
 from tokenferry.importing.reaching import CONNECTION_LOST, lost, reach
+from tokenferry.options import config_option
 
 QUIET_FOR = 1.0
 """Seconds without a result after which a queue counts as empty."""
@@ -44,26 +46,27 @@ Examples
 @click.option("--follow", is_flag=True, help="Go on with what arrives later, until Ctrl-C.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N results.")
 @click.option("--json", "as_json", is_flag=True, help="Results are always JSON lines; this changes nothing.")
-@click.option("--config", type=click.Path(path_type=Path), help="Default: tokenferry.toml in this folder.")
+@config_option
 def results(route: str, follow: bool, limit: int | None, as_json: bool, config: Path | None) -> None:
     """Print the results that wait on ROUTE, and take them off it.
 
     ROUTE is what --reply-to named when the requests were sent. Without --follow it ends when none is left.
     """
-    configuration = load(config)
+    configuration = load_to_look(config, "broker")
     try:
         reader = Results(route, configuration)
     except ValidationError:
         raise click.UsageError(
             "ROUTE must be lower case letters, digits, - and _, at most 63, and not digits alone"
         ) from None
+    if sys.stdout is None:
+        raise OutputFailed("standard output is closed: no result was taken")
     reach(configuration)
     written = 0
 
-    def write(result: TokenResult | AttachResult) -> None:
+    def write(result: AnyResult) -> None:
         nonlocal written
-        sys.stdout.write(result.model_dump_json() + "\n")
-        sys.stdout.flush()
+        click.echo(result.model_dump_json())
         written += 1
         if written == limit:
             reader.stop()
@@ -84,7 +87,7 @@ def results(route: str, follow: bool, limit: int | None, as_json: bool, config: 
             signal.signal(number, handler)
 
 
-def _read_out(reader: Results, write: Callable[[TokenResult | AttachResult], None]) -> None:
+def _read_out(reader: Results, write: Callable[[AnyResult], None]) -> None:
     """Write until the route has been silent for a while. Asking for the next result acknowledges the one before."""
     try:
         while (result := take(reader, QUIET_FOR)) is not None:
@@ -93,7 +96,7 @@ def _read_out(reader: Results, write: Callable[[TokenResult | AttachResult], Non
         reader.close()
 
 
-def take(reader: Results, seconds: float) -> TokenResult | AttachResult | None:
+def take(reader: Results, seconds: float) -> AnyResult | None:
     """The next result, or None after *seconds* without one.
 
     Raises `BrokerUnavailable` when the broker is away.

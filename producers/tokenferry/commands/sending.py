@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 import time
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -14,17 +13,21 @@ from typing import Any
 import click
 from pydantic import TypeAdapter, ValidationError
 
+from tokenferry.broker.errors import PublishError
+from tokenferry.commands.printing import printed
 from tokenferry.commands.reading import take
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.consuming import Results
 from tokenferry.contract.names import LANES, Id, Lane, Name, new_id
-from tokenferry.contract.results import TokenResult
-from tokenferry.importing.jsonl_rows import parsed
+from tokenferry.contract.requests import InvalidRequest
+from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
+from tokenferry.contract.targets import InvalidTarget
 from tokenferry.importing.ledger import Outstanding, settled_line
-from tokenferry.importing.lines import BOM, LONGEST
+from tokenferry.importing.objects import object_from
 from tokenferry.importing.orders import KINDS, Defaults, order_from
 from tokenferry.importing.reaching import CONNECTION_LOST
-from tokenferry.importing.rows import Row, UnreadableFile
+from tokenferry.importing.rows import Row
+from tokenferry.options import config_option, timeout_option
 from tokenferry.producer import Order, Producer
 
 EPILOG = """
@@ -33,6 +36,10 @@ The input is one JSON object with the fields of the kind, and what applies to th
   {"number": "...", "exp_month": 12, "exp_year": 2034}
   {"card": {...}, "attach": {"to": "customer_create", "email": "z@example.com"}, "connected_account": "acct_..."}
 There is no option for card data: what stands in a command line is seen by every user of the machine.
+
+\b
+With --json a refusal is an object too, {"request_id": ..., "status": "refused", "reason": "..."}; its status is
+"unknown" where the broker may have the request all the same.
 
 \b
 The request id is printed once the broker has the request. To repeat a send whose outcome is unknown, name it as
@@ -60,20 +67,13 @@ Examples
 @click.option("--json-input", "source", required=True, metavar="FILE", help="The request; - reads standard input.")
 @click.option("--reply-to", metavar="ROUTE", help="Results go to this route; read it with `tokenferry results`.")
 @click.option("--wait", is_flag=True, help="Wait for the outcome and print it.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long --wait waits.",
-)
+@timeout_option("How long --wait waits.")
 @click.option("--platform", metavar="NAME", help="Default: the only one configured.")
 @click.option("--connected-account", metavar="ID", help="Tokenize on this connected account.")
 @click.option("--lane", type=click.Choice(LANES), help="Default: bulk; realtime with --wait or where a CVC is carried.")
 @click.option("--request-id", metavar="ID", help="Repeat the request with this id. Default: a new one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--config", type=click.Path(path_type=Path), help="Default: tokenferry.toml in this folder.")
+@config_option
 @click.pass_context
 def send(
     context: click.Context,
@@ -104,21 +104,33 @@ def send(
         lane or ("realtime" if wait else None),
         route,
     )
-    given = _read(source)
+    given = object_from(source)
     if platform is not None or "platform" not in given:
         _platform(configuration, platform)
-    order = replace(order_from(Row(1, "request", {**given, "kind": kind}), defaults), request_id=request_id or new_id())
-    options = {each.name: getattr(order, each.name) for each in fields(Order) if each.name != "request"}
-    with Producer(configuration) as producer:
-        name = producer.send(order.request, **options)
+    try:
+        order = order_from(Row(1, "request", {**given, "kind": kind}), defaults)
+        order = replace(order, request_id=request_id or new_id())
+        options = {each.name: getattr(order, each.name) for each in fields(Order) if each.name != "request"}
+        with Producer(configuration) as producer:
+            name = producer.send(order.request, **options)
+    except (InvalidRequest, InvalidTarget, PublishError) as error:
+        if as_json:
+            click.echo(json.dumps(_refusal(error)))
+        raise
+    if not producer.everything_sent:
+        click.echo(
+            "tokenferry: accepted, and not with the broker yet; it waits in the outbox for `tokenferry outbox send`",
+            err=True,
+        )
+    sent = f"the request was sent as {name}"
     if not wait or route is None:
-        click.echo(json.dumps({"request_id": name}) if as_json else name)
+        printed(json.dumps({"request_id": name}) if as_json else name, sent)
         return
     if not as_json:
-        click.echo(name)
+        printed(name, sent)
     row = Outstanding(1, "request", kind, attaches=order.attach is not None, handed_over="yes")
     line = _outcome(Results(route, configuration), name, row, timeout, own=own_route is not None)
-    click.echo(json.dumps(line) if as_json else _spelled(line))
+    printed(json.dumps(line) if as_json else _spelled(line), sent)
     if line["status"] == "unfinished":
         click.echo(
             f"tokenferry: no outcome yet; it will be on route {route}, read it with `tokenferry results {route}`. "
@@ -141,41 +153,31 @@ def _platform(configuration: Configuration, name: str | None) -> None:
     """Refuse an unknown platform, or none where there are several, as what it is: wrong usage, not a wrong request."""
     if name is not None:
         configuration.platform(name)
-    elif len(configuration.platforms) != 1:
-        known = ", ".join(sorted(configuration.platforms)) or "none"
+        return
+    configuration.need_platform()
+    if len(configuration.platforms) != 1:
+        known = ", ".join(sorted(configuration.platforms))
         raise InvalidConfiguration(f"name the --platform; configured: {known}")
 
 
-def _read(source: str) -> dict[str, Any]:
-    """The JSON object of a file or of standard input, read up to the length a row may have."""
-    name = "standard input" if source == "-" else source
-    try:
-        if source == "-":
-            raw = sys.stdin.buffer.read(LONGEST + 1)
-        else:
-            with Path(source).open("rb") as file:
-                raw = file.read(LONGEST + 1)
-    except OSError as error:
-        raise UnreadableFile(f"{name}: cannot be read ({error.strerror})") from None
-    if len(raw) > LONGEST:
-        raise UnreadableFile(f"{name}: is longer than 1 MiB")
-    value = parsed(raw.removeprefix(BOM).decode("utf-8", "replace")) if b"\0" not in raw else None
-    if not isinstance(value, dict):
-        raise UnreadableFile(f"{name}: is {'not a JSON object' if raw.strip() else 'empty'}")
-    return value
+def _refusal(error: InvalidRequest | InvalidTarget | PublishError) -> dict[str, Any]:
+    """What standard output says in JSON of a request that the broker has not confirmed."""
+    unsure = isinstance(error, PublishError) and error.maybe_sent
+    id_ = error.request_id if isinstance(error, PublishError) else None
+    return {"request_id": id_, "status": "unknown" if unsure else "refused", "reason": str(error)}
 
 
 def _outcome(results: Results, request_id: str, row: Outstanding, timeout: float, *, own: bool) -> dict[str, Any]:
     """The line about the request once it has its last result, or as it stands when time is up or Ctrl-C is pressed."""
     deadline = time.monotonic() + timeout
-    last = None
+    last: TokenResult | AttachResult | None = None
     try:
         while last is None and (left := deadline - time.monotonic()) > 0:
             result = take(results, min(left, 0.5))
             if result is None:
                 continue
-            if result.request_id != request_id:
-                click.echo(result.model_dump_json())
+            if result.request_id != request_id or isinstance(result, OnboardingResult):
+                printed(result.model_dump_json(), f"the request was sent as {request_id}")
             elif isinstance(result, TokenResult) and result.ok and row.attaches:
                 row.token = result
             else:

@@ -40,13 +40,16 @@ class Examiner:
             self.refuse(item.number, item.key, error.problems)
             return None
 
+    def pass_over(self, item: Row | BrokenRow) -> None:
+        """Count a row that an earlier run has dealt with; its key is taken."""
+        self._counts.rows += 1
+        self._seen(item.key)
+
     def refuse(self, number: int, key: str, problems: Iterable[Problem]) -> None:
         """Write down why a row is not sent."""
         problems = list(problems)
         self._outputs.reject(number, key, problems)
-        self._counts.refused += 1
-        for problem in problems:
-            self._counts.refusals_by_reason[str(problem)] += 1
+        self._counts.refuse(problems)
 
     def _seen(self, key: str) -> bool:
         digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()

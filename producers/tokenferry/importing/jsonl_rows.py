@@ -39,7 +39,7 @@ class JsonlRows:
                 if isinstance(value, dict):
                     yield self._row(line.number, place, value)
                 else:
-                    yield BrokenRow(line.number, place, "row", "the line is not a JSON object")
+                    yield BrokenRow(line.number, place, "row", f"the line {why_none(line.text)}")
 
     def _row(self, number: int, place: str, given: dict[str, Any]) -> Row | BrokenRow:
         values: dict[str, Any] = {}
@@ -60,18 +60,37 @@ class JsonlRows:
 def parsed(text: str) -> Any:
     """The JSON value of *text*, or None where it is none: without an error that would carry the text along."""
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+        return _loaded(text)
     except (ValueError, RecursionError):
         return None
 
 
+def why_none(text: str) -> str:
+    """Why *text* is no JSON object of ours."""
+    try:
+        _loaded(text)
+    except _Refused as error:
+        return str(error)
+    except (ValueError, RecursionError):
+        pass
+    return "is not a JSON object"
+
+
+class _Refused(ValueError):
+    """What Python's parser would have taken. Says what, and repeats nothing of it."""
+
+
+def _loaded(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+
+
 def _refuse(_: str) -> None:
-    raise ValueError("not a number of JSON")
+    raise _Refused("holds NaN or Infinity, which are no numbers of JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A member given twice would silently lose one of its values."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a member is given twice")
+        raise _Refused("holds an object with the same name twice")
     return found

@@ -1,128 +1,78 @@
-"""Which rows are outstanding, and the numbers of the import.
-
-Two threads ask it: the one that reads rows and the one that follows results. It knows row keys and ids, no values.
-"""
+"""Which rows of an import are outstanding, and its numbers."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from tokenferry.contract.results import AttachResult, TokenResult
+from tokenferry.importing.window import Tally, Underway, Window
 
-HandedOver = Literal["yes", "unknown", "no"]
 RECENT = 10.0
 """Seconds over which the current rate is measured."""
 
 
-class LedgerClosed(RuntimeError):
-    """A result came after the import had written down its row as unfinished: the result stays on its route."""
-
-
 @dataclass(slots=True)
-class Outstanding:
+class Outstanding(Underway):
     """One row that has no outcome yet."""
 
-    number: int
-    key: str
     kind: str
     attaches: bool
-    handed_over: HandedOver = "unknown"
-    """Whether the broker has confirmed its request."""
     token: TokenResult | None = None
 
 
 @dataclass
-class Counts:
+class Counts(Tally):
     """The numbers of one import so far. A row that is tokenized and then fails to attach counts in both."""
 
     rows: int = 0
-    refused: int = 0
     sealed: int = 0
     tokenized: int = 0
     attached: int = 0
     failed: int = 0
     settled: int = 0
     """Rows with an outcome, good or bad."""
-    unfinished: int = 0
     to_attach: int = 0
     """Sealed rows that ask for an attach."""
-    failures_by_code: Counter[str] = field(default_factory=Counter)
-    refusals_by_reason: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def all_well(self) -> bool:
+        """Whether every row has its token, and its attached object."""
+        return super().all_well and not self.failed
 
 
-class Ledger:
-    """Outstanding rows by request id. Safe to use from several threads."""
+class Ledger(Window[Outstanding, TokenResult | AttachResult]):
+    """The rows of an import that are under way."""
+
+    counts: Counts
+    outcomes = (TokenResult, AttachResult)
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock=clock)
         self.counts = Counts()
-        self._clock = clock
-        self._rows: dict[str, Outstanding] = {}
-        self._changed = threading.Condition()
         self._calls: deque[tuple[float, int]] = deque()
-        self._closed = False
         self.tokens_open = 0
         """Rows whose token call is still to be made."""
         self.attaches_open = 0
         """Rows whose token is there and waits to be attached."""
-        self.started = clock()
-        self.last_result = self.started
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def line(self, request_id: str, item: Outstanding, result: TokenResult | AttachResult | None) -> dict[str, Any]:
+        return settled_line(request_id, item, result)
 
-    def enter(self, request_id: str, row: Outstanding) -> None:
-        """Expect the outcome of a row: before it is published, so that no result can be faster."""
-        with self._changed:
-            if not self._rows:
-                self.last_result = self._clock()  # from here on somebody is waited for
-            self._rows[request_id] = row
-            self.tokens_open += 1
-            self.counts.sealed += 1
-            self.counts.to_attach += row.attaches
+    def _count_entered(self, item: Outstanding) -> None:
+        self.tokens_open += 1
+        self.counts.sealed += 1
+        self.counts.to_attach += item.attaches
 
-    def withdraw(self, request_id: str) -> None:
-        """The row was refused after all."""
-        with self._changed:
-            row = self._rows.pop(request_id)
-            self.tokens_open -= 1
-            self.counts.sealed -= 1
-            self.counts.to_attach -= row.attaches
-            self._changed.notify_all()
+    def _is_last(self, item: Outstanding, result: TokenResult | AttachResult) -> bool:
+        return isinstance(result, AttachResult) or not result.ok or not item.attaches
 
-    def mark(self, request_id: str, handed_over: HandedOver) -> None:
-        """Note what the broker said of a request."""
-        with self._changed:
-            if (row := self._rows.get(request_id)) is not None:
-                row.handed_over = handed_over
-            self._changed.notify_all()
-
-    def settle(self, result: TokenResult | AttachResult, write: Callable[[dict[str, Any]], None]) -> None:
-        """Take in a result; when it is the row's last word, *write* its line. A result of no row is passed over.
-
-        Raises what *write* raises, and then has changed nothing, so that the result can be delivered again.
-        """
-        with self._changed:
-            if self._closed:
-                raise LedgerClosed
-            row = self._rows.get(result.request_id)
-            if row is None:
-                return
-            last = isinstance(result, AttachResult) or not result.ok or not row.attaches
-            if last:
-                write(settled_line(result.request_id, row, result))
-                del self._rows[result.request_id]
-            self._count(row, result, last=last)
-            self.last_result = self._clock()
-            self._changed.notify_all()
-
-    def _count(self, row: Outstanding, result: TokenResult | AttachResult, *, last: bool) -> None:
+    def _count(self, item: Outstanding, result: TokenResult | AttachResult, *, last: bool) -> None:
         counts = self.counts
-        if row.token is None:  # an attach result may be faster than its token's
+        if item.token is None:  # an attach result may be faster than its token's
             self.tokens_open -= 1
             self._note_call()
             counts.tokenized += result.token is not None
@@ -131,26 +81,12 @@ class Ledger:
         if isinstance(result, AttachResult):
             counts.attached += result.ok
         elif not last:
-            row.token = result
+            item.token = result
             self.attaches_open += 1
         if result.failure is not None:
             counts.failed += 1
             counts.failures_by_code[result.failure.code] += 1
         counts.settled += last
-
-    def wait(self, seconds: float) -> None:
-        """Wait for a change, at most this long."""
-        with self._changed:
-            self._changed.wait(seconds)
-
-    def close(self) -> list[tuple[str, Outstanding]]:
-        """What is still outstanding, for good: later results are left to whoever reads the route."""
-        with self._changed:
-            self._closed = True
-            left = list(self._rows.items())
-            self._rows.clear()
-            self.counts.unfinished = len(left)
-            return left
 
     def rate(self) -> float:
         """Token calls per second, of late."""
@@ -188,6 +124,7 @@ def settled_line(request_id: str, row: Outstanding | None, result: TokenResult |
         "kind": row.kind if row else result.kind if result else None,
         "status": status,
         "token": (token.token if token else None) or (attach.token if attach else None),
+        "created": token.created if token else None,
         "object_id": attach.object_id if attach else None,
         "stored_id": attach.stored_id if attach else None,
         "display": token.display.model_dump(exclude_none=True) if token and token.display else None,

@@ -17,6 +17,19 @@ BOM: Final = b"\xef\xbb\xbf"
 UTF_16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
+def trouble_in(raw: bytes) -> str | None:
+    """What keeps *raw* from being text of ours."""
+    if raw.startswith(UTF_16_BOMS):
+        return "is UTF-16; write UTF-8"
+    if b"\0" in raw:
+        return "contains a NUL byte"
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line without its end, or what is wrong with it."""
@@ -50,19 +63,13 @@ class Lines:
         self.bytes_read += len(raw)
         if self._number == 1:
             raw = raw.removeprefix(BOM)
-            if raw.startswith(UTF_16_BOMS):
-                return Line(1, trouble="the text is UTF-16")
         content = raw.removesuffix(b"\n").removesuffix(b"\r")
         if len(content) > LONGEST:
             self._read_past(raw)
             return Line(self._number, trouble="the line is longer than 1 MiB")
-        if b"\0" in content:
-            return Line(self._number, trouble="the line contains a NUL byte")
-        try:
-            return Line(self._number, content.decode("utf-8"))
-        except UnicodeDecodeError:
-            pass
-        return Line(self._number, trouble="the line is not UTF-8")
+        if trouble := trouble_in(content):
+            return Line(self._number, trouble=f"the line {trouble}")
+        return Line(self._number, content.decode("utf-8"))
 
     def give_back(self, lines: list[Line]) -> None:
         """Read *lines*, in this order, again next."""

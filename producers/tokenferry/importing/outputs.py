@@ -55,32 +55,42 @@ def shown_key(key: str) -> str:
 class Outputs:
     """The results file (JSON lines) and the rejects file (CSV), each optional."""
 
-    def __init__(self, results: Path | None, rejects: Path | None, *, force: bool = False) -> None:
-        """Raises `UnusableOutput`, and leaves nothing behind, when one of them cannot be written or has content."""
+    def __init__(
+        self, results: Path | None, rejects: Path | None, *, force: bool = False, resume: bool = False
+    ) -> None:
+        """*force*: overwrite what they hold; *resume*: write on behind the results, and rejects anew.
+
+        Raises `UnusableOutput`, and leaves nothing behind, when one of them cannot be written or has content.
+        """
         paths = [path for path in (results, rejects) if path is not None]
         if len({path.resolve() for path in paths}) != len(paths):
             raise UnusableOutput(f"{results}: cannot hold results and rejects; name two files")
         for path in paths:
-            _check(path, force=force)
-        opened: list[tuple[Path, TextIO]] = []
+            _check(path, force=force or resume)
+        files: dict[Path, TextIO] = {}
+        made: list[Path] = []
         for path in paths:
-            existed = path.exists()
+            if not path.exists():
+                made.append(path)
             try:
-                opened.append((path, _open(path)))
+                files[path] = _open(path, append=resume and path == results)
             except OSError as error:
-                for other, file in opened:
+                for file in files.values():
                     file.close()
-                    if not existed:
-                        other.unlink(missing_ok=True)
+                for other in made:
+                    other.unlink(missing_ok=True)
                 raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
-        files = dict(opened)
         self._results_path, self._rejects_path = results, rejects
         self._results = files[results] if results is not None else None
         self._rejects = files[rejects] if rejects is not None else None
         self._writer = csv.writer(self._rejects, lineterminator="\n") if self._rejects else None
         if self._writer and self._rejects:
-            self._writer.writerow(["row", "key", "field", "reason"])
-            self._rejects.flush()
+            try:
+                self._writer.writerow(["row", "key", "field", "reason"])
+                self._rejects.flush()
+            except OSError as error:
+                self.close()
+                raise UnusableOutput(f"{rejects}: cannot be written ({error.strerror})") from None
 
     def result(self, line: dict[str, Any]) -> None:
         """Append one line about a row that was sent. Raises `OutputFailed`."""
@@ -129,8 +139,8 @@ def _check(path: Path, *, force: bool) -> None:
         )
 
 
-def _open(path: Path) -> TextIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def _open(path: Path, *, append: bool) -> TextIO:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC), 0o600)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.fchmod(descriptor, 0o600)  # one that existed may have been open to others
     return open(descriptor, "w", encoding="utf-8", newline="")

@@ -83,6 +83,8 @@ class Meter:
             f"{used:.0%} of {self._budget.tokens:g}/s",
             f"ETA {spelled(self._left())}",
         ]
+        if self._ledger.waits is not None:
+            parts.append(f"waiting: {self._ledger.waits}")
         return " | ".join(parts)
 
     def _unread(self) -> float | None:

@@ -10,15 +10,17 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from tokenferry.broker import connecting
-from tokenferry.broker.publishing import BrokerUnavailable, PublishTimeout
+from tokenferry.broker.errors import BrokerFull, BrokerUnavailable, PublishError, PublishTimeout, want_of_room
 from tokenferry.configuration import Configuration
 
 CONNECTION_LOST: Final = (OSError, RedisError, AMQPError, KombuError)
 """What the client libraries raise when a broker goes away."""
 
 
-def lost(error: BaseException) -> BrokerUnavailable:
+def lost(error: Exception) -> PublishError:
     """The same in our words: the name of the error, not its text, which may quote the URL and its password."""
+    if why := want_of_room(error):
+        return BrokerFull(f"the broker takes no messages: {why}", maybe_sent=False)
     return BrokerUnavailable(
         f"the broker could not be reached ({type(error).__name__}): is it running? See [broker] url", maybe_sent=False
     )
@@ -27,8 +29,9 @@ def lost(error: BaseException) -> BrokerUnavailable:
 def reach(configuration: Configuration) -> None:
     """Return once the configured broker has answered.
 
-    Raises `BrokerUnavailable` when it refuses, `PublishTimeout` when it says nothing within `publish_timeout`. The
-    deadline is kept here, because client libraries count theirs anew for every step and every repetition.
+    Raises `BrokerUnavailable` when it refuses, `BrokerFull` when it has no room, `PublishTimeout` when it says nothing
+    within `publish_timeout`. The deadline is kept here, because client libraries count theirs anew for every step and
+    every repetition.
     """
     connection = connecting.connect(configuration)
     trouble: list[Exception] = []

@@ -1,0 +1,152 @@
+"""Handing attach orders to the broker, some hundred at a time, and waiting for what became of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Final
+
+import click
+
+from tokenferry.broker.publishing import PublishError
+from tokenferry.broker.publishing import wait as confirmed
+from tokenferry.commands.attach_orders import AttachOrder, Defaults, RefusedOrder, order_of_line, without_empty
+from tokenferry.commands.printing import printed
+from tokenferry.commands.reading import take
+from tokenferry.configuration import Configuration
+from tokenferry.consuming import Results
+from tokenferry.contract.names import Lane
+from tokenferry.contract.results import AttachResult
+from tokenferry.contract.targets import InvalidTarget
+from tokenferry.importing.lines import Lines
+from tokenferry.importing.reaching import CONNECTION_LOST
+from tokenferry.producer import Producer
+
+WINDOW: Final = 500
+"""Orders on their way to the broker at the same time."""
+
+
+class Desk:
+    """Takes orders in, hands them to the broker, and knows which of them have their outcome."""
+
+    def __init__(
+        self, configuration: Configuration, lane: Lane, route: str | None, as_json: bool, *, quiet: bool
+    ) -> None:
+        self.route = route
+        self._lane = lane
+        self.sent: set[str] = set()
+        """Attach ids without an outcome yet."""
+        self._as_json = as_json
+        self._quiet = quiet
+        self._failed = 0
+        self._configuration = configuration
+        self._timeout = configuration.broker.publish_timeout
+
+    def read(self, lines: Lines, defaults: Defaults) -> Iterator[tuple[int | None, AttachOrder]]:
+        """The orders of *lines*; what is wrong with one is said, and the next goes on."""
+        for line in without_empty(lines):
+            try:
+                yield line.number, order_of_line(line, defaults)
+            except RefusedOrder as error:
+                self.refuse(line.number, str(error))
+
+    def send(self, producer: Producer, orders: Iterable[tuple[int | None, AttachOrder]]) -> None:
+        """Publish each, some hundred at a time, and say its id once the broker has it."""
+        window: deque[tuple[int | None, str, str, Future[None]]] = deque()
+        for number, order in orders:
+            platform = order.result.platform
+            if platform not in self._configuration.platforms:
+                self.refuse(number, "platform: is not configured")
+                continue
+            try:
+                attach_id, message = producer.sealer.attach_message(
+                    order.result, order.target, lane=self._lane, reply_to=self.route, attach_id=order.attach_id
+                )
+            except InvalidTarget as error:
+                self.refuse(number, str(error))
+                continue
+            token = str(order.result.token)
+            window.append((number, attach_id, token, producer.publisher.submit(message, timeout=self._timeout)))
+            while len(window) >= WINDOW or (window and window[0][3].done()):
+                self._confirm(*window.popleft())
+        while window:
+            self._confirm(*window.popleft())
+
+    def refuse(self, number: int | None, reason: str) -> None:
+        """Say why an order does not go: in JSON where that is asked for, and on standard error for people."""
+        self._failed += 1
+        if self._as_json:
+            click.echo(json.dumps({"line": number, "status": "refused", "reason": reason}))
+        else:
+            click.echo(f"tokenferry: {f'line {number}: ' if number else ''}{reason}", err=True)
+
+    def settle(self, result: AttachResult) -> None:
+        """Print an outcome."""
+        self.sent.discard(result.attach_id)
+        self._failed += not result.ok
+        line = result.model_dump_json(exclude_none=True) if self._as_json else _spelled(result)
+        printed(line, f"the order {result.attach_id} has its outcome on route {self.route}")
+
+    def wait(self, results: Results, timeout: float, *, own: bool) -> None:
+        """Print outcomes as they arrive, until every order has one or nothing has come for so long.
+
+        Results of others found on the route are printed too, so that none is lost.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            while self.sent and (left := deadline - time.monotonic()) > 0:
+                result = take(results, min(left, 0.5))
+                if result is None:
+                    continue
+                if isinstance(result, AttachResult) and result.attach_id in self.sent:
+                    self.settle(result)
+                    deadline = time.monotonic() + timeout
+                else:
+                    click.echo(result.model_dump_json(exclude_none=True))
+            results.stop()
+            take(results, 0.0)  # acknowledges the last one, and takes none after `stop`
+            if own and not self.sent:
+                with suppress(*CONNECTION_LOST):
+                    results.delete()
+        finally:
+            with suppress(*CONNECTION_LOST):
+                results.close()
+
+    def interrupted(self) -> None:
+        """Ctrl-C was pressed: what was sent is sent, and the rest is not well."""
+        self._failed += 1
+
+    def all_well(self, *, waited: bool) -> bool:
+        """Whether every order was sent, and had a good outcome if that was waited for."""
+        return not self._failed and not (waited and self.sent)
+
+    def _confirm(self, number: int | None, attach_id: str, token: str, future: Future[None]) -> None:
+        try:
+            confirmed(future, self._timeout)
+        except PublishError as error:
+            again = f"; repeat it with --attach-id {attach_id}" if number is None else ""
+            self.refuse(number, f"{error}{again}")
+            return
+        self.sent.add(attach_id)
+        if self._quiet:
+            return
+        line = {"line": number, "attach_id": attach_id, "token": token, "status": "sent"}
+        where = f" of line {number}" if number else ""
+        done = f"the order {attach_id}{where} was sent, and perhaps {WINDOW} behind it"
+        printed(json.dumps(line) if self._as_json else attach_id, done if number else f"the order {attach_id} was sent")
+
+
+def _spelled(result: AttachResult) -> str:
+    """One line for a person."""
+    why = result.failure
+    words = ["attached" if result.ok else "failed", result.attach_id, result.token, result.object_id]
+    if why is not None:
+        by = f"by {why.spent_by}" if why.spent_by else None
+        words += [why.code, why.decline_code, why.param, by, f"on {why.spent_on}" if why.spent_on else None]
+    elif result.stored_id != result.object_id:
+        words.append(result.stored_id)
+    return " ".join(word for word in words if word)

@@ -1,0 +1,176 @@
+"""`tokenferry attach`: spend tokens, one from the command line or many from lines of JSON."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from pydantic import TypeAdapter, ValidationError
+
+from tokenferry.commands.attach_desk import Desk
+from tokenferry.commands.attach_orders import KINDS, Defaults, RefusedOrder, order_from, target_of
+from tokenferry.configuration import load
+from tokenferry.consuming import Results
+from tokenferry.contract.names import LANES, Lane, Name
+from tokenferry.contract.targets import TARGETS
+from tokenferry.importing.lines import Lines
+from tokenferry.importing.objects import object_from, standard_input
+from tokenferry.importing.rows import UnreadableFile
+from tokenferry.options import config_option, timeout_option
+from tokenferry.producer import Producer
+
+EPILOG = """
+\b
+A token is spent once, whoever asks and however often: a second order for it ends with token_spent, which names the
+order that won and what the token became. The attach id is printed once the broker has the order; to repeat an order
+whose outcome is unknown, name it as --attach-id: one id, one outcome.
+
+\b
+Many orders are lines of JSON, in --file or on standard input. Each is an order, or a result that holds a token:
+  {"token": "tok_...", "kind": "card", "target": {"to": "customer_source", "customer": "cus_..."}}
+  {"token": "btok_...", "kind": "bank_account", "connected_account": "acct_...", "target": {...}}
+  {"type": "token", "token": "tok_...", ...}      as `tokenferry results` prints it
+  {"status": "tokenized", "token": "tok_...", ...}  as `tokenferry import --results` writes it
+An order may say when its token was "created" (Unix seconds); a token that is too old is not spent.
+Without a target of its own a line takes that of --to and --set, or --target-json. What is wrong with a line is said
+on standard error with its number; the other lines go on.
+
+\b
+A target that replaces something, or may move money beyond its own call, wants to be told so: customer_update needs
+may_collect_open_invoices=true, account_update with a card or bank account needs replace_default=true.
+
+\b
+Exit codes
+  0  every order was sent (with --wait: and every token became what was ordered)
+  1  some were refused, failed or not finished in time, or the broker is away
+  2  wrong usage or configuration
+
+\b
+Examples
+  tokenferry attach tok_1Qx --kind card --to customer_source --set customer=cus_9s --wait
+  tokenferry attach btok_1Qx --kind bank_account --to external_account --set account=acct_1 --set metadata.row=7
+  tokenferry attach tok_1Qx --kind card --target-json target.json
+  tokenferry attach --file orders.jsonl --wait --json > became.jsonl
+  tokenferry results onboarding --json | tokenferry attach --to customer_create
+"""
+
+
+@click.command("attach", epilog=EPILOG)
+@click.argument("token", required=False)
+@click.option(
+    "--file", "file", metavar="FILE", help="Orders or results, one JSON object a line; - reads standard input."
+)
+@click.option("--kind", type=click.Choice(KINDS), help="What the token is of, where a line does not say.")
+@click.option("--to", type=click.Choice(sorted(TARGETS)), help="What to spend it on.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A field of --to; dots go inside. Repeat it."
+)
+@click.option("--target-json", metavar="FILE", help="The target as JSON instead of --to; - reads standard input.")
+@click.option("--platform", metavar="NAME", help="Default: the only one configured.")
+@click.option("--connected-account", metavar="ID", help="The connected account the token was made on.")
+@click.option("--attach-id", metavar="ID", help="Repeat the order with this id. Default: a new one.")
+@click.option("--lane", type=click.Choice(LANES), default="bulk", show_default=True, help="realtime goes first.")
+@click.option("--reply-to", metavar="ROUTE", help="Outcomes go to this route; read it with `tokenferry results`.")
+@click.option("--wait", "wait_", is_flag=True, help="Wait for the outcomes and print them.")
+@timeout_option("How long --wait waits for the next outcome.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+@config_option
+@click.pass_context
+def attach(
+    context: click.Context,
+    token: str | None,
+    file: str | None,
+    kind: str | None,
+    to: str | None,
+    settings: tuple[str, ...],
+    target_json: str | None,
+    platform: str | None,
+    connected_account: str | None,
+    attach_id: str | None,
+    lane: Lane,
+    reply_to: str | None,
+    wait_: bool,
+    timeout: float,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Order tokens to be spent: TOKEN, or one in each line of --file or of standard input."""
+    _usage(token, file, to, settings, target_json, attach_id, reply_to)
+    configuration = load(config)
+    if platform is not None:
+        configuration.platform(platform)
+    else:
+        configuration.need_platform()
+        if len(configuration.platforms) == 1:
+            (platform,) = configuration.platforms
+    try:
+        told = object_from(target_json) if target_json is not None else None
+        defaults = Defaults(kind, target_of(to, settings, told), platform, connected_account)
+        named = {"token": token, **({"attach_id": attach_id} if attach_id else {})}
+        single = [(None, order_from(named, defaults))] if token is not None else []
+    except RefusedOrder as error:
+        raise click.UsageError(str(error)) from None
+    own = f"attach-{secrets.token_hex(4)}" if wait_ and reply_to is None else None
+    desk = Desk(configuration, lane, reply_to or own, as_json, quiet=wait_ and as_json)
+    try:
+        with nullcontext() if single else _opened(file) as stream, Producer(configuration) as producer:
+            desk.send(producer, desk.read(Lines(stream), defaults) if stream is not None else single)
+        if wait_ and desk.sent:
+            desk.wait(Results(str(desk.route), configuration), timeout, own=own is not None)
+    except KeyboardInterrupt:
+        if not wait_:
+            raise
+        desk.interrupted()
+    if wait_ and desk.sent:
+        click.echo(
+            f"tokenferry: {len(desk.sent)} without an outcome yet; it will be on route {desk.route}, read it with "
+            f"`tokenferry results {desk.route}`. Is a worker running?",
+            err=True,
+        )
+    context.exit(0 if desk.all_well(waited=wait_) else 1)
+
+
+def _usage(
+    token: str | None,
+    file: str | None,
+    to: str | None,
+    settings: tuple[str, ...],
+    target_json: str | None,
+    attach_id: str | None,
+    reply_to: str | None,
+) -> None:
+    if token is not None and file is not None:
+        raise click.UsageError("give TOKEN or --file, not both")
+    if token is None and file is None and sys.stdin is not None and sys.stdin.isatty():
+        raise click.UsageError("give TOKEN, or --file, or lines of JSON on standard input")
+    if target_json is not None and (to is not None or settings):
+        raise click.UsageError("give --target-json, or --to with --set, not both")
+    if target_json == "-" and token is None and file in (None, "-"):
+        raise click.UsageError("standard input can hold the target or the orders; give one of them as a file")
+    if attach_id is not None and token is None:
+        raise click.UsageError('--attach-id is for one TOKEN; in lines it is "attach_id"')
+    if reply_to is not None:
+        try:
+            TypeAdapter(Name).validate_python(reply_to)
+        except ValidationError:
+            raise click.UsageError(
+                "--reply-to must be lower case letters, digits, - and _, and not digits alone"
+            ) from None
+
+
+@contextmanager
+def _opened(source: str | None) -> Iterator[BinaryIO]:
+    if source in (None, "-"):
+        yield standard_input()
+        return
+    try:
+        content = Path(str(source)).open("rb")  # noqa: SIM115  # what is read inside may fail for reasons of its own
+    except OSError as error:
+        raise UnreadableFile(f"{source}: cannot be read ({error.strerror})") from None
+    with content:
+        yield content

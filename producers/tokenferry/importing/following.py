@@ -1,0 +1,48 @@
+"""The thread that reads a run's results."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from tokenferry.consuming import Results
+from tokenferry.contract.results import AnyResult
+from tokenferry.importing.outputs import OutputFailed, Outputs
+from tokenferry.importing.window import Closed, Window
+
+
+class Following(threading.Thread):
+    """Reads the run's route and settles what is under way. A result is acknowledged only after its line is written."""
+
+    def __init__(self, results: Results, window: Window[Any, Any], outputs: Outputs) -> None:
+        super().__init__(name="tokenferry-results", daemon=True)
+        self.trouble: str | None = None
+        self._results = results
+        self._window = window
+        self._outputs = outputs
+        self._tidy = False
+
+    def run(self) -> None:
+        try:
+            with self._results as results:
+                results.run(self._take)
+                if self._tidy:
+                    results.delete()
+        except Closed:
+            pass
+        except OutputFailed as error:
+            self.trouble = str(error)
+        except Exception as error:
+            if not self._tidy:  # once everything is settled, an untidy good-bye matters to nobody
+                self.trouble = f"results can no longer be read ({type(error).__name__})"
+
+    def end(self, *, delete: bool) -> None:
+        """Stop; with *delete* the route goes too. Waits a few seconds at most."""
+        self._tidy = delete
+        self._results.stop()
+        if self.ident is not None:
+            self.join(3.0)
+
+    def _take(self, result: AnyResult) -> None:
+        if isinstance(result, self._window.outcomes):
+            self._window.settle(result, self._outputs.result)

@@ -1,0 +1,46 @@
+"""One JSON object, out of a file or of standard input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tokenferry.importing.jsonl_rows import parsed, why_none
+from tokenferry.importing.lines import BOM, LONGEST, trouble_in
+from tokenferry.importing.rows import UnreadableFile
+
+
+def standard_input() -> BinaryIO:
+    """Standard input, as bytes. Raises `UnreadableFile` where it is closed."""
+    if sys.stdin is None:
+        raise UnreadableFile("standard input: is closed")
+    return sys.stdin.buffer
+
+
+def object_from(source: str) -> dict[str, Any]:
+    """The object in the file *source* or, where that is `-`, on standard input: as long as a row may be.
+
+    Raises `UnreadableFile`, which says why and repeats nothing of it.
+    """
+    name = "standard input" if source == "-" else source
+    try:
+        if source == "-":
+            raw = standard_input().read(LONGEST + 1)
+        else:
+            with Path(source).open("rb") as file:
+                raw = file.read(LONGEST + 1)
+    except OSError as error:
+        raise UnreadableFile(f"{name}: cannot be read ({error.strerror})") from None
+    if len(raw) > LONGEST:
+        raise UnreadableFile(f"{name}: is longer than 1 MiB")
+    if not raw.strip():
+        raise UnreadableFile(f"{name}: is empty")
+    raw = raw.removeprefix(BOM)
+    if trouble := trouble_in(raw):
+        raise UnreadableFile(f"{name}: {trouble}")
+    text = raw.decode("utf-8")
+    value = parsed(text)
+    if not isinstance(value, dict):
+        raise UnreadableFile(f"{name}: {why_none(text)}")
+    return value

@@ -1,0 +1,74 @@
+"""What all stand-ins for workers share: they take messages off queues and answer. They have no key and open nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from kombu import Consumer
+from pydantic import BaseModel
+
+from tokenferry.broker import connecting
+from tokenferry.configuration import Configuration
+from tokenferry.contract.queues import results_queue
+
+
+@dataclass
+class Taker(ABC):
+    """Takes messages in a thread of its own while it is entered."""
+
+    configuration: Configuration
+    platform: str
+    taken: list[Any] = field(default_factory=list, kw_only=True)
+    stopped: threading.Event = field(default_factory=threading.Event, kw_only=True)
+
+    @abstractmethod
+    def queues(self) -> Iterable[str]: ...
+
+    @abstractmethod
+    def answer(self, delivery: Any) -> None: ...
+
+    def __enter__(self) -> Self:
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.thread.join(5)
+
+    def work(self) -> None:
+        with connecting.connect(self.configuration) as connection:
+            queues = [connecting.queue(name, amqp=False) for name in self.queues()]
+            with Consumer(connection.channel(), queues, on_message=self.answer, prefetch_count=100, auto_declare=False):
+                while not self.stopped.is_set():
+                    try:
+                        connection.drain_events(timeout=0.1)
+                    except TimeoutError:
+                        continue
+
+    def argument(self, delivery: Any) -> dict[str, Any]:
+        """What a task message carries."""
+        (argument,), _, _ = json.loads(delivery.body)
+        return json.loads(argument)  # type: ignore[no-any-return]
+
+    def reply(self, route: str, result: BaseModel) -> None:
+        with connecting.connect(self.configuration) as connection:
+            connection.Producer(auto_declare=False).publish(
+                result.model_dump_json(),
+                routing_key=results_queue(route),
+                content_type="application/json",
+                content_encoding="utf-8",
+            )
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.02)
