@@ -215,6 +215,93 @@ def _refused_by_the_endpoint() -> Iterator[Row]:
         }
 
 
+def connected_accounts() -> Iterator[dict[str, object]]:
+    """The documents of accounts.jsonl: firms and people, one that will be refused here and one by the endpoint."""
+    dice = Random(SEED)
+    for number in range(1, 7):
+        yield _firm(dice, number)
+    for number in range(7, 10):
+        yield _self_employed(dice, number)
+    accepted = {"date": 1_735_689_600, "ip": "192.0.2.7", "user_agent": "Example/1.0"}
+    debit = {"number": "4000056655665556", "exp_month": 12, "exp_year": 2044, "currency": "usd"}
+    yield {
+        "reference": "seller-10",
+        "account": {"country": "US", "type": "custom", "business_type": "individual", "tos_acceptance": accepted},
+        "external_accounts": [{"reference": "debit", "card": debit}],
+    }
+    unknown = _firm(dice, 11)
+    unknown["external_accounts"] = [
+        {"reference": "bank", "bank_account": {**_us_bank(), "account_number": "0009999990"}}
+    ]
+    yield unknown
+    nameless = _firm(dice, 12)
+    nameless["persons"] = [{"reference": "owner", "person": {"first_name": "Nobody"}}]
+    yield nameless
+
+
+def _firm(dice: Random, number: int) -> dict[str, object]:
+    first, last = _name(dice).split(" ")
+    owner = _human(first, last) | {
+        "id_number": "000000000",
+        "relationship": {"representative": True, "owner": True, "percent_ownership": 60, "title": "Founder"},
+    }
+    first, last = _name(dice).split(" ")
+    partner = _human(first, last) | {"relationship": {"owner": True, "percent_ownership": 40}}
+    return {
+        "reference": f"seller-{number:02}",
+        "account": _seller(number),
+        "legal_entity": {
+            "business_type": "company",
+            "company": {
+                "name": f"{last} Imaginary Goods {number:02}",
+                "tax_id": "000000000",
+                "address": {"line1": "address_full_match", "city": "Exampleville", "country": "US"},
+                "owners_provided": True,
+            },
+            "tos_shown_and_accepted": True,
+        },
+        "persons": [
+            {"reference": "owner", "person": owner},
+            {"reference": "partner", "person": partner, "id_number": "000000000"},
+        ],
+        "external_accounts": [{"reference": "bank", "bank_account": _us_bank()}],
+    }
+
+
+def _self_employed(dice: Random, number: int) -> dict[str, object]:
+    first, last = _name(dice).split(" ")
+    return {
+        "reference": f"seller-{number:02}",
+        "account": _seller(number),
+        "legal_entity": {
+            "business_type": "individual",
+            "individual": _human(first, last) | {"id_number": "000000000"},
+            "tos_shown_and_accepted": True,
+        },
+        "external_accounts": [{"reference": "bank", "bank_account": _us_bank()}],
+    }
+
+
+def _seller(number: int) -> dict[str, object]:
+    return {
+        "country": "US",
+        "type": "custom",
+        "email": f"seller-{number:02}@example.com",
+        "capabilities": {"transfers": {"requested": True}},
+        "business_profile": {"mcc": "5734", "product_description": "Imaginary goods"},
+        "metadata": {"seller": f"{number:02}"},
+    }
+
+
+def _human(first: str, last: str) -> dict[str, object]:
+    born = {"day": 1, "month": 1, "year": 1901}
+    return {"first_name": first, "last_name": last, "dob": born, "address": {"line1": "address_full_match"}}
+
+
+def _us_bank() -> dict[str, object]:
+    return {"country": "US", "currency": "usd", "account_number": "000123456789", "routing_number": "110000000"}
+
+
 def nested(row: Row) -> dict[str, object]:
     """The same row as JSON has it."""
     tree: dict[str, object] = {}
@@ -250,6 +337,9 @@ def main() -> None:
     with (HERE / "onboarding.jsonl").open("w", encoding="utf-8") as file:
         for row in everything[:50]:
             file.write(json.dumps(nested(row), ensure_ascii=False) + "\n")
+    with (HERE / "accounts.jsonl").open("w", encoding="utf-8") as file:
+        for document in connected_accounts():
+            file.write(json.dumps(document, ensure_ascii=False) + "\n")
     with (HERE / "foreign-headers.csv").open("w", encoding="utf-8", newline="") as file:
         file.write("Customer Ref;Card No.;Month;Year;Remarks\r\n")
         for row in everything:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -15,6 +16,8 @@ from click.testing import CliRunner
 from tokenferry import cli
 from tokenferry.cli import GROUP, main
 from tokenferry.sealing import UnusableKey
+
+from .conftest import generated
 
 PRODUCERS = Path(__file__).parents[1] / "producers"
 
@@ -47,6 +50,10 @@ def test_a_command_is_loaded_only_when_it_is_called() -> None:
         "print(*sys.modules)\n"
     ).split()
     assert "tokenferry.commands.importing" not in loaded
+
+
+def test_every_command_has_its_line_in_the_list_and_every_line_its_command() -> None:
+    assert set(cli.SUMMARIES) == set(main.list_commands(click.Context(main)))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", ["import", "send", "results"])
@@ -89,6 +96,11 @@ class TestErrors:
         monkeypatch.setitem(main.commands, "fail", fail)  # type: ignore[attr-defined]
         return raised
 
+    def test_those_of_click_speak_as_we_do(self, raising: dict[str, BaseException]) -> None:
+        raising["error"] = click.ClickException("the store does not answer")
+        done = CliRunner().invoke(main, ["fail"])
+        assert (done.exit_code, done.stderr) == (1, "tokenferry: the store does not answer\n")
+
     def test_ours_are_one_line(self, raising: dict[str, BaseException]) -> None:
         raising["error"] = UnusableKey("keys/producer.pem: is no key")
         done = CliRunner().invoke(main, ["fail"])
@@ -112,3 +124,146 @@ class TestErrors:
             assert done.exit_code == 2
             assert "4242424242424242" not in done.output
             assert "4242 4242 4242" not in done.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["results", "route"],
+        ["circuits"],
+        ["limits", "show"],
+        ["limits", "history"],
+        ["dead-letters", "list"],
+        ["health"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_only_looks_starts_nothing_where_nothing_says_what_to_look_at(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty server in the wrong folder would answer that all is well."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"tokenferry: no tokenferry.toml in {tmp_path}, no ")
+    assert str(tmp_path / ".tokenferry") in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".tokenferry").mkdir(mode=0o700)
+    (tmp_path / "tokenferry.toml").write_text(
+        '[broker]\nurl = "redis://127.0.0.1:1/0"\n[store]\nurl = "redis://127.0.0.1:1/0"\n'
+    )
+    assert "no tokenferry.toml" not in CliRunner().invoke(main, command).output
+
+
+needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+
+
+def onto_a_full_disk(*command: str, unbuffered: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    with open("/dev/full", "wb") as full:
+        return subprocess.run(
+            [sys.executable, "-m", "tokenferry", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            **options,
+        )
+
+
+@needs_dev_full
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["--version"],
+        ["limits", "--help"],
+        ["keys", "generate", "--out", "keys"],
+        ["health", "--json"],
+        ["doctor", "--json"],
+        ["doctor"],
+        ["import", "--dry-run", "--json", "rows.csv"],
+    ],
+    ids=" ".join,
+)
+def test_what_standard_output_does_not_take_is_one_line(command: list[str], unbuffered: str, tmp_path: Path) -> None:
+    nobody = 'url = "redis://127.0.0.1:1/0"'  # else the doctor would leave an embedded server behind
+    (tmp_path / "tokenferry.toml").write_text(f"[platforms.main]\n[broker]\n{nobody}\n[store]\n{nobody}\n")
+    (tmp_path / "rows.csv").write_text("kind,number\n")
+    if "import" in command:
+        generated(tmp_path / "keys")
+    done = onto_a_full_disk(*command, unbuffered=unbuffered, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "tokenferry: standard output cannot be written (No space left on device)\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["send", "--kind", "card", "--json-input", '{"number": "4242424242424242", "cvc": "123"}'],
+        ["send", "--kind", "card", "--json-input", '{"number": "4242424242424242", "cvc": "123"'],
+        ["send", "--kind", '{"number": "4242424242424242", "cvc": "123"}', "--json-input", "-"],
+        ["attach", "--file", '{"number": "4242 4242 4242 4242", "cvc": "123"}'],
+        ["import", "4242424242424242.csv", "--dry-run"],
+        ["import", '{"number": "4242424242424242", "cvc": "123"}', "--dry-run"],
+        ["send", "--kind", "card", "--json-input", "card.json", "--platform", "4242424242424242"],
+        ["limits", "show", "--config", '{"number": "4242424242424242", "cvc": "123"}'],
+        ['{"number": "4242424242424242", "cvc": "123"}'],
+    ],
+)
+def test_what_was_typed_in_the_wrong_place_is_not_repeated(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenferry.toml").write_text("[platforms.main]\n")
+    (tmp_path / "card.json").write_text("{}")
+    generated(tmp_path / "keys")
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert "tokenferry: " in done.stderr or "Error: " in done.stderr
+    assert "4242424242424242" not in done.output
+    assert "4242 4242" not in done.output
+    assert "123" not in done.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["attach", "tok_1", "--kind", "card", "--to", "customer_create"],
+        ["import", "rows.csv", "--dry-run"],
+        ["send", "--kind", "card", "--json-input", "card.json"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_where_no_platform_is_configured_that_is_said(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "card.json").write_text("{}")
+    (tmp_path / "rows.csv").write_text("kind,number\n")
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("tokenferry: no platform is configured; add [platforms.NAME]")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["send", "--kind", "card", "--json-input", "-"],
+        ["attach", "--kind", "card", "--to", "customer_create"],
+        ["import", "-", "--dry-run"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_standard_input_that_is_closed_is_said(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "tokenferry.toml").write_text("[platforms.main]\n")
+    generated(tmp_path / "keys")
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "tokenferry", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (2, "tokenferry: standard input: is closed\n")

@@ -10,6 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
+import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -19,41 +22,52 @@ import click
 
 from tokenferry.broker.embedded import EmbeddedServerError
 from tokenferry.broker.publishing import PublishError
+from tokenferry.commands.printing import standard_output
 from tokenferry.configuration import InvalidConfiguration
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.targets import InvalidTarget
 from tokenferry.importing.columns import InvalidMapping
 from tokenferry.importing.outputs import OutputFailed, UnusableOutput, masked
 from tokenferry.importing.rows import UnreadableFile
+from tokenferry.outbox import UnusableOutbox
 from tokenferry.sealing import UnusableKey
 
 GROUP: Final = "tokenferry.commands"
 """The entry-point group that names commands: `import = "tokenferry.commands.importing:import_"`."""
 
 OURS: Final = {
+    "attach": "tokenferry.commands.attaching:attach",
     "import": "tokenferry.commands.importing:import_",
+    "outbox": "tokenferry.commands.outbox:outbox",
+    "onboard": "tokenferry.commands.onboarding:onboard",
     "results": "tokenferry.commands.reading:results",
     "send": "tokenferry.commands.sending:send",
 }
 """Commands of this half: there even where the package was not installed, only put on the path."""
 
 SUMMARIES: Final = {
-    "attach": "Spend a token.",
+    "attach": "Spend tokens: one, or one in each line of a file.",
     "circuits": "See what the endpoint refuses altogether, and the cure.",
-    "demo": "Run everything on this machine, with the emulator.",
+    "dead-letters": "See what was given up on, redrive it, or drop it.",
     "doctor": "Check everything a worker needs, before the first request.",
     "emulator": "Run a stand-in for the token endpoint.",
+    "health": "Ask the workers on this machine how they are.",
     "import": "Tokenize every row of a CSV or JSONL file.",
-    "keys": "Make and look at the keys of producers and workers.",
+    "keys": "Make the keys of producers and workers.",
     "limits": "See and change the rate budgets of a running fleet.",
+    "outbox": "See and send what was accepted and is not with the broker yet.",
+    "onboard": "Make every connected account of a file, with its persons and bank accounts.",
     "results": "Print the results that wait on a route.",
     "send": "Seal one request and hand it to the broker.",
     "worker": "Run a worker.",
 }
 """For the list of commands, which must not load them to ask."""
 
-REFUSED: Final = (InvalidConfiguration, UnusableKey, UnreadableFile, InvalidMapping, UnusableOutput)
-FAILED: Final = (InvalidRequest, InvalidTarget, PublishError, EmbeddedServerError, OutputFailed)
+REFUSED: Final = (InvalidConfiguration, UnusableKey, UnreadableFile, InvalidMapping, UnusableOutput, UnusableOutbox)
+FAILED: Final = (InvalidRequest, InvalidTarget, EmbeddedServerError, OutputFailed)
+
+_JSON: Final = re.compile(r"(^|['(])\{(?:.*\}|.*)", re.DOTALL)
+"""A JSON object typed where a name was meant: it stands at the beginning, or is quoted by click."""
 
 
 class Stopped(click.ClickException):
@@ -62,7 +76,7 @@ class Stopped(click.ClickException):
     exit_code = 1
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"tokenferry: {self.format_message()}", file=file, err=file is None)
+        click.echo(f"tokenferry: {_harmless(self.format_message())}", file=file, err=file is None)
 
 
 class NotStarted(Stopped):
@@ -99,13 +113,32 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """As click's. What standard output does not take, on a full disk for instance, is one line too."""
+        try:
+            with standard_output():
+                try:
+                    return super().main(*arguments, **options)
+                except SystemExit as ended:
+                    if not ended.code and sys.stdout is not None:
+                        sys.stdout.flush()  # now, while it can still be said
+                    raise
+        except OutputFailed as error:
+            Stopped(str(error)).show()
+        except BrokenPipeError:
+            pass
+        sys.exit(1)
+
     def invoke(self, context: click.Context) -> Any:
         """Run the command; whatever of ours it raises becomes one line and an exit code."""
+        if os.getpid() == 1:
+            # The first process of a container is sent no signal that it has no handler for, not even to end.
+            signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
         try:
             return super().invoke(context)
         except click.UsageError as error:
             text = error.format_message()
-            if (safe := masked(text)) != text:  # it quotes what was typed, which may be a card number
+            if (safe := _harmless(text)) != text:
                 raise click.UsageError(safe, ctx=error.ctx) from None
             raise
         except REFUSED as error:
@@ -114,8 +147,12 @@ class Commands(click.Group):
             raise Stopped(_with_id(error)) from None
         except FAILED as error:
             raise Stopped(str(error)) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
-            raise  # click's own business, a closed pipe included
+        except click.ClickException as error:
+            raise error if isinstance(error, Stopped) else Stopped(error.format_message()) from None
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own business
+        except OSError as error:
+            raise Stopped(f"{error.strerror or 'failed'} ({_place(error)})") from None
         except Exception as error:
             raise Stopped(_unexpected(error)) from None
 
@@ -127,13 +164,23 @@ def _with_id(error: PublishError) -> str:
     return f"{error}; {doubt}repeat it with --request-id {error.request_id}"
 
 
+def _harmless(text: str) -> str:
+    """*text* without a card number or a whole request that was typed in the wrong place."""
+    return masked(_JSON.sub(r"\1{...}", text))
+
+
 def _unexpected(error: Exception) -> str:
-    """A bug, without its message, which may quote a value: its type and where it happened."""
+    """A bug, without its message, which may quote a value."""
+    return f"stopped by a bug: {_place(error)}"
+
+
+def _place(error: Exception) -> str:
+    """The type of *error*, and where it happened."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown place"
     if os.environ.get("TOKENFERRY_DEBUG"):
         place = " <- ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in reversed(frames))
-    return f"stopped by a bug: {type(error).__name__} in {place}"
+    return f"{type(error).__name__} in {place}"
 
 
 def _points() -> Iterator[EntryPoint]:

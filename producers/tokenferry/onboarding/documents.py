@@ -1,0 +1,97 @@
+"""The documents of a file, one after the other: JSON lines, or one JSON array of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BufferedReader
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from tokenferry.contract.names import Id
+from tokenferry.contract.onboarding import Onboarding, onboarding_from
+from tokenferry.contract.requests import InvalidRequest, Problem
+from tokenferry.importing.jsonl_rows import parsed
+from tokenferry.importing.lines import BOM, Lines
+from tokenferry.importing.rows import UnreadableFile
+
+LONGEST_ARRAY: Final = 64 * 1024 * 1024
+"""Bytes of an array, which is read as a whole. JSON lines are read one at a time and have no such limit."""
+_REFERENCE: TypeAdapter[str] = TypeAdapter(Id)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """One document and its place, or what has to be put right in it."""
+
+    number: int
+    """The line of the file, or the place in the array, counted from 1."""
+    reference: str
+    document: Onboarding | None = field(default=None, repr=False)
+    problems: tuple[Problem, ...] = ()
+
+
+def documents(stream: BufferedReader) -> Iterator[Numbered]:
+    """Read *stream*. A reference that comes twice is a problem of the second document; the rest goes on.
+
+    Raises `UnreadableFile` when it is no file of documents at all.
+    """
+    seen: set[str] = set()
+    for number, value, trouble in _values(stream):
+        item = _read(number, value, trouble)
+        if item.document is not None and item.reference in seen:
+            reason = "was given before in this file; each account has its own"
+            item = Numbered(number, item.reference, problems=(Problem("document.reference", reason),))
+        elif item.document is not None:
+            seen.add(item.reference)
+        yield item
+
+
+def _values(stream: BufferedReader) -> Iterator[tuple[int, Any, str | None]]:
+    if stream.peek(1024).removeprefix(BOM).lstrip().startswith(b"["):
+        yield from _array(stream)
+        return
+    first = True
+    for line in Lines(stream):
+        if line.trouble is not None:
+            yield line.number, None, line.trouble
+        elif text := line.text.strip():
+            if first and (not text.startswith("{") or text == "{"):
+                raise UnreadableFile(
+                    "this is neither JSON lines nor a JSON array: its first line does not hold a JSON object; "
+                    "write each document in one line"
+                )
+            first = False
+            yield line.number, parsed(text), None
+
+
+def _array(stream: BufferedReader) -> Iterator[tuple[int, Any, str | None]]:
+    raw = stream.read(LONGEST_ARRAY + 1)
+    if len(raw) > LONGEST_ARRAY:
+        raise UnreadableFile("the array is longer than 64 MiB; write one document in each line (JSON lines)")
+    value = parsed(raw.removeprefix(BOM).decode("utf-8", "replace"))
+    if not isinstance(value, list):
+        raise UnreadableFile("the JSON array cannot be read: it is not complete, or a member is given twice")
+    for number, each in enumerate(value, 1):
+        yield number, each, None
+
+
+def _read(number: int, value: Any, trouble: str | None) -> Numbered:
+    place = f"document-{number}"
+    if trouble is not None:
+        return Numbered(number, place, problems=(Problem("document", trouble),))
+    if not isinstance(value, dict):
+        return Numbered(number, place, problems=(Problem("document", "is not a JSON object"),))
+    try:
+        reference = _REFERENCE.validate_python(value.get("reference"))
+    except ValidationError:
+        reason = (
+            "is required: your own id of the account, letters, digits, - and _, at most 64; by it the same file can be "
+            "sent again without making a second account"
+        )
+        return Numbered(number, place, problems=(Problem("document.reference", reason),))
+    try:
+        return Numbered(number, reference, onboarding_from(value))
+    except InvalidRequest as error:
+        return Numbered(number, reference, problems=error.problems)
