@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -16,9 +17,10 @@ from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.circuits import Board, Circuit
-from tokenferry_worker.errors import Blocked, Declined, Unavailable
+from tokenferry_worker.errors import Blocked, Declined, Forgotten, Reused, Unavailable
+from tokenferry_worker.lifecycle import Ending
 from tokenferry_worker.pacing import Budget
-from tokenferry_worker.ports import Begun, Claim
+from tokenferry_worker.ports import Became, Begun, Claim, Place, Scope
 from tokenferry_worker.switchboard import Switchboard
 
 NOW = 1_800_000_000.0
@@ -76,6 +78,9 @@ class ScriptedEndpoint:
     async def post(self, path: str, form: str, *, idempotency_key: str, connected_account: str | None = None) -> Answer:
         return await self._answer(Made(path, form, idempotency_key, connected_account))
 
+    async def get(self, path: str, *, connected_account: str | None = None) -> Answer:
+        return await self._answer(Made(path, "", "", connected_account))
+
     async def _answer(self, call: Made) -> Answer:
         self.calls.append(call)
         assert self.script, f"nobody expected a call of {call.where}"
@@ -84,6 +89,23 @@ class ScriptedEndpoint:
         if isinstance(step, Exception):
             raise step
         return step if isinstance(step, Answer) else await step()
+
+
+class ShownEndpoint(ScriptedEndpoint):
+    """Shows what it was told to, as often as it is looked at; nothing else gets an answer."""
+
+    def __init__(self, *script: Step) -> None:
+        super().__init__(*script)
+        self.shown: dict[str, Answer | Exception] = {}
+        self.looks: list[Made] = []
+
+    async def get(self, path: str, *, connected_account: str | None = None) -> Answer:
+        self.looks.append(Made(path, "", "", connected_account))
+        await asyncio.sleep(0)
+        shown = self.shown.get(path) or not_connected()
+        if isinstance(shown, Exception):
+            raise shown
+        return shown
 
 
 class SpendingEndpoint(ScriptedEndpoint):
@@ -136,29 +158,58 @@ class Entry:
     deliveries: int = 0
     epoch: int = 0
     outcome: str | None = None
+    of: str = ""
 
 
 class MemoryJournal:
-    """The journal in a dict."""
+    """The journal in a dict, beside a ledger that learns of the tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: MemoryLedger | None = None, requests: MemoryJournal | None = None) -> None:
+        """*requests*: of the requests, where this one is of orders."""
         self.entries: dict[str, Entry] = {}
+        self.ledger = ledger or MemoryLedger()
+        self.requests = requests or self
+        self.left: list[tuple[str, tuple[str, ...]]] = []
 
     def entry(self, id_: str) -> Entry:
         return self.entries.setdefault(id_, Entry())
 
-    async def begin(self, id_: str) -> Begun:
+    async def begin(self, id_: str, of: str = "") -> Begun:
         entry = self.entry(id_)
+        entry.of = entry.of or of
+        if of not in ("", entry.of):
+            raise Reused
         entry.deliveries += 1
         return Begun(entry.deliveries, entry.epoch, entry.outcome)
 
     async def excuse(self, id_: str) -> None:
         self.entry(id_).deliveries -= 1
 
-    async def record(self, id_: str, outcome: str) -> str:
+    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Place] = ()) -> str:
+        if ours and id_ not in self.entries:
+            raise Forgotten
         entry = self.entry(id_)
         entry.outcome = entry.outcome or outcome
+        if leaving:
+            self.left.append((id_, tuple(place.name for place in leaving)))
         return entry.outcome
+
+    async def made(self, id_: str, outcome: str, token: str, scope: Scope, *, at: int) -> str:
+        if self.entry(id_).outcome is None:
+            self.ledger.tokens.setdefault(token, Holding("available", scope=scope, made_at=at))
+        return await self.record(id_, outcome)
+
+    async def anew(self, id_: str, token: str, places: Sequence[Place]) -> bool:
+        held = self.ledger.tokens.setdefault(token, Holding("expired", id_))
+        if held.state != "expired":
+            return False
+        entry = self.requests.entry(id_)
+        if entry.outcome is not None and json.loads(entry.outcome).get("token") == token:
+            self.requests.entries[id_] = Entry(epoch=entry.epoch + 1)
+            self.entry(id_).deliveries = 0
+        elif entry.outcome is None:
+            entry.epoch = entry.epoch or 1
+        return True
 
     async def next_epoch(self, id_: str, after: int) -> int:
         entry = self.entry(id_)
@@ -168,10 +219,24 @@ class MemoryJournal:
 
 @dataclass
 class Holding:
-    state: Literal["free", "leased", "spent", "burnt"] = "free"
+    state: Literal["absent", "available", "leased", "spent", "burnt", "expired", "unknown"] = "absent"
     by: str = ""
     fence: int = 0
     until: float = 0.0
+    scope: Scope | None = None
+    became: Became | None = None
+    made_at: int | None = None
+
+
+@dataclass
+class Hold:
+    ledger: MemoryLedger
+    token: str
+    claim: Claim
+
+    async def holds(self) -> bool:
+        held = self.ledger.holding(self.token)
+        return held.state in ("leased", "unknown") and (held.by, held.fence) == (self.claim.by, self.claim.fence)
 
 
 class MemoryLedger:
@@ -181,31 +246,83 @@ class MemoryLedger:
         self.now = now
         self.tokens: dict[str, Holding] = {}
         self.locks: dict[str, asyncio.Lock] = {}
+        self.holds: list[Hold] = []
+        """Claims that are kept alive right now."""
+        self.orders: MemoryJournal | None = None
 
     def holding(self, token: str) -> Holding:
         return self.tokens.setdefault(token, Holding())
 
-    async def claim(self, token: str, by: str, *, lease: float) -> Claim:
+    async def claim(
+        self,
+        token: str,
+        by: str,
+        *,
+        lease: float,
+        scope: Scope | None = None,
+        lost: int | None = None,
+        journaled: bool = False,
+    ) -> Claim:
         held = self.holding(token)
-        if held.state in ("spent", "burnt"):
-            return Claim(held.state, held.by, held.fence)
-        if held.state == "leased" and held.by != by and held.until > self.now():
+        if journaled and self.orders is not None and (told := self.orders.entry(by).outcome):
+            return Claim("told", by, held.fence, told=told)
+        if held.scope is not None and scope is not None:
+            for name in ("platform", "mode", "account", "kind"):
+                also = (scope.also,) if name == "account" and scope.also else ()
+                if getattr(held.scope, name) not in (getattr(scope, name), *also):
+                    return Claim("misfit", name, held.fence)
+        if held.state in ("spent", "burnt", "expired"):
+            mine = held.by == by
+            return Claim(held.state, held.by, held.fence, mine, held.became, unheard=not mine and held.scope is None)
+        doubtful = held.state in ("leased", "unknown")
+        lives = held.state == "leased" and held.until > self.now()
+        if doubtful and held.by not in (by, ""):
+            if lives:
+                return Claim("held", held.by, held.fence)
+            held.state = "unknown"
+            return Claim("unknown", held.by, held.fence)
+        if lives and lost is not None and held.fence > lost:
             return Claim("held", held.by, held.fence)
-        again = held.state == "leased" and held.by == by
-        self.tokens[token] = Holding("leased", by, held.fence + 1, self.now() + lease)
-        return Claim("granted", by, held.fence + 1, again)
+        again, elsewhere = doubtful, doubtful and not held.by
+        unheard = not doubtful and held.scope is None
+        held.fence = max(held.fence + 1, int(self.now() * 1_000_000))
+        held.state, held.by, held.until = "leased", by, self.now() + lease
+        return Claim("granted", by, held.fence, again, elsewhere=elsewhere, unheard=unheard, made_at=held.made_at)
 
-    async def close(self, token: str, claim: Claim, state: Literal["spent", "burnt"]) -> bool:
+    @asynccontextmanager
+    async def keeping(self, token: str, claim: Claim, *, lease: float) -> AsyncIterator[Hold]:
         held = self.holding(token)
-        if (held.by, held.fence) != (claim.by, claim.fence):
-            return False
-        held.state = state
+        hold = Hold(self, token, claim)
+        held.until = float("inf")
+        self.holds.append(hold)
+        try:
+            yield hold
+        finally:
+            self.holds.remove(hold)
+            held.until = self.now() + lease
+
+    async def close(
+        self,
+        token: str,
+        claim: Claim,
+        state: Ending,
+        became: Became | None = None,
+        *,
+        elsewhere: bool = False,
+        outcome: str | None = None,
+        ours: bool = False,
+    ) -> bool:
+        held = self.holding(token)
+        by = "" if elsewhere else claim.by
+        wiped = held.state == "absent" and state in ("spent", "burnt")
+        mine = held.by == claim.by and (held.fence == claim.fence or state == "spent")
+        if not wiped and not (mine and held.state in ("leased", "unknown")):
+            return (held.by, held.fence, held.state) == (by, claim.fence, state)
+        held.state, held.by, held.fence, held.became = state, by, held.fence or claim.fence, became
+        if outcome is not None and self.orders is not None and not (ours and claim.by not in self.orders.entries):
+            entry = self.orders.entry(claim.by)
+            entry.outcome = entry.outcome or outcome
         return True
-
-    async def release(self, token: str, claim: Claim) -> None:
-        held = self.holding(token)
-        if (held.state, held.by, held.fence) == ("leased", claim.by, claim.fence):
-            held.state = "free"
 
     @asynccontextmanager
     async def writing(self, object_id: str | None, *, lease: float) -> AsyncIterator[None]:
@@ -214,6 +331,29 @@ class MemoryLedger:
             return
         async with self.locks.setdefault(object_id, asyncio.Lock()):
             yield
+
+
+class MemoryHeadway:
+    """Who is ahead, in a dict; nobody passes away by himself."""
+
+    def __init__(self) -> None:
+        self.seats: dict[str, set[str]] = {}
+        self.asked = 0
+        self.lasts = 0.0
+
+    async def go(self, id_: str, places: Sequence[Place], *, lasts: float) -> bool:
+        self.asked += 1
+        self.lasts = lasts
+        taken = [self.seats.setdefault(place.name, set()) for place in places]
+        if any(len(seats - {id_}) >= place.limit for seats, place in zip(taken, places, strict=True)):
+            return False
+        for seats in taken:
+            seats.add(id_)
+        return True
+
+    async def back(self, id_: str, places: Sequence[Place]) -> None:
+        for place in places:
+            self.seats.get(place.name, set()).discard(id_)
 
 
 @dataclass
@@ -322,6 +462,11 @@ class FlakyPublisher:
             self.published.append(message)
             future.set_result(None)
         return future
+
+
+async def stores_clock() -> float:
+    """A store whose clock stands still."""
+    return NOW
 
 
 def token(id_: str = "tok_1", *, livemode: bool = False, kind: str = "card") -> Answer:

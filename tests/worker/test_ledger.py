@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 from redis.asyncio import Redis
 
+from tokenferry_worker.errors import Forgotten, Reused
+from tokenferry_worker.lifecycle import Ending
+from tokenferry_worker.on_redis.headway import RedisHeadway
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.ports import Begun, Journal, Ledger
+from tokenferry_worker.ports import Became, Begun, Claim, Headway, Journal, Ledger, Place, Scope
 
-from .standins import MemoryJournal, MemoryLedger
+from .standins import MemoryHeadway, MemoryJournal, MemoryLedger
 
 pytestmark = pytest.mark.anyio
+
+OUTCOME = '{"outcome_id":"req-1:token","token":"tok_1"}'
+MADE_AT = 1_800_000_000_000
+BECAME = Became("cus_1", "customer", "card_1")
+ENDINGS = frozenset(get_args(Ending))
+PLACES = (Place("main:global", 5), Place("main:endpoint:customers", 3))
 
 
 @pytest.fixture(params=["in_the_store", "in_memory"])
@@ -39,7 +50,7 @@ async def test_of_eight_orders_racing_for_one_token_exactly_one_is_granted(ledge
 async def test_the_claimant_itself_may_ask_again_and_is_told_so(ledger: Ledger) -> None:
     first = await ledger.claim("tok_1", "attach-1", lease=30)
     second = await ledger.claim("tok_1", "attach-1", lease=30)
-    assert (first.again, second.again) == (False, True)
+    assert (first.again, first.unheard, second.again, second.unheard) == (False, True, True, False)
     assert second.state == "granted"
     assert second.fence > first.fence
 
@@ -47,50 +58,338 @@ async def test_the_claimant_itself_may_ask_again_and_is_told_so(ledger: Ledger) 
 async def test_the_word_of_an_older_lease_counts_for_nothing(ledger: Ledger) -> None:
     older = await ledger.claim("tok_1", "attach-1", lease=30)
     newer = await ledger.claim("tok_1", "attach-1", lease=30)
-    await ledger.release("tok_1", older)
-    assert not await ledger.close("tok_1", older, "spent")
+    for state in ENDINGS - {"spent"}:
+        assert not await ledger.close("tok_1", older, state)
     assert (await ledger.claim("tok_1", "attach-2", lease=30)).state == "held"
-    assert await ledger.close("tok_1", newer, "spent")
+    assert await ledger.close("tok_1", newer, "burnt")
 
 
-async def test_a_lease_that_ran_out_is_somebody_elses_and_its_old_holder_cannot_close_it(ledger: Ledger) -> None:
-    first = await ledger.claim("tok_1", "attach-1", lease=0.05)
-    second = await ledger.claim("tok_1", "attach-2", lease=30)
+async def test_that_the_endpoint_has_answered_an_older_lease_counts_whoever_has_the_token_in_hand(
+    ledger: Ledger,
+) -> None:
+    older = await ledger.claim("tok_1", "attach-1", lease=30)
+    newer = await ledger.claim("tok_1", "attach-1", lease=30)
+    assert await ledger.close("tok_1", older, "spent", BECAME)
+    for state in ENDINGS - {"spent"}:
+        assert not await ledger.close("tok_1", newer, state)
+    assert (await ledger.claim("tok_1", "attach-1", lease=30)).became == BECAME
+
+
+async def test_whoever_has_lost_a_lease_waits_for_as_long_as_the_later_one_lives(ledger: Ledger) -> None:
+    older = await ledger.claim("tok_1", "attach-1", lease=30)
+    newer = await ledger.claim("tok_1", "attach-1", lease=0.2)
+    assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence)).state == "held"
     async with asyncio.timeout(5):
-        while second.state == "held":
+        while (claim := await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence)).state == "held":
             await asyncio.sleep(0.01)
-            second = await ledger.claim("tok_1", "attach-2", lease=30)
-    assert (second.state, second.by, second.again) == ("granted", "attach-2", False)
-    assert second.fence > first.fence
-    assert not await ledger.close("tok_1", first, "spent")
-    assert await ledger.close("tok_1", second, "spent")
+    assert (claim.state, claim.again) == ("granted", True)
+    assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=newer.fence)).state == "held"
+    assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=claim.fence)).state == "granted", "its own"
 
 
-@pytest.mark.parametrize("state", ["spent", "burnt"])
-async def test_a_spent_or_burnt_token_is_never_granted_again(ledger: Ledger, state: str) -> None:
+async def test_a_lease_from_before_a_wipe_is_older_than_every_lease_after_it(store: Store, client: Redis) -> None:
+    ledger = RedisLedger(store, "main", days=1)
+    old = await ledger.claim("tok_1", "attach-1", lease=30)
+    await client.flushdb()
+    new = await ledger.claim("tok_1", "attach-1", lease=30)
+    assert new.fence > old.fence
+    assert not await ledger.close("tok_1", old, "expired")
+    assert await ledger.close("tok_1", new, "available")
+
+
+@pytest.fixture(params=["in_the_store", "in_memory"])
+def orders(request: pytest.FixtureRequest, store: Store) -> tuple[Journal, Ledger]:
+    """A journal of orders, and the ledger that writes outcomes into it."""
+    if request.param == "in_the_store":
+        return RedisJournal(store, "attach", days=1), RedisLedger(store, "main", days=1)
+    ledger = MemoryLedger()
+    ledger.orders = MemoryJournal(ledger)
+    return ledger.orders, ledger
+
+
+async def test_an_outcome_is_there_before_the_token_is_free_and_its_order_gets_no_token_any_more(
+    orders: tuple[Journal, Ledger],
+) -> None:
+    journal, ledger = orders
+    await journal.begin("attach-1")
+    older = await ledger.claim("tok_1", "attach-1", lease=30, journaled=True)
+    newer = await ledger.claim("tok_1", "attach-1", lease=30, journaled=True)
+    assert not await ledger.close("tok_1", older, "available", outcome="older", ours=True)
+    assert await ledger.close("tok_1", newer, "available", outcome="newer", ours=True)
+    claim = await ledger.claim("tok_1", "attach-1", lease=30, journaled=True)
+    assert (claim.state, claim.told) == ("told", "newer")
+    assert (await journal.begin("attach-1")).outcome == "newer"
+    assert (await ledger.claim("tok_1", "attach-2", lease=30, journaled=True)).state == "granted"
+
+
+async def test_the_ledger_knows_when_a_token_was_made(both: tuple[Journal, Ledger]) -> None:
+    journal, ledger = both
+    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    assert (await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)).made_at == MADE_AT
+    assert (await ledger.claim("tok_2", "req-2", lease=30, scope=MINE)).made_at is None
+
+
+async def asked_until_it_lapses(ledger: Ledger, by: str) -> Claim:
+    async with asyncio.timeout(5):
+        while (claim := await ledger.claim("tok_1", by, lease=30)).state == "held":
+            await asyncio.sleep(0.01)
+    return claim
+
+
+async def test_a_lease_that_ran_out_in_the_middle_is_nobodys_but_its_holders_to_clear_up(ledger: Ledger) -> None:
+    await ledger.claim("tok_1", "attach-1", lease=0.05)
+    other = await asked_until_it_lapses(ledger, "attach-2")
+    assert (other.state, other.by) == ("unknown", "attach-1")
+    again = await ledger.claim("tok_1", "attach-1", lease=30)
+    assert (again.state, again.again) == ("granted", True)
+
+
+async def test_a_holder_that_was_only_slow_still_has_the_last_word(ledger: Ledger) -> None:
+    slow = await ledger.claim("tok_1", "attach-1", lease=0.05)
+    await asked_until_it_lapses(ledger, "attach-2")
+    assert await ledger.close("tok_1", slow, "spent", BECAME)
+    assert (await ledger.claim("tok_1", "attach-2", lease=30)).state == "spent"
+
+
+@pytest.mark.parametrize("state", ["spent", "burnt", "expired"])
+async def test_a_spent_burnt_or_expired_token_is_never_granted_again(ledger: Ledger, state: Ending) -> None:
     claim = await ledger.claim("tok_1", "attach-1", lease=0.01)
-    assert await ledger.close("tok_1", claim, state)  # type: ignore[arg-type]
+    assert await ledger.close("tok_1", claim, state)
     await asyncio.sleep(0.03)
     for by in ("attach-1", "attach-2"):
         again = await ledger.claim("tok_1", by, lease=30)
         assert (again.state, again.by) == (state, "attach-1")
+    for other in ENDINGS - {state}:
+        assert not await ledger.close("tok_1", claim, other)
+    assert await ledger.close("tok_1", claim, state), "asked again, because the answer was lost"
 
 
-async def test_what_is_spent_cannot_be_given_back(ledger: Ledger) -> None:
+async def test_whoever_asks_for_a_spent_token_learns_who_spent_it_and_on_what(ledger: Ledger) -> None:
     claim = await ledger.claim("tok_1", "attach-1", lease=30)
-    await ledger.close("tok_1", claim, "spent")
-    again = await ledger.claim("tok_1", "attach-1", lease=30)
-    await ledger.release("tok_1", again)
-    assert (await ledger.claim("tok_1", "attach-2", lease=30)).state == "spent"
+    await ledger.close("tok_1", claim, "spent", BECAME)
+    for by in ("attach-1", "attach-2"):
+        told = await ledger.claim("tok_1", by, lease=30)
+        assert (told.by, told.became) == ("attach-1", BECAME)
 
 
-async def test_a_released_token_is_free_for_everybody_and_was_not_tried(ledger: Ledger) -> None:
+async def test_a_token_given_back_is_there_for_everybody_and_was_not_tried(ledger: Ledger) -> None:
     claim = await ledger.claim("tok_1", "attach-1", lease=30)
-    await ledger.release("tok_1", claim)
+    assert await ledger.close("tok_1", claim, "available")
     other = await ledger.claim("tok_1", "attach-2", lease=30)
     assert (other.state, other.again) == ("granted", False)
-    await ledger.release("tok_1", other)
+    await ledger.close("tok_1", other, "available")
     assert (await ledger.claim("tok_1", "attach-1", lease=30)).again is False
+
+
+async def test_used_by_nobody_knows_whom_is_for_every_order_to_find_out(ledger: Ledger) -> None:
+    claim = await ledger.claim("tok_1", "attach-1", lease=30)
+    await ledger.close("tok_1", claim, "unknown", elsewhere=True)
+    other = await ledger.claim("tok_1", "attach-2", lease=30)
+    assert (other.state, other.again, other.elsewhere, other.unheard) == ("granted", True, True, False)
+
+
+async def test_a_store_wiped_in_the_middle_still_learns_that_a_token_is_spent(ledger: Ledger) -> None:
+    claim = Claim("granted", "attach-1", 7)
+    assert not await ledger.close("tok_1", claim, "available")
+    assert not await ledger.close("tok_1", claim, "unknown")
+    assert (await ledger.claim("tok_2", "attach-2", lease=30)).state == "granted"
+    assert await ledger.close("tok_1", claim, "spent", BECAME)
+    assert (await ledger.claim("tok_1", "attach-2", lease=30)).became == BECAME
+
+
+# -- a token made here is bound to whom it was made for
+
+
+MINE = Scope("main", "test", "acct_1", "card")
+
+
+@pytest.fixture(params=["in_the_store", "in_memory"])
+def both(request: pytest.FixtureRequest, store: Store) -> tuple[Journal, Ledger]:
+    """A journal of requests, and the ledger that learns of its tokens."""
+    if request.param == "in_the_store":
+        return RedisJournal(store, "request", days=1), RedisLedger(store, "main", days=1)
+    ledger = MemoryLedger()
+    return MemoryJournal(ledger), ledger
+
+
+async def test_a_token_recorded_is_available_at_once_to_whom_it_belongs(both: tuple[Journal, Ledger]) -> None:
+    journal, ledger = both
+    assert await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT) == OUTCOME
+    assert (await journal.begin("req-1")).outcome == OUTCOME
+    claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
+    assert (claim.state, claim.again, claim.unheard) == ("granted", False, False)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"), [("platform", "other"), ("mode", "live"), ("account", ""), ("kind", "bank_account")]
+)
+async def test_an_order_of_another_scope_is_told_which_part_does_not_fit(
+    both: tuple[Journal, Ledger], part: str, other: str
+) -> None:
+    journal, ledger = both
+    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    claim = await ledger.claim("tok_1", "attach-1", lease=30, scope=replace(MINE, **{part: other}))
+    assert (claim.state, claim.by) == ("misfit", part)
+    assert (await ledger.claim("tok_1", "attach-1", lease=30, scope=MINE)).state == "granted"
+
+
+async def test_an_accounts_own_token_may_go_into_that_account_in_the_platforms_name(
+    both: tuple[Journal, Ledger],
+) -> None:
+    journal, ledger = both
+    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    for also, state in (("acct_2", "misfit"), ("acct_1", "granted")):
+        scope = replace(MINE, account="", also=also)
+        assert (await ledger.claim("tok_1", "attach-1", lease=30, scope=scope)).state == state
+
+
+async def test_a_token_made_elsewhere_belongs_to_whoever_names_it(ledger: Ledger) -> None:
+    claim = await ledger.claim("tok_1", "attach-1", lease=30, scope=MINE)
+    await ledger.close("tok_1", claim, "available")
+    assert (await ledger.claim("tok_1", "attach-2", lease=30, scope=replace(MINE, account=""))).state == "granted"
+
+
+async def test_a_twin_that_recorded_too_late_registers_no_token_and_takes_nothing_back(
+    both: tuple[Journal, Ledger],
+) -> None:
+    journal, ledger = both
+    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
+    await ledger.close("tok_1", claim, "spent", BECAME)
+    for token in ("tok_1", "tok_2"):
+        assert await journal.made("req-1", OUTCOME.replace("tok_1", token), token, MINE, at=MADE_AT) == OUTCOME
+    assert (await ledger.claim("tok_1", "attach-2", lease=30, scope=MINE)).state == "spent"
+    assert (await ledger.claim("tok_2", "attach-2", lease=30, scope=replace(MINE, kind="pii"))).state == "granted"
+
+
+# -- a token that got too old makes room for another one
+
+
+async def expired(journal: Journal, ledger: Ledger) -> None:
+    await journal.begin("req-1")
+    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
+    assert await ledger.close("tok_1", claim, "expired")
+
+
+async def test_the_request_of_an_expired_token_begins_once_more_with_a_new_key_however_often_it_is_asked(
+    both: tuple[Journal, Ledger],
+) -> None:
+    journal, ledger = both
+    await expired(journal, ledger)
+    assert await journal.anew("req-1", "tok_1", PLACES)
+    assert await journal.anew("req-1", "tok_1", PLACES)
+    assert await journal.begin("req-1") == Begun(1, 1, None)
+    other = OUTCOME.replace("tok_1", "tok_2")
+    await journal.made("req-1", other, "tok_2", MINE, at=MADE_AT)
+    assert await journal.anew("req-1", "tok_1", PLACES), "a late twin of the order has its request said again"
+    assert (await journal.begin("req-1")).outcome == other
+
+
+@pytest.mark.parametrize("state", ["leased", "spent", "burnt", "unknown", "available"])
+async def test_nothing_is_made_anew_while_the_token_is_anything_but_expired(
+    both: tuple[Journal, Ledger], state: str
+) -> None:
+    journal, ledger = both
+    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
+    if state != "leased":
+        await ledger.close("tok_1", claim, state)  # type: ignore[arg-type]
+    assert not await journal.anew("req-1", "tok_1", PLACES)
+    assert (await journal.begin("req-1")).outcome == OUTCOME
+
+
+async def test_a_store_that_was_wiped_leaves_the_first_key_behind_because_it_would_repeat_the_old_token(
+    both: tuple[Journal, Ledger],
+) -> None:
+    journal, ledger = both
+    for _ in range(2):
+        assert await journal.anew("req-1", "tok_1", PLACES)
+    assert (await journal.begin("req-1")).epoch == 1
+    assert (await ledger.claim("tok_1", "req-1", lease=30)).state == "expired"
+
+
+# -- no more tokens than can be spent
+
+
+@pytest.fixture(params=["in_the_store", "in_memory"])
+def headway(request: pytest.FixtureRequest, store: Store) -> Headway:
+    return RedisHeadway(store) if request.param == "in_the_store" else MemoryHeadway()
+
+
+async def test_of_twenty_requests_at_once_as_many_go_ahead_as_there_is_room(headway: Headway) -> None:
+    went = await asyncio.gather(*(headway.go(f"req-{n}", PLACES, lasts=30) for n in range(20)))
+    assert went.count(True) == 3
+    (full, *_) = [f"req-{n}" for n in range(20) if not went[n]]
+    (first, *_) = [f"req-{n}" for n in range(20) if went[n]]
+    assert await headway.go(first, PLACES, lasts=30), "who is ahead already, is"
+    await headway.back(first, PLACES)
+    assert await headway.go(full, PLACES, lasts=30)
+
+
+async def test_one_full_place_is_enough_to_wait_and_takes_no_seat_at_another(headway: Headway) -> None:
+    small = (Place("main:global", 5), Place("main:endpoint:charges", 1))
+    assert await headway.go("req-1", small, lasts=30)
+    assert not await headway.go("req-2", small, lasts=30)
+    rest = [await headway.go(f"req-{n}", PLACES[:1], lasts=30) for n in range(3, 8)]
+    assert rest.count(True) == 4
+
+
+async def test_a_seat_nobody_gives_up_passes_away_by_itself(store: Store) -> None:
+    headway = RedisHeadway(store)
+    assert await headway.go("req-1", [Place("main:global", 1)], lasts=0.1)
+    async with asyncio.timeout(5):
+        while not await headway.go("req-2", [Place("main:global", 1)], lasts=30):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_seat_that_lasts_longer_outlives_those_taken_after_it(store: Store) -> None:
+    headway, place = RedisHeadway(store), [Place("main:global", 2)]
+    assert await headway.go("req-1", place, lasts=30)
+    assert await headway.go("req-2", place, lasts=0.05)
+    await asyncio.sleep(0.1)
+    assert await headway.go("req-3", place, lasts=30)
+    assert not await headway.go("req-4", place, lasts=30)
+
+
+async def test_an_outcome_or_a_token_too_old_gives_the_seat_up(store: Store) -> None:
+    headway, ledger = RedisHeadway(store), RedisLedger(store, "main", days=1)
+    requests, attaches = (RedisJournal(store, subject, days=1) for subject in ("request", "attach"))
+    place = (Place("main:global", 1),)
+    assert await headway.go("req-2", place, lasts=30)
+    await requests.record("req-2", "{}", leaving=place)
+    assert await headway.go("req-3", place, lasts=30)
+    await attaches.record("req-3", "{}", leaving=place)
+    assert await headway.go("req-1", place, lasts=30)
+    await expired(requests, ledger)
+    await requests.anew("req-1", "tok_1", place)
+    assert await headway.go("req-4", place, lasts=30)
+
+
+# -- a lease is kept alive
+
+
+async def test_a_claim_in_hand_outlives_its_lease_for_as_long_as_it_is_kept(store: Store) -> None:
+    ledger = RedisLedger(store, "main", days=1)
+    claim = await ledger.claim("tok_1", "attach-1", lease=0.3)
+    async with ledger.keeping("tok_1", claim, lease=0.3) as hold:
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            assert (await ledger.claim("tok_1", "attach-2", lease=30)).state == "held"
+        assert await hold.holds()
+    assert (await asked_until_it_lapses(ledger, "attach-2")).state == "unknown"
+
+
+@pytest.mark.parametrize("how", ["wiped", "taken over"])
+async def test_who_keeps_a_claim_learns_that_it_is_lost(client: Redis, store: Store, how: str) -> None:
+    ledger = RedisLedger(store, "main", days=1)
+    claim = await ledger.claim("tok_1", "attach-1", lease=0.3)
+    async with asyncio.timeout(5), ledger.keeping("tok_1", claim, lease=0.3) as hold:
+        if how == "wiped":
+            await client.flushdb()
+        else:
+            await ledger.claim("tok_1", "attach-1", lease=30)
+        assert not await hold.holds()
 
 
 async def test_one_token_says_nothing_about_another(ledger: Ledger) -> None:
@@ -170,14 +469,26 @@ async def test_locks_of_two_platforms_have_nothing_to_do_with_each_other(store: 
     ledgers = [RedisLedger(store, platform, days=1) for platform in ("main", "other")]
     async with asyncio.timeout(5), ledgers[0].writing("acct_1", lease=5), ledgers[1].writing("acct_1", lease=5):
         pass
+
+
+async def test_a_token_is_known_by_its_id_whatever_platform_an_order_names(store: Store) -> None:
+    ledgers = [RedisLedger(store, platform, days=1) for platform in ("main", "other")]
     await ledgers[0].claim("tok_1", "attach-1", lease=30)
-    assert (await ledgers[1].claim("tok_1", "attach-2", lease=30)).state == "granted"
+    assert (await ledgers[1].claim("tok_1", "attach-2", lease=30)).state == "held"
 
 
 async def test_the_journal_counts_deliveries_one_by_one(journal: Journal) -> None:
     begun = await asyncio.gather(*(journal.begin("req-1") for _ in range(20)))
     assert sorted(each.deliveries for each in begun) == list(range(1, 21))
     assert await journal.begin("req-2") == Begun(1, 0, None)
+
+
+async def test_an_id_stands_for_one_thing_and_another_one_changes_nothing(journal: Journal) -> None:
+    await journal.begin("req-1", "this")
+    await journal.record("req-1", "told")
+    with pytest.raises(Reused):
+        await journal.begin("req-1", "that")
+    assert await journal.begin("req-1", "this") == Begun(2, 0, "told")
 
 
 async def test_a_delivery_given_back_in_good_order_does_not_count(journal: Journal) -> None:
@@ -191,6 +502,23 @@ async def test_the_first_outcome_written_is_the_final_one(journal: Journal) -> N
     assert len(set(told)) == 1
     assert await journal.record("req-1", "another") == told[0]
     assert (await journal.begin("req-1")).outcome == told[0]
+
+
+async def test_a_word_of_ours_does_not_count_where_the_entry_was_lost_and_the_endpoints_does(
+    journal: Journal, client: Redis
+) -> None:
+    await journal.begin("req-1")
+    await journal.record("req-1", "the endpoint's, and told")
+    await journal.begin("req-1")
+    if isinstance(journal, MemoryJournal):
+        journal.entries.clear()
+    else:
+        await client.flushdb()
+    with pytest.raises(Forgotten):
+        await journal.record("req-1", "given up", ours=True)
+    assert await journal.begin("req-1") == Begun(1, 0, None), "nothing was written"
+    assert await journal.record("req-1", "given up", ours=True) == "given up"
+    assert await journal.record("req-2", "the endpoint's") == "the endpoint's"
 
 
 async def test_twenty_who_saw_the_same_epoch_begin_one_new_one(journal: Journal) -> None:

@@ -275,6 +275,30 @@ async def test_while_the_store_is_away_a_process_goes_on_with_a_small_share_and_
     assert (await limiter.ask([budget], "realtime", True)).granted
 
 
+async def test_a_pause_holds_while_the_store_is_away_until_it_ends_by_itself(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter, other = RedisLimiter(store, alone=1.0), Budget("other:global", per_second=100)
+    long, short = (Budget(f"main:endpoint:{name}", per_second=100) for name in ("tokens", "charges"))
+    for budget, lasts in ((long, 3600.0), (short, 0.2)):
+        await Controls(store).command("pause", budget, who="a test", why="a test", lasts=lasts)
+        assert not (await limiter.ask([other, budget], "realtime", False)).granted
+
+    async def away(*_: object) -> None:
+        return None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "run_unless_away", away)
+        assert not (await limiter.ask([other, long], "realtime", False)).granted
+        assert (await limiter.ask([other], "realtime", False)).granted
+        await asyncio.sleep(0.3)
+        assert (await limiter.ask([short], "realtime", False)).granted
+    await Controls(store).command("resume", long, who="a test", why="it is over")
+    assert (await limiter.ask([long], "realtime", False)).granted
+    monkeypatch.setattr(store, "run_unless_away", away)
+    assert (await limiter.ask([long], "realtime", False)).granted, "the last that it was told"
+
+
 async def test_a_server_clock_that_is_set_back_an_hour_stops_nobody(client: Redis, store: Store) -> None:
     budget, permit = Budget("main:global", per_second=10, burst=2), on_a_clock_of_ours(Script("permit", after=SHARED))
     keys = [store.key("line", "x"), store.key("budget", budget.name)]

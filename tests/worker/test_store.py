@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.brokers import kill_synced
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from tokenferry.broker import embedded
 from tokenferry.broker.embedded import EmbeddedServerUnavailable
+from tokenferry_worker.on_redis import store as store_module
 from tokenferry_worker.on_redis.journal import RedisJournal
-from tokenferry_worker.on_redis.store import TOGETHER, Script, Store
+from tokenferry_worker.on_redis.store import TOGETHER, Script, Store, now_at
 
 pytestmark = pytest.mark.anyio
 
@@ -78,6 +80,17 @@ async def test_a_server_that_forgot_its_scripts_is_told_them_again(client: Redis
     assert sorted(each.deliveries for each in begun) == list(range(2, 22))
 
 
+async def test_its_clock_is_the_servers_and_not_ours(
+    valkey: embedded.Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, store = time.time(), Store.at(valkey.redis_url, "test-clock")
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert abs(await store.now() - really) < 60
+    await store.aclose()
+    assert abs(now_at(valkey.redis_url) - really) < 60
+    assert now_at("redis://127.0.0.1:1") == 0.0, "nobody is held up where the store is away"
+
+
 async def test_a_cancelled_caller_disturbs_nobody(store: Store) -> None:
     journal = RedisJournal(store, "request", days=1)
     asking = [asyncio.create_task(journal.record(f"req-{n}", f"outcome {n}")) for n in range(50)]
@@ -89,8 +102,26 @@ async def test_a_cancelled_caller_disturbs_nobody(store: Store) -> None:
     assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
 
 
-async def test_a_broken_script_fails_its_caller_and_no_other(store: Store) -> None:
+async def test_a_script_that_fails_is_waited_for_and_said_and_holds_up_no_other(
+    client: Redis, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A missing right, or a key of another shape: no request is to blame, so none may be given up on for it."""
+    journal = RedisJournal(store, "request", days=1)
+    await client.set(store.key("journal", "request", "x"), "no hash", px=60_000)
+    begun = [asyncio.create_task(journal.begin("x")) for _ in range(2)]
+    async with asyncio.timeout(10):
+        while "refuses the script 'begin'" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert (await journal.begin("y")).deliveries == 1
+        await client.delete(store.key("journal", "request", "x"))
+        assert sorted(each.deliveries for each in await asyncio.gather(*begun)) == [1, 2]
+    assert caplog.text.count("refuses the script") == 1
+    assert not store.away
+
+
+async def test_a_command_is_told_what_the_store_says_instead(client: Redis, prefix: str) -> None:
     broken = Script("record")
+    store = Store(client, prefix, patient=False)
     journal = RedisJournal(store, "request", days=1)
     with pytest.raises(ResponseError):
         await store.run(broken, [store.key("journal", "request", "x")], ["outcome", "no number"])
@@ -115,20 +146,92 @@ async def test_an_error_nobody_foresaw_reaches_the_caller_instead_of_hanging_it(
     assert (await journal.begin("req-1")).deliveries == 1
 
 
-async def test_while_the_store_is_away_everybody_waits_and_then_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def own_server(folder: Path) -> embedded.Embedded:
+    """One that may be hurt."""
     try:
-        server = embedded.ensure(tmp_path / "valkey", owner=True)
+        return embedded.ensure(folder, owner=True)
     except EmbeddedServerUnavailable as error:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
+
+
+async def test_while_the_store_is_full_everybody_waits_and_then_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_server(tmp_path / "valkey")
+    store, operator = Store.at(server.redis_url, "test-full"), Redis.from_url(server.redis_url)
+    try:
+        journal = RedisJournal(store, "request", days=1)
+        await operator.config_set("maxmemory", 1)
+        asking = [asyncio.create_task(journal.begin("req-1")) for _ in range(20)]
+        async with asyncio.timeout(10):
+            while "away" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert not any(task.done() for task in asking)
+        await operator.config_set("maxmemory", 0)
+        begun = await asyncio.wait_for(asyncio.gather(*asking), 10)
+        assert sorted(each.deliveries for each in begun) == list(range(1, 21))
+    finally:
+        await store.aclose()
+        await operator.aclose()
+        embedded.stop(tmp_path / "valkey")
+
+
+async def test_while_the_store_has_too_few_replicas_everybody_waits_and_then_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_server(tmp_path / "valkey")
+    store, operator = Store.at(server.redis_url, "test-alone"), Redis.from_url(server.redis_url)
+    try:
+        journal = RedisJournal(store, "request", days=1)
+        await operator.config_set("min-replicas-to-write", 1)
+        asking = [asyncio.create_task(journal.begin("req-1")) for _ in range(20)]
+        async with asyncio.timeout(10):
+            while "away" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert not any(task.done() for task in asking)
+        await operator.config_set("min-replicas-to-write", 0)
+        begun = await asyncio.wait_for(asyncio.gather(*asking), 10)
+        assert sorted(each.deliveries for each in begun) == list(range(1, 21))
+    finally:
+        await store.aclose()
+        await operator.aclose()
+        embedded.stop(tmp_path / "valkey")
+
+
+async def test_a_short_absence_is_waited_for_also_by_who_could_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_server(tmp_path / "valkey")
+    store, clock = Store.at(server.redis_url, "test-short"), Script("clock")
+    try:
+        monkeypatch.setattr(store_module, "PATIENCE", 60.0)
+        kill_synced(server.pid, server.redis_url)
+        first = asyncio.create_task(store.run_unless_away(clock, [], []))
+        async with asyncio.timeout(10):
+            while "away" not in caplog.text:
+                await asyncio.sleep(0.01)
+        second = asyncio.create_task(store.run_unless_away(clock, [], []))
+        await asyncio.sleep(0)  # it has begun
+        monkeypatch.setattr(store_module, "PATIENCE", 0.0)
+        assert await store.run_unless_away(clock, [], []) is None, "long enough"
+        assert await asyncio.to_thread(embedded.ensure, tmp_path / "valkey", owner=True)
+        assert None not in await asyncio.wait_for(asyncio.gather(first, second), 30)
+    finally:
+        await store.aclose()
+        embedded.stop(tmp_path / "valkey")
+
+
+async def test_while_the_store_is_away_everybody_waits_and_then_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_server(tmp_path / "valkey")
     store = Store.at(server.redis_url, "test-away")
     try:
         journal = RedisJournal(store, "request", days=1)
         await journal.record("req-1", "kept")
-        os.kill(server.pid, signal.SIGKILL)
+        kill_synced(server.pid, server.redis_url)
         asking = [asyncio.create_task(journal.begin("req-1")) for _ in range(20)]
         late = asyncio.create_task(journal.begin("req-2"))
         async with asyncio.timeout(10):

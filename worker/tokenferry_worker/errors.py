@@ -1,10 +1,12 @@
-"""The whole family. Three, because there are three things to do about trouble: set aside, report, try again.
+"""The whole family. Few, because there are three things to do about trouble: set aside, report, try again.
 
     TokenferryError
       Unopenable     cannot be read               -> quarantine
       Declined       read, and refused            -> a result with the code
       Unavailable    nobody read it, or nobody can say whether somebody did -> the same call again
       Blocked        refused because of the account or its key, not the request -> stop the platform, tell the operator
+      Forgotten      the store has lost what we knew        -> begin again
+      Reused         an id that stands for something else   -> a result with the code, and the other one is not touched
 
 Every text here is safe to log: ids, codes, parameter names. A provider's free text stays outside.
 """
@@ -20,6 +22,14 @@ class TokenferryError(Exception):
 
 class Unopenable(TokenferryError):
     """Not a well-formed, known, correctly signed envelope for this worker. The text is a reason, never content."""
+
+
+class Forgotten(TokenferryError):
+    """The store has lost an entry that was in it a moment ago, and with it perhaps an outcome that was told."""
+
+
+class Reused(TokenferryError):
+    """This id stands for another request or order."""
 
 
 @dataclass

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hpke, serialization
@@ -12,6 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 
 from tokenferry.contract.envelope import Suite
 from tokenferry.sealing import UnusableKey, key_id, read_key_file, read_private_key_file
+
+log = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
 
 PrivateKey = x25519.X25519PrivateKey | hpke.MLKEM768X25519PrivateKey
 BEGIN_PRIVATE = b"-----BEGIN PRIVATE KEY-----"
@@ -34,6 +41,50 @@ def load_identities(folder: Path) -> Mapping[str, Identity]:
 
     Raises `UnusableKey` when one cannot be used or there is none.
     """
+    return KeyFolder(folder, _identities)
+
+
+class KeyFolder(Mapping[str, Key]):
+    """The keys of a folder by key id. One that is not known may have been put there since, so it is looked for.
+
+    A new key works as soon as its file is there: no request is given up on because a worker is older than its key.
+    """
+
+    def __init__(self, folder: Path, read: Callable[[Path], Mapping[str, Key]]) -> None:
+        """*read* raises `UnusableKey`."""
+        self._folder = folder
+        self._read = read
+        self._seen = self._state()
+        self._keys = read(folder)
+
+    def __getitem__(self, key_id: str) -> Key:
+        if key_id not in self._keys and (state := self._state()) != self._seen:
+            self._seen = state
+            try:
+                self._keys = self._read(self._folder)
+            except UnusableKey as error:
+                log.warning("keys: %s; going on with those of before", error)
+            else:
+                log.warning("keys: read %s again", self._folder)
+        return self._keys[key_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def _state(self) -> Sequence[tuple[str, int, int]]:
+        """Names, times and sizes: what changes when a key is put there. Cheap enough for everybody's unknown keys."""
+        found = []
+        for path in self._folder.glob("*.pem"):
+            with suppress(OSError):
+                status = path.stat()
+                found.append((path.name, status.st_mtime_ns, status.st_size))
+        return sorted(found)
+
+
+def _identities(folder: Path) -> Mapping[str, Identity]:
     ring = {identity.key_id: identity for identity in map(_load_identity, sorted(folder.glob("*.pem")))}
     if not ring:
         raise UnusableKey(f"{folder}: holds no private key (*.pem); make one with `tokenferry keys generate --out DIR`")
@@ -62,7 +113,7 @@ class Signers:
     """Who may send: Ed25519 public keys by key id."""
 
     def __init__(self, keys: Mapping[str, ed25519.Ed25519PublicKey]) -> None:
-        self._keys = dict(keys)
+        self._keys = keys
 
     @classmethod
     def load(cls, folder: Path) -> Signers:
@@ -70,19 +121,7 @@ class Signers:
 
         Raises `UnusableKey`.
         """
-        keys = {}
-        for path in sorted(folder.glob("*.pem")):
-            content = read_key_file(path, "signer's public key", "copy it again")
-            try:
-                key = serialization.load_pem_public_key(content)
-            except (ValueError, UnsupportedAlgorithm):
-                key = None
-            if not isinstance(key, ed25519.Ed25519PublicKey):
-                raise UnusableKey(f"{path}: is not an Ed25519 public key; copy it from `tokenferry keys generate`")
-            keys[key_id(key.public_bytes_raw())] = key
-        if not keys:
-            raise UnusableKey(f"{folder}: holds no public key of a producer (*.pem); copy them here")
-        return cls(keys)
+        return cls(KeyFolder(folder, _signers))
 
     def verify(self, signer_id: str, signature: bytes, signed: bytes) -> bool:
         """Whether *signer_id* is known and *signature* is theirs over exactly *signed*."""
@@ -94,3 +133,19 @@ class Signers:
         except InvalidSignature:
             return False
         return True
+
+
+def _signers(folder: Path) -> Mapping[str, ed25519.Ed25519PublicKey]:
+    keys = {}
+    for path in sorted(folder.glob("*.pem")):
+        content = read_key_file(path, "signer's public key", "copy it again")
+        try:
+            key = serialization.load_pem_public_key(content)
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, ed25519.Ed25519PublicKey):
+            raise UnusableKey(f"{path}: is not an Ed25519 public key; copy it from `tokenferry keys generate`")
+        keys[key_id(key.public_bytes_raw())] = key
+    if not keys:
+        raise UnusableKey(f"{folder}: holds no public key of a producer (*.pem); copy them here")
+    return keys

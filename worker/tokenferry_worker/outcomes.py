@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenferry.contract.attach import SignedAttach
-from tokenferry.contract.results import AttachResult, TokenResult
+from tokenferry.contract.names import Lane
+from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
+
+
+def our_word(result: TokenResult | AttachResult | OnboardingResult) -> str | None:
+    """The code of a failure that we, and not the endpoint, speak of."""
+    why = result.failure
+    return why.code if why is not None and why.source == "tokenferry" else None
 
 
 @dataclass(frozen=True)
 class Settled:
     """There is a final outcome, and the requester named by *reply_to* (if any) is to be told."""
 
-    result: TokenResult | AttachResult
+    result: TokenResult | AttachResult | OnboardingResult
     reply_to: str | None
 
 
@@ -21,6 +28,16 @@ class HandedOn:
     """There is a token, and an order to spend it: the attach worker says the last word to the requester."""
 
     order: SignedAttach
+
+
+@dataclass(frozen=True)
+class Anew:
+    """The token got too old before any call: its request, as sealed as it came, goes back and makes another one."""
+
+    sealed: str
+    platform: str
+    lane: Lane
+    request_id: str
 
 
 @dataclass(frozen=True)
@@ -54,4 +71,4 @@ class Parked:
     id: str
 
 
-Outcome = Settled | HandedOn | DeadLettered | Dropped | Quarantined | Parked
+Outcome = Settled | HandedOn | Anew | DeadLettered | Dropped | Quarantined | Parked

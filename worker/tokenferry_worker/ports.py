@@ -11,6 +11,7 @@ from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.circuits import Board
+from tokenferry_worker.lifecycle import Ending
 from tokenferry_worker.pacing import Budget
 
 
@@ -24,6 +25,8 @@ class Endpoint(Protocol):
     async def post(
         self, path: str, form: str, *, idempotency_key: str, connected_account: str | None = None
     ) -> Answer: ...
+
+    async def get(self, path: str, *, connected_account: str | None = None) -> Answer: ...
 
 
 class Limiter(Protocol):
@@ -54,17 +57,60 @@ class Begun:
     """The recorded final outcome (JSON of a result), if there is one."""
 
 
+@dataclass(frozen=True)
+class Scope:
+    """To whom a token belongs. Empty *account*: to the platform itself."""
+
+    platform: str
+    mode: str
+    account: str
+    kind: str
+    also: str = ""
+    """Another account whose tokens will do: an account's external accounts take its own as well."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What tokens wait for together, and how many of them may wait."""
+
+    name: str
+    limit: int
+
+
 class Journal(Protocol):
     """One final outcome per id, whatever happens."""
 
-    async def begin(self, id_: str) -> Begun: ...
+    async def begin(self, id_: str, of: str = "") -> Begun:
+        """Count a delivery, and say what is known. *of*: a digest of what the id stands for.
+
+        Raises `Reused` where it stands for something else.
+        """
+        ...
 
     async def excuse(self, id_: str) -> None:
         """Uncount a delivery that was given back in good order: only a death or a crash counts towards poison."""
         ...
 
-    async def record(self, id_: str, outcome: str) -> str:
-        """Write *outcome* unless there is one already. Returns the one that counts."""
+    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Place] = ()) -> str:
+        """Write *outcome* unless there is one already. Returns the one that counts.
+
+        *ours*: it is our word and not the endpoint's: where the entry is gone since `begin`, a better one may have been
+        told, and this one raises `Forgotten`. *leaving*: places where it counts as ahead no more.
+        """
+        ...
+
+    async def made(self, id_: str, outcome: str, token: str, scope: Scope, *, at: int) -> str:
+        """As `record`, of an outcome with a *token*: in the same moment the ledger has it as available.
+
+        *at*: when it was made, in Unix milliseconds.
+        """
+        ...
+
+    async def anew(self, id_: str, token: str, places: Sequence[Place]) -> bool:
+        """Let request *id_* make another token, if *token*, expired and never tried, is the one it has made.
+
+        Asked again it says the same and does nothing more. False where the token is not expired.
+        """
         ...
 
     async def next_epoch(self, id_: str, after: int) -> int:
@@ -73,35 +119,101 @@ class Journal(Protocol):
 
 
 @dataclass(frozen=True)
+class Became:
+    """What a token has become: ids and type of the object, and of the stored card or bank account where it is known."""
+
+    object_id: str
+    object_type: str
+    stored_id: str | None = None
+
+
+@dataclass(frozen=True)
 class Claim:
     """The ledger's answer to who may spend a token."""
 
-    state: Literal["granted", "held", "spent", "burnt"]
+    state: Literal["granted", "held", "spent", "burnt", "expired", "unknown", "misfit", "told"]
     by: str
-    """Who holds or spent it."""
+    """Who holds or spent it; for `misfit`, which part of its scope is another than the order says."""
     fence: int = 0
     """Number of this lease; a later lease has a higher one, and the ledger refuses the lower one's word."""
     again: bool = False
-    """Whether the same claimant held it before: a call may already have been made."""
+    """Whether it was held before and not given back: a call may already have been made."""
+    became: Became | None = None
+    """Of a spent token, where the ledger has been told."""
+    elsewhere: bool = False
+    """Whether the endpoint has called it used, and nobody knows who used it."""
+    unheard: bool = False
+    """Whether the ledger has not heard of its making, so it was made elsewhere, or the store was wiped since."""
+    made_at: int | None = None
+    """Unix milliseconds at which it was made, where it was made here."""
+    told: str | None = None
+    """The outcome (JSON of a result) that the order has already: it spends nothing any more."""
+
+
+class Hold(Protocol):
+    """A claim that is kept alive."""
+
+    async def holds(self) -> bool:
+        """Whether it still counts. Not where the store was wiped, or a later delivery has taken over."""
+        ...
 
 
 class Ledger(Protocol):
     """Who spends which token."""
 
-    async def claim(self, token: str, by: str, *, lease: float) -> Claim:
-        """Take the token for *lease* seconds. A claimant that holds it already gets it again, with a new fence."""
+    async def claim(
+        self,
+        token: str,
+        by: str,
+        *,
+        lease: float,
+        scope: Scope | None = None,
+        lost: int | None = None,
+        journaled: bool = False,
+    ) -> Claim:
+        """Take the token for *lease* seconds. A claimant that holds it already gets it again, with a new fence.
+
+        *lost*: the fence of the claim that this very delivery had and has lost: while a later one lives, it is held.
+        *journaled*: whether the claimant's outcome is in the journal of orders, and is asked for first.
+        """
         ...
 
-    async def close(self, token: str, claim: Claim, state: Literal["spent", "burnt"]) -> bool:
-        """Mark it spent or burnt. False when another lease has taken over."""
+    def keeping(self, token: str, claim: Claim, *, lease: float) -> AbstractAsyncContextManager[Hold]:
+        """Renew the claim for as long as the block runs."""
         ...
 
-    async def release(self, token: str, claim: Claim) -> None:
-        """Give it back unspent."""
+    async def close(
+        self,
+        token: str,
+        claim: Claim,
+        state: Ending,
+        became: Became | None = None,
+        *,
+        elsewhere: bool = False,
+        outcome: str | None = None,
+        ours: bool = False,
+    ) -> bool:
+        """Leave it in *state*. False when another lease has taken over. *elsewhere*: it is not known who used it.
+
+        *outcome* (*ours*: see `Journal.record`) is recorded in the same moment, unless another lease has taken over: no
+        other delivery of the order may find the token free and its outcome not yet there.
+        """
         ...
 
     def writing(self, object_id: str | None, *, lease: float) -> AbstractAsyncContextManager[None]:
         """Be the only one in the fleet to write to *object_id* (None: nobody else could) within the block."""
+        ...
+
+
+class Headway(Protocol):
+    """How far tokenizing is ahead of spending, for the whole fleet."""
+
+    async def go(self, id_: str, places: Sequence[Place], *, lasts: float) -> bool:
+        """Count request *id_* as ahead at every one of *places*, for *lasts* seconds at most. False: one is full."""
+        ...
+
+    async def back(self, id_: str, places: Sequence[Place]) -> None:
+        """It is ahead no more: there will be no token."""
         ...
 
 

@@ -22,14 +22,21 @@ end
 -- *ahead*: intervals a call may come early; what a budget holds beyond those, and a few seconds, was written before the
 -- clock was set back, and would stop everything for as long as that was.
 local SANE = 10000000
+-- What is written is believed only if it is a number: NaN would pass every comparison below, and stop everything.
+local function number(text, otherwise)
+  local read = tonumber(text or nil)
+  if not read or read ~= read or math.abs(read) == math.huge then return otherwise end
+  return read
+end
 local function read(key, interval, ahead)
   local held = redis.call('HMGET', key, 'at', 'factor', 'since', 'rate', 'paused', 'until')
-  local budget = {key = key, at = tonumber(held[1] or 0), factor = 1, since = math.min(now, tonumber(held[3] or 0))}
-  if held[2] then budget.factor = recovered(tonumber(held[2]), budget.since) end
-  budget['until'] = tonumber(held[6] or 0)
+  local budget = {key = key, at = number(held[1], 0), factor = 1, since = math.min(now, number(held[3], 0))}
+  local factor, rate = number(held[2], 0), number(held[4], 0)
+  if factor > 0 then budget.factor = recovered(factor, budget.since) end
+  budget['until'] = number(held[6], 0)
   local ordered = budget['until'] > now
   budget.paused = ordered and held[5] or false
-  if ordered and held[4] then interval = 1000000 / held[4] end
+  if ordered and rate > 0 then interval = 1000000 / rate end
   budget.interval = math.ceil(interval / budget.factor - 1e-6)
   budget.ahead = ahead * budget.interval
   if budget.at - now > budget.ahead + 3 * budget.interval + SANE then budget.at = now end

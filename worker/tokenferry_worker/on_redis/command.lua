@@ -14,7 +14,7 @@ elseif verb == 'resume' then
   redis.call('HDEL', KEYS[1], 'paused')
   what = 'resumed'
 else
-  redis.call('HDEL', KEYS[1], 'rate', 'paused', 'factor', 'since', 'cuts', 'until')
+  redis.call('DEL', KEYS[1]) -- and keep below writes when the next call may be made
   budget['until'] = 0
   what = 'reset to the configured rate'
 end

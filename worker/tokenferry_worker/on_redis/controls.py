@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,7 +68,12 @@ class Controls:
     async def command(
         self, verb: Verb, budget: Budget, *, who: str, why: str, rate: float | None = None, lasts: float = 0.0
     ) -> None:
-        """Carry out an operator's word. *rate*: calls per second (`set`). *lasts*: seconds (`set`, `pause`)."""
+        """Carry out an operator's word. *rate*: calls per second (`set`). *lasts*: seconds (`set`, `pause`).
+
+        Raises `ValueError` for what is no rate.
+        """
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError("a rate is a number above 0")
         words = [verb, "" if rate is None else repr(rate), int(lasts * MICROSECONDS), budget.name, who, why]
         keys = [budget_key(self._store, budget.name), changes_key(self._store)]
         await self._store.run(self._command, keys, [*words, *numbers(budget, "realtime")[:2]])

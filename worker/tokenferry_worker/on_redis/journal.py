@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from tokenferry_worker.errors import Forgotten, Reused
+from tokenferry_worker.on_redis.headway import place_key
+from tokenferry_worker.on_redis.ledger import entry_key, token_key
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.ports import Begun
+from tokenferry_worker.ports import Begun, Place, Scope
 
 
 class RedisJournal:
@@ -18,23 +25,75 @@ class RedisJournal:
         self._excuse = Script("excuse")
         self._record = Script("record")
         self._next_epoch = Script("next_epoch")
+        self._reopen = Script("reopen")
+        self._made = Script("made")
+        self._anew = Script("anew")
 
-    async def begin(self, id_: str) -> Begun:
-        """Count a delivery of *id_* and say what is known of it."""
-        deliveries, epoch, outcome = await self._store.run(self._begin, [self._key(id_)], [self._ttl_ms])
-        return Begun(deliveries, epoch, outcome or None)
+    async def begin(self, id_: str, of: str = "") -> Begun:
+        """Count a delivery of *id_* and say what is known of it. *of*: a digest of what the id stands for.
+
+        Raises `Reused` where it stands for something else.
+        """
+        known = await self._store.run(self._begin, [self._key(id_)], [self._ttl_ms, of])
+        if known is None:
+            raise Reused
+        deliveries, epoch, outcome, round_ = known
+        return Begun(deliveries, epoch, _of_round(outcome, round_) if outcome else None)
 
     async def excuse(self, id_: str) -> None:
         """Uncount a delivery of *id_* that was given back in good order."""
         await self._store.run(self._excuse, [self._key(id_)], [self._ttl_ms])
 
-    async def record(self, id_: str, outcome: str) -> str:
-        """Write *outcome* unless there is one; returns the one that counts."""
-        return str(await self._store.run(self._record, [self._key(id_)], [outcome, self._ttl_ms]))
+    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Place] = ()) -> str:
+        """Write *outcome* unless there is one; returns the one that counts. The seats at *leaving* are given up."""
+        keys = [self._key(id_), *(place_key(self._store, place.name) for place in leaving)]
+        known = await self._store.run(self._record, keys, [outcome, self._ttl_ms, id_, int(ours)])
+        if known is None:
+            raise Forgotten
+        return _of_round(*known)
+
+    async def made(self, id_: str, outcome: str, token: str, scope: Scope, *, at: int) -> str:
+        """As `record`, of an outcome with a *token*: the ledger learns at once that it is available, and to whom.
+
+        *at*: when it was made, in Unix milliseconds.
+        """
+        keys = [self._key(id_), token_key(self._store, token)]
+        args = [outcome, self._ttl_ms, scope.platform, scope.mode, scope.account, scope.kind, at]
+        counts, round_ = await self._store.run(self._made, keys, args)
+        return _of_round(counts, round_)
+
+    async def anew(self, id_: str, token: str, places: Sequence[Place]) -> bool:
+        """Let request *id_* make another token, if *token*, expired and never tried, is the one it has made.
+
+        Asked again it says the same and does nothing more. False where the token is not expired.
+        """
+        entry, order = (entry_key(self._store, subject, id_) for subject in ("request", "attach"))
+        keys = [entry, order, token_key(self._store, token), *(place_key(self._store, each.name) for each in places)]
+        return bool(await self._store.run(self._anew, keys, [token, id_, self._ttl_ms]))
 
     async def next_epoch(self, id_: str, after: int) -> int:
         """Begin a new generation of the idempotency key after *after*; returns the current one."""
         return int(await self._store.run(self._next_epoch, [self._key(id_)], [after, self._ttl_ms]))
 
+    async def reopen(self, id_: str, *, told: int) -> Literal["open", "done"]:
+        """Let *id_* begin once more, if it was given up on; `done` where the endpoint itself has decided.
+
+        *told*: outcomes that the requester is known to have heard, for a journal that has forgotten the entry.
+        """
+        word: Literal["open", "done"] = await self._store.run(self._reopen, [self._key(id_)], [told, self._ttl_ms])
+        return word
+
     def _key(self, id_: str) -> str:
-        return self._store.key("journal", self._subject, id_)
+        return entry_key(self._store, self._subject, id_)
+
+
+def _of_round(outcome: str, round_: int) -> str:
+    """The outcome under an id of its own in each round: a reader who has heard of the last one hears of this one too.
+
+    >>> _of_round('{"outcome_id": "req-1:token"}', 2)
+    '{"outcome_id": "req-1:token:2"}'
+    """
+    if round_ == 1:
+        return outcome
+    result = json.loads(outcome)
+    return json.dumps({**result, "outcome_id": f"{result['outcome_id']}:{round_}"})

@@ -4,41 +4,99 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Literal
+from dataclasses import dataclass, field
 
+from tokenferry_worker.lifecycle import Ending
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.ports import Claim
+from tokenferry_worker.ports import Became, Claim, Scope
+
+
+@dataclass
+class Kept:
+    """Implements `ports.Hold`."""
+
+    renew: Callable[[], Awaitable[bool]] = field(repr=False)
+
+    async def holds(self) -> bool:
+        """Ask the store, and renew the claim."""
+        return await self.renew()
 
 
 class RedisLedger:
-    """Implements `ports.Ledger` for one platform."""
+    """Implements `ports.Ledger`. Tokens are known by their id alone; locks belong to one platform."""
 
     def __init__(self, store: Store, platform: str, *, days: float) -> None:
-        """*days*: how long a spent token is remembered."""
+        """*days*: how long a token is remembered."""
         self._store = store
         self._platform = platform
         self._ttl_ms = int(days * 86_400_000)
         self._claim = Script("claim")
+        self._renew = Script("renew")
         self._close = Script("close")
         self._hold = Script("hold")
         self._let_go = Script("let_go")
 
-    async def claim(self, token: str, by: str, *, lease: float) -> Claim:
-        """Take *token* for *lease* seconds, or learn who has it."""
-        args = [by, int(lease * 1000), self._ttl_ms]
-        state, holder, fence, again = await self._store.run(self._claim, [self._token(token)], args)
-        return Claim(state, holder, int(fence), bool(again))
+    async def claim(
+        self,
+        token: str,
+        by: str,
+        *,
+        lease: float,
+        scope: Scope | None = None,
+        lost: int | None = None,
+        journaled: bool = False,
+    ) -> Claim:
+        """Take *token* for *lease* seconds, or learn who has it, or that it is not of *scope*.
 
-    async def close(self, token: str, claim: Claim, state: Literal["spent", "burnt"]) -> bool:
-        """Mark *token* spent or burnt; False when a later lease has taken over."""
-        args = [claim.by, claim.fence, state, self._ttl_ms]
-        return bool(await self._store.run(self._close, [self._token(token)], args))
+        *lost*: fence of the claim that this delivery had. *journaled*: whether the order has an entry in the journal.
+        """
+        args = [by, int(lease * 1000), self._ttl_ms, "" if lost is None else lost]
+        if scope is not None:
+            args += [scope.platform, scope.mode, scope.account, scope.kind, scope.also or scope.account]
+        answer = await self._store.run(self._claim, self._keys(token, by if journaled else None), args)
+        state, holder, fence, again, object_id, object_type, stored_id, made, told = answer
+        return Claim(
+            state,
+            holder,
+            int(fence),
+            again in (1, 2),
+            Became(object_id, object_type, stored_id or None) if object_id else None,
+            elsewhere=again == 2,
+            unheard=again == 3,
+            made_at=int(made) if made else None,
+            told=told or None,
+        )
 
-    async def release(self, token: str, claim: Claim) -> None:
-        """Give *token* back unspent."""
-        await self._store.run(self._close, [self._token(token)], [claim.by, claim.fence, "free", self._ttl_ms])
+    @asynccontextmanager
+    async def keeping(self, token: str, claim: Claim, *, lease: float) -> AsyncIterator[Kept]:
+        """Renew *claim* while the block runs, whatever it waits for."""
+        args = [claim.by, claim.fence, int(lease * 1000), self._ttl_ms]
+
+        async def renew() -> bool:
+            # A store that is away has given it to nobody.
+            return await self._store.run_unless_away(self._renew, self._keys(token), args) != 0
+
+        async with _repeating(renew, every=lease / 3, name="tokenferry-lease"):
+            yield Kept(renew)
+
+    async def close(
+        self,
+        token: str,
+        claim: Claim,
+        state: Ending,
+        became: Became | None = None,
+        *,
+        elsewhere: bool = False,
+        outcome: str | None = None,
+        ours: bool = False,
+    ) -> bool:
+        """Leave *token* in *state*, and *outcome* in the journal; False, and neither, when a later lease took over."""
+        object_ = (became.object_id, became.object_type, became.stored_id or "") if became else ("", "", "")
+        args = [claim.by, claim.fence, state, self._ttl_ms, "" if elsewhere else claim.by, *object_]
+        keys = self._keys(token, claim.by if outcome is not None else None)
+        return bool(await self._store.run(self._close, keys, [*args, outcome or "", int(ours)]))
 
     @asynccontextmanager
     async def writing(self, object_id: str | None, *, lease: float) -> AsyncIterator[None]:
@@ -50,28 +108,52 @@ class RedisLedger:
         if object_id is None:
             yield
             return
-        key, by, lease_ms = (
-            self._store.key("writing", self._platform, object_id),
-            secrets.token_hex(8),
-            int(lease * 1000),
-        )
+        key, by = self._store.key("writing", self._platform, object_id), secrets.token_hex(8)
+
+        async def hold() -> bool:
+            return bool(await self._store.run(self._hold, [key], [by, int(lease * 1000)]))
+
+        async def renew() -> bool:
+            await hold()
+            return True
+
         pause = 0.02
-        while not await self._store.run(self._hold, [key], [by, lease_ms]):
+        while not await hold():
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.25)
-        renewing = asyncio.create_task(self._renew(key, by, lease), name="tokenferry-writing")
         try:
-            yield
+            async with _repeating(renew, every=lease / 3, name="tokenferry-writing"):
+                yield
         finally:
-            renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewing
             await self._store.run(self._let_go, [key], [by])
 
-    async def _renew(self, key: str, by: str, lease: float) -> None:
-        while True:
-            await asyncio.sleep(lease / 3)
-            await self._store.run(self._hold, [key], [by, int(lease * 1000)])
+    def _keys(self, token: str, order: str | None = None) -> list[str]:
+        return [token_key(self._store, token), *([] if order is None else [entry_key(self._store, "attach", order)])]
 
-    def _token(self, token: str) -> str:
-        return self._store.key("token", self._platform, token)
+
+def token_key(store: Store, token: str) -> str:
+    """The key of one token."""
+    return store.key("token", token)
+
+
+def entry_key(store: Store, subject: str, id_: str) -> str:
+    """The key of one entry of the journal."""
+    return store.key("journal", subject, id_)
+
+
+@asynccontextmanager
+async def _repeating(step: Callable[[], Awaitable[bool]], *, every: float, name: str) -> AsyncIterator[None]:
+    """Take *step* every so many seconds while the block runs, until it says False."""
+
+    async def repeat() -> None:
+        await asyncio.sleep(every)
+        while await step():
+            await asyncio.sleep(every)
+
+    task = asyncio.create_task(repeat(), name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

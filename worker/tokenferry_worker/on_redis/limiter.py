@@ -28,6 +28,7 @@ class RedisLimiter:
 
     While the store is away, each process goes on by itself with a small share of every budget: never without a limit,
     and without a deadlock. What it then calls is not counted anywhere else, so the share is chosen for the whole fleet.
+    A pause that it has been told of holds until it ends by itself.
     """
 
     def __init__(self, store: Store, *, alone: float = 0.05, longest_call: float = 120.0) -> None:
@@ -40,6 +41,8 @@ class RedisLimiter:
         self._store = store
         self._alone = alone
         self._arrivals: dict[str, float] = {}
+        self._paused: dict[str, float] = {}
+        """Budgets that an operator has stopped, until when on our monotonic clock."""
         self._permit = Script("permit", after=SHARED)
         self._push_back = Script("push_back", after=SHARED)
         self._gates: dict[tuple[str, ...], Gate] = {}
@@ -71,7 +74,12 @@ class RedisLimiter:
         )
         if answer is None:
             return self._ask_alone(budgets, lane)
-        granted, ask_again = answer
+        granted, ask_again, *paused = answer
+        for budget in budgets:
+            self._paused.pop(budget.name, None)
+        if paused:
+            place, lasts = paused
+            self._paused[budgets[int(place) - 2].name] = time.monotonic() + int(lasts) / MICROSECONDS
         return Word(bool(granted), int(ask_again) / MICROSECONDS, call)
 
     async def push_back(self, budget: Budget, seconds: float) -> None:
@@ -85,6 +93,8 @@ class RedisLimiter:
             log.warning("budget %s: the endpoint answers 429; slowed to %.0f %%", budget.name, 100 * float(factor))
 
     def _ask_alone(self, budgets: Sequence[Budget], lane: Lane) -> Word:
+        if any(self._paused.get(budget.name, 0.0) > time.monotonic() for budget in budgets):
+            return Word(False, 1.0)
         slower = [Budget(budget.name, budget.per_second * self._alone) for budget in budgets]
         arrivals = [self._arrivals.get(budget.name, 0.0) for budget in slower]
         arrivals, wait = take(arrivals, slower, lane, now=time.monotonic())

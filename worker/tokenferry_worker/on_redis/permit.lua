@@ -1,5 +1,5 @@
 -- permit(KEYS = [line, budget...], ARGV = [more, lane, call, at most, (interval, calls ahead, in flight)...])
---   -> {granted 1 | 0, ask again in}
+--   -> {granted 1 | 0, ask again in} or, where a budget is paused, {0, ask again in, its place in KEYS, lasts}
 -- {line}          string: when the next turn to ask is free, for everybody who waits for this set of budgets.
 -- {budget}:calls  zset: calls under way -> when they are over at the latest (now + at most), for a budget with an
 --                 in flight above 0.
@@ -11,7 +11,7 @@ local line, more, lane, call = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local budgets, earliest, slowest, full = {}, now, 0, false
 for i = 2, #KEYS do
   local budget = read(KEYS[i], ARGV[3 * i - 1], ARGV[3 * i])
-  if budget.paused then return {0, '1000000'} end
+  if budget.paused then return {0, '1000000', i, string.format('%.0f', budget['until'] - now)} end
   budget.in_flight = tonumber(ARGV[3 * i + 1])
   if budget.in_flight > 0 then
     redis.call('ZREMRANGEBYSCORE', KEYS[i] .. ':calls', '-inf', now)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as StoreConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
+
+from tokenferry.broker import sentinel
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,10 @@ PATIENCE: Final = 2.0
 """Seconds until who can do without the store does without it."""
 TOGETHER: Final = 500
 """Scripts per round trip at most, so that one reply stays small."""
+LONGEST_PAUSE: Final = 5.0
+"""Seconds at most before a script that was refused is tried again."""
+ALARM_EVERY: Final = 60.0
+"""Seconds between two lines in the log about one script that is refused."""
 
 
 class Script:
@@ -36,23 +43,36 @@ class Script:
         self.hash: str | None = None
 
 
+Asked = list[tuple[Script, Sequence[str], Sequence[Any], "asyncio.Future[Any]"]]
+
+
 class Store:
     """Runs scripts. Every script here may be run twice without harm, so a lost answer is simply asked again."""
 
-    def __init__(self, client: Redis, prefix: str) -> None:
+    def __init__(self, client: Redis, prefix: str, *, patient: bool = True) -> None:
+        """*patient*: wait until the store can serve, as a worker does. Otherwise its errors are the caller's."""
         self._client = client
         self._prefix = prefix
-        self._asked: list[tuple[Script, Sequence[str], Sequence[Any], asyncio.Future[Any]]] = []
+        self._patient = patient
+        self._alarms: dict[str, float] = {}
+        self._asked: Asked = []
         self._sending: asyncio.Task[None] | None = None
         self._away = False
+        self._away_since = 0.0
+        self._clock = Script("clock")
 
     @classmethod
-    def at(cls, url: str, prefix: str) -> Store:
-        """A store at *url* (redis-py's form). Nothing is connected yet."""
-        client = Redis.from_url(
+    def at(cls, url: str, prefix: str, *, patient: bool = True) -> Store:
+        """A store at *url* (redis-py's form, or ``sentinel://``). Nothing is connected yet."""
+        client = sentinel.async_client(
             url, decode_responses=True, socket_timeout=10.0, socket_connect_timeout=5.0, health_check_interval=15
         )
-        return cls(client, prefix)
+        return cls(client, prefix, patient=patient)
+
+    @property
+    def away(self) -> bool:
+        """Whether the store could not be reached when it was last asked."""
+        return self._away
 
     def key(self, *parts: str) -> str:
         """The full name of a key."""
@@ -61,8 +81,22 @@ class Store:
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run *script*, waiting as long as the store is away: without it no call may be made, so none is.
 
-        Raises redis-py's `ResponseError` when the script itself fails, which is a bug.
+        The same where it answers and refuses the script (a right that is missing, a script that fails): no request is
+        to blame for that, so none is given up on for it. The log says so once a minute.
         """
+        pause = 0.05
+        while True:
+            try:
+                return await self._ask(script, keys, args)
+            except ResponseError as error:
+                if not self._patient:
+                    raise
+                self._alarm(script, error)
+            # Here and not where the error is handled: who is called off meanwhile must not carry it along.
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _ask(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked.append((script, keys, args, future))
         if self._sending is None or self._sending.done():
@@ -70,14 +104,19 @@ class Store:
         return await future
 
     async def run_unless_away(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any | None:
-        """As `run`, but None when the store is away or does not answer within `PATIENCE` seconds."""
-        if self._away:
+        """As `run`, but None when the store is away for `PATIENCE` seconds or does not answer within as many."""
+        left = PATIENCE - (time.monotonic() - self._away_since if self._away else 0.0)
+        if left <= 0:
             return None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(left):
                 return await self.run(script, keys, args)
         except TimeoutError:
             return None
+
+    async def now(self) -> float:
+        """Unix seconds on its clock, the one that the whole fleet has in common."""
+        return _seconds(await self.run(self._clock, [], []))
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -94,27 +133,40 @@ class Store:
             try:
                 await (self._send_once(batch) if batch else self._client.ping())
             except AWAY as error:
+                if not self._patient:
+                    _fail(batch, error)
+                    continue
                 if not self._away:
                     log.warning(
                         "store: away (%s); what is in hand goes on with a small share of the rate, nothing else begins",
                         type(error).__name__,
                     )
+                    self._away_since = time.monotonic()
                 self._away = True
                 self._asked = batch + self._asked
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
             except Exception as error:
                 # Whoever waits must learn of it, whatever the client library raises.
-                for *_, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+                _fail(batch, error)
             else:
                 if self._away:
                     log.warning("store: back")
                 self._away = False
                 pause = 0.05
 
-    async def _send_once(self, batch: list[tuple[Script, Sequence[str], Sequence[Any], asyncio.Future[Any]]]) -> None:
+    def _alarm(self, script: Script, error: ResponseError) -> None:
+        now = time.monotonic()
+        if now - self._alarms.get(script.name, -ALARM_EVERY) >= ALARM_EVERY:
+            self._alarms[script.name] = now
+            log.error(
+                "store: refuses the script '%s' (%s: %.100s); what needs it waits, nothing is given up on",
+                script.name,
+                type(error).__name__,
+                error,
+            )
+
+    async def _send_once(self, batch: Asked) -> None:
         for script in {asked[0] for asked in batch}:
             if script.hash is None:
                 script.hash = await self._client.script_load(script.source)
@@ -128,7 +180,7 @@ class Store:
                 # The server was restarted or flushed its scripts: load again, ask again.
                 script.hash = None
                 self._asked.append(asked)
-            elif isinstance(answer, AWAY) or _loading(answer):
+            elif self._patient and (isinstance(answer, AWAY) or _not_now(answer)):
                 raise StoreConnectionError("the store is not ready")
             elif future.done():
                 continue
@@ -138,8 +190,35 @@ class Store:
                 future.set_result(answer)
 
 
-def _loading(answer: object) -> bool:
-    """Whether the server says it will answer later: loading its data, full, or a replica without its master."""
-    return isinstance(answer, ResponseError) and str(answer).startswith(
-        ("LOADING", "OOM", "MASTERDOWN", "READONLY", "BUSY")
-    )
+def now_at(url: str) -> float:
+    """As `Store.now`, for a thread without a loop; on the clock of this machine where the store does not answer."""
+    client = sentinel.client(url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
+    try:
+        return _seconds(client.time())
+    except AWAY:
+        return time.time()
+    finally:
+        client.close()
+
+
+def _seconds(answer: Any) -> float:
+    whole, millionths = answer
+    return int(whole) + int(millionths) / 1_000_000
+
+
+def _fail(batch: Asked, error: Exception) -> None:
+    for *_, future in batch:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _not_now(answer: object) -> bool:
+    """Whether the server says it will answer later.
+
+    It is full (its memory or its disk), a replica, without a primary or without enough replicas, or busy.
+    """
+    # redis-py knows the first three by type, and then leaves the code out of the text.
+    later = (OutOfMemoryError, ReadOnlyError, MasterDownError)
+    if isinstance(answer, later):
+        return True
+    return isinstance(answer, ResponseError) and str(answer).startswith(("BUSY ", "MISCONF ", "NOREPLICAS "))

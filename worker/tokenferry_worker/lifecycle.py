@@ -1,0 +1,58 @@
+"""The life of a token in the ledger: its states, and every step from one to another. Pure.
+
+The scripts that take these steps, the tests that watch the store, and the drawing in `docs/state.md` share this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+State = Literal["available", "leased", "spent", "burnt", "expired", "unknown"]
+"""available: may be claimed. leased: one order has it in hand. spent: it became an object. burnt: the card or account
+was declined, which counts as used up. expired: too old, never to be tried. unknown: a call may have spent it."""
+
+Ending = Literal["spent", "burnt", "expired", "unknown", "available"]
+"""How an order can leave the token it had in hand."""
+
+ABSENT: Final = "absent"
+"""Not in the ledger: made elsewhere, or the store was wiped. It may be claimed as if it were available."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: from a state, by an event, to another state."""
+
+    before: str
+    event: str
+    after: str
+    because: str
+
+
+STEPS: Final[tuple[Step, ...]] = (
+    Step(ABSENT, "made", "available", "a tokenize worker has recorded it, and whom it belongs to"),
+    Step(ABSENT, "claim", "leased", "an order for a token made elsewhere"),
+    Step(ABSENT, "close", "spent", "the store was wiped while the call was under way"),
+    Step(ABSENT, "close", "burnt", "the same"),
+    Step("available", "claim", "leased", "an order takes it in hand"),
+    Step("leased", "claim", "leased", "the same order again: its worker died, or the message came twice"),
+    Step("leased", "renew", "leased", "the order still waits or calls"),
+    Step("leased", "lapse", "unknown", "another order asks, and the holder's lease ran out in the middle"),
+    Step("leased", "close", "spent", "the call succeeded: by whom, and what the token became"),
+    Step("leased", "close", "burnt", "the card or account was declined"),
+    Step("leased", "close", "expired", "too old, and no call was made"),
+    Step("leased", "close", "available", "no call was made, or it was refused for another reason"),
+    Step("leased", "close", "unknown", "a call may have had its effect"),
+    Step(
+        "unknown",
+        "claim",
+        "leased",
+        "the same order, which finds out; any order, where nobody knows who used it",
+    ),
+    Step("unknown", "renew", "leased", "its holder was only slow"),
+    Step("unknown", "close", "spent", "the word of a holder that was only slow"),
+    Step("unknown", "close", "burnt", "the same"),
+    Step("unknown", "close", "expired", "the same"),
+    Step("unknown", "close", "available", "the same"),
+)
+"""Every step there is. Closing as unknown what is unknown changes nothing; spent, burnt and expired are for ever."""

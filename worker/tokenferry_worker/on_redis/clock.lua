@@ -1,0 +1,2 @@
+-- clock() -> [seconds, microseconds] of the server's clock
+return redis.call('TIME')

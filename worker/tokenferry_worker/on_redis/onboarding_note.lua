@@ -1,0 +1,9 @@
+-- onboarding_note(KEYS = [onboarding], ARGV = [step, entry, ttl ms]) -> the entry that counts
+-- What is done stays done: a slower twin's word about the same step is not taken.
+local known = redis.call('HGET', KEYS[1], ARGV[1])
+if known and cjson.decode(known).status == 'done' then
+  return known
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return ARGV[2]
