@@ -16,6 +16,7 @@ from tokenferry.contract.envelope import Header
 from tokenferry.contract.requests import CardRequest
 from tokenferry.sealing import Recipient, Signer, UnusableKey, seal
 from tokenferry_worker.commands.keys import keys
+from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.identities import Signers, load_identities
 from tokenferry_worker.opening import Opener
 
@@ -172,3 +173,24 @@ def test_a_folder_without_leave_to_write_is_said_too(tmp_path: Path) -> None:
 def test_what_it_writes_is_what_everybody_can_read(tmp_path: Path) -> None:
     generate(tmp_path / "keys")
     load_pem_public_key((tmp_path / "keys" / "recipient.pem").read_bytes())
+
+
+def test_a_key_that_is_put_there_later_is_found_and_what_is_no_key_disturbs_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "keys"
+    generate(out)
+    opener = Opener(load_identities(out / "identities"), Signers.load(out / "signers"))
+    before = sealed(Recipient.load(out / "recipient.pem"), Signer.load(out / "producer.pem"))
+    (out / "identities" / "spoilt.pem").write_text("no key")
+    (out / "identities" / "spoilt.pem").chmod(0o600)
+    generate(out)
+    after = sealed(Recipient.load(out / "recipient.pem"), Signer.load(out / "producer.pem"))
+    with pytest.raises(Unopenable):
+        opener.open(opener.read(after))
+    with pytest.raises(Unopenable):
+        opener.open(opener.read(after))
+    assert caplog.text.count("spoilt.pem: is not an identity") == 1
+    (out / "identities" / "spoilt.pem").unlink()
+    for body in (before, after):
+        assert opener.open(opener.read(body)).form == CARD.form()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
 from pydantic import ValidationError
@@ -11,11 +12,15 @@ from pydantic import ValidationError
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.attach import signed_bytes as attach_bytes
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header, signed_bytes
+from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope
 from tokenferry.contract.plaintext import Plaintext, unpad
 from tokenferry.contract.targets import digest
 from tokenferry.sealing import SUITES
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.identities import Identity, Signers
+
+Sealed = TypeVar("Sealed", Envelope, OnboardingEnvelope)
+Content = TypeVar("Content", Plaintext, Onboarding)
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,19 @@ class Opener:
 
         Raises `Unopenable`.
         """
+        return self._read(body, Envelope, "not an envelope")
+
+    def read_onboarding(self, body: str) -> OnboardingEnvelope:
+        """As `read`, of a whole document. Neither takes the other's envelopes."""
+        return self._read(body, OnboardingEnvelope, "not an onboarding")
+
+    def _read(self, body: str, model: type[Sealed], or_else: str) -> Sealed:
         if len(body) > MAX_ENVELOPE_BYTES:
             raise Unopenable("longer than any envelope")
         try:
-            envelope = Envelope.model_validate_json(body)
+            envelope = model.model_validate_json(body)
         except ValidationError:
-            raise Unopenable("not an envelope") from None
+            raise Unopenable(or_else) from None
         header = envelope.header
         signed = signed_bytes(header.canonical(), envelope.ciphertext)
         if not self.signers.verify(header.producer_id, envelope.signature, signed):
@@ -51,6 +63,20 @@ class Opener:
 
         Raises `Unopenable`.
         """
+        plaintext = self._open(envelope, Plaintext)
+        header = envelope.header
+        if header.attach_digest != (digest(plaintext.attach) if plaintext.attach else None):
+            raise Unopenable("attach plan and header do not agree")
+        return plaintext
+
+    def open_onboarding(self, envelope: OnboardingEnvelope) -> Onboarding:
+        """The document inside.
+
+        Raises `Unopenable`.
+        """
+        return self._open(envelope, Onboarding)
+
+    def _open(self, envelope: Envelope | OnboardingEnvelope, model: type[Content]) -> Content:
         header = envelope.header
         identity = self.identities.get(header.key_id)
         if identity is None:
@@ -59,12 +85,9 @@ class Opener:
             raise Unopenable("suite and key do not belong together")
         try:
             padded = SUITES[header.suite].decrypt(envelope.ciphertext, identity.private, header.canonical())
-            plaintext = Plaintext.model_validate_json(unpad(padded))
+            return model.model_validate_json(unpad(padded))
         except (InvalidTag, ValueError):
             raise Unopenable("does not open: header or ciphertext changed") from None
-        if header.attach_digest != (digest(plaintext.attach) if plaintext.attach else None):
-            raise Unopenable("attach plan and header do not agree")
-        return plaintext
 
 
 def read_attach(body: str, signers: Signers) -> SignedAttach:

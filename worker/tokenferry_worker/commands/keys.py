@@ -17,7 +17,7 @@ Private = x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey | ed25519.Ed25519Pr
 
 @click.group()
 def keys() -> None:
-    """Make and look after the keys of the envelope."""
+    """Make the keys of the envelope."""
 
 
 @keys.command()
@@ -36,13 +36,13 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
 
     \b
     OUT/recipient.pem         public: producers seal to it
-    OUT/identities/*.pem      private: tokenize workers open with it. Never give it to a producer
+    OUT/identities/*.pem      private: tokenize and onboard workers open with it. Never give it to a producer
     OUT/producer.pem          private: a producer signs with it
     OUT/worker.pem            private: a tokenize worker signs attach orders with it
     OUT/signers/*.pem         public: whose signature workers accept
 
     Run again in the same folder, it adds a new identity and makes it the recipient; older ones go on opening what
-    was sealed to them. Signing keys that exist are kept.
+    was sealed to them, and workers that read the folder need no restart. Signing keys that exist are kept.
     """
     if if_missing and (out / "recipient.pem").exists():
         click.echo(json.dumps({}) if as_json else f"{out} holds a recipient already; nothing to do")
@@ -78,6 +78,7 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     click.echo("  to producers:        recipient.pem, producer.pem")
     click.echo("  to tokenize workers: identities/, worker.pem, signers/")
     click.echo("  to attach workers:   signers/")
+    click.echo("  to onboard workers:  identities/, signers/")
 
 
 def _private(key: Private) -> bytes:

@@ -21,13 +21,14 @@ def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
     signers, yours = _signers(configuration.path(configuration.keys.signers))
     yield yours
     yield from _folder(configuration.path(configuration.keys.signers), 0o022, "can add a signer")
-    if role not in ("tokenize", "all"):
+    if role == "attach":
         return
     identities = configuration.path(configuration.keys.identities)
     yield from _folder(identities, 0o077, "can see into it")
     yield from _ring(identities, configuration.path(configuration.keys.recipient))
     worker, producer = configuration.keys.worker_signing_key, configuration.keys.producer_signing_key
-    yield from _own("keys worker", configuration.path(worker), signers)
+    if role != "onboard":
+        yield from _own("keys worker", configuration.path(worker), signers)
     if configuration.path(producer).exists():
         yield from _own("keys producer", configuration.path(producer), signers)
 

@@ -1,0 +1,100 @@
+"""Which of the messages that were set aside a command means, and how it reaches them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+from amqp.exceptions import AMQPError
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from tokenferry.configuration import Configuration
+from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
+from tokenferry_worker.commands.limits import Duration
+from tokenferry_worker.examining.words import why
+from tokenferry_worker.set_aside import shelves
+from tokenferry_worker.set_aside.notes import SetAside, Wanted
+from tokenferry_worker.set_aside.shelves import Item, Shelf
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NAMES: Final = {DEAD_LETTERS: "dead letters", QUARANTINE: "quarantined messages"}
+
+
+def filters(command: F) -> F:
+    """The options that choose among what is there."""
+    options = [
+        click.option("--id", "ids", multiple=True, metavar="ID", help="Only this one; may be given again."),
+        click.option("--platform", metavar="NAME", help="Only of this platform."),
+        click.option("--code", metavar="CODE", help="Only with this code (of quarantined messages: this reason)."),
+        click.option("--kind", metavar="KIND", help="Only of this kind of token: card, bank_account, ..."),
+        click.option("--older-than", type=Duration(), help="Only what was set aside before that, as in 90s, 2h, 7d."),
+        click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N, the oldest first."),
+        where,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def where(command: F) -> F:
+    """The options that say which queue is meant."""
+    quarantine = click.option(
+        "--quarantine", "queue", flag_value=QUARANTINE, default=DEAD_LETTERS, help="Of the quarantine instead."
+    )
+    config = click.option(
+        "--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]"
+    )
+    return quarantine(config(command))
+
+
+@contextmanager
+def looking(configuration: Configuration, queue: str) -> Iterator[Shelf]:
+    """The shelf of *queue*; a broker that is away is told in our words."""
+    try:
+        with shelves.opened(configuration, queue) as shelf:
+            yield shelf
+    except BrokenPipeError:
+        raise  # whoever read our output has gone: click's business
+    except (OSError, RedisError, AMQPError, KombuError) as error:
+        raise click.ClickException(f"the broker {why(error)}; nothing is lost. See [broker] url") from None
+
+
+def fitting(shelf: Shelf, meant: Wanted) -> Iterator[tuple[Item, SetAside]]:
+    """What is on the shelf and meant, oldest first."""
+    now = time.time()
+    for item in shelf:
+        letter = SetAside.read(item.body)
+        if meant.fits(letter, now):
+            yield item, letter
+
+
+def wanted(chosen: dict[str, Any]) -> Wanted:
+    """What the options of `filters` mean."""
+    ids: Collection[str] = frozenset(chosen.pop("ids"))
+    return Wanted(ids=ids or (), **chosen)
+
+
+def guard(meant: Wanted, everything: bool) -> None:
+    """Refuse to move anything that was not chosen."""
+    if bool(meant) == everything:
+        raise click.UsageError("say which: either --id ID, --code, --platform, --kind or --older-than, or --all")
+
+
+def counted(queue: str, codes: Counter[str]) -> str:
+    """How many there are, and of what code.
+
+    >>> counted(DEAD_LETTERS, Counter(unopenable=1))
+    '1 dead letter (1 unopenable)'
+    """
+    names = NAMES[queue]
+    if codes.total() == 1:
+        names = names.removesuffix("s")
+    words = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+    return f"{codes.total() or 'no'} {names}" + (f" ({words})" if words else "")

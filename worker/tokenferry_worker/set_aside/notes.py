@@ -1,0 +1,222 @@
+"""What was given up on or could not be read, as it rests in its queue: why, since when, and the message as it came.
+
+Everything shown of it comes from the clear header and from codes. A text that anybody may have written is shown only
+where it cannot hide a number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from tokenferry.contract.attach import SignedAttach
+from tokenferry.contract.codes import Code
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, CommonHeader, Envelope, Header
+from tokenferry.contract.onboarding import OnboardingEnvelope
+from tokenferry.contract.queues import (
+    ATTACH_TASK,
+    ONBOARD_TASK,
+    TOKENIZE_TASK,
+    attach_queue,
+    onboard_queue,
+    tokenize_queue,
+)
+from tokenferry.contract.results import Attempt
+
+FOREIGN: Final = "set aside by the broker"
+"""The reason of what no worker has put here: of a message that the broker has delivered too often, for instance."""
+MAYBE_SPENT: Final = frozenset({Code.OUTCOME_UNKNOWN, Code.DELIVERIES_EXHAUSTED})
+"""Attach orders that may have taken effect: the same key finds out, however old the token is by now."""
+SHAPES: Final = (Envelope, SignedAttach, OnboardingEnvelope)
+_PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _:;,.'-]{0,99}")
+_OUTCOME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}:[a-z]{1,20}(:\d{1,5})?")
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """One message of the queue. Of what is not ours only the reason is known, and the time."""
+
+    reason: str
+    at: int | None = None
+    """Unix milliseconds; None where whoever put it here wrote no time."""
+    outcome_id: str | None = None
+    """The outcome that the requester was told of it."""
+    attempts: int = 0
+    history: tuple[Attempt, ...] = ()
+    message: str = ""
+    """As it came. Not to be shown."""
+    header: CommonHeader | None = None
+    sealed: Envelope | OnboardingEnvelope | None = None
+    order: SignedAttach | None = None
+
+    @classmethod
+    def read(cls, body: str) -> SetAside:
+        """Understand as much of *body* as can be understood. Never fails."""
+        said = json_object(body)
+        if not isinstance(message := said.get("message"), str):
+            # No note of ours: a task message that the broker itself has moved, or somebody else's.
+            return cls._of(argument(body), FOREIGN)
+        at, attempts, outcome_id = said.get("at"), said.get("attempts"), said.get("outcome_id")
+        letter = cls._of(
+            argument(message),
+            plain(said.get("reason")),
+            at=at if _is_moment(at) else None,
+            attempts=attempts if isinstance(attempts, int) and 0 <= attempts <= 1000 else 0,
+            outcome_id=outcome_id if isinstance(outcome_id, str) and _OUTCOME.fullmatch(outcome_id) else None,
+            history=tuple(_attempts(said.get("history"))),
+        )
+        if letter.header is None and "header" in said:
+            try:
+                return cls(letter.reason, letter.at, header=Header.model_validate(said["header"]))
+            except ValidationError:
+                pass
+        return letter
+
+    @classmethod
+    def _of(cls, message: str, reason: str, **known: Any) -> SetAside:
+        read = shape_of(message)
+        if read is None:
+            return cls(reason, message=message, **known)
+        if isinstance(read, SignedAttach):
+            return cls(reason, message=message, order=read, **known)
+        return cls(reason, message=message, header=read.header, sealed=read, **known)
+
+    @property
+    def id(self) -> str | None:
+        """The request id, or the attach id of an order."""
+        return self.order.request.attach_id if self.order else self.header.request_id if self.header else None
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of token; `onboarding` for a whole document."""
+        if self.order is not None:
+            return self.order.request.kind
+        return "onboarding" if isinstance(self.sealed, OnboardingEnvelope) else getattr(self.header, "kind", None)
+
+    @property
+    def platform(self) -> str | None:
+        """The platform it is for."""
+        return self.order.request.platform if self.order else self.header.platform if self.header else None
+
+    @property
+    def lane(self) -> str | None:
+        """`bulk` or `realtime`; `attach` or `attach.realtime` for an order to spend a token."""
+        if self.order is not None:
+            return "attach" if self.order.request.lane == "bulk" else f"attach.{self.order.request.lane}"
+        return self.header.lane if self.header else None
+
+    @property
+    def ends(self) -> int | None:
+        """Unix milliseconds after which it is of no use; None: no such moment."""
+        if self.order is not None:
+            # Too old a token is made anew, as long as the request it was made of travels along and has time left.
+            behind = self._of(self.order.request.sealed or "", "").header
+            lasts = max(self.order.request.attach_before, behind.expires_at if behind else 0)
+            return None if self.reason in MAYBE_SPENT else lasts
+        return self.header.expires_at if self.header else None
+
+    @property
+    def round(self) -> int:
+        """Of how many outcomes the requester has heard, at least.
+
+        >>> SetAside("", outcome_id="req-1:token:2").round, SetAside("", outcome_id="req-1:token").round
+        (2, 1)
+        """
+        if self.outcome_id is None:
+            return 0
+        return int([*self.outcome_id.split(":"), "1"][2])
+
+    def task(self) -> tuple[str, str]:
+        """The queue it belongs to, and its task there."""
+        if self.order is not None:
+            request = self.order.request
+            return attach_queue(request.lane, request.platform), ATTACH_TASK
+        assert self.header is not None
+        if isinstance(self.sealed, OnboardingEnvelope):
+            return onboard_queue(self.header.platform), ONBOARD_TASK
+        return tokenize_queue(self.header.lane, self.header.platform), TOKENIZE_TASK
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which of them are meant: those that fit everything that is said."""
+
+    ids: Collection[str] = ()
+    platform: str | None = None
+    code: str | None = None
+    kind: str | None = None
+    older_than: float | None = None
+    """Seconds since it was set aside."""
+
+    def __bool__(self) -> bool:
+        return self != Wanted()
+
+    def fits(self, letter: SetAside, now: float) -> bool:
+        """Whether *letter* is meant; *now* is Unix seconds. One without a time counts as older than anything."""
+        return (
+            (not self.ids or letter.id in self.ids)
+            and self.platform in (None, letter.platform)
+            and self.code in (None, letter.reason)
+            and self.kind in (None, letter.kind)
+            and (self.older_than is None or (letter.at or 0) <= (now - self.older_than) * 1000)
+        )
+
+
+def plain(text: object) -> str:
+    """*text* where it is a word or a short sentence with few digits; else `unreadable`.
+
+    >>> plain("attempts_exhausted"), plain("HTTP 502"), plain("card 4000 0000")
+    ('attempts_exhausted', 'HTTP 502', 'unreadable')
+    """
+    if isinstance(text, str) and _PLAIN.fullmatch(text) and sum(map(str.isdigit, text)) <= 6:
+        return text
+    return "unreadable"
+
+
+def shape_of(message: str) -> Envelope | SignedAttach | OnboardingEnvelope | None:
+    """What of ours *message* is; None: nothing."""
+    for model in SHAPES if len(message) <= MAX_ENVELOPE_BYTES else ():
+        try:
+            return model.model_validate_json(message)
+        except ValidationError:
+            continue
+    return None
+
+
+def argument(message: str) -> str:
+    """The one argument, where *message* is a whole Celery task body (protocol 2); else *message* as it is."""
+    try:
+        (only,), _kwargs, _embed = json.loads(message)
+    except (ValueError, TypeError, RecursionError):
+        return message
+    return only if isinstance(only, str) else message
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object that *text* is; an empty one where it is none."""
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _attempts(history: object) -> list[Attempt]:
+    found = []
+    for entry in history[:100] if isinstance(history, Sequence) and not isinstance(history, str) else ():
+        try:
+            attempt = Attempt.model_validate(entry)
+        except ValidationError:
+            continue
+        if _is_moment(attempt.at) and (attempt.status is None or 100 <= attempt.status <= 999):
+            found.append(attempt.model_copy(update={"code": plain(attempt.code)}))
+    return found
+
+
+def _is_moment(at: object) -> bool:
+    return isinstance(at, int) and 0 <= at <= 4_102_444_800_000
