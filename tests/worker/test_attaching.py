@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from tokenferry.configuration import Platform
-from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
 from tokenferry.contract.queues import ATTACH_TASK
-from tokenferry.contract.results import AttachResult, Display
-from tokenferry.contract.targets import AccountCreate, CustomerCreate, CustomerSource, PaymentMethod
-from tokenferry.sealing import Signer, sign_attach
+from tokenferry.contract.results import Display
+from tokenferry.contract.targets import (
+    AccountCreate,
+    CustomerCreate,
+    CustomerSource,
+    CustomerUpdate,
+    ExternalAccount,
+    PaymentMethod,
+)
+from tokenferry.sealing import Signer
 from tokenferry_worker.answers import Answer
-from tokenferry_worker.attaching import Attacher
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import PUSHED_BACK, Desk
-from tokenferry_worker.errors import Declined, Unavailable
-from tokenferry_worker.identities import Signers
+from tokenferry_worker.calling import PUSHED_BACK
+from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
-from tokenferry_worker.ports import Journal, Ledger
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.outcomes import DeadLettered, Parked, Quarantined
+from tokenferry_worker.ports import Scope
 
+from .attaching_story import Story, Tell, attacher_of, begin, code_of, result_of
 from .standins import (
     NOW,
-    MemoryCircuits,
+    Holding,
     MemoryJournal,
     MemoryLedger,
-    MemoryLimiter,
-    ScriptedEndpoint,
     SpendingEndpoint,
     StoryWorld,
     blocked,
@@ -51,94 +51,12 @@ from .standins import (
 
 pytestmark = pytest.mark.anyio
 
-TARGET = CustomerSource(customer="cus_1")
-
-
-@dataclass
-class Story:
-    """An attach worker on one platform, and somebody whose orders count."""
-
-    attacher: Attacher
-    endpoint: ScriptedEndpoint
-    journal: MemoryJournal
-    ledger: MemoryLedger
-    limiter: MemoryLimiter
-    world: StoryWorld
-    signer: Signer
-
-    def order(self, **changed: Any) -> str:
-        fields: dict[str, Any] = {
-            "attach_id": "attach-1",
-            "request_id": "req-1",
-            "token": "tok_1",
-            "kind": "card",
-            "platform": "main",
-            "target": TARGET,
-            "reply_to": "importer",
-            "token_created_at": int(NOW * 1000),
-            "attach_before": int((NOW + 600) * 1000),
-            "signer_id": self.signer.signer_id,
-        }
-        return sign_attach(AttachRequest(**{**fields, **changed}), self.signer).model_dump_json()
-
-    async def handle(self, **changed: Any) -> Outcome:
-        return await self.attacher.handle(self.order(**changed))
-
-    @property
-    def state(self) -> str:
-        """What the ledger says of the token."""
-        return self.ledger.holding("tok_1").state
-
-
-def attacher_of(
-    key_folder: Any, endpoint: ScriptedEndpoint, journal: Journal, ledger: Ledger, world: StoryWorld
-) -> tuple[Attacher, MemoryLimiter]:
-    limiter, platform = MemoryLimiter(), Platform(mode="test", base_url="http://127.0.0.1:1")
-    attacher = Attacher(
-        signers=Signers.load(key_folder.signers),
-        desks={"main": Desk("main", endpoint, Budgets("main", platform), False)},
-        ledgers={"main": ledger},
-        journal=journal,
-        limiter=limiter,
-        circuits=Switchboard(MemoryCircuits(), look_every=0.01),
-        world=world,
-        attempts=4,
-        deliveries=3,
-    )
-    return attacher, limiter
-
-
-Tell = Callable[..., Story]
+SCOPE = Scope("main", "test", "", "card")
 
 
 @pytest.fixture
 def tell(key_folder: Any) -> Tell:
-    """Begins a story with what the endpoint will answer."""
-
-    def begin(*script: Any, endpoint: ScriptedEndpoint | None = None) -> Story:
-        endpoint, world, journal = endpoint or ScriptedEndpoint(*script), StoryWorld(), MemoryJournal()
-        ledger = MemoryLedger(world.now)
-        attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)
-        return Story(attacher, endpoint, journal, ledger, limiter, world, Signer.load(key_folder.worker))
-
-    return begin
-
-
-def result_of(outcome: Outcome) -> AttachResult:
-    if isinstance(outcome, DeadLettered):
-        assert outcome.settled.result.failure is not None
-        assert outcome.settled.result.failure.code == outcome.code
-        outcome = outcome.settled
-    assert isinstance(outcome, Settled)
-    assert isinstance(outcome.result, AttachResult)
-    assert outcome.reply_to == "importer"
-    return outcome.result
-
-
-def code_of(outcome: Outcome) -> str:
-    failure = result_of(outcome).failure
-    assert failure is not None
-    return failure.code
+    return partial(begin, key_folder)
 
 
 async def test_a_token_is_spent_and_the_requester_learns_what_it_became(tell: Tell) -> None:
@@ -150,6 +68,22 @@ async def test_a_token_is_spent_and_the_requester_learns_what_it_became(tell: Te
     assert (call.where, call.form, call.account) == ("/v1/customers/cus_1/sources", "source=tok_1", "acct_1")
     assert story.limiter.permits == [(("main:global", "main:endpoint:customer_sources"), "bulk")]
     assert story.state == "spent"
+
+
+async def test_an_order_of_the_realtime_lane_asks_for_its_permits_as_realtime(tell: Tell) -> None:
+    story = tell(*[timed_out()] * 4)
+    await story.handle(lane="realtime")
+    assert {lane for _, lane in story.limiter.permits} == {"realtime"}
+    assert len(story.limiter.permits) > 4, "also to look"
+
+
+async def test_an_order_of_the_bulk_lane_is_signed_as_it_was_before_there_were_lanes(tell: Tell) -> None:
+    story = tell(customer())
+    body = story.order()
+    assert '"lane":"bulk"' in body
+    assert result_of(await story.attacher.handle(body.replace('"lane":"bulk",', ""))).ok
+    swapped = story.order(attach_id="attach-2").replace('"lane":"bulk"', '"lane":"realtime"')
+    assert isinstance(await story.attacher.handle(swapped), Quarantined)
 
 
 async def test_where_the_answer_names_no_stored_card_the_token_did(tell: Tell) -> None:
@@ -169,6 +103,27 @@ async def test_delivered_twice_it_tells_the_same_outcome_and_spends_once(tell: T
     story = tell(customer())
     assert result_of(await story.handle()) == result_of(await story.handle())
     assert len(story.endpoint.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"token": "tok_2"},
+        {"target": CustomerSource(customer="cus_2")},
+        {"connected_account": "acct_1"},
+        {"kind": "bank_account"},
+    ],
+)
+async def test_an_attach_id_stands_for_one_order_and_another_one_under_it_is_told_so(
+    tell: Tell, other: dict[str, Any]
+) -> None:
+    story = tell(customer("cus_1"))
+    first = result_of(await story.handle())
+    assert code_of(await story.handle(**other)) == Code.ATTACH_ID_REUSED
+    second = result_of(await story.handle(**other))
+    assert second.outcome_id != first.outcome_id
+    assert second == result_of(await story.handle(**other))
+    assert (result_of(await story.handle()), len(story.endpoint.calls)) == (first, 1)
 
 
 async def test_another_order_for_a_spent_token_is_refused_before_any_call_and_told_who_won(tell: Tell) -> None:
@@ -209,25 +164,26 @@ async def test_a_token_whose_spender_gave_it_back_is_spent_by_the_one_who_waited
     assert story.ledger.holding("tok_1").by == "attach-2"
 
 
-async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same_key(
+async def test_killed_between_call_and_record_the_next_delivery_repeats_the_key_or_knows_the_answer(
     tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
 
-    async def die(*_: Any) -> Any:
+    async def die(*_: Any, **__: Any) -> Any:
         raise Killed
 
-    story = tell(customer(), customer(), customer())
+    story = tell(customer(), customer())
     for where in (story.ledger, story.journal):
         with monkeypatch.context() as patched:
             patched.setattr(where, "close" if where is story.ledger else "record", die)
             with pytest.raises(Killed):
                 await story.handle()
     assert story.state == "spent"
-    assert result_of(await story.handle()).ok
+    result = result_of(await story.handle())
+    assert (result.ok, result.object_id, result.stored_id) == (True, "cus_1", "card_1")
     assert len(set(story.endpoint.keys)) == 1
-    assert len(story.endpoint.calls) == 3
+    assert len(story.endpoint.calls) == 2, "what the ledger knows is not asked again"
 
 
 async def test_the_key_comes_from_token_and_target_not_from_the_message(tell: Tell) -> None:
@@ -249,7 +205,55 @@ async def test_a_kind_that_cannot_be_spent_there_is_refused_before_any_call(
 ) -> None:
     story = tell()
     assert code_of(await story.handle(**changed)) == Code.WRONG_KIND
-    assert story.state == "free"
+    assert story.state == "absent"
+
+
+async def test_an_option_that_must_be_said_and_is_not_is_told_as_such(tell: Tell) -> None:
+    story = tell()
+    assert code_of(await story.handle(target=CustomerUpdate(customer="cus_1"))) == Code.WRONG_OPTIONS
+    assert story.state == "absent"
+
+
+async def test_an_order_that_knows_no_age_does_not_make_a_token_younger_than_it_is(tell: Tell) -> None:
+    story = tell()
+    story.ledger.tokens["tok_1"] = Holding("available", scope=SCOPE, made_at=int((NOW - 601) * 1000))
+    assert code_of(await story.handle()) == Code.TOKEN_EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("belongs", "code"),
+    [
+        (Scope("other", "test", "", "card"), Code.TOKEN_OF_ANOTHER_PLATFORM),
+        (Scope("main", "live", "", "card"), Code.TOKEN_OF_ANOTHER_MODE),
+        (Scope("main", "test", "acct_1", "card"), Code.TOKEN_OF_ANOTHER_ACCOUNT),
+        (Scope("main", "test", "", "bank_account"), Code.TOKEN_OF_ANOTHER_KIND),
+    ],
+)
+async def test_a_token_that_belongs_elsewhere_is_refused_before_any_call(
+    tell: Tell, belongs: Scope, code: Code
+) -> None:
+    story = tell()
+    story.ledger.tokens["tok_1"] = Holding("available", scope=belongs)
+    assert code_of(await story.handle()) == code
+    assert (story.state, story.endpoint.calls) == ("available", [])
+
+
+@pytest.mark.parametrize(("account", "ok"), [("acct_1", True), ("acct_2", False)])
+async def test_an_accounts_own_token_goes_into_that_account_in_the_platforms_name_and_into_no_other(
+    tell: Tell, account: str, ok: bool
+) -> None:
+    story = tell(Answer("card", "card_1", {}))
+    story.ledger.tokens["tok_1"] = Holding("available", scope=Scope("main", "test", "acct_1", "card"))
+    assert result_of(await story.handle(target=ExternalAccount(account=account))).ok == ok
+
+
+@pytest.mark.parametrize("token", ["cus_1", "card_1", "_1", "7", "tok-1", "tok 1", ""])
+async def test_what_is_no_token_id_is_refused_by_producer_and_worker(tell: Tell, token: str) -> None:
+    story = tell()
+    with pytest.raises(ValidationError):
+        story.order(token=token)
+    forged = story.order().replace("tok_1", token)
+    assert isinstance(await story.attacher.handle(forged), Quarantined)
 
 
 async def test_a_platform_nobody_knows_is_told(tell: Tell) -> None:
@@ -269,11 +273,26 @@ async def test_an_order_that_killed_its_worker_too_often_is_taken_for_poison(tel
     assert code_of(await story.handle()) == Code.DELIVERIES_EXHAUSTED
 
 
-async def test_a_token_that_waited_too_long_is_reported_and_left_alone(tell: Tell) -> None:
+async def test_an_outcome_that_a_newer_version_wrote_is_left_to_it_and_never_spoken_against(tell: Tell) -> None:
     story = tell()
+    entry = story.journal.entry("attach-1")
+    entry.outcome, entry.deliveries = '{"said": "in words of tomorrow"}', 2
+    with pytest.raises(ValidationError):
+        await story.handle()
+    outcome = await story.handle()
+    assert isinstance(outcome, DeadLettered)
+    assert (outcome.code, outcome.settled.reply_to) == (Code.DELIVERIES_EXHAUSTED, None)
+    assert entry.outcome == '{"said": "in words of tomorrow"}'
+    assert story.endpoint.calls == []
+
+
+async def test_a_token_that_waited_too_long_is_reported_and_never_tried(tell: Tell) -> None:
+    story = tell()
+    story.ledger.tokens["tok_1"] = Holding("available", scope=SCOPE)
     story.world.clock = NOW + 601
     assert code_of(await story.handle()) == Code.TOKEN_EXPIRED
-    assert (story.endpoint.calls, story.state) == ([], "free")
+    assert (story.endpoint.calls, story.state) == ([], "expired")
+    assert code_of(await story.handle(attach_id="attach-2")) == Code.TOKEN_EXPIRED
 
 
 async def test_a_token_too_old_but_perhaps_spent_already_is_asked_about_with_the_same_key(tell: Tell) -> None:
@@ -286,10 +305,17 @@ async def test_a_token_too_old_but_perhaps_spent_already_is_asked_about_with_the
 
 async def test_a_declined_card_burns_the_token(tell: Tell) -> None:
     story = tell(declined(402, "card_declined"))
+    story.ledger.tokens["tok_1"] = Holding("available", scope=SCOPE)
     assert code_of(await story.handle()) == "card_declined"
     assert story.state == "burnt"
     assert code_of(await story.handle(attach_id="attach-2")) == Code.TOKEN_SPENT
     assert len(story.endpoint.calls) == 1
+
+
+async def test_declined_after_the_store_was_wiped_says_not_that_no_other_order_had_spent_the_token(tell: Tell) -> None:
+    story = tell(declined(402, "card_declined"))
+    await story.handle()
+    assert code_of(await story.handle(attach_id="attach-2")) == Code.TOKEN_IN_DOUBT
 
 
 @pytest.mark.parametrize(
@@ -299,14 +325,19 @@ async def test_a_declined_card_burns_the_token(tell: Tell) -> None:
 async def test_after_any_other_refusal_the_token_is_as_it_was(tell: Tell, status: int, code: str) -> None:
     story = tell(declined(status, code), customer())
     assert code_of(await story.handle()) == code
-    assert story.state == "free"
+    assert story.state == "available"
     assert result_of(await story.handle(attach_id="attach-2", target=CustomerSource(customer="cus_2"))).ok
 
 
-async def test_a_token_the_endpoint_calls_used_is_burnt(tell: Tell) -> None:
-    story = tell(Declined(400, "token_already_used", "invalid_request_error"))
+def already_used() -> Declined:
+    return Declined(400, "token_already_used", "invalid_request_error")
+
+
+async def test_a_token_used_by_nobody_knows_whom_is_told_in_the_endpoints_words_to_every_order(tell: Tell) -> None:
+    story = tell(already_used(), already_used())
     assert code_of(await story.handle()) == "token_already_used"
-    assert story.state == "burnt"
+    assert code_of(await story.handle(attach_id="attach-2")) == "token_already_used"
+    assert (story.state, story.endpoint.looks) == ("unknown", [])
 
 
 async def test_a_token_in_use_is_tried_again_with_the_same_key(tell: Tell) -> None:
@@ -324,9 +355,9 @@ async def test_a_stored_500_never_gets_a_new_key(tell: Tell) -> None:
 @pytest.mark.parametrize(
     ("script", "code", "state"),
     [
-        ([not_connected()] * 4, Code.ATTEMPTS_EXHAUSTED, "free"),
-        ([timed_out(), *[not_connected()] * 3], Code.OUTCOME_UNKNOWN, "leased"),
-        ([*[not_connected()] * 3, timed_out()], Code.OUTCOME_UNKNOWN, "leased"),
+        ([not_connected()] * 4, Code.ATTEMPTS_EXHAUSTED, "available"),
+        ([timed_out(), *[not_connected()] * 3], Code.OUTCOME_UNKNOWN, "unknown"),
+        ([*[not_connected()] * 3, timed_out()], Code.OUTCOME_UNKNOWN, "unknown"),
     ],
 )
 async def test_given_up_on_it_says_unknown_exactly_when_a_call_may_have_had_its_effect(
@@ -349,15 +380,16 @@ async def test_given_up_on_after_a_death_in_the_middle_nobody_can_say_either(tel
 
 async def test_while_the_key_is_refused_the_order_waits(tell: Tell) -> None:
     story = tell(*[blocked()] * 3, customer())
-    async with asyncio.timeout(10), watched(story.attacher.circuits):
+    async with asyncio.timeout(10), watched(story.attacher.spender.circuits):
         assert result_of(await story.handle()).ok
 
 
-async def test_an_order_that_waited_until_its_token_is_too_old_says_so_and_gives_the_token_back(tell: Tell) -> None:
+async def test_an_order_that_waited_for_a_circuit_until_its_token_is_too_old_says_so(tell: Tell) -> None:
     story = tell(*[blocked()] * 9)
-    async with asyncio.timeout(10), watched(story.attacher.circuits):
+    story.ledger.tokens["tok_1"] = Holding("available", scope=SCOPE)
+    async with asyncio.timeout(10), watched(story.attacher.spender.circuits):
         assert code_of(await story.handle(attach_before=int((NOW + 0.2) * 1000))) == Code.TOKEN_EXPIRED
-    assert story.state == "free"
+    assert story.state == "expired"
 
 
 @pytest.mark.parametrize(
@@ -370,16 +402,49 @@ async def test_a_refused_account_or_endpoint_parks_the_order_with_its_token_free
     for _ in range(2):
         outcome = await story.handle(connected_account=account)
         assert outcome == Parked(scope, ATTACH_TASK, "attach-1")
-    assert (story.state, len(story.endpoint.calls), story.journal.entry("attach-1").deliveries) == ("free", 1, 0)
-    await story.attacher.circuits.proved([scope])
+    assert (story.state, len(story.endpoint.calls), story.journal.entry("attach-1").deliveries) == ("available", 1, 0)
+    await story.attacher.spender.circuits.proved([scope])
     assert result_of(await story.handle(connected_account=account)).ok
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (blocked(403), ("tokenferry", Code.ACCOUNT_REFUSES)),
+        (Blocked(403, "account_invalid", "invalid_request_error"), ("endpoint", "account_invalid")),
+    ],
+)
+async def test_an_account_that_takes_no_external_accounts_is_told_and_holds_up_nobody(
+    tell: Tell, refusal: Blocked, told: tuple[str, str]
+) -> None:
+    story = tell(refusal, customer("cus_1"), Answer("bank_account", "ba_2", {}))
+    bank = {"kind": "bank_account", "token": "btok_1"}
+    failure = result_of(await story.handle(**bank, target=ExternalAccount(account="acct_1"))).failure
+    assert failure is not None
+    assert (failure.source, failure.code, failure.status) == (*told, 403)
+    assert story.ledger.holding("btok_1").state == "available"
+    assert result_of(await story.handle(attach_id="attach-2", connected_account="acct_1")).ok
+    other = {**bank, "attach_id": "attach-3", "target": ExternalAccount(account="acct_2")}
+    assert result_of(await story.handle(**other)).object_id == "ba_2"
+
+
+async def test_a_403_that_may_speak_for_either_account_or_key_is_kept_to_be_redriven(tell: Tell) -> None:
+    story = tell(blocked(403))
+    outcome = await story.handle(kind="bank_account", token="btok_1", target=ExternalAccount(account="acct_1"))
+    assert isinstance(outcome, DeadLettered)
+
+
+async def test_refused_by_the_account_after_a_call_whose_answer_was_lost_is_looked_into(tell: Tell) -> None:
+    story = tell(timed_out(), blocked(403))
+    outcome = await story.handle(kind="bank_account", target=ExternalAccount(account="acct_1"))
+    assert (code_of(outcome), story.state) == (Code.OUTCOME_UNKNOWN, "unknown")
 
 
 async def test_parked_after_a_call_that_may_have_spent_the_token_nobody_else_gets_it(tell: Tell) -> None:
     story = tell(timed_out(), blocked(403), customer())
     assert isinstance(await story.handle(), Parked)
-    assert story.state == "leased"
-    await story.attacher.circuits.proved(["main/endpoint/customer_sources"])
+    assert story.state == "unknown"
+    await story.attacher.spender.circuits.proved(["main/endpoint/customer_sources"])
     assert result_of(await story.handle()).ok
     assert len(set(story.endpoint.keys)) == 1
 
@@ -419,12 +484,11 @@ async def test_killed_between_the_two_calls_the_next_delivery_makes_the_second(
     async def die() -> Answer:
         raise Killed
 
-    story = tell(payment_method("pm_1"), die, payment_method("pm_1"), payment_method("pm_1"))
+    story = tell(payment_method("pm_1"), die, payment_method("pm_1"))
     with pytest.raises(Killed):
         await story.handle(target=WITH_CUSTOMER)
     assert result_of(await story.handle(target=WITH_CUSTOMER)).ok
-    keys = story.endpoint.keys
-    assert keys[:2] == keys[2:]
+    assert story.endpoint.keys[1] == story.endpoint.keys[2]
 
 
 async def test_of_twenty_orders_for_one_token_exactly_one_spends_it(tell: Tell) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 
 import pytest
 
@@ -13,14 +12,14 @@ from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK
 from tokenferry.contract.results import Failure, TokenResult, parse_result
 from tokenferry.contract.targets import CustomerSource
-from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
+from tokenferry_worker.outcomes import Anew, DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.settling import Settler
 
-from .standins import FlakyPublisher, MemoryCircuits
+from .standins import NOW, FlakyPublisher, MemoryCircuits, stores_clock
 
 pytestmark = pytest.mark.anyio
 
-BODY = '{"sealed": "as it came"}'
+BODY = '{"header": {"lane": "bulk"}, "sealed": "as it came"}'
 RESULT = TokenResult(
     outcome_id="req-1:token",
     request_id="req-1",
@@ -46,12 +45,22 @@ ORDER = SignedAttach.model_construct(
 )
 
 
+def settler(publisher: FlakyPublisher) -> Settler:
+    return Settler(publisher, MemoryCircuits(), stores_clock)
+
+
+def in_the_realtime_lane(order: SignedAttach) -> SignedAttach:
+    return order.model_copy(update={"request": order.request.model_copy(update={"lane": "realtime"})})
+
+
 @pytest.mark.parametrize(
     ("outcome", "queues"),
     [
         (TOLD, ["results.importer"]),
         (Settled(RESULT, None), []),
-        (HandedOn(ORDER), ["attach.main"]),
+        (HandedOn(ORDER), ["attach.bulk.main"]),
+        (HandedOn(in_the_realtime_lane(ORDER)), ["attach.realtime.main"]),
+        (Anew("sealed", "main", "bulk", "req-1"), ["tokenize.bulk.main"]),
         (DeadLettered(TOLD, "attempts_exhausted"), ["dead-letters", "results.importer"]),
         (DeadLettered(Settled(RESULT, None), "attempts_exhausted"), ["dead-letters"]),
         (Dropped(TOLD), ["results.importer"]),
@@ -62,41 +71,49 @@ ORDER = SignedAttach.model_construct(
 )
 async def test_every_outcome_tells_whom_it_concerns_and_nobody_else(outcome: Outcome, queues: list[str]) -> None:
     publisher = FlakyPublisher()
-    await Settler(publisher, MemoryCircuits()).settle(outcome, BODY)
+    await settler(publisher).settle(outcome, BODY)
     assert [message.queue for message in publisher.published] == queues
 
 
 async def test_a_result_reads_back_as_it_was() -> None:
     publisher = FlakyPublisher()
-    await Settler(publisher, MemoryCircuits()).settle(TOLD, BODY)
+    await settler(publisher).settle(TOLD, BODY)
     assert parse_result(publisher.published[0].body) == RESULT
 
 
 async def test_an_order_travels_as_a_task_whose_one_argument_is_the_signed_order() -> None:
     publisher = FlakyPublisher()
-    await Settler(publisher, MemoryCircuits()).settle(HandedOn(ORDER), BODY)
+    await settler(publisher).settle(HandedOn(ORDER), BODY)
     (message,) = publisher.published
     assert (message.headers["task"], message.headers["id"]) == (ATTACH_TASK, "attach-1")
     ((argument,), kwargs, _embed) = json.loads(message.body)
     assert (json.loads(argument)["request"]["token"], kwargs) == ("tok_1", {})
 
 
+async def test_a_request_that_begins_anew_goes_back_under_its_own_id_as_it_was_sealed() -> None:
+    publisher = FlakyPublisher(refusals=[BrokerUnavailable("away", maybe_sent=False)])
+    await settler(publisher).settle(Anew("as sealed", "main", "bulk", "req-1"), BODY)
+    (message,) = publisher.published
+    assert (message.headers["task"], message.headers["id"]) == (TOKENIZE_TASK, "req-1")
+    assert json.loads(message.body)[0] == ["as sealed"]
+
+
 @pytest.mark.parametrize(
     ("outcome", "reason"),
     [(DeadLettered(TOLD, "attempts_exhausted"), "attempts_exhausted"), (Quarantined("not ours"), "not ours")],
 )
-async def test_what_is_set_aside_is_kept_as_it_came_with_reason_and_time(outcome: Outcome, reason: str) -> None:
+async def test_what_is_set_aside_is_kept_as_it_came_with_its_reason_and_the_stores_time(
+    outcome: Outcome, reason: str
+) -> None:
     publisher = FlakyPublisher()
-    before = int(time.time() * 1000)
-    await Settler(publisher, MemoryCircuits()).settle(outcome, BODY)
+    await settler(publisher).settle(outcome, BODY)
     kept = json.loads(publisher.published[0].body)
-    assert (kept["message"], kept["reason"]) == (BODY, reason)
-    assert before <= kept["at"] <= int(time.time() * 1000)
+    assert (kept["message"], kept["reason"], kept["at"]) == (BODY, reason, int(NOW * 1000))
 
 
 async def test_a_dropped_request_leaves_no_trace_of_its_body() -> None:
     publisher = FlakyPublisher()
-    await Settler(publisher, MemoryCircuits()).settle(Dropped(TOLD), BODY)
+    await settler(publisher).settle(Dropped(TOLD), BODY)
     assert not any("as it came" in message.body for message in publisher.published)
 
 
@@ -110,14 +127,14 @@ async def test_a_dropped_request_leaves_no_trace_of_its_body() -> None:
 )
 async def test_it_returns_only_when_the_broker_has_confirmed(refusals: list[Exception]) -> None:
     publisher = FlakyPublisher(refusals=list(refusals))
-    await Settler(publisher, MemoryCircuits()).settle(DeadLettered(TOLD, "attempts_exhausted"), BODY)
+    await settler(publisher).settle(DeadLettered(TOLD, "attempts_exhausted"), BODY)
     assert [message.queue for message in publisher.published] == ["dead-letters", "results.importer"]
     assert publisher.tried == len(refusals) + 2
 
 
 async def test_called_off_while_the_broker_is_away_it_ends() -> None:
     publisher = FlakyPublisher(refusals=[BrokerUnavailable("away", maybe_sent=False)] * 1000)
-    task = asyncio.create_task(Settler(publisher, MemoryCircuits()).settle(TOLD, BODY))
+    task = asyncio.create_task(settler(publisher).settle(TOLD, BODY))
     while not publisher.tried:
         await asyncio.sleep(0)
     task.cancel()

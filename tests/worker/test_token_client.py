@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -218,12 +219,30 @@ async def fall_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     await reader.read()
 
 
-@pytest.mark.parametrize("serve", [hang_up, reset, babble, break_off, lie_about_encoding, fall_silent])
+async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await break_off(reader, writer)
+    await reader.read()
+
+
+@pytest.mark.parametrize("serve", [hang_up, reset, babble, break_off, lie_about_encoding, fall_silent, stall])
+async def test_a_call_without_an_answer_leaves_no_connection_behind(serve: Serve) -> None:
+    left: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context["message"]))
+    async with served(serve) as client:
+        for _ in range(6):  # more than there are connections
+            with pytest.raises(Unavailable):
+                await client.create_token("card", FORM, idempotency_key="k")
+        gc.collect()
+    assert left == []
+
+
+@pytest.mark.parametrize("serve", [hang_up, reset, babble, break_off, lie_about_encoding, fall_silent, stall])
 async def test_a_call_that_was_sent_and_not_answered_may_have_been_done(serve: Serve) -> None:
     async with served(serve) as client:
         with pytest.raises(Unavailable) as caught:
             await client.create_token("card", FORM, idempotency_key="k")
         assert caught.value.maybe_done, caught.value
+        assert not caught.value.reason.startswith("Connect"), "it was connected"
         assert "4000000000000002" not in f"{caught.value} {caught.value!r}"
 
 

@@ -5,33 +5,38 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tokenferry.configuration import Platform
 from tokenferry.contract.codes import Code
-from tokenferry.contract.envelope import Envelope, Header
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
 from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, PiiRequest, TokenRequest
 from tokenferry.contract.results import Failure, TokenResult
-from tokenferry.contract.targets import CustomerSource, digest
+from tokenferry.contract.targets import AccountCreate, CustomerSource, Target, digest
 from tokenferry.sealing import Recipient, Signer, seal, sign_attach
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.calling import PUSHED_BACK, Desk
-from tokenferry_worker.errors import Blocked, Declined
+from tokenferry_worker.errors import Blocked, Declined, Forgotten
+from tokenferry_worker.headway import places
 from tokenferry_worker.identities import Signers, load_identities
+from tokenferry_worker.making import Maker
 from tokenferry_worker.opening import Opener, read_attach
 from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
+from tokenferry_worker.ports import Scope
 from tokenferry_worker.switchboard import Switchboard
-from tokenferry_worker.tokenizing import Tokenizer
+from tokenferry_worker.tokenizing import BESIDE_THE_REQUEST, Tokenizer
 
 from .standins import (
     NOW,
     MemoryCircuits,
+    MemoryHeadway,
     MemoryJournal,
     MemoryLimiter,
     ScriptedEndpoint,
@@ -62,6 +67,7 @@ class Story:
     tokenizer: Tokenizer
     endpoint: ScriptedEndpoint
     journal: MemoryJournal
+    headway: MemoryHeadway
     limiter: MemoryLimiter
     circuits: Switchboard
     world: StoryWorld
@@ -100,23 +106,22 @@ def tell(key_folder: Any) -> Tell:
 
     def begin(*script: Step, live: bool = False) -> Story:
         endpoint, journal, limiter, world = ScriptedEndpoint(*script), MemoryJournal(), MemoryLimiter(), StoryWorld()
+        headway = MemoryHeadway()
         circuits = Switchboard(MemoryCircuits(), look_every=0.01)
         signers, worker = Signers.load(key_folder.signers), Signer.load(key_folder.worker)
         tokenizer = Tokenizer(
             opener=Opener(load_identities(key_folder.identities), signers),
+            maker=Maker(journal, limiter, circuits, world, attempts=8),
             desks={"main": Desk("main", endpoint, Budgets("main", PLATFORM), live)},
             journal=journal,
-            limiter=limiter,
-            circuits=circuits,
-            world=world,
+            headway=headway,
             sign=partial(sign_attach, signer=worker),
             signer_id=worker.signer_id,
-            attempts=8,
             deliveries=3,
             token_lifetime=600.0,
         )
         to, producer = Recipient.load(key_folder.recipient), Signer.load(key_folder.producer)
-        return Story(tokenizer, endpoint, journal, limiter, circuits, world, to, producer, signers)
+        return Story(tokenizer, endpoint, journal, headway, limiter, circuits, world, to, producer, signers)
 
     return begin
 
@@ -181,6 +186,22 @@ async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same
     assert settled(await story.handle(body)).token == "tok_1"
     assert story.endpoint.keys == ["tokenferry:req-1:0"] * 2
     assert story.journal.entries["req-1"].deliveries == 2
+
+
+async def test_what_was_given_up_on_while_the_store_lost_its_entry_is_not_told_but_begun_again(tell: Tell) -> None:
+    """Another delivery may have told of a token, of which nobody but the endpoint knows any more."""
+    story = tell(*[timed_out()] * 8, token())
+    rest = story.world.sleep
+
+    async def forget(seconds: float) -> None:
+        story.journal.entries.clear()
+        await rest(seconds)
+
+    story.world.sleep = forget  # type: ignore[method-assign]
+    with pytest.raises(Forgotten):
+        await story.handle()
+    assert settled(await story.handle()).token == "tok_1"
+    assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
 
 
 async def test_two_deliveries_at_once_tell_one_outcome(tell: Tell) -> None:
@@ -445,6 +466,44 @@ async def test_a_delivery_that_killed_its_worker_too_often_is_taken_for_poison(t
     assert story.endpoint.calls == []
 
 
+@pytest.mark.parametrize(("lane", "kept"), [("bulk", DeadLettered), ("realtime", Dropped)])
+async def test_an_outcome_that_a_newer_version_wrote_is_left_to_it_and_never_spoken_against(
+    tell: Tell, lane: str, kept: type[Outcome]
+) -> None:
+    story = tell()
+    body = story.sealed(lane=lane)
+    written = '{"token": "tok_1", "said": "in words of tomorrow"}'
+    story.journal.entry("req-1").outcome = written
+    for _ in range(story.tokenizer.deliveries):
+        with pytest.raises(ValidationError):
+            await story.handle(body)  # goes back to the queue, perhaps to a worker who understands
+    outcome = await story.handle(body)
+    assert isinstance(outcome, DeadLettered | Dropped)
+    assert type(outcome) is kept
+    assert outcome.settled.reply_to is None
+    assert story.journal.entry("req-1").outcome == written
+    assert story.endpoint.calls == []
+
+
+async def test_a_request_that_crashes_whoever_has_it_in_hand_is_set_aside_in_the_end(
+    tell: Tell, caplog: pytest.LogCaptureFixture
+) -> None:
+    story = tell(*[RuntimeError("4242424242424242")] * 3)
+
+    async def record(*_: Any, **__: Any) -> str:
+        raise RuntimeError("4242424242424242")
+
+    story.journal.record = record  # type: ignore[method-assign]
+    body = story.sealed()
+    for _ in range(story.tokenizer.deliveries):
+        with pytest.raises(RuntimeError):
+            await story.handle(body)
+    outcome = await story.handle(body)
+    assert isinstance(outcome, DeadLettered)
+    assert (outcome.code, outcome.settled.reply_to) == (Code.DELIVERIES_EXHAUSTED, None)
+    assert "4242424242424242" not in caplog.text
+
+
 async def test_a_delivery_called_off_because_the_worker_stops_is_no_sign_of_poison(tell: Tell) -> None:
     story = tell(token())
     story.limiter.shut = True
@@ -479,6 +538,21 @@ async def test_a_redelivered_plan_is_handed_on_again_with_the_first_token_and_it
     assert len(story.endpoint.calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("remembered", "age"), [(True, 1200), (False, 0)], ids=["the worker died", "the store was wiped too"]
+)
+async def test_a_token_repeated_under_its_key_is_as_old_as_it_says_unless_it_may_have_been_spent(
+    tell: Tell, remembered: bool, age: int
+) -> None:
+    """Where nobody knows, it is to be tried under its own key, and not to be followed by another one."""
+    story = tell(replace(token("tok_1"), replayed=True))
+    story.world.clock += 1200
+    story.journal.entry("req-1").deliveries = int(remembered)
+    outcome = await story.handle(story.sealed(attach=PLAN))
+    assert isinstance(outcome, HandedOn)
+    assert int(story.world.now() * 1000) - outcome.order.request.token_created_at == age * 1000
+
+
 async def test_a_plan_of_a_request_that_failed_is_not_handed_on(tell: Tell) -> None:
     story = tell(declined())
     body = story.sealed(attach=PLAN)
@@ -492,6 +566,198 @@ async def test_a_redelivered_plan_whose_key_was_retired_leaves_the_token_to_the_
     await story.handle(body)
     story.tokenizer = Tokenizer(**{**vars(story.tokenizer), "opener": Opener({}, story.signers)})
     assert settled(await story.handle(body)).token == "tok_1"
+
+
+async def test_an_order_carries_its_request_as_sealed_so_that_a_token_too_old_can_be_made_anew(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    body = story.sealed(attach=PLAN)
+    outcome = await story.handle(body)
+    assert isinstance(outcome, HandedOn)
+    order = read_attach(outcome.order.model_dump_json(), story.signers)
+    assert order.request.sealed == body
+
+
+@pytest.mark.parametrize("lane", ["realtime"])
+async def test_what_may_carry_a_verification_code_travels_no_further(tell: Tell, lane: str) -> None:
+    story = tell(token("tok_1"))
+    outcome = await story.handle(story.sealed(attach=PLAN, lane=lane))
+    assert isinstance(outcome, HandedOn)
+    assert outcome.order.request.sealed is None
+
+
+@pytest.mark.parametrize(("more", "travels"), [(0, True), (1, False)])
+async def test_the_longest_request_that_travels_with_an_order_still_makes_one_that_is_read(
+    tell: Tell, more: int, travels: bool
+) -> None:
+    story = tell()
+    made = {"outcome_id": "o", "request_id": "r", "kind": "card", "platform": "main", "settled_at": int(NOW * 1000)}
+    result, header = TokenResult(**made), Envelope.model_validate_json(story.sealed()).header
+    plan = PLAN.model_copy(update={"metadata": {f"{n:040}": "\x01" * 500 for n in range(50)}})
+    length = MAX_ENVELOPE_BYTES - BESIDE_THE_REQUEST - len(plan.model_dump_json()) + more
+    order = story.tokenizer._order(header, result, "tok_1", plan, '{"a":"' + "x" * (length - 8) + '"}')
+    assert (order.request.sealed is not None) == travels
+    assert len(order.model_dump_json()) <= MAX_ENVELOPE_BYTES
+
+
+async def test_a_token_is_in_the_ledger_with_whom_it_belongs_to_as_soon_as_it_is_recorded(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    await story.handle(story.sealed(connected_account="acct_1"))
+    held = story.journal.ledger.holding("tok_1")
+    assert (held.state, held.scope) == ("available", Scope("main", "test", "acct_1", "card"))
+
+
+async def test_a_request_id_stands_for_one_request_whenever_and_to_whomever_it_is_sealed(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    first = settled(await story.handle(story.sealed()))
+    later = {"issued_at": int(NOW * 1000) + 7, "expires_at": int((NOW + 90) * 1000), "lane": "realtime"}
+    assert settled(await story.handle(story.sealed(**later))) == first
+    for other in (story.sealed(PiiRequest(id_number="000000000")), story.sealed(connected_account="acct_1")):
+        outcome = await story.handle(other)
+        assert failure_of(outcome).code == Code.REQUEST_ID_REUSED
+        assert settled(outcome).outcome_id not in ("", first.outcome_id)
+    assert settled(await story.handle(story.sealed())) == first
+
+
+@pytest.mark.parametrize(("left", "until"), [(86_400, 600), (120, 120)])
+async def test_a_token_is_spent_while_it_is_fresh_and_before_the_requests_own_deadline(
+    tell: Tell, left: int, until: int
+) -> None:
+    story = tell(token("tok_1"))
+    body = story.sealed(attach=PLAN, lane="realtime", expires_at=int((NOW + left) * 1000))
+    outcome = await story.handle(body)
+    assert isinstance(outcome, HandedOn)
+    assert outcome.order.request.attach_before == int((NOW + until) * 1000)
+    assert outcome.order.request.lane == "realtime"
+
+
+PLACES = {"main:global", "main:endpoint:customer_sources"}
+
+
+async def test_a_request_whose_token_is_to_be_spent_counts_as_ahead_and_any_other_does_not(tell: Tell) -> None:
+    story = tell(token("tok_1"), token("tok_2"))
+    await story.handle(story.sealed(request_id="req-2"))
+    assert story.headway.seats == {}
+    await story.handle(story.sealed(attach=PLAN))
+    assert story.headway.seats == {place: {"req-1"} for place in PLACES}
+    assert story.journal.left == []
+
+
+async def test_a_request_without_a_token_gives_its_seat_up(tell: Tell) -> None:
+    story = tell(declined())
+    await story.handle(story.sealed(attach=PLAN))
+    ((who, places),) = story.journal.left
+    assert (who, set(places)) == ("req-1", PLACES)
+
+
+async def test_a_parked_request_is_ahead_no_more(tell: Tell) -> None:
+    story = tell(raw_card_refusal())
+    assert isinstance(await story.handle(story.sealed(attach=PLAN)), Parked)
+    assert set(map(len, story.headway.seats.values())) == {0}
+
+
+@pytest.mark.parametrize(("left", "lasts"), [(86_400, 86_400.0), (60, 600.0)])
+async def test_a_seat_lasts_as_long_as_the_request_and_no_shorter_than_a_token(
+    tell: Tell, left: int, lasts: float
+) -> None:
+    """Tokens that grow old while nothing is spent make no room for others."""
+    story = tell(token("tok_1"))
+    await story.handle(story.sealed(attach=PLAN, expires_at=int((NOW + left) * 1000)))
+    assert story.headway.lasts == lasts
+
+
+async def test_an_end_that_cannot_read_the_plan_gives_the_seat_up_wherever_it_is(tell: Tell) -> None:
+    story = tell()
+    body = story.sealed(attach=PLAN)
+    story.journal.entry("req-1").deliveries = 3
+    assert failure_of(await story.handle(body)).code == Code.DELIVERIES_EXHAUSTED
+    ((who, places),) = story.journal.left
+    assert who == "req-1"
+    assert set(places) >= PLACES
+
+
+async def test_a_token_that_is_told_because_its_plan_cannot_be_read_any_more_is_ahead_no_more(
+    tell: Tell,
+) -> None:
+    story = tell(token("tok_1"))
+    body = story.sealed(attach=PLAN)
+    await story.handle(body)
+    story.tokenizer = Tokenizer(**{**vars(story.tokenizer), "opener": Opener({}, story.signers)})
+    assert settled(await story.handle(body)).token == "tok_1"
+    assert set(map(len, story.headway.seats.values())) == {0}
+
+
+def full(story: Story) -> set[str]:
+    """As many are ahead as can be spent in half a lifetime: 600 s, 25/s, half of it."""
+    seats = story.headway.seats.setdefault("main:endpoint:customer_sources", set())
+    seats.update(f"other-{n}" for n in range(7_500))
+    return seats
+
+
+async def test_while_attaching_is_behind_a_request_waits_unopened_and_uncalled_and_then_goes_on(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    seats = full(story)
+    opened = _counting(story)
+    waiting = asyncio.create_task(story.handle(story.sealed(attach=PLAN)))
+    while len(story.world.slept) < 5:
+        await asyncio.sleep(0)
+    assert (story.endpoint.calls, story.limiter.permits, len(opened)) == ([], [], 1)
+    seats.pop()
+    assert isinstance(await waiting, HandedOn)
+    assert len(opened) == 2
+
+
+def _counting(story: Story) -> list[Envelope]:
+    opened: list[Envelope] = []
+
+    class Counting(Opener):
+        def open(self, envelope: Envelope) -> Any:
+            opened.append(envelope)
+            return super().open(envelope)
+
+    opener = story.tokenizer.opener
+    story.tokenizer = Tokenizer(**{**vars(story.tokenizer), "opener": Counting(opener.identities, opener.signers)})
+    return opened
+
+
+async def test_realtime_and_what_is_only_tokenized_find_room_where_bulk_has_to_wait(tell: Tell) -> None:
+    story = tell(token("tok_1"), token("tok_2"))
+    full(story)
+    assert isinstance(await story.handle(story.sealed(attach=PLAN, lane="realtime")), HandedOn)
+    assert settled(await story.handle(story.sealed(request_id="req-2"))).ok
+
+
+async def test_a_request_that_finds_no_room_in_time_expires_without_a_call(tell: Tell) -> None:
+    story = tell()
+    full(story)
+    outcome = await story.handle(story.sealed(attach=PLAN, expires_at=int((NOW + 30) * 1000)))
+    assert failure_of(outcome).code == Code.EXPIRED
+    assert story.world.now() == pytest.approx(NOW + 30)
+
+
+async def test_called_off_while_it_waits_for_room_is_no_sign_of_poison(tell: Tell) -> None:
+    story = tell()
+    full(story)
+    waiting = asyncio.create_task(story.handle(story.sealed(attach=PLAN)))
+    while not story.world.slept:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert story.journal.entry("req-1").deliveries == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "limits"),
+    [
+        (CustomerSource(customer="cus_1"), {"main:global": 7_500, "main:endpoint:customer_sources": 7_500}),
+        (AccountCreate(), {"main:global": 7_500, "main:endpoint:accounts": 7_500, "main:account_creation": 1_500}),
+    ],
+)
+def test_no_more_tokens_wait_than_the_attach_stage_can_spend_in_half_their_lifetime(
+    target: Target, limits: dict[str, int]
+) -> None:
+    found = places(Budgets("main", PLATFORM), target, "bulk", lifetime=600.0)
+    assert {place.name: place.limit for place in found} == limits
 
 
 async def test_fields_of_the_answer_that_are_not_what_they_should_be_are_left_out(tell: Tell) -> None:

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
+from tokenferry.contract.codes import Code
 from tokenferry.contract.names import Lane
 from tokenferry.contract.results import Attempt
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.circuits import About, Park, scope_of, scopes_of
+from tokenferry_worker.circuits import About, Park, is_its_own, scope_of, scopes_of
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 from tokenferry_worker.pacing import Budget
 from tokenferry_worker.ports import Endpoint, Journal, Limiter
@@ -21,6 +22,10 @@ from tokenferry_worker.switchboard import Switchboard
 
 PUSHED_BACK = 0.25
 """Seconds the fleet rests on a budget after the endpoint refused a call for its rate."""
+KEY_IS_SAFE: Final = 20 * 3600.0
+"""Seconds for which a repeated call is answered as the first one was: the endpoint forgets keys after a day (its page
+on idempotent requests). Without a token, which is its own guard, it would then make a second object.
+"""
 
 
 class World(Protocol):
@@ -75,6 +80,11 @@ class Desk:
     live: bool
 
 
+def mode_of(desk: Desk) -> str:
+    """What the ledger calls the mode of a platform."""
+    return "live" if desk.live else "test"
+
+
 @dataclass
 class Attempts:
     """The attempts of one call. `made` counts those that reached the endpoint and were not refused for their rate."""
@@ -92,7 +102,7 @@ class Attempts:
     may_park: bool
     """Whether the request may wait elsewhere while a circuit is open."""
     until_begun: float | None = None
-    """The same as *until*, but only where no call may have taken effect, and only while a circuit is open."""
+    """The same as *until*, but only where no call may have taken effect."""
     made: int = 0
     maybe_done: bool = False
     history: list[Attempt] = field(default_factory=list)
@@ -119,6 +129,13 @@ class Attempts:
                 await self.circuits.proved(probed)
                 return answer
             except Blocked as error:
+                if is_its_own(error, self.about):
+                    # The key was accepted; of anything narrower it says as much as silence.
+                    platform = self.about.platform
+                    await self.circuits.proved([each for each in probed if each == platform])
+                    await self.circuits.again([each for each in probed if each != platform], failed=True)
+                    code = Code.ACCOUNT_REFUSES if error.ours else error.code
+                    raise Declined(403, code, error.error_type, request_id=error.request_id, ours=error.ours) from None
                 scope = scope_of(error, self.about)
                 await self.circuits.refused(scope, error, probed=probed, wider=scopes[: scopes.index(scope)])
             except Declined as error:
@@ -140,7 +157,8 @@ class Attempts:
                 if self.made >= self.limit or (error.final and not new_key):
                     raise Exhausted(error, self.made, self.maybe_done, tuple(self.history)) from None
                 await self._rest(error.retry_after or pause(self.made, dice=self.world.dice()))
-            except (TooLate, asyncio.CancelledError):
+            except BaseException:
+                # Called off, too late, or the call was not made after all: whoever comes next may probe.
                 await self.circuits.again(probed)
                 raise
 
@@ -151,9 +169,8 @@ class Attempts:
             await self.limiter.done(self.budgets, self.under_way)
 
     async def _enter(self, scopes: Sequence[str]) -> Sequence[str]:
-        until = self.until_begun if self.until is None and not self.maybe_done else self.until
         try:
-            async with asyncio.timeout(self._left(until)):
+            async with asyncio.timeout(self._left()):
                 return await self.circuits.enter(scopes, may_park=self.may_park)
         except TimeoutError:
             raise TooLate(self.maybe_done) from None
@@ -162,7 +179,7 @@ class Attempts:
         """Wait for a permit. False when a circuit opened meanwhile; a probe is not held up by its own."""
         watched = () if probed else scopes
         try:
-            async with asyncio.timeout(self._left(self.until)) as limit:
+            async with asyncio.timeout(self._left()) as limit:
                 with self.circuits.queueing(limit, watched):
                     self.under_way = await self.limiter.permit(self.budgets, self.lane)
         except TimeoutError:
@@ -174,16 +191,20 @@ class Attempts:
             return False
         return True
 
-    def _left(self, until: float | None) -> float | None:
-        if until is None:
+    @property
+    def _end(self) -> float | None:
+        return self.until_begun if self.until is None and not self.maybe_done else self.until
+
+    def _left(self) -> float | None:
+        if self._end is None:
             return None
-        left = until - self.world.now()
+        left = self._end - self.world.now()
         if left <= 0:
             raise TooLate(self.maybe_done)
         return left
 
     async def _rest(self, seconds: float) -> None:
-        if self.until is not None and self.world.now() + seconds > self.until:
-            await self.world.sleep(max(0.0, self.until - self.world.now()))
+        if self._end is not None and self.world.now() + seconds > self._end:
+            await self.world.sleep(max(0.0, self._end - self.world.now()))
             raise TooLate(self.maybe_done)
         await self.world.sleep(seconds)

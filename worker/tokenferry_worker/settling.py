@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tokenferry.broker.publishing import Outgoing, PublishError, Publishes
-from tokenferry.contract.queues import ATTACH_TASK, DEAD_LETTERS, QUARANTINE, attach_queue, parked_queue, results_queue
-from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
+from tokenferry.contract.queues import (
+    ATTACH_TASK,
+    DEAD_LETTERS,
+    QUARANTINE,
+    TOKENIZE_TASK,
+    attach_queue,
+    parked_queue,
+    results_queue,
+    tokenize_queue,
+)
+from tokenferry_worker.outcomes import Anew, DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.ports import CircuitBook
+from tokenferry_worker.set_aside.keeping import note
 
 log = logging.getLogger(__name__)
 
@@ -22,26 +31,39 @@ class Settler:
 
     publisher: Publishes
     circuits: CircuitBook
+    clock: Callable[[], Awaitable[float]]
+    """Unix seconds, by the store."""
 
-    async def settle(self, outcome: Outcome, body: str) -> None:
-        """Tell whoever is to be told. *body*: the delivery's message, kept as it came where it must be kept."""
+    async def settle(self, outcome: Outcome, body: str, *, realtime: bool = True) -> None:
+        """Tell whoever is to be told. *body*: the delivery's message, kept as it came where it must and may be kept.
+
+        *realtime*: whether it may have come by the realtime lane.
+        """
         match outcome:
             case Settled():
                 await self._tell(outcome)
             case HandedOn(order):
                 request = order.request
-                queue = attach_queue(request.platform)
+                queue = attach_queue(request.lane, request.platform)
                 await self._publish(Outgoing.task(queue, ATTACH_TASK, request.attach_id, order.model_dump_json()))
+            case Anew(sealed, platform, lane, request_id):
+                await self._publish(Outgoing.task(tokenize_queue(lane, platform), TOKENIZE_TASK, request_id, sealed))
             case DeadLettered(settled, code):
                 why = settled.result.failure
-                history = [attempt.model_dump() for attempt in why.history] if why else []
-                await self._publish(set_aside(DEAD_LETTERS, body, code, history=history))
+                known = {
+                    "outcome_id": settled.result.outcome_id,
+                    "attempts": why.attempts if why else 0,
+                    "history": [attempt.model_dump() for attempt in why.history] if why else [],
+                }
+                kept = note(body, code, at=await self.clock(), realtime=realtime, **known)
+                await self._publish(Outgoing(DEAD_LETTERS, kept))
                 await self._tell(settled)
             case Dropped(settled):
                 await self._tell(settled)
             case Quarantined(reason):
+                kept = note(body, reason, at=await self.clock(), realtime=realtime)
+                await self._publish(Outgoing(QUARANTINE, kept))
                 log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
-                await self._publish(set_aside(QUARANTINE, body, reason))
             case Parked(scope, task, id_):
                 await self._publish(Outgoing.task(parked_queue(scope), task, id_, body))
                 # Only now: who carries parked messages back forgets a queue that it finds empty.
@@ -63,8 +85,3 @@ class Settler:
                 log.warning("publish to %s failed (%s); trying again", message.queue, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 10.0)
-
-
-def set_aside(queue: str, body: str, reason: str, **more: object) -> Outgoing:
-    """A message as it came, with the reason, the time (Unix milliseconds) it was set aside, and what else is known."""
-    return Outgoing(queue, json.dumps({"reason": reason, "at": int(time.time() * 1000), **more, "message": body}))

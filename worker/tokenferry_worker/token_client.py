@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import quote, urlsplit
@@ -137,6 +138,15 @@ class TokenClient:
         """POST to a consuming endpoint with the secret key. Raises as `create_token`."""
         return await self._post(path, form, "secret", idempotency_key, connected_account)
 
+    async def get(self, path: str, *, connected_account: str | None = None) -> Answer:
+        """GET an object with the secret key. Raises as `create_token`; whatever happens, nothing was changed."""
+        headers = self._headers("secret", None, connected_account)
+        try:
+            status, answered, content = await self._send("GET", path, headers, b"")
+        except Exception as error:
+            raise Unavailable(type(error).__name__, maybe_done=False) from None
+        return read(status, answered, content)
+
     async def key_is_accepted(self) -> bool | None:
         """Whether the secret key opens anything at all.
 
@@ -178,7 +188,7 @@ class TokenClient:
         except Exception as error:
             # Only the type: the text of some holds the URL or bytes of the answer. Not only httpx's errors: what it
             # does not know of its transport's (an answer that is not HTTP), it lets through.
-            raise Unavailable(type(error).__name__, maybe_done=not _never_sent(error)) from None
+            raise _without_answer(error) from None
         return read(status, answered, content)
 
     async def _send(
@@ -188,7 +198,13 @@ class TokenClient:
         url, extensions = self._base_url + path, self._extensions
         request = httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
         response = await self._transport.handle_async_request(request)
-        body = await response.aread()
+        try:
+            body = await response.aread()
+        except BaseException:
+            # Half an answer would keep its connection, of which there are only so many.
+            with suppress(Exception):
+                await response.aclose()
+            raise
         answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
         return response.status_code, answered, body
 
@@ -204,12 +220,14 @@ class TokenClient:
         return headers
 
 
-def _never_sent(error: Exception) -> bool:
-    """Whether the call did not leave this machine.
+def _without_answer(error: Exception) -> Unavailable:
+    """What a call came to that may have left this machine, by the name httpx has for it.
 
     The aiohttp transport reports a connection that was lost after sending as `ConnectTimeout` too; its cause tells.
     """
     if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
-        return False
+        return Unavailable(type(error).__name__)
     causes = {kind.__name__ for kind in type(error.__cause__).__mro__}
-    return error.__cause__ is None or bool(causes & {"ClientConnectorError", "ConnectionTimeoutError"})
+    if error.__cause__ is None or causes & {"ClientConnectorError", "ConnectionTimeoutError"}:
+        return Unavailable(type(error).__name__, maybe_done=False)
+    return Unavailable(httpx.ReadError.__name__)

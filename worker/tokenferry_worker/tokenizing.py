@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,46 +10,45 @@ from typing import Final
 
 from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.codes import Code
-from tokenferry.contract.envelope import Envelope, Header
-from tokenferry.contract.plaintext import Plaintext
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
 from tokenferry.contract.queues import TOKENIZE_TASK
-from tokenferry.contract.results import Attempt, Display, Failure, TokenResult
+from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget
-from tokenferry_worker.answers import Answer
-from tokenferry_worker.calling import Attempts, Desk, Exhausted, TooLate, World, excused
-from tokenferry_worker.circuits import About, Park
-from tokenferry_worker.errors import Declined, Unavailable, Unopenable
+from tokenferry_worker.calling import Desk, TooLate, excused, mode_of
+from tokenferry_worker.circuits import Park
+from tokenferry_worker.errors import Reused, Unopenable
+from tokenferry_worker.headway import everywhere, places
+from tokenferry_worker.making import Maker, Wanted
 from tokenferry_worker.opening import Opener
-from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
-from tokenferry_worker.ports import Journal, Limiter
-from tokenferry_worker.switchboard import Switchboard
-from tokenferry_worker.token_client import PUBLISHABLE_IN_LIVE
+from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled, our_word
+from tokenferry_worker.poison import unless_poison
+from tokenferry_worker.ports import Begun, Headway, Journal, Place, Scope
 
 log = logging.getLogger(__name__)
-
-STORED_ERRORS: Final = 3
-"""500s under one key before the next generation of it: the endpoint stores a 500 and would repeat it for ever."""
 
 KEPT: Final = frozenset(
     {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.UNKNOWN_PLATFORM, Code.UNOPENABLE}
     | {Code.PUBLISHABLE_KEY_MISSING, Code.UNAUTHORIZED}
 )
 """Failures that somebody can mend and redrive; after any other the request is of no more use."""
+FIRST_LOOK: Final = 0.1
+LAST_LOOK: Final = 2.0
+"""Seconds between two looks whether there is room for another token, give or take a half; each twice the one before."""
+BESIDE_THE_REQUEST: Final = 16_384
+"""Bytes of an order for what stands beside the sealed request and the plan: it is read only up to the same length."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Makes tokens. Everything it needs of the world comes in here."""
+    """Makes tokens of sealed requests."""
 
     opener: Opener
+    maker: Maker
     desks: Mapping[str, Desk]
     journal: Journal
-    limiter: Limiter
-    circuits: Switchboard
-    world: World
+    headway: Headway
     sign: Callable[[AttachRequest], SignedAttach]
     signer_id: str
-    attempts: int
     deliveries: int
     token_lifetime: float
     """Seconds."""
@@ -60,109 +60,114 @@ class Tokenizer:
         except Unopenable as error:
             return Quarantined(str(error))
         header = envelope.header
-        begun = await self.journal.begin(header.request_id)
+        try:
+            begun = await self.journal.begin(header.request_id, fingerprint(header))
+        except Reused:
+            return await self._reused(header)
+        return await unless_poison(
+            self._deliver(envelope, begun, body),
+            begun,
+            self.deliveries,
+            lambda: self.maker.failed(_wanted(header), Code.DELIVERIES_EXHAUSTED),
+            keep=not header.may_carry_cvc,
+        )
+
+    async def _deliver(self, envelope: Envelope, begun: Begun, body: str) -> Outcome:
+        header = envelope.header
         if begun.outcome is not None:
             # A redelivery: say it again, call nothing.
-            return self._say(envelope, TokenResult.model_validate_json(begun.outcome), self._plan(envelope))
-        plan: AttachTarget | None = None
+            plan = self._plan(envelope)
+            if plan is None:
+                await self.headway.back(header.request_id, self._anywhere(header))
+            return self._say(envelope, TokenResult.model_validate_json(begun.outcome), plan, body)
+        plan = None
+        ahead = self._anywhere(header)
         desk = self.desks.get(header.platform)
         if desk is None:
-            result = self._failed(header, Code.UNKNOWN_PLATFORM)
+            result = self.maker.failed(_wanted(header), Code.UNKNOWN_PLATFORM)
         elif begun.deliveries > self.deliveries:
-            result = self._failed(header, Code.DELIVERIES_EXHAUSTED)
+            result = self.maker.failed(_wanted(header), Code.DELIVERIES_EXHAUSTED)
         else:
             try:
                 plaintext = self.opener.open(envelope)
+                async with excused(self.journal, header.request_id):
+                    if (plan := plaintext.attach) is not None:
+                        ahead = places(desk.budgets, plan, header.lane, lifetime=self.token_lifetime)
+                        if not await self._is_room(header, ahead):
+                            del plaintext  # nothing stays open for as long as that may take
+                            await self._find_room(header, ahead)
+                            plaintext = self.opener.open(envelope)
+                    wanted = _wanted(header, plaintext.form)
+                    result = await self.maker.make(desk, wanted, begun.epoch, remembered=begun.deliveries > 1)
             except Unopenable as error:
                 log.warning("request %s: %s", header.request_id, error)
-                result = self._failed(header, Code.UNOPENABLE)
-            else:
-                plan = plaintext.attach
-                try:
-                    async with excused(self.journal, header.request_id):
-                        result = await self._tokenize(desk, header, plaintext, begun.epoch)
-                except Park as error:
-                    return Parked(error.scope, TOKENIZE_TASK, header.request_id)
-        recorded = await self.journal.record(header.request_id, result.model_dump_json(exclude_none=True))
-        return self._say(envelope, TokenResult.model_validate_json(recorded), plan)
+                result = self.maker.failed(_wanted(header), Code.UNOPENABLE)
+            except TooLate:
+                result = self.maker.failed(_wanted(header), Code.EXPIRED)
+            except Park as error:
+                await self.headway.back(header.request_id, ahead)
+                return Parked(error.scope, TOKENIZE_TASK, header.request_id)
+        recorded = await self._record(desk, header, result, ahead)
+        return self._say(envelope, TokenResult.model_validate_json(recorded), plan, body)
 
-    async def _tokenize(self, desk: Desk, header: Header, plaintext: Plaintext, epoch: int) -> TokenResult:
-        server_errors = 0
+    async def _reused(self, header: Header) -> Outcome:
+        """Another request has this id: the outcome of this one has an id of its own."""
+        own = f"{header.request_id}:{fingerprint(header)[:12]}"
+        refusal = self.maker.failed(_wanted(header), Code.REQUEST_ID_REUSED)
+        refusal = refusal.model_copy(update={"outcome_id": f"{own}:token"})
+        recorded = await self.journal.record(own, refusal.model_dump_json(exclude_none=True))
+        return Settled(TokenResult.model_validate_json(recorded), header.reply_to)
 
-        async def call() -> Answer:
-            return await desk.endpoint.create_token(
-                header.kind,
-                plaintext.form,
-                idempotency_key=idempotency_key(header.request_id, epoch),
-                connected_account=header.connected_account,
+    async def _is_room(self, header: Header, ahead: tuple[Place, ...]) -> bool:
+        """Whether one more token can be spent while it is fresh.
+
+        The seat lasts for as long as the request does: while nothing is spent, a token that got too old makes no room.
+        """
+        left = header.expires_at / 1000 - self.maker.world.now()
+        return await self.headway.go(header.request_id, ahead, lasts=max(self.token_lifetime, left))
+
+    def _anywhere(self, header: Header) -> tuple[Place, ...]:
+        """Where an earlier delivery may have taken a seat for it, as far as can be told without opening it."""
+        desk = self.desks.get(header.platform)
+        return everywhere(desk.budgets) if desk is not None and header.attach_digest is not None else ()
+
+    async def _find_room(self, header: Header, ahead: tuple[Place, ...]) -> None:
+        """Wait until there is room.
+
+        Raises `TooLate`.
+        """
+        world, rest = self.maker.world, FIRST_LOOK
+        while not await self._is_room(header, ahead):
+            left = header.expires_at / 1000 - world.now()
+            if left <= 0:
+                raise TooLate(False)
+            await world.sleep(min(left, rest * (0.5 + world.dice())))
+            rest = min(2 * rest, LAST_LOOK)
+
+    async def _record(self, desk: Desk | None, header: Header, result: TokenResult, ahead: tuple[Place, ...]) -> str:
+        outcome = result.model_dump_json(exclude_none=True)
+        if desk is None or result.token is None:
+            return await self.journal.record(
+                header.request_id, outcome, ours=our_word(result) is not None, leaving=ahead
             )
+        scope = Scope(desk.name, mode_of(desk), header.connected_account or "", header.kind)
+        return await self.journal.made(header.request_id, outcome, result.token, scope, at=result.settled_at)
 
-        async def on_unavailable(error: Unavailable) -> bool:
-            nonlocal epoch, server_errors
-            if error.status != 500:
-                return False
-            server_errors += 1
-            if not error.final and server_errors % STORED_ERRORS:
-                return False
-            # An unused token of the earlier generation may be left behind: nobody learns its id.
-            epoch = await self.journal.next_epoch(header.request_id, epoch)
-            return True
-
-        publishable = desk.live and header.kind in PUBLISHABLE_IN_LIVE
-        attempts = Attempts(
-            self.limiter,
-            self.circuits,
-            self.world,
-            desk,
-            About(desk.name, "tokens", header.kind, header.connected_account, publishable),
-            header.lane,
-            desk.budgets.tokens(header.connected_account),
-            self.attempts,
-            until=header.expires_at / 1000,
-            may_park=not _may_carry_cvc(header),
-        )
-        try:
-            answer = await attempts.run(call, on_unavailable)
-        except Declined as error:
-            return self._failed(header, error.code, declined=error, attempts=attempts.made + 1)
-        except TooLate:
-            return self._failed(header, Code.EXPIRED, attempts=attempts.made)
-        except Exhausted as error:
-            last = Declined(
-                error.last.status or 0, Code.ATTEMPTS_EXHAUSTED, request_id=error.last.request_id, ours=True
-            )
-            code = Code.ATTEMPTS_EXHAUSTED
-            return self._failed(header, code, declined=last, attempts=error.attempts, history=error.history)
-        if answer.body.get("livemode") is not desk.live:
-            return self._failed(header, Code.WRONG_SCOPE, attempts=attempts.made + 1)
-        return TokenResult(
-            outcome_id=f"{header.request_id}:token",
-            request_id=header.request_id,
-            kind=header.kind,
-            platform=header.platform,
-            connected_account=header.connected_account,
-            settled_at=self._now_ms(),
-            token=answer.id,
-            created=answer.number("created"),
-            livemode=desk.live,
-            client_ip=answer.text("client_ip"),
-            display=display(answer),
-        )
-
-    def _say(self, envelope: Envelope, result: TokenResult, plan: AttachTarget | None) -> Outcome:
+    def _say(self, envelope: Envelope, result: TokenResult, plan: AttachTarget | None, body: str) -> Outcome:
         header = envelope.header
         if result.token is not None and plan is not None:
-            return HandedOn(self._order(header, result, result.token, plan))
+            return HandedOn(self._order(header, result, result.token, plan, body))
         settled = Settled(result, header.reply_to)
-        code = result.failure.code if result.failure and result.failure.source == "tokenferry" else None
+        code = our_word(result)
         if code is None or code not in KEPT:
             return settled
-        if _may_carry_cvc(header):
+        if header.may_carry_cvc:
             return Dropped(settled)
         return DeadLettered(settled, code)
 
-    def _order(self, header: Header, result: TokenResult, token: str, plan: AttachTarget) -> SignedAttach:
+    def _order(self, header: Header, result: TokenResult, token: str, plan: AttachTarget, body: str) -> SignedAttach:
         made_at = result.settled_at
+        fits = len(body) + len(plan.model_dump_json()) <= MAX_ENVELOPE_BYTES - BESIDE_THE_REQUEST
         return self.sign(
             AttachRequest(
                 attach_id=header.request_id,
@@ -170,13 +175,16 @@ class Tokenizer:
                 token=token,
                 kind=header.kind,
                 platform=header.platform,
+                lane=header.lane,
                 connected_account=header.connected_account,
                 target=plan,
                 reply_to=header.reply_to,
                 token_created_at=made_at,
-                attach_before=made_at + int(self.token_lifetime * 1000),
+                # Who asked for both waits for both: what the request's deadline has passed, is wanted no more.
+                attach_before=min(made_at + int(self.token_lifetime * 1000), header.expires_at),
                 signer_id=self.signer_id,
                 display=result.display,
+                sealed=body if fits and not header.may_carry_cvc else None,
             )
         )
 
@@ -189,75 +197,21 @@ class Tokenizer:
         except Unopenable:
             return None
 
-    def _failed(
-        self,
-        header: Header,
-        code: str,
-        *,
-        declined: Declined | None = None,
-        attempts: int = 0,
-        history: tuple[Attempt, ...] = (),
-    ) -> TokenResult:
-        return TokenResult(
-            outcome_id=f"{header.request_id}:token",
-            request_id=header.request_id,
-            kind=header.kind,
-            platform=header.platform,
-            connected_account=header.connected_account,
-            settled_at=self._now_ms(),
-            failure=failure(code, declined, attempts, history),
-        )
 
-    def _now_ms(self) -> int:
-        return int(self.world.now() * 1000)
+def fingerprint(header: Header) -> str:
+    """What a request id stands for, as far as everybody may know. Sealed anew, or sent again later, it is the same."""
+    named = (header.platform, header.connected_account or "", header.kind, header.attach_digest or "")
+    return hashlib.sha256("|".join(named).encode()).hexdigest()[:40]
 
 
-def _may_carry_cvc(header: Header) -> bool:
-    """Only realtime may carry a verification code, and whether this one does is sealed: none of them is kept."""
-    return header.kind == "cvc_update" or header.lane == "realtime"
-
-
-def idempotency_key(request_id: str, epoch: int) -> str:
-    """Derived from ids only: never random, so a redelivery repeats it, and never from card data, which it would leak.
-
-    >>> idempotency_key("req-1", 0)
-    'tokenferry:req-1:0'
-    """
-    return f"tokenferry:{request_id}:{epoch}"
-
-
-def failure(
-    code: str, declined: Declined | None, attempts: int, history: tuple[Attempt, ...] = (), spent_by: str | None = None
-) -> Failure:
-    """What the requester is told. Codes and names; no text of the endpoint."""
-    if declined is None:
-        return Failure(code=code, source="tokenferry", attempts=attempts, spent_by=spent_by)
-    return Failure(
-        code=code,
-        source="tokenferry" if declined.ours else "endpoint",
-        param=declined.param,
-        decline_code=declined.decline_code,
-        status=declined.status or None,
-        endpoint_request_id=declined.request_id,
-        attempts=attempts,
-        history=history,
-    )
-
-
-def display(answer: Answer) -> Display | None:
-    """What may be shown of the card or bank account in a token's answer; None for kinds that show nothing."""
-    kind = answer.text("type") or ""
-    if not isinstance(answer.body.get(kind), Mapping):
-        return None
-    return Display(
-        object_id=answer.text(kind, "id"),
-        brand=answer.text(kind, "brand"),
-        bank_name=answer.text(kind, "bank_name"),
-        last4=(answer.text(kind, "last4") or "")[-4:] or None,
-        country=answer.text(kind, "country"),
-        currency=answer.text(kind, "currency"),
-        funding=answer.text(kind, "funding"),
-        fingerprint=answer.text(kind, "fingerprint"),
-        exp_month=answer.number(kind, "exp_month"),
-        exp_year=answer.number(kind, "exp_year"),
+def _wanted(header: Header, form: str = "") -> Wanted:
+    return Wanted(
+        header.request_id,
+        header.kind,
+        header.platform,
+        header.connected_account,
+        header.lane,
+        header.expires_at,
+        may_park=not header.may_carry_cvc,
+        form=form,
     )

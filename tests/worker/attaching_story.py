@@ -1,0 +1,113 @@
+"""An attach worker and its orders, for the tests that tell what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tokenferry.configuration import Platform
+from tokenferry.contract.attach import AttachRequest
+from tokenferry.contract.results import AttachResult
+from tokenferry.contract.targets import CustomerSource
+from tokenferry.sealing import Signer, sign_attach
+from tokenferry_worker.attaching import Attacher
+from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.calling import Desk
+from tokenferry_worker.identities import Signers
+from tokenferry_worker.outcomes import DeadLettered, Outcome, Settled
+from tokenferry_worker.ports import Journal, Ledger
+from tokenferry_worker.spending import Spender
+from tokenferry_worker.switchboard import Switchboard
+
+from .standins import (
+    NOW,
+    MemoryCircuits,
+    MemoryJournal,
+    MemoryLedger,
+    MemoryLimiter,
+    ScriptedEndpoint,
+    ShownEndpoint,
+    StoryWorld,
+)
+
+TARGET = CustomerSource(customer="cus_1")
+
+
+@dataclass
+class Story:
+    """An attach worker on one platform, and somebody whose orders count."""
+
+    attacher: Attacher
+    endpoint: Any
+    journal: MemoryJournal
+    ledger: MemoryLedger
+    limiter: MemoryLimiter
+    world: StoryWorld
+    signer: Signer
+
+    def order(self, **changed: Any) -> str:
+        fields: dict[str, Any] = {
+            "attach_id": "attach-1",
+            "request_id": "req-1",
+            "token": "tok_1",
+            "kind": "card",
+            "platform": "main",
+            "target": TARGET,
+            "reply_to": "importer",
+            "token_created_at": int(NOW * 1000),
+            "attach_before": int((NOW + 600) * 1000),
+            "signer_id": self.signer.signer_id,
+        }
+        return sign_attach(AttachRequest(**{**fields, **changed}), self.signer).model_dump_json()
+
+    async def handle(self, **changed: Any) -> Outcome:
+        return await self.attacher.handle(self.order(**changed))
+
+    @property
+    def state(self) -> str:
+        """What the ledger says of the token."""
+        return self.ledger.holding("tok_1").state
+
+
+def attacher_of(
+    key_folder: Any, endpoint: ScriptedEndpoint, journal: Journal, ledger: Ledger, world: StoryWorld
+) -> tuple[Attacher, MemoryLimiter]:
+    limiter, platform = MemoryLimiter(), Platform(mode="test", base_url="http://127.0.0.1:1")
+    attacher = Attacher(
+        signers=Signers.load(key_folder.signers),
+        spender=Spender({"main": ledger}, limiter, Switchboard(MemoryCircuits(), look_every=0.01), world, attempts=4),
+        desks={"main": Desk("main", endpoint, Budgets("main", platform), False)},
+        journal=journal,
+        deliveries=3,
+    )
+    return attacher, limiter
+
+
+Tell = Callable[..., Story]
+
+
+def begin(key_folder: Any, *script: Any, endpoint: ScriptedEndpoint | None = None) -> Story:
+    """Begins a story with what the endpoint will answer."""
+    endpoint, world = endpoint or ShownEndpoint(*script), StoryWorld()
+    ledger = MemoryLedger(world.now)
+    journal = ledger.orders = MemoryJournal(ledger, MemoryJournal(ledger))
+    attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)
+    return Story(attacher, endpoint, journal, ledger, limiter, world, Signer.load(key_folder.worker))
+
+
+def result_of(outcome: Outcome) -> AttachResult:
+    if isinstance(outcome, DeadLettered):
+        assert outcome.settled.result.failure is not None
+        assert outcome.settled.result.failure.code == outcome.code
+        outcome = outcome.settled
+    assert isinstance(outcome, Settled)
+    assert isinstance(outcome.result, AttachResult)
+    assert outcome.reply_to == "importer"
+    return outcome.result
+
+
+def code_of(outcome: Outcome) -> str:
+    failure = result_of(outcome).failure
+    assert failure is not None
+    return failure.code

@@ -1,0 +1,155 @@
+"""Finding out what a call left behind whose answer was lost: by looking, never by guessing.
+
+Two things can be looked at. The object a call was to change: where it holds the very card or bank account that was
+inside the token (its id stays the same when the token is spent), the call had its effect. And the token: its `used`
+flag. The endpoint documents the flag, but nobody has recorded when it changes: by itself it proves nothing where money
+moves. That a token was used never proves by whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from tokenferry.contract.attach import AttachRequest
+from tokenferry.contract.target import path_of
+from tokenferry.contract.targets import (
+    AccountUpdate,
+    AttachTarget,
+    Charge,
+    CustomerSource,
+    CustomerUpdate,
+    ExternalAccount,
+    PaymentIntent,
+    PaymentIntentConfirm,
+    Topup,
+)
+from tokenferry_worker.answers import Answer
+from tokenferry_worker.calling import PUSHED_BACK, Desk, World
+from tokenferry_worker.errors import Declined, Unavailable
+from tokenferry_worker.pacing import Budget
+from tokenferry_worker.ports import Became, Limiter
+from tokenferry_worker.retries import pause
+
+QUESTIONS: Final = 4
+"""Times one question is asked before it counts as not answered."""
+QUIET: Final = 30.0
+"""Seconds until a call without answer is over at the endpoint too: a write there was seen to wait 23 s for a lock."""
+CONFIRMED: Final = frozenset({"processing", "requires_action", "requires_capture", "succeeded"})
+"""States of a payment intent that only a confirmation leads to."""
+
+Found = Literal["there", "not_there", "no_answer"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What looking has proven: that the call had its effect (`done`), that it had none (`unused`), or neither."""
+
+    word: Literal["done", "unused", "unknown"]
+    became: Became | None = None
+    used: bool = False
+    """Whether the endpoint says that the token was used, by whomever."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the object of a call can be looked at, and how it tells."""
+
+    path: str
+    shows: Callable[[Answer], Became | None]
+    by_its_id: bool
+    """Whether it is there only because of this very token."""
+
+
+@dataclass(frozen=True)
+class Looker:
+    """Asks the endpoint questions that change nothing."""
+
+    limiter: Limiter
+    world: World
+
+    async def look(self, desk: Desk, request: AttachRequest) -> Seen:
+        """What has become of the token of *request*."""
+        seen = await self._look(desk, request)
+        if seen.word == "unused":
+            # Unused so far: the last call may still be under way there.
+            await self.world.sleep(QUIET)
+            seen = await self._look(desk, request)
+        return seen
+
+    async def _look(self, desk: Desk, request: AttachRequest) -> Seen:
+        budgets, account = desk.budgets, request.connected_account
+        place = place_of(request)
+        target: Found = "no_answer"
+        became = None
+        if place is not None:
+            answer = await self._ask(desk, place.path, request, budgets.of(request.target.endpoint(), account))
+            became = place.shows(answer) if isinstance(answer, Answer) else None
+            target = "there" if became else "no_answer" if answer == "no_answer" else "not_there"
+            if became is not None and place.by_its_id:
+                return Seen("done", became)
+        token = await self._ask(desk, path_of("tokens", request.token), request, budgets.tokens(account))
+        used = token.body.get("used") if isinstance(token, Answer) and token.id == request.token else None
+        if used is True and became is not None:
+            return Seen("done", became)
+        if used is False and not (target == "no_answer" if place is not None else _moves_money(request.target)):
+            return Seen("unused")
+        return Seen("unknown", used=used is True)
+
+    async def _ask(
+        self, desk: Desk, path: str, request: AttachRequest, budgets: tuple[Budget, ...]
+    ) -> Answer | Literal["not_there", "no_answer"]:
+        """One question. A key that may write and not read is no reason to stop anything: it has no answer."""
+        for attempt in range(1, QUESTIONS + 1):
+            call = await self.limiter.permit(budgets, request.lane)
+            try:
+                return await desk.endpoint.get(path, connected_account=request.connected_account)
+            except Declined as error:
+                return "not_there" if error.status == 404 or error.code == "resource_missing" else "no_answer"
+            except Unavailable as error:
+                if error.rate_limited is not None:
+                    await self.limiter.push_back(
+                        desk.budgets.refused(error.rate_limited, budgets), max(PUSHED_BACK, error.retry_after or 0.0)
+                    )
+                rest = error.retry_after or pause(attempt, dice=self.world.dice())
+            finally:
+                await self.limiter.done(budgets, call)
+            if attempt < QUESTIONS:
+                await self.world.sleep(rest)
+        return "no_answer"
+
+
+def place_of(request: AttachRequest) -> Place | None:
+    """Where to look for what the token of *request* became; None where nothing can be found by what we know."""
+    target = request.target
+    inside = request.display.object_id if request.display else None
+    if isinstance(target, PaymentIntentConfirm):
+        return Place(path_of("payment_intents", target.payment_intent), _confirmed, by_its_id=False)
+    if inside is None or request.kind not in ("card", "bank_account"):
+        return None
+    match target:
+        case CustomerSource():
+            path, becomes = path_of("customers", target.customer, "sources", inside), None
+        case CustomerUpdate():
+            path, becomes = path_of("customers", target.customer, "sources", inside), (target.customer, "customer")
+        case ExternalAccount():
+            path, becomes = path_of("accounts", target.account, "external_accounts", inside), None
+        case AccountUpdate():
+            path = path_of("accounts", target.account, "external_accounts", inside)
+            becomes = (target.account, "account")
+        case _:
+            return None
+
+    def shows(answer: Answer) -> Became | None:
+        return Became(*(becomes or (answer.id, answer.object)), answer.id) if answer.id == inside else None
+
+    return Place(path, shows, by_its_id=True)
+
+
+def _moves_money(target: AttachTarget) -> bool:
+    return isinstance(target, Charge | PaymentIntent | PaymentIntentConfirm | Topup)
+
+
+def _confirmed(answer: Answer) -> Became | None:
+    return Became(answer.id, answer.object) if answer.text("status") in CONFIRMED else None
