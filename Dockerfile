@@ -4,7 +4,8 @@
 #   docker build --target emulator -t tokenferry-emulator .
 FROM python:3.11-slim-bookworm AS base
 # Volumes mounted here belong to the user that fills them.
-RUN useradd --create-home --uid 10001 tokenferry && install -d -o tokenferry -m 0700 /keys /producer /out
+RUN useradd --create-home --uid 10001 tokenferry \
+ && install -d -o tokenferry -m 0700 /keys /producer /out /app/.tokenferry
 WORKDIR /app
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN pip install --no-cache-dir -c constraints.txt hatchling editables
@@ -24,7 +25,7 @@ RUN mkdir -p emulator/tokenferry_emulator \
  && pip install --no-cache-dir -c constraints.txt --no-build-isolation '.[worker]' \
  && rm -rf emulator
 USER tokenferry
-# More than the 20 s that deliveries in hand get to finish.
+# Finishes what is in hand within [worker] grace_seconds (20): give it 30 before killing it.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tokenferry"]
 

@@ -41,6 +41,9 @@ def test_every_command_of_the_compose_file_does_its_part_of_an_import(tmp_path: 
         stage.configure()
         stack.enter_context(stage.start("tokenize", "ready"))
         stack.enter_context(stage.start("attach", "ready"))
+        stack.enter_context(stage.start("onboard", "ready"))
+        for service in ("tokenize", "attach", "onboard"):
+            stage.until_healthy(service)
         stage.finish("import", codes=(0, 1))
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert len(lines) >= 30
@@ -56,12 +59,12 @@ def test_the_import_container_has_nothing_that_opens_an_envelope() -> None:
 
 
 def test_every_service_of_ours_is_run_by_the_tests() -> None:
-    assert set(OURS) == {"keys", "emulator", "tokenize", "attach", "import"}
+    assert set(OURS) == {"keys", "emulator", "tokenize", "attach", "onboard", "import"}
 
 
 def test_every_volume_that_is_mounted_exists_in_the_image_for_the_user_that_writes_it() -> None:
     image = (ROOT / "Dockerfile").read_text()
-    for folder in ("/keys", "/producer", "/out"):
+    for folder in ("/keys", "/producer", "/out", "/app/.tokenferry"):
         assert re.search(rf"install -d -o tokenferry .*{folder}\b", image)
 
 
@@ -98,6 +101,15 @@ class Stage:
             self.command(service), env=self.environment, capture_output=True, text=True, timeout=60, check=False
         )
         assert ran.returncode in codes, ran.stdout + ran.stderr
+
+    def until_healthy(self, service: str) -> None:
+        """What the container engine asks every few seconds."""
+        how, program, *words = OURS[service]["healthcheck"]["test"]
+        assert (how, program) == ("CMD", "tokenferry")
+        command = [sys.executable, "-m", "tokenferry", *(f"{self.folder}{w}" if w[0] == "/" else w for w in words)]
+        deadline = time.monotonic() + 30
+        while (asked := subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)).returncode:
+            assert time.monotonic() < deadline, asked.stdout + asked.stderr
 
     @contextmanager
     def start(self, service: str, up: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -13,8 +14,8 @@ from tokenferry.configuration import Platform
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.calling import Attempts, Desk, TooLate
-from tokenferry_worker.circuits import About, Park, cure, parks, scope_of, scopes_of
-from tokenferry_worker.errors import Blocked
+from tokenferry_worker.circuits import About, Park, cure, is_its_own, parks, scope_of, scopes_of
+from tokenferry_worker.errors import Blocked, Declined, TokenferryError
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.ports import CircuitBook
@@ -28,6 +29,7 @@ CARD = About("main", "tokens", "card")
 CONNECTED = About("main", "tokens", "card", "acct_1")
 ATTACH = About("main", "customers")
 CONNECTED_ATTACH = About("main", "customers", connected_account="acct_1")
+PERSON_OF_ACCOUNT = About("main", "persons", named_account="acct_1")
 LIVE_PERSON = About("main", "tokens", "person", publishable=True)
 LIVE_CONNECTED_PERSON = About("main", "tokens", "person", "acct_1", publishable=True)
 
@@ -59,6 +61,15 @@ def test_a_refusal_opens_the_narrowest_scope_it_speaks_for_and_names_its_cure(
     assert scope in scopes_of(about), "else nobody would ever wait for it"
     assert advice in cure(scope, status)
     assert cure(scope, status).endswith(".")
+
+
+@pytest.mark.parametrize("code", ["account_invalid", "unauthorized"])
+def test_a_403_for_the_account_in_the_path_is_that_calls_affair_and_any_other_refusal_is_not(code: str) -> None:
+    assert is_its_own(Blocked(403, code), PERSON_OF_ACCOUNT)
+    assert not is_its_own(Blocked(401, code), PERSON_OF_ACCOUNT)
+    assert not is_its_own(Blocked(403, code), ATTACH)
+    in_its_name = replace(PERSON_OF_ACCOUNT, connected_account="acct_1")
+    assert not is_its_own(Blocked(403, code), in_its_name)
 
 
 @pytest.mark.parametrize("status", [301, 401, 402, 403])
@@ -296,6 +307,42 @@ async def test_a_wider_refusal_of_a_probe_proves_nothing(tell_desk: Callable[...
         with pytest.raises(TooLate):
             await attempts.run(refusing(401))
     assert set(circuits.circuits) == {"main", "main/kind/card"}
+
+
+async def probing(tell_desk: Callable[..., Attempts], about: About, *scopes: str) -> tuple[MemoryCircuits, Attempts]:
+    """Attempts whose next call is the probe of *scopes*."""
+    circuits = MemoryCircuits(first=0.02, longest=30.0, lasts=30.0)
+    for scope in scopes:
+        await opened(circuits, scope)
+    return circuits, tell_desk(Switchboard(circuits, look_every=0.01), about)
+
+
+async def test_a_probe_refused_for_the_account_in_its_path_ends_and_proves_only_that_the_key_is_accepted(
+    tell_desk: Callable[..., Attempts],
+) -> None:
+    circuits, attempts = await probing(tell_desk, PERSON_OF_ACCOUNT, "main", "main/endpoint/persons")
+    async with asyncio.timeout(5), watched(attempts.circuits):
+        while not attempts.circuits.is_open(["main"]):
+            await asyncio.sleep(0.01)
+        with pytest.raises(Declined, match="account_refuses"):
+            await attempts.run(refusing(403))
+    assert {scope: circuit.probes for scope, circuit in circuits.circuits.items()} == {"main/endpoint/persons": 1}
+
+
+async def test_a_probe_that_is_not_made_after_all_gives_its_right_back(tell_desk: Callable[..., Attempts]) -> None:
+    class NotMade(TokenferryError):
+        pass
+
+    async def not_made() -> Answer:
+        raise NotMade
+
+    circuits, attempts = await probing(tell_desk, CARD, "main")
+    async with asyncio.timeout(5), watched(attempts.circuits):
+        while not attempts.circuits.is_open(["main"]):
+            await asyncio.sleep(0.01)
+        with pytest.raises(NotMade):
+            await attempts.run(not_made)
+    assert circuits.circuits["main"].probing == 0.0
 
 
 async def test_with_nothing_open_a_call_asks_nobody(book: Book) -> None:

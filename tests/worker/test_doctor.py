@@ -18,6 +18,7 @@ import redis
 from click.testing import CliRunner, Result
 from e2e.brokers import REDIS, Embedded, RabbitMQ, needs
 
+from tokenferry.broker import connecting
 from tokenferry.broker.embedded import Embedded as Server
 from tokenferry.cli import main
 from tokenferry.configuration import Platform
@@ -29,7 +30,7 @@ from tokenferry_worker.examining.words import masked
 from tokenferry_worker.token_client import EndpointKeys, TokenClient
 
 CANARY = "canary0000000000"
-DATABASE = 9
+DATABASE = 11
 """Of the private Valkey."""
 KINDS = {"card", "bank_account", "pii", "account", "person", "cvc_update"}
 
@@ -128,7 +129,7 @@ class TestAHealthyHouse:
         ("role", "queues"),
         [
             ("tokenize", {"tokenize.realtime.main", "tokenize.bulk.main", "quarantine", "dead-letters"}),
-            ("attach", {"attach.main", "quarantine", "dead-letters"}),
+            ("attach", {"attach.realtime.main", "attach.bulk.main", "quarantine", "dead-letters"}),
         ],
     )
     def test_a_role_is_asked_only_what_it_needs(self, practice: Practice, role: str, queues: set[str]) -> None:
@@ -386,9 +387,12 @@ class TestBrokerAndStore:
         assert "0.5 s" in found.the("store connection")["says"]
 
     @pytest.mark.parametrize("url", ["kafka://127.0.0.1", "redis://127.0.0.1:port"])
-    def test_an_address_that_is_none_is_a_failed_check(self, practice: Practice, url: str) -> None:
+    def test_an_address_that_is_none_is_said_before_anything_is_looked_at(self, practice: Practice, url: str) -> None:
         practice.broker = practice.store = url
-        assert practice.examine().of("failed") == {"broker connection", "store connection"}
+        done = practice.call()
+        assert done.exit_code == 2
+        assert "[broker] url: " in done.stderr
+        assert "[store] url: " in done.stderr
 
     def test_a_password_that_is_refused(self, practice: Practice, valkey: Server) -> None:
         practice.store = valkey.redis_url.replace(valkey.password, CANARY)
@@ -428,12 +432,12 @@ class TestBrokerAndStore:
         with redis.Redis.from_url(valkey.database(DATABASE).redis_url) as client:
             client.rpush("tokenize.bulk.main", "one", "two")
             client.rpush("dead-letters", "a letter")
-            client.set("attach.main", "not a list")
+            client.set("attach.bulk.main", "not a list")
         found = practice.examine()
         assert found.the("broker queue", "tokenize.bulk.main")["says"] == "2 messages waiting"
         assert found.the("broker queue", "tokenize.bulk.main")["state"] == "ok"
         assert found.the("broker queue", "dead-letters")["state"] == "warning"
-        assert found.the("broker queue", "attach.main")["state"] == "failed"
+        assert found.the("broker queue", "attach.bulk.main")["state"] == "failed"
 
     def test_a_redis_of_this_machine_is_told_what_it_lacks(self, practice: Practice) -> None:
         needs(REDIS, "Redis")
@@ -458,7 +462,8 @@ class TestRabbitMQ:
     ) -> None:
         with rabbit.channel() as channel:
             channel.queue_declare("tokenize.bulk.main", durable=True, auto_delete=False)
-            channel.queue_declare("dead-letters", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+            arguments = connecting.quorum_arguments("dead-letters")
+            channel.queue_declare("dead-letters", durable=True, auto_delete=False, arguments=arguments)
             channel.confirm_select()
             channel.basic_publish_confirm(amqp.Message(b"a letter"), routing_key="dead-letters")
         practice.broker = rabbit.url
@@ -532,7 +537,7 @@ class TestSilence:
         private = [path.read_text().splitlines()[1] for path in (practice.folder / "keys").rglob("*.pem")]
         for broker, store in (
             (practice.broker, practice.store),
-            (f"redis://:{CANARY}/#?@127.0.0.1:1/0", f"rediss://127.0.0.1:1/0?password={CANARY}"),
+            (f"redis://:{CANARY}%2F%23@127.0.0.1:1/0", f"rediss://127.0.0.1:1/0?password={CANARY}"),
             (f"amqp://{CANARY}:{CANARY}@127.0.0.1:1/v", f"unix://:{CANARY}@/absent.sock?db=0"),
         ):
             practice.broker, practice.store = broker, store
@@ -542,6 +547,10 @@ class TestSilence:
             assert CANARY not in done.output.replace(f"amqp://{CANARY}:***", "")
             assert not [line for line in private if line in done.output]
             assert f"file {key_file}" in done.output
+        practice.broker = f"redis://:{CANARY}/#?@127.0.0.1:1/0"  # not encoded, so no address
+        done = practice.call(*options)
+        assert done.exit_code == 2
+        assert CANARY not in done.output
 
     @pytest.mark.parametrize(
         "url",

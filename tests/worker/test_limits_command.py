@@ -15,6 +15,10 @@ from click.testing import CliRunner, Result
 from tokenferry.broker.embedded import Embedded
 from tokenferry.cli import main
 from tokenferry.configuration import load
+from tokenferry_worker.commands.asking import asked
+from tokenferry_worker.on_redis.circuits import RedisCircuits
+from tokenferry_worker.on_redis.controls import Controls
+from tokenferry_worker.pacing import Budget
 from tokenferry_worker.sharing import SharedBudgets
 
 CONFIGURATION = """
@@ -160,3 +164,78 @@ def test_a_budget_for_an_endpoint_that_nobody_calls_is_refused_with_the_names_th
         assert answer.exit_code == 2
         assert "no endpoint costumers" in answer.output
         assert "customers" in answer.output
+
+
+@pytest.mark.parametrize("rate", ["nan", "NaN", "-nan", "inf", "1e400", "0", "-1"])
+def test_what_is_no_rate_is_refused_before_anything_is_written(config: Path, rate: str) -> None:
+    said = limits(config, "set", "main:global", "--why", "a slip", "--", rate)
+    assert said.exit_code == 2
+    assert rates(config)["main:global"] == 50.0
+    assert limits(config, "history").output == ""
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0])
+def test_what_is_no_rate_is_refused_also_where_no_command_line_has_looked_at_it(config: Path, rate: float) -> None:
+    configuration = load(config)
+    with pytest.raises(ValueError, match="number above 0"):
+        asked(
+            configuration,
+            lambda store: Controls(store).command(
+                "set", Budget("main:global", 50.0), who="me", why="x", rate=rate, lasts=9
+            ),
+        )
+
+
+@pytest.mark.parametrize("written", ["nan", "inf", "-1", "0", "words"])
+def test_a_budget_with_nonsense_in_it_goes_on_at_the_configured_rate(
+    config: Path, valkey: Embedded, written: str
+) -> None:
+    configuration = load(config)
+    client = redis.Redis.from_url(configuration.store.url)
+    key = f"{configuration.store.prefix}:budget:main:global"
+    until = int((time.time() + 3600) * 1e6)
+    client.hset(key, mapping={"at": written, "rate": written, "factor": written, "since": written, "until": until})
+    client.pexpire(key, 60_000)
+    assert rates(config)["main:global"] == 50.0
+    budgets = SharedBudgets(configuration, "main")
+    budgets.reserve("tokens", timeout=5)
+    budgets.close()
+    assert limits(config, "reset", "main:global", "--why", "afresh").exit_code == 0
+    left = client.hgetall(key)
+    client.close()
+    assert set(left) <= {b"at"}
+    assert left.get(b"at", b"0").isdigit()
+
+
+@pytest.mark.parametrize("why", ["two\nlines", "\x1b[2Jgone", "", "x" * 501])
+def test_a_reason_is_one_line_that_a_terminal_can_show(config: Path, why: str) -> None:
+    assert limits(config, "pause", "main:global", "--why", why).exit_code == 2
+    assert limits(config, "history").output == ""
+
+
+def test_a_circuit_whose_request_the_endpoint_did_not_name_is_shown_without(config: Path) -> None:
+    for scope, request_id in (("main", "req_42"), ("main/tokens", "")):
+        asked(
+            load(config),
+            lambda store, scope=scope, id_=request_id: RedisCircuits(store).open(scope, 401, "unauthorized", id_),
+        )
+    config.write_text(config.read_text() + "[broker]\n" + config.read_text().split("[store]\n")[1].split("\n")[0])
+    shown = CliRunner().invoke(main, ["circuits", "--config", str(config)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count(": 401 unauthorized\n") == 1
+    assert shown.output.count(": 401 unauthorized (request req_42)\n") == 1
+
+
+def test_a_store_that_is_away_or_refuses_is_said_at_once_and_in_one_line(config: Path, valkey: Embedded) -> None:
+    text = config.read_text()
+    url = valkey.database(6).redis_url
+    for wrong, says in (
+        (url.replace(valkey.password, "wrong"), "the store refuses the user name or password"),
+        ("redis://127.0.0.1:1/0", "the store cannot be reached (Connection refused)"),
+    ):
+        config.write_text(text.replace(url, wrong))
+        for command in (["limits", "show"], ["circuits"]):
+            said = CliRunner().invoke(main, [*command, "--config", str(config)])
+            assert (said.exit_code, said.stdout) == (1, "")
+            assert said.stderr.startswith(f"tokenferry: {says}"), said.stderr
+            assert said.stderr.count("\n") == 1

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tokenferry_worker.making
 import tokenferry_worker.pacing
 import tokenferry_worker.retries
-import tokenferry_worker.tokenizing
 from tokenferry.contract.names import Lane
 from tokenferry_worker.pacing import Budget, Gate, Word, take
 
@@ -21,7 +21,7 @@ BUDGET = Budget("b", per_second=25, burst=2)
 
 @pytest.mark.parametrize(
     "module",
-    [tokenferry_worker.pacing, tokenferry_worker.retries, tokenferry_worker.tokenizing],
+    [tokenferry_worker.pacing, tokenferry_worker.retries, tokenferry_worker.making],
     ids=lambda m: m.__name__,
 )
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:

@@ -33,9 +33,10 @@ class Lot:
         circuits = MemoryCircuits()
         self.carrier = Carrier(configuration, self.publisher, circuits, Switchboard(circuits))
 
-    def park(self, id_: str, *, seconds_left: float = 60.0, task: str = TOKENIZE_TASK) -> None:
+    def park(self, id_: str, *, seconds_left: float = 60.0, task: str = TOKENIZE_TASK, lane: str = "bulk") -> None:
         ends = int((time.time() + seconds_left) * 1000)
-        body = {"request": {"attach_before": ends}} if task == ATTACH_TASK else {"header": {"expires_at": ends}}
+        order = {"attach_before": ends, "lane": lane}
+        body = {"request": order} if task == ATTACH_TASK else {"header": {"expires_at": ends}}
         self.publisher.publish(Outgoing.task(parked_queue(SCOPE), task, id_, json.dumps(body)))
 
     def back(self, queue: str) -> list[str]:
@@ -73,9 +74,11 @@ def test_after_the_cure_everything_goes_back_in_its_order_to_the_queue_it_came_f
     for request, order in zip(requests, orders, strict=True):
         lot.park(request)
         lot.park(order, task=ATTACH_TASK)
+    lot.park("urgent", task=ATTACH_TASK, lane="realtime")
     assert lot.carrier._carry(SCOPE, probing=False)
     assert lot.back("tokenize.bulk.main") == requests
-    assert lot.back("attach.main") == orders
+    assert lot.back("attach.bulk.main") == orders
+    assert lot.back("attach.realtime.main") == ["urgent"]
     assert lot.resting() == 0
 
 

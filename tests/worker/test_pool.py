@@ -30,6 +30,16 @@ class Hub:
     """Celery's event loop, as far as a pool needs one: watches file descriptors in the main thread."""
 
     readers: dict[int, Callable[[], None]] = field(default_factory=dict)
+    todo: set[Callable[[], None]] = field(default_factory=set)
+    timers_fired: int = 0
+
+    def _pop_ready(self) -> set[Callable[[], None]]:
+        ready, self.todo = self.todo, set()
+        return ready
+
+    def fire_timers(self) -> None:
+        self.timers_fired += 1
+        raise ConnectionError
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self.readers[fd] = callback
@@ -48,6 +58,8 @@ class App:
     """What the pool asks of the application: how to open the handlers."""
 
     handlers: Mapping[str, Handler]
+    tokenferry_grace: float = 20.0
+    tokenferry_hold: float | None = None
     opened: int = 0
     closed: int = 0
 
@@ -168,6 +180,69 @@ def test_five_hundred_deliveries_are_under_way_at_once(start: Start) -> None:
     assert bench.pool.info["in-hand"] == 0
 
 
+def test_a_delivery_for_which_memory_runs_out_goes_back_and_the_process_works_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 0.0)
+
+    async def handle(body: str) -> None:
+        if body == "large":
+            raise MemoryError
+
+    bench = start(handle)
+    large, small = bench.deliver("large"), bench.deliver("small")
+    bench.hub.run_until(lambda: bool(large.ended and small.ended))
+    assert large.given_back
+    assert small.acknowledged
+
+
+def test_while_it_stops_it_acknowledges_at_once_and_keeps_the_connection_alive(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery's hub, which does both, does not turn any more."""
+    monkeypatch.setattr(tokenferry_worker.pool, "BETWEEN_TIMERS", 0.01)
+    done = threading.Event()
+
+    async def handle(body: str) -> None:
+        while not done.is_set():
+            await asyncio.sleep(0.005)
+
+    bench = start(handle)
+    bench.deliver()
+    acknowledged = threading.Event()
+    bench.hub.todo.add(acknowledged.set)
+
+    def later() -> None:
+        acknowledged.wait(10)
+        time.sleep(0.1)
+        done.set()
+
+    threading.Thread(target=later).start()
+    bench.pool.on_stop()
+    assert acknowledged.is_set()
+    assert bench.hub.timers_fired >= 2  # and the first one's failure changed nothing
+
+
+def test_a_second_signal_cuts_the_grace_time_short(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = start(_for_ever)
+    bench.app.tokenferry_grace = 600.0
+    delivery = bench.deliver()
+    signalled = threading.Timer(0.2, lambda: monkeypatch.setattr("celery.worker.state.should_terminate", 0))
+    signalled.start()
+    bench.pool.on_stop()
+    assert delivery.given_back
+
+
+def test_what_is_held_and_taken_is_counted_by_queue(start: Start) -> None:
+    bench = start(_for_ever)
+    delivery = Delivery("body")
+    request = {"delivery_info": {"exchange": "", "routing_key": "tokenize.bulk.main", "priority": 0}}
+    bench.pool.on_apply(None, ("task", "id-1", request, b"[]", "json", "utf-8"), {}, delivery.callback)
+    assert (bench.pool.held, bench.pool.taken) == ({"tokenize.bulk.main": 1}, {"tokenize.bulk.main": 1})
+    bench.pool.on_terminate()
+    assert (bench.pool.held, bench.pool.taken) == ({"tokenize.bulk.main": 0}, {"tokenize.bulk.main": 1})
+
+
 def test_a_crashed_delivery_goes_back_and_says_only_what_kind_of_error_and_where(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,9 +290,8 @@ async def _for_ever(body: str) -> None:
 
 
 def test_at_a_warm_shutdown_what_finishes_in_the_grace_time_is_acknowledged_and_the_rest_goes_back(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start,
 ) -> None:
-    monkeypatch.setattr(tokenferry_worker.pool, "GRACE", 0.3)
     cancelled: list[str] = []
 
     async def handle(body: str) -> None:
@@ -230,6 +304,7 @@ def test_at_a_warm_shutdown_what_finishes_in_the_grace_time_is_acknowledged_and_
             cancelled.append(body)
 
     bench = start(handle)
+    bench.app.tokenferry_grace = 0.3
     quick, slow = bench.deliver("quick"), bench.deliver("slow")
     bench.pool.on_stop()
     assert quick.acknowledged
@@ -259,6 +334,34 @@ def test_a_delivery_called_off_before_its_first_step_goes_back_too(start: Start)
     bench.pool._loop.call_soon_threadsafe(begin_and_cancel_in_one_turn_of_the_loop)
     bench.hub.run_until(lambda: bool(delivery.ended))
     assert delivery.given_back
+
+
+def test_a_delivery_held_too_long_goes_back_in_good_order_although_its_excuse_finds_no_store(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenferry_worker.pool, "CALLED_OFF", 0.05)
+    excused: list[str] = []
+
+    async def handle(body: str) -> None:
+        if body == "quick":
+            return
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            excused.append(body)
+            if body == "the store is away":
+                await asyncio.Event().wait()
+            raise
+
+    bench = start(handle)
+    bench.app.tokenferry_hold = 0.2
+    quick, waits, stuck = (bench.deliver(body) for body in ("quick", "waits", "the store is away"))
+    bench.hub.run_until(lambda: all(delivery.ended for delivery in (quick, waits, stuck)))
+    assert quick.acknowledged
+    assert waits.given_back
+    assert stuck.given_back
+    assert excused == ["waits", "the store is away"]
+    assert bench.pool.in_hand == 0
 
 
 def test_a_crashed_delivery_that_waits_to_go_back_does_not_hold_up_a_shutdown(start: Start) -> None:

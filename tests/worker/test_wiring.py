@@ -11,11 +11,14 @@ import pytest
 
 from tokenferry.broker.embedded import Embedded
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
-from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK
+from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, QUARANTINE, TOKENIZE_TASK
 from tokenferry.sealing import UnusableKey
 from tokenferry_worker import app, wiring
+from tokenferry_worker.errors import Forgotten
+from tokenferry_worker.outcomes import Quarantined
+from tokenferry_worker.settling import Settler
 
-from .standins import FlakyPublisher
+from .standins import FlakyPublisher, MemoryCircuits, stores_clock
 
 CANARY = "canary0000000000"
 
@@ -62,8 +65,19 @@ def configure(tmp_path: Path, key_folder: Any, monkeypatch: pytest.MonkeyPatch) 
     ("role", "queues", "tasks"),
     [
         ("tokenize", ["tokenize.realtime.main", "tokenize.bulk.main"], {TOKENIZE_TASK}),
-        ("attach", ["attach.main"], {ATTACH_TASK}),
-        ("all", ["tokenize.realtime.main", "tokenize.bulk.main", "attach.main"], {TOKENIZE_TASK, ATTACH_TASK}),
+        ("attach", ["attach.realtime.main", "attach.bulk.main"], {ATTACH_TASK}),
+        ("onboard", ["onboard.main"], {ONBOARD_TASK}),
+        (
+            "all",
+            [
+                "tokenize.realtime.main",
+                "tokenize.bulk.main",
+                "attach.realtime.main",
+                "attach.bulk.main",
+                "onboard.main",
+            ],
+            {TOKENIZE_TASK, ATTACH_TASK, ONBOARD_TASK},
+        ),
     ],
 )
 def test_a_role_reads_its_queues_and_knows_its_own_tasks_only(
@@ -76,7 +90,9 @@ def test_a_role_reads_its_queues_and_knows_its_own_tasks_only(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("role", "tasks"), [("tokenize", {TOKENIZE_TASK}), ("attach", {ATTACH_TASK})])
+@pytest.mark.parametrize(
+    ("role", "tasks"), [("tokenize", {TOKENIZE_TASK}), ("attach", {ATTACH_TASK}), ("onboard", {ONBOARD_TASK})]
+)
 async def test_a_role_opens_the_handlers_of_its_tasks(
     configure: Configure, valkey: Embedded, role: wiring.Role, tasks: set[str]
 ) -> None:
@@ -94,13 +110,13 @@ async def test_a_delivery_that_is_no_envelope_goes_to_quarantine_through_the_who
     async with wiring.handlers(configuration, "all", publisher) as handlers:
         for handler in handlers.values():
             await handler("neither one nor the other")
-    assert [message.queue for message in publisher.published] == ["quarantine", "quarantine"]
+    assert [message.queue for message in publisher.published] == ["quarantine"] * 3
 
 
 def test_an_attach_worker_needs_no_private_key_of_the_envelope(configure: Configure, tmp_path: Path) -> None:
     configuration = configure(identities=tmp_path / "none", worker=tmp_path / "none.pem")
     wiring.check(configuration, "attach")
-    for role in ("tokenize", "all"):
+    for role in ("tokenize", "onboard", "all"):
         with pytest.raises(UnusableKey):
             wiring.check(configuration, role)  # type: ignore[arg-type]
 
@@ -128,7 +144,7 @@ def test_a_key_from_a_file_must_be_closed_to_others(configure: Configure, tmp_pa
     [
         (None, r"\[platforms.main\] secret_key is missing"),
         ('{ env = "NOT_SET" }', "the environment variable NOT_SET is not set"),
-        ('{ file = "absent" }', "absent: the secret_key cannot be read"),
+        ('{ file = "absent" }', r"absent: the secret_key cannot be read .*write the endpoint's key into it"),
         ('{ env = "MAIN_PUBLISHABLE_KEY" }', "looks like a publishable key"),
     ],
 )
@@ -136,6 +152,23 @@ def test_a_key_that_is_not_there_is_missed_by_name(configure: Configure, secret_
     with pytest.raises(InvalidConfiguration, match=words) as caught:
         wiring.check(configure(secret_key), "attach")
     assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.anyio
+async def test_a_delivery_whose_entry_the_store_has_lost_begins_again() -> None:
+    said = Quarantined("not an envelope")
+    answers: list[Exception | Quarantined] = [Forgotten(), Forgotten(), said]
+    publisher = FlakyPublisher()
+
+    async def handle(body: str) -> Quarantined:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    await wiring._delivery(handle, Settler(publisher, MemoryCircuits(), stores_clock), realtime=True)("body")
+    assert answers == []
+    assert [message.queue for message in publisher.published] == [QUARANTINE]
 
 
 def test_without_a_platform_there_is_nothing_to_do(tmp_path: Path) -> None:

@@ -16,8 +16,12 @@ from celery.signals import worker_ready
 from tokenferry.broker import connecting
 from tokenferry.broker.publishing import Publisher
 from tokenferry.configuration import Configuration
-from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK
-from tokenferry_worker import wiring
+from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, TOKENIZE_TASK
+from tokenferry_worker import stopping, wiring
+from tokenferry_worker.health.vitals import Line, Vitals
+from tokenferry_worker.health.watchdog import Watchdog
+from tokenferry_worker.health.witness import QueueWitness
+from tokenferry_worker.on_redis.store import now_at
 from tokenferry_worker.wiring import Role
 
 log = logging.getLogger("tokenferry.worker")
@@ -30,11 +34,11 @@ def build(configuration: Configuration, role: Role) -> Celery:
     app = Celery("tokenferry", set_as_current=False)
     app.conf.update(
         broker_url=url,
+        broker_use_ssl=connecting.tls(configuration),
         broker_transport_options=connecting.transport_options(url, configuration),
         broker_heartbeat=10 if amqp else 0,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_native_delayed_delivery_queue_type="quorum",
         task_queues=[connecting.queue(name, amqp=amqp) for name in wiring.queues_of(configuration, role)],
         task_create_missing_queues=False,
         accept_content=["json"],
@@ -57,22 +61,27 @@ def build(configuration: Configuration, role: Role) -> Celery:
         worker_concurrency=configuration.worker.concurrency,
     )
     # Only the tasks of the role: another one's message on our queue is set aside as unknown.
-    tasks = {"tokenize": (TOKENIZE_TASK,), "attach": (ATTACH_TASK,), "all": (TOKENIZE_TASK, ATTACH_TASK)}
-    for name in tasks[role]:
+    tasks = {"tokenize": TOKENIZE_TASK, "attach": ATTACH_TASK, "onboard": ONBOARD_TASK}
+    for name in tasks.values() if role == "all" else [tasks[role]]:
         app.task(_never, name=name, shared=False, ignore_result=True, acks_late=True)
 
     publisher = cache(partial(Publisher.to, configuration))
+    vitals = Vitals(role)
 
     def open_() -> Any:
-        return wiring.handlers(configuration, role, publisher())
+        return wiring.handlers(configuration, role, publisher(), vitals)
 
     app.tokenferry_publisher = publisher
+    app.tokenferry_clock = lambda: now_at(connecting.store_url(configuration))
     app.tokenferry_open = open_
+    app.tokenferry_vitals = vitals
+    app.tokenferry_hold = configuration.broker.hold_seconds if amqp else None
+    app.tokenferry_grace = configuration.worker.grace_seconds
     return app
 
 
 def run(configuration: Configuration, role: Role, *, name: str) -> int:
-    """Work until SIGTERM. Returns the exit code."""
+    """Work until a signal (`stopping`) or until the watchdog ends it. Returns the exit code."""
     quiet()
     app = build(configuration, role)
     worker = app.Worker(
@@ -84,22 +93,47 @@ def run(configuration: Configuration, role: Role, *, name: str) -> int:
         loglevel=logging.WARNING,
         pool_cls="tokenferry_worker.pool:AsyncioPool",
     )
+    worker.install_platform_tweaks = stopping.obey_signals
     worker_ready.connect(_say_ready, weak=False)
+    watchdog = _watchdog(app, worker, configuration)
+    watchdog.start()
     worker.start()
+    watchdog.stop()
     app.tokenferry_publisher().close()
     return int(worker.exitcode or 0)
+
+
+def _watchdog(app: Celery, worker: Any, configuration: Configuration) -> Watchdog:
+    """Introduce to each other: what is watched, who watches, and who hears of it."""
+    witness = QueueWitness(configuration, [queue.name for queue in app.conf.task_queues])
+    vitals: Vitals = app.tokenferry_vitals
+    vitals.pool = worker.pool
+    vitals.connected = worker.consumer.is_reading
+    vitals.reached = lambda: witness.reached
+    vitals.empty_at = lambda: witness.empty_at
+    line = Line()
+    return Watchdog(
+        worker.pool,
+        witness,
+        seconds=configuration.worker.watchdog_seconds,
+        concurrency=configuration.worker.concurrency,
+        reading=worker.consumer.is_reading,
+        report=lambda: line.tell(vitals.report()),
+    )
 
 
 def quiet() -> None:
     """Keep libraries from logging what they carry: Celery dumps bodies, HTTP clients log URLs."""
     for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "httpcore", "aiohttp", "kombu", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # After a lost connection it logs every delivery that cannot be acknowledged any more, with a traceback.
-    # They come back by themselves, and the loss itself is logged once.
-    logging.getLogger("celery.worker.request").setLevel(logging.CRITICAL + 1)
+    # After a lost connection they log, with tracebacks, every delivery that cannot be acknowledged any more and what
+    # the old connection still had to say. The deliveries come back by themselves, and the loss itself is logged once.
+    for name in ("celery.worker.request", "celery.worker.loops"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _say_ready(sender: Any, **_: Any) -> None:
+    sender.app.tokenferry_vitals.ready = True
     log.info("ready, reading %s", ", ".join(queue.name for queue in sender.app.conf.task_queues))
 
 

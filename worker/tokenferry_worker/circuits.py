@@ -6,6 +6,8 @@ A *scope* is what one refusal speaks for; as long as its circuit is open, no cal
     main/endpoint/customers   one endpoint: 403 without a connected account (a permission of the key)
     main/account/acct_1       one connected account: 403 with it
     main/kind/card            one kind of token: 402 (raw card data), or the publishable key that makes it is refused
+
+Where the path names an account, a 403 speaks for nothing but this one call: see `is_its_own`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ class About:
     connected_account: str | None = None
     publishable: bool = False
     """Whether it is made with the publishable key: then neither key says anything of the other."""
+    named_account: str | None = None
+    """The one its path names."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,18 @@ def scope_of(error: Blocked, about: About) -> str:
     if about.kind is not None and (error.status == 402 or about.publishable):
         return f"{about.platform}/kind/{about.kind}"
     return f"{about.platform}/endpoint/{about.endpoint}" if error.status in (402, 403) else about.platform
+
+
+def is_its_own(error: Blocked, about: About) -> bool:
+    """Whether a refusal says something of this call alone: the account in its path does not take it, or is not ours.
+
+    The next call names another account. The endpoint says the same of a key without permission, and does not tell the
+    two apart; to hold up every account because of one would be worse than to refuse each of them.
+
+    >>> is_its_own(Blocked(403, "account_invalid"), About("main", "persons", named_account="acct_1"))
+    True
+    """
+    return error.status == 403 and about.named_account is not None and about.connected_account is None
 
 
 def parks(scope: str) -> bool:

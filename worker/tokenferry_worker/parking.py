@@ -17,7 +17,14 @@ from kombu.message import Message as Delivery
 from tokenferry.broker import connecting
 from tokenferry.broker.publishing import Outgoing, Publishes, wait
 from tokenferry.configuration import Configuration
-from tokenferry.contract.queues import ATTACH_TASK, attach_queue, parked_queue, tokenize_queue
+from tokenferry.contract.queues import (
+    ATTACH_TASK,
+    ONBOARD_TASK,
+    attach_queue,
+    onboard_queue,
+    parked_queue,
+    tokenize_queue,
+)
 from tokenferry_worker.circuits import Circuit
 from tokenferry_worker.ports import CircuitBook
 from tokenferry_worker.switchboard import LOOK_EVERY, Switchboard
@@ -107,12 +114,16 @@ def _way_back(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
     platform = scope.partition("/")[0]
     body = message.body.decode("utf-8", "backslashreplace") if isinstance(message.body, bytes) else str(message.body)
     attach = message.headers.get("task") == ATTACH_TASK
-    queue = attach_queue(platform) if attach else tokenize_queue("bulk", platform)
+    queue = attach_queue("bulk", platform) if attach else tokenize_queue("bulk", platform)
+    if message.headers.get("task") == ONBOARD_TASK:
+        queue = onboard_queue(platform)
     headers: Mapping[str, Any] = {name: value for name, value in message.headers.items() if name != "redelivered"}
     try:
         inner = json.loads(json.loads(body)[0][0])
         ends = inner["request"]["attach_before"] if attach else inner["header"]["expires_at"]
         live = float(ends) > time.time() * 1000
+        if attach and inner["request"].get("lane") == "realtime":
+            queue = attach_queue("realtime", platform)
     except (ValueError, TypeError, LookupError):
         live = False  # not ours: its own queue's worker sets it aside
     return Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")}), live

@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
@@ -29,6 +29,8 @@ from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from celery.exceptions import Reject
 
+from tokenferry_worker import stopping
+
 log = logging.getLogger(__name__)
 
 Handler = Callable[[str], Awaitable[None]]
@@ -37,20 +39,29 @@ Handler = Callable[[str], Awaitable[None]]
 Open = Callable[[], AbstractAsyncContextManager[Mapping[str, Handler]]]
 """Opens what the handlers need inside the running loop, and closes it at the end."""
 
-GRACE: Final = 20.0
-"""Seconds that deliveries in hand get to finish at a warm shutdown; what is left then goes back to the queue.
-
-Below the 30 s that Kubernetes gives, above the slowest usual call.
-"""
+CALLED_OFF: Final = 2.0
+"""Seconds that deliveries get to end once they are called off."""
+BETWEEN_TIMERS: Final = 1.0
+"""Seconds, while the worker stops, between two looks at what Celery's hub would do by the clock: heartbeats."""
 CRASHED_PAUSE: Final = 1.0
 """Seconds before a delivery whose handler crashed goes back: a poison message must not spin."""
 
 
 class AsyncioPool(BasePool):
-    """The pool Celery is told to use. `app.tokenferry_open` gives it its handlers."""
+    """The pool Celery is told to use. `app.tokenferry_open` gives it its handlers.
+
+    `app.tokenferry_hold`: seconds after which a delivery that has not ended is given back, in good order; None: never.
+
+    For the watchdog, which reads them from a thread of its own: `turns` and `loop_turns` count what each of the two
+    threads has answered since it was last asked to `answer`, `taken` and `held` the deliveries by queue.
+    """
 
     signal_safe = False
     task_join_will_block = False
+    started = False
+    stopping = False
+    turns = 0
+    loop_turns = 0
 
     def on_start(self) -> None:
         """Start the loop's thread and open the handlers; an error in either ends the worker."""
@@ -61,6 +72,9 @@ class AsyncioPool(BasePool):
         os.set_blocking(self._write_end, False)
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand = 0
+        self._hub: Any = None
+        self.taken: Counter[str] = Counter()
+        self.held: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()  # a tenth less CPU per token
         self._stopping: asyncio.Event
         self._opened = threading.Event()
@@ -68,12 +82,14 @@ class AsyncioPool(BasePool):
         self._handlers: Mapping[str, Handler] = {}
         self._thread = threading.Thread(target=self._run, name="tokenferry-loop", daemon=True)
         self._thread.start()
+        self.started = True
         self._opened.wait()
         if self._failure is not None:
             raise self._failure
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Let Celery's hub wake up for finished deliveries. Called again after every reconnect."""
+        self._hub = hub
         hub.add_reader(self._read_end, self._hand_back)
         # And for signals: an idle hub would notice SIGTERM only when its next timer is due, seconds later.
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
@@ -90,33 +106,70 @@ class AsyncioPool(BasePool):
         """Start one delivery. *args* are those of Celery's tracer: name, id, request, body, ..."""
         assert args is not None
         assert callback is not None
-        name, id_, _request, body, *_rest = args
+        name, id_, request, body, *_rest = args
         if accept_callback is not None:
             accept_callback(os.getpid(), time.monotonic())
+        queue = _queue_of(request)
         self._in_hand += 1
-        self._loop.call_soon_threadsafe(self._begin, name, id_, body, callback)
+        self.held[queue] += 1
+        self.taken[queue] += 1
+        self._loop.call_soon_threadsafe(self._begin, name, id_, body, partial(self._let_go, queue, callback))
+
+    def call_off(self) -> None:
+        """Give back what is in hand, in good order, and go on."""
+        with suppress(RuntimeError):  # the loop is closed, and nothing is in hand
+            self._loop.call_soon_threadsafe(self._cancel_all)
 
     def on_stop(self) -> None:
-        """Warm shutdown: let what is in hand finish within the grace time, give the rest back, close everything."""
-        deadline = time.monotonic() + GRACE
-        while self._in_hand and time.monotonic() < deadline:
-            self._hand_back()
-            time.sleep(0.01)
-        self._loop.call_soon_threadsafe(self._cancel_all)
-        deadline = time.monotonic() + 2.0
-        while self._in_hand and time.monotonic() < deadline:
-            self._hand_back()
-            time.sleep(0.01)
-        self._end()
+        """Warm shutdown: let what is in hand finish within the grace time, then as `on_terminate`.
+
+        The second signal cuts the grace time short.
+        """
+        self._wait(self.app.tokenferry_grace, unless=stopping.at_once)
+        self.on_terminate()
 
     def on_terminate(self) -> None:
-        """Cold shutdown: give everything back at once."""
-        self._loop.call_soon_threadsafe(self._cancel_all)
-        deadline = time.monotonic() + 2.0
-        while self._in_hand and time.monotonic() < deadline:
+        """Cold shutdown: give everything back at once, and close everything."""
+        self.call_off()
+        self._wait(CALLED_OFF)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(10.0)
+
+    def _wait(self, seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
+        """Until nothing is in hand, for *seconds* at most. Meanwhile, do what Celery's hub does no more."""
+        self.stopping = True
+        deadline = time.monotonic() + seconds
+        timers_at = time.monotonic() + BETWEEN_TIMERS
+        while True:
             self._hand_back()
+            if self._hub is not None:
+                for acknowledge in self._hub._pop_ready():
+                    acknowledge()
+                if time.monotonic() >= timers_at:
+                    timers_at = time.monotonic() + BETWEEN_TIMERS
+                    with suppress(Exception):  # the connection may be gone; what is in hand is not
+                        self._hub.fire_timers()
+            if not self._in_hand or time.monotonic() >= deadline or unless():
+                return
             time.sleep(0.01)
-        self._end()
+
+    # For the watchdog, from its thread
+
+    @property
+    def in_hand(self) -> int:
+        """Deliveries that have begun and are not handed back."""
+        return self._in_hand
+
+    def answer(self) -> None:
+        """Ask both threads to show that they turn: soon after, `turns` and `loop_turns` are higher than now."""
+        with suppress(BlockingIOError):  # full: it has been asked often enough
+            os.write(self._write_end, b"?")
+        with suppress(RuntimeError):  # the loop is closed, and will not answer
+            self._loop.call_soon_threadsafe(self._turned)
+
+    def _turned(self) -> None:
+        self.loop_turns += 1
 
     def _get_info(self) -> dict[str, Any]:
         return {**super()._get_info(), "max-concurrency": self.limit, "in-hand": self._in_hand}
@@ -145,12 +198,21 @@ class AsyncioPool(BasePool):
         task = self._loop.create_task(self._deliver(name, id_, body, callback))
         self._running.add(task)
         task.add_done_callback(partial(self._ended, callback))
+        if self.app.tokenferry_hold is not None:
+            late = self._loop.call_later(self.app.tokenferry_hold, self._call_off, task)
+            task.add_done_callback(lambda _: late.cancel())
+
+    def _call_off(self, task: asyncio.Task[None]) -> None:
+        """Cancel it until it ends: on its way out it may wait for a store that is away."""
+        if not task.done():
+            task.cancel()
+            self._loop.call_later(CALLED_OFF, self._call_off, task)
 
     def _ended(self, callback: Callable[..., Any], task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if task.cancelled():
             # Here and not in the task: one that is called off before its first step runs none of its code.
-            self._finish(partial(callback, (True, _give_back("the worker is stopping"), 0.0)))
+            self._finish(partial(callback, (True, _give_back("called off"), 0.0)))
 
     async def _deliver(self, name: str, id_: str, body: Any, callback: Callable[..., Any]) -> None:
         began = time.monotonic()
@@ -186,16 +248,16 @@ class AsyncioPool(BasePool):
         """Acknowledge or give back everything that is finished, in Celery's own thread."""
         with suppress(BlockingIOError):
             os.read(self._read_end, 4096)
+        self.turns += 1
         self._signalled = False
         while self._finished:
             hand_back = self._finished.popleft()
             self._in_hand -= 1
             hand_back()
 
-    def _end(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(10.0)
+    def _let_go(self, queue: str, callback: Callable[..., Any], outcome: tuple[bool, Any, float]) -> None:
+        self.held[queue] -= 1
+        callback(outcome)
 
 
 def argument(body: Any) -> str:
@@ -212,6 +274,14 @@ def argument(body: Any) -> str:
     except (ValueError, TypeError, RecursionError):
         return text
     return envelope if isinstance(args, list) and isinstance(envelope, str) else text
+
+
+def _queue_of(request: Any) -> str:
+    """The queue a delivery came from, as Celery notes it down; on every broker of ours it is the routing key."""
+    try:
+        return str(request["delivery_info"]["routing_key"])
+    except (TypeError, KeyError):
+        return ""
 
 
 def _give_back(reason: str) -> ExceptionInfo:

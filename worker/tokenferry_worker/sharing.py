@@ -16,9 +16,7 @@ import socket
 import time
 from typing import Any
 
-import redis
-
-from tokenferry.broker import connecting
+from tokenferry.broker import connecting, sentinel
 from tokenferry.configuration import Configuration
 from tokenferry.contract.names import Lane
 from tokenferry_worker.budgets import Budgets
@@ -35,7 +33,7 @@ class SharedBudgets:
         """Raises `InvalidConfiguration` for a platform that is not configured."""
         self._budgets = Budgets(platform, configuration.platform(platform))
         self._prefix = configuration.store.prefix
-        self._client: Any = redis.Redis.from_url(
+        self._client: Any = sentinel.client(
             connecting.store_url(configuration), decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
         )
         self._permit, self._push_back, self._look = (
@@ -73,7 +71,7 @@ class SharedBudgets:
         rates = [number for budget in budgets for number in (*numbers(budget, lane)[:2], 0)]
         arguments = [0, lane, "", 0, *rates]
         while True:
-            granted, ask_again = self._permit(keys=keys, args=arguments)
+            granted, ask_again, *_ = self._permit(keys=keys, args=arguments)
             if granted:
                 return
             wait = int(ask_again) / MICROSECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import time
@@ -12,29 +13,49 @@ from functools import partial
 from typing import Literal
 
 from tokenferry.broker import connecting
-from tokenferry.broker.publishing import Publishes
+from tokenferry.broker.publishing import Outgoing, Publishes
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, SecretReference
-from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK, attach_queue, tokenize_queues
+from tokenferry.contract.queues import (
+    ATTACH_TASK,
+    ONBOARD_TASK,
+    TOKENIZE_TASK,
+    attach_queues,
+    onboard_queue,
+    results_queue,
+    tokenize_queues,
+)
+from tokenferry.contract.results import OnboardingProgress
 from tokenferry.sealing import Signer, UnusableKey, read_private_key_file, sign_attach
 from tokenferry_worker.attaching import Attacher
 from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.calling import Desk
+from tokenferry_worker.errors import Forgotten
+from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.identities import Signers, load_identities
+from tokenferry_worker.making import Maker
 from tokenferry_worker.on_redis.circuits import RedisCircuits
+from tokenferry_worker.on_redis.headway import RedisHeadway
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
+from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.onboarding import Onboarder
 from tokenferry_worker.opening import Opener
 from tokenferry_worker.outcomes import Outcome
 from tokenferry_worker.parking import Carrier
 from tokenferry_worker.pool import Handler
+from tokenferry_worker.set_aside.sweeping import Sweeper
 from tokenferry_worker.settling import Settler
+from tokenferry_worker.spending import Spender
+from tokenferry_worker.stepping import Stepper
 from tokenferry_worker.switchboard import Switchboard
 from tokenferry_worker.token_client import EndpointKeys, TokenClient
 from tokenferry_worker.tokenizing import Tokenizer
 
-Role = Literal["tokenize", "attach", "all"]
+log = logging.getLogger(__name__)
+
+Role = Literal["tokenize", "attach", "onboard", "all"]
 
 
 class RealWorld:
@@ -59,7 +80,9 @@ def queues_of(configuration: Configuration, role: Role) -> list[str]:
     if role in ("tokenize", "all"):
         names += [queue for platform in configuration.platforms for queue in tokenize_queues(platform)]
     if role in ("attach", "all"):
-        names += [attach_queue(platform) for platform in configuration.platforms]
+        names += [queue for platform in configuration.platforms for queue in attach_queues(platform)]
+    if role in ("onboard", "all"):
+        names += [onboard_queue(platform) for platform in configuration.platforms]
     return names
 
 
@@ -89,7 +112,9 @@ def _secret(configuration: Configuration, name: str, use: str, reference: Secret
         return value.strip()
     assert reference.file is not None
     try:
-        content = read_private_key_file(configuration.path(reference.file), use)
+        content = read_private_key_file(
+            configuration.path(reference.file), use, "write the endpoint's key into it, for this user alone to read"
+        )
     except UnusableKey as error:
         raise InvalidConfiguration(f"{where}: {error}") from None
     return content.decode("ascii", "replace").strip()
@@ -100,28 +125,36 @@ def check(configuration: Configuration, role: Role) -> None:
 
     Raises `InvalidConfiguration` or `UnusableKey` where the worker could not start.
     """
-    if not configuration.platforms:
-        raise InvalidConfiguration("no platform is configured; add [platforms.NAME] with mode, secret_key and base_url")
+    configuration.need_platform()
+    if configuration.worker.watchdog_seconds < 2 * configuration.broker.publish_timeout:
+        raise InvalidConfiguration(
+            "[worker] watchdog_seconds is less than twice [broker] publish_timeout, so an ordinary wait for the broker "
+            f"would look like a hang; write {2 * configuration.broker.publish_timeout:g} or more"
+        )
     for name, platform in configuration.platforms.items():
         endpoint_keys(configuration, name, platform)
     Signers.load(configuration.path(configuration.keys.signers))
-    if role in ("tokenize", "all"):
+    if role != "attach":
         load_identities(configuration.path(configuration.keys.identities))
+    if role in ("tokenize", "all"):
         Signer.load(configuration.path(configuration.keys.worker_signing_key))
 
 
 @asynccontextmanager
 async def handlers(
-    configuration: Configuration, role: Role, publisher: Publishes
+    configuration: Configuration, role: Role, publisher: Publishes, vitals: Vitals | None = None
 ) -> AsyncIterator[Mapping[str, Handler]]:
-    """The handlers of *role* by task name, with everything behind them open."""
+    """The handlers of *role* by task name, with everything behind them open. *vitals* is shown where to look."""
     async with AsyncExitStack() as stack:
         store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
         stack.push_async_callback(store.aclose)
         world = RealWorld()
         book = RedisCircuits(store)
         circuits = Switchboard(book)
-        settler = Settler(publisher, book)
+        if vitals is not None:
+            vitals.store_away = lambda: store.away
+            vitals.open_circuits = lambda: list(circuits.board.open)
+        settler = Settler(publisher, book, store.now)
         settings, days = configuration.worker, configuration.store.journal_days
         limiter = RedisLimiter(store, alone=settings.alone_share)
         signers = Signers.load(configuration.path(configuration.keys.signers))
@@ -139,35 +172,50 @@ async def handlers(
         by_task: dict[str, Handler] = {}
         if role in ("tokenize", "all"):
             signer = Signer.load(configuration.path(configuration.keys.worker_signing_key))
+            journal = RedisJournal(store, "request", days=days)
             tokenizer = Tokenizer(
                 opener=Opener(load_identities(configuration.path(configuration.keys.identities)), signers),
+                maker=Maker(journal, limiter, circuits, world, settings.attempts),
                 desks=desks,
-                journal=RedisJournal(store, "request", days=days),
-                limiter=limiter,
-                circuits=circuits,
-                world=world,
+                journal=journal,
+                headway=RedisHeadway(store),
                 sign=partial(sign_attach, signer=signer),
                 signer_id=signer.signer_id,
-                attempts=settings.attempts,
                 deliveries=settings.deliveries,
                 token_lifetime=settings.token_lifetime,
             )
-            by_task[TOKENIZE_TASK] = _delivery(tokenizer.handle, settler)
+            by_task[TOKENIZE_TASK] = _delivery(tokenizer.handle, settler, realtime=True)
         if role in ("attach", "all"):
+            ledgers = {name: RedisLedger(store, name, days=days) for name in desks}
             attacher = Attacher(
                 signers=signers,
+                spender=Spender(ledgers, limiter, circuits, world, settings.attempts),
                 desks=desks,
-                ledgers={name: RedisLedger(store, name, days=days) for name in desks},
                 journal=RedisJournal(store, "attach", days=days),
-                limiter=limiter,
-                circuits=circuits,
-                world=world,
-                attempts=settings.attempts,
                 deliveries=settings.deliveries,
             )
-            by_task[ATTACH_TASK] = _delivery(attacher.handle, settler)
+            by_task[ATTACH_TASK] = _delivery(attacher.handle, settler, realtime=False)
+        if role in ("onboard", "all"):
+            journal = RedisJournal(store, "request", days=days)
+            ledgers = {name: RedisLedger(store, name, days=days) for name in desks}
+            onboarder = Onboarder(
+                opener=Opener(load_identities(configuration.path(configuration.keys.identities)), signers),
+                stepper=Stepper(
+                    maker=Maker(journal, limiter, circuits, world, settings.attempts),
+                    spender=Spender(ledgers, limiter, circuits, world, settings.attempts),
+                    journal=journal,
+                    book=RedisOnboardings(store, days=configuration.store.onboarding_days),
+                    token_lifetime=settings.token_lifetime,
+                ),
+                desks=desks,
+                journal=journal,
+                deliveries=settings.deliveries,
+                tell=partial(_tell, publisher),
+            )
+            by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, realtime=False)
         carrier = Carrier(configuration, publisher, book, circuits)
-        for beside in (circuits.watch(), carrier.work()):
+        sweeper = Sweeper(configuration, publisher, book, store.now)
+        for beside in (circuits.watch(), carrier.work(), sweeper.work()):
             stack.push_async_callback(_called_off, asyncio.create_task(beside, name="tokenferry-circuits"))
         yield by_task
 
@@ -177,8 +225,19 @@ async def _called_off(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-def _delivery(handle: Callable[[str], Awaitable[Outcome]], settler: Settler) -> Handler:
+def _tell(publisher: Publishes, route: str, progress: OnboardingProgress) -> None:
+    """Hand a word of progress to the broker, and do not ask whether it arrived."""
+    publisher.submit(Outgoing(results_queue(route), progress.model_dump_json(exclude_none=True)))
+
+
+def _delivery(handle: Callable[[str], Awaitable[Outcome]], settler: Settler, *, realtime: bool) -> Handler:
     async def deliver(body: str) -> None:
-        await settler.settle(await handle(body), body)
+        while True:
+            try:
+                outcome = await handle(body)
+            except Forgotten:
+                log.warning("the store has lost what it knew of a request in hand; it begins again, under the same key")
+            else:
+                return await settler.settle(outcome, body, realtime=realtime)
 
     return deliver

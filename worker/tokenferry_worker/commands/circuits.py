@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import click
 from kombu.exceptions import ChannelError
 
 from tokenferry.broker import connecting
-from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.contract.queues import parked_queue
+from tokenferry.options import config_option
 from tokenferry_worker.circuits import cure, parks
+from tokenferry_worker.commands.asking import asked
 from tokenferry_worker.on_redis.circuits import RedisCircuits
-from tokenferry_worker.on_redis.store import Store
-
-T = TypeVar("T")
 
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print them as a JSON list.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]")
+@config_option
 @click.pass_context
 def circuits(context: click.Context, as_json: bool, config: Path | None) -> None:
     """List open circuits: what the endpoint refuses, since when, and the cure.
@@ -32,10 +28,10 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
     While one is open no call is made that it would refuse, and its requests are kept. It closes by itself as soon as
     a probe, one call at a time every 5 to 60 seconds, is answered again.
     """
-    configuration = context.obj = load(config)
+    configuration = context.obj = load_to_look(config, "broker", "store")
     if context.invoked_subcommand is not None:
         return
-    board = _asked(configuration, lambda book: book.look())
+    board = asked(configuration, lambda store: RedisCircuits(store).look())
     rows = [
         {
             "scope": circuit.scope,
@@ -53,9 +49,10 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
         click.echo(json.dumps(rows))
         return
     for row in rows:
+        request = f" (request {row['endpoint_request_id']})" if row["endpoint_request_id"] else ""
         click.echo(
             f"{row['scope']}\n"
-            f"  open since {row['since']}: {row['status']} {row['code']} (request {row['endpoint_request_id']})\n"
+            f"  open since {row['since']}: {row['status']} {row['code']}{request}\n"
             f"  {row['parked']} parked, {row['probes']} probes failed\n"
             f"  {row['cure']}"
         )
@@ -73,22 +70,8 @@ def close(configuration: Configuration, scope: str) -> None:
     """
     if (platform := scope.partition("/")[0]) not in configuration.platforms:
         raise InvalidConfiguration(f"'{scope}' is no scope: platform '{platform}' is not configured")
-    was_open = _asked(configuration, lambda book: book.force(scope))
+    was_open = asked(configuration, lambda store: RedisCircuits(store).force(scope))
     click.echo(f"{scope}: the next request probes it" if was_open else f"{scope} is not open")
-
-
-def _asked(configuration: Configuration, ask: Callable[[RedisCircuits], Awaitable[T]]) -> T:
-    async def run() -> T:
-        store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
-        try:
-            async with asyncio.timeout(10.0):
-                return await ask(RedisCircuits(store))
-        except TimeoutError:
-            raise click.ClickException("the store did not answer within 10 seconds") from None
-        finally:
-            await store.aclose()
-
-    return asyncio.run(run())
 
 
 def _resting(configuration: Configuration, scope: str) -> int:

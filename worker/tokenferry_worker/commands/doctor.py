@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from tokenferry.configuration import load
+from tokenferry.options import config_option
 from tokenferry_worker.examining import preflight, settings
 from tokenferry_worker.examining.report import Report
 from tokenferry_worker.wiring import Role
@@ -39,10 +40,10 @@ Examples
 
 
 @click.command(epilog=EPILOG)
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]")
+@config_option
 @click.option(
     "--role",
-    type=click.Choice(["tokenize", "attach", "all"]),
+    type=click.Choice(["tokenize", "attach", "onboard", "all"]),
     default="all",
     show_default=True,
     help="The worker that is to run here.",

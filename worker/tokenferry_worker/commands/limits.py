@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import json
 import socket
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from tokenferry.broker import connecting
-from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
+from tokenferry.options import Number, OneLine, config_option
 from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.commands.asking import asked
 from tokenferry_worker.on_redis.controls import Controls, Verb
-from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.pacing import Budget
-
-T = TypeVar("T")
 
 LASTS = 30 * 86_400.0
 """Seconds an operator's word is in force when they do not say."""
-ANSWER_WITHIN = 10.0
-"""Seconds the store gets to answer."""
 
-config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]"
-)
-why_option = click.option("--why", required=True, help="The reason; it is written down with your name.")
+why_option = click.option("--why", type=OneLine(), required=True, help="The reason; it is written down with your name.")
 
 
 class Duration(click.ParamType[float]):
@@ -75,8 +66,8 @@ def limits() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def show(config: Path | None, as_json: bool) -> None:
     """Show every budget: configured and present rate, and what slows it."""
-    configuration = load(config)
-    states = ask(configuration, lambda controls: controls.show(known_budgets(configuration)))
+    configuration = load_to_look(config, "store")
+    states = asked(configuration, lambda store: Controls(store).show(known_budgets(configuration)))
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states]))
         return
@@ -92,7 +83,7 @@ def show(config: Path | None, as_json: bool) -> None:
 
 @limits.command(name="set")
 @click.argument("budget")
-@click.argument("per_second", type=click.FloatRange(min=0.001, max=100_000))
+@click.argument("per_second", type=Number(min=0.001, max=100_000))
 @why_option
 @for_option
 @config_option
@@ -139,7 +130,7 @@ def reset(budget: str, why: str, config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True)
 def history(most: int, config: Path | None, as_json: bool) -> None:
     """Show what was changed, by whom, when and why: operators' words and the fleet's own reactions to 429s."""
-    changes = ask(load(config), lambda controls: controls.history(most))
+    changes = asked(load_to_look(config, "store"), lambda store: Controls(store).history(most))
     if as_json:
         click.echo(json.dumps([asdict(change) for change in changes]))
         return
@@ -150,27 +141,10 @@ def history(most: int, config: Path | None, as_json: bool) -> None:
 
 def say(config: Path | None, verb: Verb, name: str, why: str, *, rate: float | None = None, lasts: float = 0.0) -> None:
     """Carry out one word on one budget."""
-    configuration = load(config)
+    configuration = load_to_look(config, "store")
     budget = named(configuration, name)
     who = f"{getpass.getuser()}@{socket.gethostname()}"
-    ask(configuration, lambda controls: controls.command(verb, budget, who=who, why=why, rate=rate, lasts=lasts))
-
-
-def ask(configuration: Configuration, question: Callable[[Controls], Awaitable[T]]) -> T:
-    """Put one question to the store, which has so many seconds to answer."""
-
-    async def put() -> T:
-        store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                return await question(Controls(store))
-        finally:
-            await store.aclose()
-
-    try:
-        return asyncio.run(put())
-    except TimeoutError:
-        raise click.ClickException("the store does not answer; see [store] url") from None
+    asked(configuration, lambda store: Controls(store).command(verb, budget, who=who, why=why, rate=rate, lasts=lasts))
 
 
 def known_budgets(configuration: Configuration) -> list[Budget]:

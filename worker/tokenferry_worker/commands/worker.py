@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import click
+from pydantic import ValidationError
 
 from tokenferry.broker import connecting
 from tokenferry.broker.embedded import EmbeddedServerError
-from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.configuration import Configuration, InvalidConfiguration, Worker, load
+from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry_worker import wiring
 from tokenferry_worker.app import run
-from tokenferry_worker.supervising import Supervisor
+from tokenferry_worker.health import probes
+from tokenferry_worker.supervising import Supervisor, ending_at_once
 from tokenferry_worker.token_client import TokenClient
 from tokenferry_worker.wiring import Role
 
@@ -23,56 +27,104 @@ log = logging.getLogger("tokenferry.worker")
 
 
 @click.command()
-@click.option("--role", type=click.Choice(["tokenize", "attach", "all"]), default="all", show_default=True)
+@click.option("--role", type=click.Choice(["tokenize", "attach", "onboard", "all"]), default="all", show_default=True)
 @click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
 @click.option("--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]")
+@click.option(
+    "--health",
+    metavar="HOST:PORT",
+    help="Answer the probes /live and /ready there, over HTTP.  [default: [worker] health; off]",
+)
 @click.option("--child", type=int, hidden=True, help="Be worker process number N of a supervisor.")
-def worker(role: Role, processes: int, config: Path | None, child: int | None) -> None:
+def worker(role: Role, processes: int, config: Path | None, health: str | None, child: int | None) -> None:
     """Open sealed requests, make tokens, spend them.
 
     \b
     tokenize  reads tokenize.* queues. Needs the private keys of the envelope.
     attach    reads attach.* queues. Needs the endpoint's key only.
-    all       both.
+    onboard   reads onboard.* queues: whole connected accounts. Needs both.
+    all       all of them.
 
-    Ctrl-C or SIGTERM: takes no more work, finishes what is in hand within 20 seconds, gives the rest back to the queue.
-    A second one ends at once; what was in hand comes back by itself within seconds. A process that dies is replaced.
+    Ctrl-C or SIGTERM: takes no more work, finishes what is in hand within [worker] grace_seconds (20), gives the rest
+    back to the queue. A second one, or SIGQUIT, gives everything back at once. A process that dies or hangs is
+    replaced. `tokenferry health` says how it is.
+
+    \b
+    Example
+      tokenferry worker --role tokenize --processes 2 --health 127.0.0.1:8081
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     log.setLevel(logging.INFO)
     configuration = load(config)
     if child is not None:
         sys.exit(run(configuration, role, name=f"tokenferry-{role}-{child}"))
+    if health is not None:
+        configuration = _with_health(configuration, health)
     wiring.check(configuration, role)
-    asyncio.run(_check_endpoint(configuration))
     arguments = ["--role", role, *(["--config", str(config)] if config else [])]
-    names = ", ".join(configuration.platforms)
-    log.info("%d process%s, role %s, platforms: %s", processes, "" if processes == 1 else "es", role, names)
-    sys.exit(Supervisor(arguments, processes, partial(_tend, configuration)).run())
+    supervisor = Supervisor(
+        arguments,
+        processes,
+        partial(_tend, configuration),
+        grace=configuration.worker.grace_seconds,
+        patience=2 * configuration.worker.watchdog_seconds,
+    )
+    with ExitStack() as stack:
+        stack.enter_context(ending_at_once())
+        _answer_probes(stack, configuration, supervisor)
+        # After the probes: where nobody answers these take half a minute, and whoever waits for us should know.
+        asyncio.run(_check_endpoint(configuration))
+        connecting.check(configuration, [*wiring.queues_of(configuration, role), DEAD_LETTERS, QUARANTINE])
+        names = ", ".join(configuration.platforms)
+        log.info("%d process%s, role %s, platforms: %s", processes, "" if processes == 1 else "es", role, names)
+        code = supervisor.run()
+    sys.exit(code)
+
+
+def _with_health(configuration: Configuration, address: str) -> Configuration:
+    try:
+        settings = Worker.model_validate({**configuration.worker.model_dump(), "health": address})
+    except ValidationError:
+        raise click.BadParameter("write HOST:PORT, for instance 127.0.0.1:8081", param_hint="--health") from None
+    return configuration.model_copy(update={"worker": settings})
+
+
+def _answer_probes(stack: ExitStack, configuration: Configuration, supervisor: Supervisor) -> None:
+    try:
+        stack.enter_context(probes.on_socket(configuration.path(configuration.data), supervisor.health))
+    except OSError as error:
+        log.warning("`tokenferry health` will not find this worker: no socket in the data folder (%s)", error.strerror)
+    if (address := configuration.worker.health) is not None:
+        try:
+            port = stack.enter_context(probes.on_port(address, supervisor.health))
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no such port"
+            raise InvalidConfiguration(f"[worker] health: cannot listen on {address} ({reason})") from None
+        log.info("answering /live and /ready on port %d", port)
 
 
 def _tend(configuration: Configuration) -> None:
     try:
-        connecting.keep_embedded_server(configuration)
+        connecting.keep_embedded_server(configuration, store=True)
     except EmbeddedServerError as error:
         log.error("%s", error)
 
 
 async def _check_endpoint(configuration: Configuration) -> None:
     """Find a wrong key now, not with the first request. An endpoint out of reach is no reason not to start."""
-    for name, platform in configuration.platforms.items():
-        client = TokenClient(
-            platform,
-            wiring.endpoint_keys(configuration, name, platform),
-            connections=1,
-            read_timeout=10.0,
-            connect_timeout=5.0,
-        )
-        try:
-            accepted = await client.key_is_accepted()
-        finally:
-            await client.aclose()
+    names = list(configuration.platforms)
+    for name, accepted in zip(names, await asyncio.gather(*(_ask(configuration, name) for name in names)), strict=True):
         if accepted is None:
             log.warning("platform '%s': the endpoint is out of reach; requests will wait for it", name)
         elif not accepted:
             raise InvalidConfiguration(f"[platforms.{name}] secret_key: the endpoint does not accept this key")
+
+
+async def _ask(configuration: Configuration, name: str) -> bool | None:
+    platform = configuration.platforms[name]
+    keys = wiring.endpoint_keys(configuration, name, platform)
+    client = TokenClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0)
+    try:
+        return await client.key_is_accepted()
+    finally:
+        await client.aclose()

@@ -20,8 +20,9 @@ from tokenferry_worker.wiring import Role
 
 CURE = "start it, or correct [broker] url in the configuration"
 LEFTOVERS = {
-    QUARANTINE: "somebody sends what no worker can read: look who writes to this broker, and with which keys",
-    DEAD_LETTERS: "requests were given up on, each with a code and its history: find the cause before sending more",
+    QUARANTINE: "somebody sends what no worker can read: look who writes to this broker, and with which keys "
+    "(`tokenferry dead-letters list --quarantine`)",
+    DEAD_LETTERS: "requests were given up on: find the cause (`tokenferry dead-letters list`), mend it, redrive them",
 }
 """Queues that should be empty, and what it means when they are not."""
 
@@ -83,7 +84,9 @@ def _exchange(connection: Any) -> Check:
     except NotFound:
         return ok(name, exchange, "is not there yet; whoever starts first declares it")
     except PreconditionFailed as error:
-        return failed(name, exchange, f"exists as another kind of exchange ({_difference(error)})", "delete it")
+        return failed(
+            name, exchange, f"exists as another kind of exchange ({connecting.difference(error)})", "delete it"
+        )
     except AccessRefused:
         return failed(name, exchange, "this user may not declare it", "give the user `configure` permission")
     return ok(name, exchange, "a durable topic exchange")
@@ -91,33 +94,38 @@ def _exchange(connection: Any) -> Check:
 
 def _queue(connection: Any, queue: str) -> Check:
     name = "broker queue"
-    declared = connecting.queue(queue, amqp=True)
+    ours = connecting.quorum_arguments(queue)
     try:
         # A refusal ends the channel, so each question has its own.
         with connection.channel() as channel:
             waiting = channel.queue_declare(queue, passive=True).message_count
         with connection.channel() as channel:
-            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=declared.queue_arguments)
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=ours)
     except NotFound:
         return ok(name, queue, "is not there yet; whoever starts first declares it")
     except PreconditionFailed as error:
-        says = f"exists as another kind of queue ({_difference(error)}), not as a quorum queue: nobody can use it"
-        do = f"empty it or move its messages, then `rabbitmqctl delete_queue {queue}`: the next start declares it anew"
-        return failed(name, queue, says, do)
+        other = _of_another_type(connection, queue)
+        says = (
+            f"exists as another kind of queue ({other}), not as a quorum queue"
+            if other
+            else (f"exists with other settings than ours ({connecting.difference(error)})")
+        )
+        return failed(name, queue, f"{says}: nobody can use it", connecting.cure(queue))
     except AccessRefused:
         return failed(name, queue, "this user may not declare it", "give the user `configure` permission")
     return _counted(queue, waiting)
 
 
-def _difference(error: PreconditionFailed) -> str:
-    """What the server says is different: "x-queue-type: classic". A queue without a type is a classic one."""
-    text = str(error)
-    argument = re.search(r"inequivalent arg '([\w-]+)'", text)
-    current = re.search(r"current is (?:the value )?'?([\w-]+)'?", text)
-    word = current[1] if current else "unknown"
-    if argument and argument[1] == "x-queue-type" and word == "none":
-        word = "classic"
-    return f"{argument[1] if argument else 'declaration'}: {word}"
+def _of_another_type(connection: Any, queue: str) -> str | None:
+    """Its type, where it is no quorum queue. Asked for alone, because RabbitMQ names one difference of many."""
+    try:
+        with connection.channel() as channel:
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+    except PreconditionFailed as error:
+        other = connecting.difference(error)
+        # A queue without a type is a classic one.
+        return other.replace("none", "classic") if other.startswith("x-queue-type:") else None
+    return None
 
 
 def _counted(queue: str, waiting: int) -> Check:

@@ -74,9 +74,9 @@ async def ask(client: TokenClient, name: str, platform: Platform, role: Role) ->
     found = [*_greeted(name, platform, greeting), *_clock(name, greeting, (before + time.time()) / 2)]
     if any(check.state == "failed" for check in found):
         return [*found, *lacking]
-    kinds = [kind for kind in INCOMPLETE if role in ("tokenize", "all") and kind not in _unaskable(platform)]
+    kinds = [kind for kind in INCOMPLETE if role != "attach" and kind not in _unaskable(platform)]
     questions = [_kind(client, name, kind) for kind in kinds]
-    if role in ("attach", "all"):
+    if role != "tokenize":
         questions.append(_connect(client, name))
     return [*found, *await asyncio.gather(*questions), *lacking]
 

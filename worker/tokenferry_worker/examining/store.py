@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from tokenferry.broker import connecting
+from tokenferry.broker import connecting, sentinel
 from tokenferry.configuration import Configuration
 from tokenferry_worker.examining import servers
 from tokenferry_worker.examining.verdicts import Check, clock, failed, ok, warning
@@ -30,7 +30,7 @@ LIVES_MS: Final = 5_000
 def examine(configuration: Configuration) -> Iterator[Check]:
     """Leaves nothing behind."""
     where = masked(configuration.store.url)
-    client = Redis.from_url(
+    client = sentinel.client(
         connecting.store_url(configuration),
         decode_responses=True,
         socket_timeout=5.0,

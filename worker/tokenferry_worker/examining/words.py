@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -34,8 +35,9 @@ def why(error: BaseException) -> str:
                 return "has no such virtual host, or this user may not enter it"
             case TimeoutError() | redis.TimeoutError():
                 return "does not answer in time"
-            case OSError(strerror=str(reason)) if reason:
-                return f"cannot be reached ({reason})"
+            case OSError(errno=int(number), strerror=str(reason)) if reason:
+                # asyncio writes a sentence of its own where the system's words belong
+                return f"cannot be reached ({os.strerror(number) if number > 0 else reason})"
     return f"cannot be used ({type(error).__name__})"
 
 

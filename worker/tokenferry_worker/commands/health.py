@@ -1,0 +1,99 @@
+"""`tokenferry health`: ask the workers on this machine how they are."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from tokenferry.configuration import load_to_look
+from tokenferry_worker.health import probes
+from tokenferry_worker.health.judging import Health, Process
+
+EPILOG = """
+\b
+A worker works when every process of it reads its queues and reaches broker and store. Where one does not, its line
+says why. With --live only what a restart would cure counts: use that where a failure means a restart.
+
+\b
+Exit codes
+  0  every worker of this data folder works
+  1  one does not, or none runs here
+  2  wrong usage or unreadable configuration
+
+\b
+Examples
+  tokenferry health
+  tokenferry health --live --quiet
+  tokenferry health --json | jq '.workers[].processes[].report.in_hand'
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]")
+@click.option("--live", is_flag=True, help="Fail only where a restart helps: not while a broker is away.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def health(config: Path | None, live: bool, quiet: bool, as_json: bool) -> None:
+    """Ask the workers on this machine whether they are alive and at work.
+
+    Finds those with the same data folder: run it as the same user, with the same configuration. No broker, store or
+    endpoint is asked.
+    """
+    configuration = load_to_look(config, "broker")
+    data = configuration.path(configuration.data)
+    workers = probes.ask(data)
+    well = bool(workers) and all(worker.live if live else worker.ready for worker in workers)
+    if as_json:
+        click.echo(json.dumps({"healthy": well, "workers": [worker.model_dump() for worker in workers]}))
+    elif not quiet:
+        for worker in workers:
+            show(worker)
+        if not workers:
+            click.echo(f"no worker answers: none runs with the data folder {data}, or not as this user")
+    click.get_current_context().exit(0 if well else 1)
+
+
+def show(worker: Health) -> None:
+    """One line for the worker, one for each of its processes."""
+    state = "works" if worker.ready else f"{'not ready' if worker.live else 'broken'}: {'; '.join(worker.why)}"
+    click.echo(f"worker (pid {worker.pid}) {state}")
+    for process in worker.processes:
+        click.echo(f"  process {process.number} {_told(process)}")
+
+
+def _told(process: Process) -> str:
+    report = process.report
+    if process.pid is None or report is None:
+        return f"(pid {process.pid or 'none'}) {process.trouble}"
+    words = [
+        f"(pid {process.pid}, {report.role}, for {_span(time.time() - report.since)}) {report.phase}",
+        f"{report.in_hand} in hand, {report.taken} taken",
+        f"last work {_ago(report.last_taken, process.silent)}",
+        f"queues empty {_ago(report.last_empty, process.silent)}",
+        f"broker {'reachable' if report.broker else 'away'}",
+        f"store {'reachable' if report.store else 'away'}",
+    ]
+    if report.circuits:
+        words.append(f"open circuits: {', '.join(report.circuits)}")
+    if process.silent > 5:
+        words.append(f"silent for {_span(process.silent)}")
+    return ", ".join(words)
+
+
+def _ago(seconds: float | None, silent: float) -> str:
+    return "never" if seconds is None else f"{_span(seconds + silent)} ago"
+
+
+def _span(seconds: float) -> str:
+    """Seconds in words as short as they can be.
+
+    >>> _span(7.9), _span(200), _span(9000), _span(300_000)
+    ('7 s', '3 min', '2 h', '3 d')
+    """
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds / size)} {name}"
+    return f"{max(0, int(seconds))} s"

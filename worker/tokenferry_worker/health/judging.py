@@ -1,0 +1,81 @@
+"""Is this worker alive, and is it working? Two questions with two different cures, answered from their reports.
+
+*live* is false only where a restart helps. *ready* is false wherever no work is done, whatever the reason: a broker
+that is away makes a worker not ready, but killing the worker would not bring it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from tokenferry_worker.health.vitals import Report
+
+UNKILLABLE: Final = 10.0
+"""Seconds after which a process that was killed should be gone."""
+
+
+class Process(BaseModel):
+    """One worker process, as its supervisor sees it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    pid: int | None
+    """None: it has died, and another one is about to be started."""
+    silent: float
+    """Seconds since its latest report, or since its start."""
+    report: Report | None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def trouble(self) -> str | None:
+        """Why it does no work; None: it does."""
+        if self.pid is None:
+            return "died, to be replaced"
+        return self.report.trouble if self.report is not None else "starting"
+
+
+class Health(BaseModel):
+    """One worker: a supervisor and its processes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    phase: Literal["starting", "working", "stopping"]
+    live: bool
+    ready: bool
+    why: Sequence[str]
+    """What is wrong; empty: nothing."""
+    processes: Sequence[Process]
+
+
+def starting(pid: int) -> Health:
+    """Of one that still looks for its broker and endpoints, and has no process yet: a restart would not help."""
+    return Health(pid=pid, phase="starting", live=True, ready=False, why=["starting"], processes=[])
+
+
+def judge(pid: int, processes: Sequence[Process], *, stopping: bool, supervised_ago: float, patience: float) -> Health:
+    """Put the parts together.
+
+    *supervised_ago*: seconds since the supervisor last looked after its processes. *patience*: seconds of silence
+    after which it kills one.
+    """
+    fatal = [f"the supervisor hangs for {supervised_ago:.0f} s"] if supervised_ago > patience else []
+    fatal += [
+        f"process {process.number} is silent for {process.silent:.0f} s and cannot be killed"
+        for process in processes
+        if process.pid is not None and process.report is not None and process.silent > patience + UNKILLABLE
+    ]
+    idle = ["stopping"] if stopping else []
+    idle += [f"process {process.number}: {process.trouble}" for process in processes if process.trouble]
+    return Health(
+        pid=pid,
+        phase="stopping" if stopping else "working",
+        live=not fatal,
+        ready=not fatal and not idle,
+        why=[*fatal, *idle],
+        processes=processes,
+    )

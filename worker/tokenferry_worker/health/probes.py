@@ -1,0 +1,177 @@
+"""The probes /live and /ready over HTTP: on a Unix socket in the data folder always, on a TCP port where one is set.
+
+200 or 503, and the whole `Health` as JSON. There is no secret in it; whoever may open the socket may read it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+from tokenferry_worker.health.judging import Health
+
+FOLDER: Final = "workers"
+"""In the data folder: one socket per worker that runs on this machine."""
+PATIENCE: Final = 5.0
+"""Seconds for one question or one answer."""
+LONGEST: Final = 100
+"""Bytes of a socket's path that every system takes."""
+
+
+@contextmanager
+def on_port(address: str, health: Callable[[], Health]) -> Iterator[int]:
+    """Answer on *address* (`HOST:PORT`, port 0: any) for the length of a `with` block; the port.
+
+    Raises OSError where it cannot be listened on.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    kind = type("TcpProbes", (_Probes,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET})
+    with _serving(kind((host, int(port)), _handler(health))) as server:
+        yield int(server.server_address[1])
+
+
+@contextmanager
+def on_socket(data: Path, health: Callable[[], Health]) -> Iterator[Path]:
+    """Answer on a socket of its own below *data* for the length of a `with` block.
+
+    Raises OSError where none can be made.
+    """
+    folder = data / FOLDER
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for path in folder.iterdir():
+        if path.suffix == ".sock" and not _answers(path):
+            path.unlink(missing_ok=True)  # its worker was killed
+    name = secrets.token_hex(6)
+    hidden, path = folder / f"{name}.new", folder / f"{name}.sock"
+    with _short(hidden) as address:
+        server = _UnixProbes(address, _handler(health))  # type: ignore[arg-type]
+    try:
+        hidden.rename(path)  # only now can it be found: it answers already
+        with _serving(server):
+            yield path
+    finally:
+        hidden.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def ask(data: Path) -> list[Health]:
+    """The health of every worker that runs on this machine with this data folder, and answers."""
+    try:
+        sockets = sorted((data / FOLDER).glob("*.sock"))
+    except OSError:
+        return []
+    return [health for path in sockets if (health := _ask(path)) is not None]
+
+
+def _ask(path: Path) -> Health | None:
+    connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+    try:
+        connection.sock = _connected(path)
+        connection.request("GET", "/ready")
+        return Health.model_validate_json(connection.getresponse().read())
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _answers(path: Path) -> bool:
+    try:
+        _connected(path).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        pass  # busy, or gone this moment: not ours to judge
+    return True
+
+
+def _connected(path: Path) -> socket.socket:
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    line.settimeout(PATIENCE)
+    try:
+        with _short(path) as address:
+            line.connect(address)
+    except BaseException:
+        line.close()
+        raise
+    return line
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """*path* in a form that fits into a socket's address."""
+    if len(os.fsencode(path)) <= LONGEST or sys.platform != "linux":
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+class _Probes(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: it asks the name service who we are, and may wait long for it.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "localhost", 0
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: somebody hung up."""
+
+
+class _UnixProbes(_Probes):
+    address_family = socket.AF_UNIX
+    allow_reuse_address = False
+
+
+@contextmanager
+def _serving(server: HTTPServer) -> Iterator[HTTPServer]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="tokenferry-probes", daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _handler(health: Callable[[], Health]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = PATIENCE
+        protocol_version = "HTTP/1.0"
+        server_version = "tokenferry"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            now = health()
+            answer = {"/live": now.live, "/ready": now.ready}.get(self.path)
+            if answer is None:
+                self.send_error(404, "there is /live and /ready")
+                return
+            body = now.model_dump_json().encode()
+            self.send_response(200 if answer else 503)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Probes come every few seconds: nothing to log."""
+
+    return Handler

@@ -1,0 +1,131 @@
+"""What a worker process knows about itself, and what it tells its supervisor: states, counts and names, no secrets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Phase = Literal["starting", "working", "stopping"]
+
+
+class Report(BaseModel):
+    """One process at one moment. Seconds are counted back from then."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    pid: int
+    role: str
+    since: float
+    """Unix seconds."""
+    phase: Phase
+    in_hand: int
+    """Deliveries that have begun and are not acknowledged."""
+    taken: int
+    """Deliveries since the start."""
+    last_taken: float | None
+    """Seconds since work was last taken; None: never."""
+    last_empty: float | None
+    """Seconds since all queues were last seen empty; None: never."""
+    broker: bool
+    """Whether the broker is connected, and answers."""
+    store: bool
+    circuits: tuple[str, ...] = ()
+    """Open ones."""
+
+    @classmethod
+    def read(cls, line: bytes) -> Report | None:
+        """The report in *line*; None for half a one."""
+        try:
+            return cls.model_validate_json(line)
+        except ValidationError:
+            return None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it does no work, or could not; None: it does."""
+        if self.phase != "working":
+            return self.phase
+        away = [name for name, there in (("broker", self.broker), ("store", self.store)) if not there]
+        return f"{' and '.join(away)} away" if away else None
+
+
+class Pool(Protocol):
+    """What the pool counts, once it has started."""
+
+    started: bool
+    stopping: bool
+
+    @property
+    def in_hand(self) -> int: ...
+
+    @property
+    def taken(self) -> Any: ...
+
+
+class Vitals:
+    """Collects what its parts know, for `report`. Safe to read from any thread."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.since = time.time()
+        self.ready = False
+        """Whether the queues have been read at all."""
+        self.pool: Pool | None = None
+        self.connected: Callable[[], bool] = lambda: False
+        """Whether the consumer has its connection, and the broker does not refuse it."""
+        self.reached: Callable[[], bool | None] = lambda: None
+        self.empty_at: Callable[[], float | None] = lambda: None
+        self.store_away: Callable[[], bool] = lambda: False
+        self.open_circuits: Callable[[], Sequence[str]] = lambda: ()
+        self._taken = 0
+        self._taken_at: float | None = None
+
+    def report(self) -> Report:
+        """How things are now."""
+        now = time.monotonic()
+        pool = self.pool if self.pool is not None and self.pool.started else None
+        taken = sum(list(pool.taken.values())) if pool is not None else 0
+        if taken != self._taken:
+            self._taken, self._taken_at = taken, now
+        empty_at = self.empty_at()
+        stopping = pool is not None and pool.stopping
+        return Report(
+            pid=os.getpid(),
+            role=self.role,
+            since=self.since,
+            phase="stopping" if stopping else "working" if self.ready else "starting",
+            in_hand=pool.in_hand if pool is not None else 0,
+            taken=taken,
+            last_taken=_ago(self._taken_at, now),
+            last_empty=_ago(empty_at, now),
+            broker=self.connected() and self.reached() is not False,
+            store=not self.store_away(),
+            circuits=tuple(sorted(self.open_circuits())),
+        )
+
+
+class Line:
+    """The way to the supervisor: the socket that the process has as standard input."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        try:
+            self._socket: socket.socket | None = socket.socket(fileno=os.dup(descriptor))
+        except OSError:
+            self._socket = None  # started by hand: nobody listens
+
+    def tell(self, report: Report) -> None:
+        """Send it, or forget it: a supervisor that does not listen must not hold us up."""
+        if self._socket is not None:
+            try:
+                self._socket.send(report.model_dump_json().encode() + b"\n", socket.MSG_DONTWAIT)
+            except OSError:
+                pass
+
+
+def _ago(at: float | None, now: float) -> float | None:
+    return None if at is None else round(now - at, 1)
