@@ -8,9 +8,8 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
+import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 import amqp
 import pytest
 import redis
+from e2e.erlang import Node, control
 
 from tokenferry.broker import embedded
 
@@ -52,6 +52,10 @@ class Broker(Protocol):
         """Cut every connection of this house, of nobody else; how many there were."""
         ...
 
+    def empty(self) -> None:
+        """Drop every message, and what the store remembers."""
+        ...
+
     def close(self) -> None:
         """Leave nothing behind."""
         ...
@@ -68,7 +72,7 @@ def needs(address: tuple[str, int], what: str) -> None:
 
 
 def is_work(queue: str) -> bool:
-    return queue.startswith(("tokenize.", "attach."))
+    return queue.startswith(("tokenize.", "attach.", "onboard."))
 
 
 class OnRedis:
@@ -85,6 +89,9 @@ class OnRedis:
     def unfinished(self) -> int:
         waiting = sum(int(self.client.llen(key)) for key in self.client.scan_iter("*") if is_work(key.decode()))
         return waiting + int(self.client.hlen("unacked"))
+
+    def empty(self) -> None:
+        self.client.flushdb()
 
     def contents(self) -> Iterator[bytes]:
         for key in self.client.scan_iter("*", count=1000):
@@ -184,24 +191,32 @@ def _free_database() -> tuple[int, int]:
     raise TimeoutError("every test database is in use")
 
 
+def kill_synced(pid: int, url: str) -> None:
+    """SIGKILL to a Valkey while no sync is under way: then even `appendfsync everysec` loses nothing confirmed."""
+    with redis.Redis.from_url(url) as client:
+        assert client.waitaof(1, 0, 10_000)[0] == 1
+        os.kill(pid, signal.SIGKILL)
+
+
 class RabbitMQ:
     """A private virtual host; the store is an embedded Valkey."""
 
     address = RABBITMQ
     store = "embedded"
+    node = Node()
 
     def __init__(self, data: Path) -> None:
         needs(RABBITMQ, "RabbitMQ")
         self.vhost = f"tokenferry-e2e-{secrets.token_hex(4)}"
-        control("add_vhost", self.vhost)
-        control("set_permissions", "-p", self.vhost, "guest", ".*", ".*", ".*")
+        self.control("add_vhost", self.vhost)
+        self.control("set_permissions", "-p", self.vhost, "guest", ".*", ".*", ".*")
         self.url = f"amqp://guest:guest@{RABBITMQ[0]}:{RABBITMQ[1]}/{self.vhost}"
         self._store = Embedded(data)
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[Any]:
         """A connection of our own for one look."""
-        with amqp.Connection(f"{RABBITMQ[0]}:{RABBITMQ[1]}", virtual_host=self.vhost) as connection:
+        with amqp.Connection(f"{self.address[0]}:{self.address[1]}", virtual_host=self.vhost) as connection:
             yield connection.channel()
 
     def take(self, queue: str) -> list[bytes]:
@@ -214,11 +229,10 @@ class RabbitMQ:
 
     def queues(self) -> dict[str, int]:
         """Every queue and its messages, those in somebody's hand included."""
-        lines = control("list_queues", "-p", self.vhost, "--silent", "--no-table-headers", "name", "messages")
-        return {name: int(count) for name, count in (line.split("\t") for line in lines.splitlines() if line)}
+        return self.node.messages(self.vhost)
 
     def unfinished(self) -> int:
-        return sum(count for queue, count in self.queues().items() if is_work(queue))
+        return sum(abs(count) for queue, count in self.queues().items() if is_work(queue))
 
     def contents(self) -> Iterator[bytes]:
         with self.channel() as channel:  # what is not acknowledged goes back when the channel ends
@@ -229,21 +243,23 @@ class RabbitMQ:
                     yield json.dumps([message.properties, message.delivery_info], default=str).encode()
         yield from self._store.contents()
 
+    def empty(self) -> None:
+        with self.channel() as channel:
+            for queue in self.queues():
+                channel.queue_purge(queue)
+        self._store.empty()
+
+    def control(self, *arguments: str) -> str:
+        """`rabbitmqctl` on the node it lives on."""
+        return control(self.node, *arguments)
+
     def cut(self) -> int:
-        said = control("close_all_connections", "--vhost", self.vhost, "a test")
+        said = self.control("close_all_connections", "--vhost", self.vhost, "a test")
         return said.count("Closing") or 1
 
     def close(self) -> None:
-        control("delete_vhost", self.vhost)
+        self.control("delete_vhost", self.vhost)
         self._store.close()
-
-
-def control(*arguments: str) -> str:
-    """`rabbitmqctl` on this machine."""
-    program = shutil.which("rabbitmqctl") or "/usr/sbin/rabbitmqctl"
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, f"rabbitmqctl {arguments[0]}: {done.stderr or done.stdout}"
-    return done.stdout
 
 
 def files(folder: Path) -> Iterator[bytes]:

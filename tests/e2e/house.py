@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import httpx
 from click.testing import CliRunner
 from e2e.brokers import Broker, Embedded, RabbitMQ, SharedRedis
+from e2e.own_rabbitmq import OwnRabbitMQ
 
 from tokenferry import AttachResult, Order, Producer, TokenResult
 from tokenferry.contract.results import parse_result
 from tokenferry_worker.commands.keys import keys
 
 T = TypeVar("T")
-BrokerKind = Literal["embedded", "redis", "rabbitmq"]
+BrokerKind = Literal["embedded", "redis", "rabbitmq", "own-rabbitmq"]
 
 ENDPOINT_KEYS = {"TF_SECRET": "sk_test_alpha", "TF_PUB": "pk_test_alpha", "TF_PACED": "sk_test_paced"}
 LATENCY_MS = 100
@@ -142,14 +145,24 @@ def is_alive(pid: int) -> bool:
 class House:
     """Everything a test needs in one private folder. Close it: nothing of it is left running."""
 
-    def __init__(self, folder: Path, kind: BrokerKind) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: BrokerKind,
+        *,
+        emulator: Sequence[str] = ("--latency-ms", str(LATENCY_MS)),
+        configuration: str = CONFIGURATION,
+    ) -> None:
+        """*emulator*: options of the endpoint. *configuration*: what `configure` writes, with the same gaps."""
         self.folder = folder
         self.kind = kind
+        self._emulator = emulator
+        self._configuration = configuration
         self.mark = secrets.token_hex(8)
         self.logs = folder / "logs"
         self.logs.mkdir()
         self._programs: list[Program] = []
-        self._numbers = iter(range(1000))
+        self._numbers = itertools.count()
         CliRunner().invoke(keys, ["generate", "--out", str(folder / "keys")], catch_exceptions=False)
         (folder / "attach-keys").mkdir(mode=0o700)
         (folder / "attach-keys" / "signers").symlink_to(folder / "keys" / "signers")
@@ -170,18 +183,29 @@ class House:
                 return SharedRedis()
             case "rabbitmq":
                 return RabbitMQ(self.folder / "data")
+            case "own-rabbitmq":
+                return OwnRabbitMQ(self.folder / "data")
 
     def _start_endpoint(self) -> str:
-        command = [sys.executable, "-m", "tokenferry_emulator", "--port", "0", "--latency-ms", str(LATENCY_MS)]
+        command = [sys.executable, "-m", "tokenferry_emulator", "--port", "0", *self._emulator]
         program = self.start(command, "emulator")
         line = until(lambda: "listening on " in program.said() and program.said(), "the emulator")
         return str(line).split()[-1]
 
-    def configure(self, name: str, *, broker: str | None = None, store: str | None = None, keys: str = "") -> Path:
-        """Write a configuration of this house, with another broker, store or key section where given."""
+    def configure(
+        self, name: str, *, broker: str | None = None, store: str | None = None, keys: str = "", endpoint: str = ""
+    ) -> Path:
+        """Write a configuration of this house, with another broker, store, endpoint or key section where given."""
         path = self.folder / name
-        broker, store = broker or self.broker.url, store or self.broker.store
-        path.write_text(CONFIGURATION.format(broker=broker, store=store, keys=keys, endpoint=self.endpoint, pace=PACE))
+        path.write_text(
+            self._configuration.format(
+                broker=broker or self.broker.url,
+                store=store or self.broker.store,
+                keys=keys,
+                endpoint=endpoint or self.endpoint,
+                pace=PACE,
+            )
+        )
         return path
 
     @property
@@ -192,15 +216,21 @@ class House:
 
     # -- processes
 
-    def start(self, command: list[str], name: str, kind: type[Program] = Program) -> Program:
-        """Start a program of this house."""
+    def start(
+        self,
+        command: list[str],
+        name: str,
+        kind: type[Program] = Program,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Program:
+        """Start a program of this house, with more in its *environment* where given."""
         log = self.logs / f"{name}-{next(self._numbers)}.log"
-        program = kind(command, log=log, folder=self.folder, environment=self.environment)
+        program = kind(command, log=log, folder=self.folder, environment=self.environment | dict(environment))
         self._programs.append(program)
         return program
 
     def worker(
-        self, *, role: str = "all", processes: int = 2, config: str = "tokenferry.toml", ready: bool = True
+        self, *, role: str = "all", processes: int = 1, config: str = "tokenferry.toml", ready: bool = True
     ) -> Worker:
         """Start `tokenferry worker`, and wait until each process reads its queues unless told otherwise."""
         options = ["--role", role, "--processes", str(processes), "--config", str(self.folder / config)]
@@ -254,13 +284,19 @@ class House:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 
+    def look(self, path: str) -> dict[str, Any]:
+        """An object of the endpoint."""
+        answer = self.http.get(path, headers={"authorization": f"Bearer {ENDPOINT_KEYS['TF_SECRET']}"})
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
     def fresh(self) -> None:
-        """An endpoint without memory, faults or limits, and no message left over from an earlier test."""
+        """An endpoint without memory, faults or limits, and nothing left of an earlier test, however it ended."""
         self.http.post("/_reset")
         self.http.delete("/_faults")
         self.http.post("/_limits", json={"global_rate": None, "endpoint_rate": None, "burst": 5})
-        for queue in ("quarantine", "dead-letters"):
-            self.broker.take(queue)
+        self.broker.empty()
 
     # -- the end
 

@@ -6,27 +6,16 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from e2e.cargo import bank_account, card, pii
-from e2e.house import ENDPOINT_KEYS, BrokerKind, House, Route, until
+from e2e.house import ENDPOINT_KEYS, House, Route, until
 
 from tokenferry import Order, TokenRequest
 from tokenferry.contract.targets import CustomerCreate
 
 MAIN_KEY, PACED_KEY = ENDPOINT_KEYS["TF_SECRET"], ENDPOINT_KEYS["TF_PACED"]
-
-
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def house(request: pytest.FixtureRequest, house_on: Callable[[BrokerKind], House]) -> Iterator[House]:
-    """A house in which nothing is refused, before and after."""
-    house = house_on(request.param)
-    house.fresh()
-    yield house
-    house.put_out()
 
 
 def reject(house: House, *what: str) -> None:
@@ -85,7 +74,7 @@ def nothing_was_given_up(house: House) -> bool:
 
 def test_a_key_revoked_in_mid_flight_stops_all_calls_but_a_probe_and_costs_no_request(house: House) -> None:
     route = house.route()
-    with house.working() as worker:
+    with house.working(processes=2) as worker:
         ids = house.send(orders([card(n) for n in range(400)], route, "main"))
         until(lambda: route.look() >= 50, "the first results")
         reject(house, MAIN_KEY)
@@ -183,10 +172,10 @@ def test_orders_to_spend_the_tokens_of_a_refused_account_are_kept_and_spent_once
     account = account_of(house, MAIN_KEY)
     spending = [Order(card(n), platform="main", reply_to=refused.name, connected_account=account) for n in range(20)]
     ids = house.send(replace(order, attach=CustomerCreate()) for order in spending)
-    with house.working(role="tokenize", processes=1):
+    with house.working(role="tokenize"):
         until(lambda: house.ledger()["tokens_created"] == 20, "the tokens")
     reject(house, account)
-    with house.working(role="attach", config="attach.toml") as worker, house.working(role="tokenize", processes=1):
+    with house.working(role="attach", config="attach.toml") as worker, house.working(role="tokenize"):
         others = house.send(replace(order, attach=CustomerCreate()) for order in orders([card()] * 20, beside, "main"))
         beside.gather(20)
         assert all(result.ok for result in beside.of(others).values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from e2e import cargo
+from e2e.brokers import RabbitMQ
 from e2e.house import House
 
 from tokenferry import AttachResult, Order, Results, TokenResult
@@ -17,6 +19,8 @@ from tokenferry.contract.targets import (
     PersonCreate,
     PersonUpdate,
 )
+
+pytestmark = pytest.mark.both_brokers
 
 
 def test_every_kind_becomes_a_token_and_is_spent_on_its_target_once(house: House) -> None:
@@ -39,7 +43,7 @@ def test_every_kind_becomes_a_token_and_is_spent_on_its_target_once(house: House
     token_ids = house.send(Order(r, platform="main", reply_to=tokens.name) for r in cargo.one_of_every_kind())
     attach_ids = house.send(Order(r, platform="main", reply_to=attached.name, attach=to) for r, to in spending)
     # The worker that spends has the endpoint's key and public keys only: it can open nothing.
-    with house.working(role="tokenize"), house.working(role="attach", processes=1, config="attach.toml"):
+    with house.working(role="tokenize"), house.working(role="attach", config="attach.toml"):
         tokens.gather(len(token_ids))
         attached.gather(len(attach_ids))
         house.until_all_is_done()
@@ -60,6 +64,8 @@ def test_every_kind_becomes_a_token_and_is_spent_on_its_target_once(house: House
     assert book["unused_tokens"] == len(token_ids)
     assert book["tokens_by_idempotency_key"]["max"] == 1
     assert book["per_object_concurrent_writes_peak"] == 1
+    if isinstance(house.broker, RabbitMQ):
+        assert [queue for queue in house.broker.queues() if queue.startswith("celery")] == [], "none but our own"
 
 
 def test_a_request_delivered_many_times_is_one_token_one_use_and_one_outcome(house: House) -> None:
@@ -71,7 +77,7 @@ def test_a_request_delivered_many_times_is_one_token_one_use_and_one_outcome(hou
     for _ in range(4):
         for _, message in (plain, spent):
             house.producer.publisher.publish(message)
-    with house.working():
+    with house.working(processes=2):
         tokens.gather(1)
         attached.gather(1)
         house.producer.publisher.publish(plain[1])  # once more, after the outcome is known

@@ -48,7 +48,7 @@ def test_a_failing_endpoint_costs_time_and_never_a_second_outcome_token_or_use(h
 
     request_ids = send(STORED)
     house.http.post("/_faults", json=script("/v1/tokens", ("error_500",), STORED))
-    with house.working():
+    with house.working(processes=2):
         until(lambda: house.ledger()["faults"].get("error_500", 0) >= STORED, "the stored errors")
         house.http.post("/_faults", json=script("/v1/tokens", FAULTS, 3))
         house.http.post("/_faults", json=script("/v1/customers", FAULTS, 1))
@@ -112,7 +112,7 @@ def measured(house: House, seconds: float) -> tuple[float, int, float]:
     def calls() -> int:
         return int(house.ledger()["calls"]["total"])
 
-    with house.working():
+    with house.working(processes=2):
         until(lambda: calls() > PACE, "the first second")
         with Stalls() as stalls:
             began, at_first = time.monotonic(), calls()

@@ -22,7 +22,7 @@ def seconds_for_a_hundred(house: House) -> float:
 
 def test_a_platform_with_a_long_queue_does_not_slow_another_and_realtime_overtakes_bulk(house: House) -> None:
     house.fresh()
-    with house.working():
+    with house.working(processes=2):
         alone = seconds_for_a_hundred(house)
         crowd = house.route()
         house.send(cargo.cards(WAITING, crowd.name, platform="paced"))

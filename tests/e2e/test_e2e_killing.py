@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from e2e import cargo
 from e2e.house import House, Route, is_alive, until
 
 from tokenferry import Order
 from tokenferry.contract.targets import CustomerCreate
+
+pytestmark = pytest.mark.both_brokers
 
 REQUESTS = 200
 
@@ -48,10 +51,10 @@ def test_sigkill_in_mid_flight_loses_nothing_and_makes_nothing_twice(house: Hous
     route = house.route()
     request_ids = send_a_load(house, route)
     for tokens in (30, 80):
-        worker = house.worker()
+        worker = house.worker(processes=2)
         until_made(house, tokens)
         worker.kill()
-    with house.working() as worker:
+    with house.working(processes=2) as worker:
         until_made(house, 120)
         victim = worker.children()[0]
         os.kill(victim, signal.SIGKILL)
@@ -65,14 +68,14 @@ def test_stopping_in_the_middle_of_work_is_orderly_and_loses_nothing(house: Hous
     route = house.route()
     request_ids = send_a_load(house, route)
     for tokens, number in ((30, signal.SIGTERM), (80, signal.SIGINT)):
-        worker = house.worker(processes=1)
+        worker = house.worker()
         until_made(house, tokens)
         assert worker.stop(number, seconds=20.0) == 0, worker.said()
-    orphaned = house.worker()
+    orphaned = house.worker(processes=2)
     children = orphaned.children()
     until_made(house, 130)
     orphaned.process.kill()
     orphaned.process.wait(10)
     until(lambda: not any(map(is_alive, children)), "the end of processes without a supervisor", 10.0)
-    with house.working():
+    with house.working(processes=2):
         assert_one_outcome_and_one_token_each(house, route, request_ids)

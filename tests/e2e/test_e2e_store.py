@@ -23,7 +23,7 @@ def test_a_store_that_is_killed_and_one_that_is_wiped_cost_no_request_no_token_a
 ) -> None:
     house.fresh()
     route, data = house.route(), Path(house.folder / "data")
-    with house.working() as worker:
+    with house.working(processes=2) as worker:
         request_ids = house.send(
             Order(
                 cargo.card(at), platform="main", reply_to=route.name, attach=CustomerCreate() if at % 4 == 0 else None

@@ -1,0 +1,72 @@
+"""What a RabbitMQ node itself knows, asked in its own language: at once and exactly.
+
+`rabbitmqctl list_queues` shows counters that are seconds old, and half a second of CPU goes into each call.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+COUNTED: Final = """\
+Count = fun(Queue) ->
+    case amqqueue:get_type(Queue) of
+        rabbit_quorum_queue ->
+            case ra:local_query(amqqueue:get_pid(Queue), fun rabbit_fifo:query_messages_total/1) of
+                {ok, {_, Messages}, _} -> Messages;
+                _ -> -1
+            end;
+        _ -> proplists:get_value(messages, rabbit_amqqueue:info(Queue, [messages]))
+    end
+end,
+Line = fun(Queue) -> [element(4, amqqueue:get_name(Queue)), "=", integer_to_list(Count(Queue)), " "] end,
+binary_to_list(iolist_to_binary([Line(Queue) || Queue <- rabbit_amqqueue:list(<<"%s">>)])).
+"""
+ROOT: Final = Path("/var/lib/rabbitmq")
+"""Where the server of the machine keeps its cookie."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node on this machine."""
+
+    name: str = "rabbit"
+    cookie: str | None = None
+
+    def messages(self, vhost: str) -> dict[str, int]:
+        """Every queue and its messages, those in somebody's hand included; -1 where the queue does not say yet."""
+        said = self._evaluate(COUNTED % vhost)
+        return {queue: int(count) for queue, count in re.findall(r"([\w.-]+)=(-?\d+)", said)}
+
+    def _evaluate(self, expression: str) -> str:
+        program = _erl_call()
+        if program is not None and (self.cookie or (ROOT / ".erlang.cookie").exists()):
+            cookie = ["-c", self.cookie] if self.cookie else []
+            command, home = [program, "-sname", self.name, *cookie, "-e"], {"HOME": str(ROOT)}
+            for _ in range(5):  # a busy node may miss the handshake
+                done = subprocess.run(command, input=expression, env=home, capture_output=True, text=True, timeout=60)
+                if done.stdout.startswith("{ok"):
+                    return done.stdout
+        return control(self, "eval", expression)
+
+
+def control(node: Node, *arguments: str) -> str:
+    """`rabbitmqctl` on *node*."""
+    program = shutil.which("rabbitmqctl") or "/usr/sbin/rabbitmqctl"
+    options = ["-n", node.name, "--erlang-cookie", node.cookie] if node.cookie else []
+    done = subprocess.run([program, *options, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"rabbitmqctl {arguments[0]}: {done.stderr or done.stdout}"
+    return done.stdout
+
+
+@functools.cache
+def _erl_call() -> str | None:
+    """The small program beside Erlang that calls a node without being one."""
+    erl = shutil.which("erl")
+    found = sorted(Path(erl).resolve().parent.parent.glob("erts-*/bin/erl_call")) if erl else []
+    return str(found[-1]) if found else None
