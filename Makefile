@@ -2,15 +2,20 @@
 # make test   installs, then runs the tests (Redis and RabbitMQ ones only where those listen on their usual ports)
 # make check  format, lint, types, import fences
 # make bench  measures the pipeline beside its parts; takes minutes
+# make faults the fault campaign: REQUESTS=20000 SEED=1 BROKER=all, `--only` and more in ARGS; takes minutes
+# make faults-mutations  proves that the campaign's checker notices broken workers: SEED=1 BROKER=all, some alone in ONLY
+# make bench-onboarding  200 whole accounts at the endpoint's own latencies; two minutes
 # make clean  removes what the above made
 
 PYTHON ?= python3
+# Many tests wait for brokers, leases and rates: more of them at once than there are cores.
+TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(4, os.cpu_count() or 1))')
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench bench-onboarding faults faults-mutations clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -19,7 +24,7 @@ demo: $(VENV)/installed
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/installed
-	@$(BIN)/python -m pytest -n auto --dist loadgroup
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup
 
 check: $(VENV)/installed
 	@$(BIN)/ruff format --check .
@@ -31,8 +36,18 @@ bench: $(VENV)/installed
 	@$(BIN)/python bench/pacing.py
 	@$(BIN)/python bench/pipeline.py
 
+bench-onboarding: $(VENV)/installed
+	@$(BIN)/python bench/onboarding.py
+
+faults: $(VENV)/installed
+	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --requests $(or $(REQUESTS),20000) --seed $(or $(SEED),1) \
+	  --broker $(or $(BROKER),all) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+faults-mutations: $(VENV)/installed
+	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --seed $(or $(SEED),1) --broker $(or $(BROKER),all) $(ARGS) --mutations $(ONLY)
+
 clean:
-	rm -rf $(VENV) .tokenferry .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
