@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from stage import CARD, emulator, run, tokenferry, worker
-
-from tokenferry import CardRequest, Order, Producer, load
-from tokenferry.broker import embedded
+from stage import ledger, limited, send, tokenferry, worker
 
 RATE = 100
 
@@ -34,17 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tokenferry-bench-") as name:
         folder = Path(name)
-        limits = ("--endpoint-rate", str(RATE), "--burst", "5", "--latency-ms", "250")
-        with emulator(folder, *limits) as endpoint, embedded.running(folder / ".tokenferry"):
-            config = folder / "tokenferry.toml"
-            config.write_text(
-                f'[platforms.bench]\nbase_url = "{endpoint}"\nsecret_key = {{ env = "BENCH_KEY" }}\n'
-                f"[platforms.bench.limits]\nglobal_per_second = {4 * RATE}\nendpoint_per_second = {RATE}\n"
-            )
-            run(tokenferry("keys", "generate", "--out", str(folder / "keys")))
-            with Producer(load(config)) as producer:
-                total = RATE * (options.halved + options.back + 15)
-                sent = sum(1 for _ in producer.send_many(Order(CardRequest(**CARD)) for _ in range(total)))
+        with limited(folder, RATE) as (endpoint, config):
+            sent = send(config, RATE * (options.halved + options.back + 15))
             arguments = tokenferry("worker", "--role", "tokenize", "--processes", "2", "--config", str(config))
             with worker(arguments, folder, ready=2):
                 time.sleep(4)
@@ -81,12 +69,6 @@ def watch(endpoint: str, rate: float, seconds: int) -> list[dict[str, Any]]:
         print(f"{rate:5.0f}/s: {made:4} made, {refused:3} refused", file=sys.stderr)
         before = now
     return rows
-
-
-def ledger(endpoint: str) -> dict[str, Any]:
-    """What the endpoint has counted so far."""
-    with urlopen(f"{endpoint}/_ledger") as answer:
-        return dict(json.load(answer))
 
 
 def share(rows: list[dict[str, Any]]) -> float:

@@ -16,29 +16,16 @@ import time
 from itertools import product
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
-from stage import CARD, emulator, run, tokenferry, worker
-
-from tokenferry import CardRequest, Order, Producer, load
-from tokenferry.broker import embedded
+from stage import ledger, limited, send, tokenferry, worker
 
 
 def measure(rate: int, processes: int, seconds: float) -> dict[str, Any]:
     """One fleet against one limit."""
     with tempfile.TemporaryDirectory(prefix="tokenferry-bench-") as name:
         folder = Path(name)
-        limits = ("--endpoint-rate", str(rate), "--burst", "5", "--latency-ms", "250")
-        with emulator(folder, *limits) as endpoint, embedded.running(folder / ".tokenferry"):
-            config = folder / "tokenferry.toml"
-            config.write_text(
-                f'[platforms.bench]\nbase_url = "{endpoint}"\nsecret_key = {{ env = "BENCH_KEY" }}\n'
-                f"[platforms.bench.limits]\nglobal_per_second = {4 * rate}\nendpoint_per_second = {rate}\n"
-            )
-            run(tokenferry("keys", "generate", "--out", str(folder / "keys")))
-            with Producer(load(config)) as producer:
-                orders = (Order(CardRequest(**CARD)) for _ in range(int(rate * (seconds + 4))))
-                sent = sum(1 for _ in producer.send_many(orders))
+        with limited(folder, rate) as (endpoint, config):
+            sent = send(config, int(rate * (seconds + 4)))
             arguments = tokenferry(
                 "worker", "--role", "tokenize", "--processes", str(processes), "--config", str(config)
             )
@@ -59,12 +46,6 @@ def measure(rate: int, processes: int, seconds: float) -> dict[str, Any]:
         "peak_in_a_second": last["peak_calls_per_second"]["tokens"],
         "cpu_seconds": round(ended(), 2),
     }
-
-
-def ledger(endpoint: str) -> dict[str, Any]:
-    """What the endpoint has counted so far."""
-    with urlopen(f"{endpoint}/_ledger") as answer:
-        return dict(json.load(answer))
 
 
 def main() -> None:

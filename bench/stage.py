@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from tokenferry import CardRequest, Order, Producer, load
+from tokenferry.broker import embedded
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {
@@ -68,3 +74,32 @@ def emulator(folder: Path, *options: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait()
+
+
+def ledger(endpoint: str) -> dict[str, Any]:
+    """What the endpoint has counted so far."""
+    with urlopen(f"{endpoint}/_ledger") as answer:
+        return dict(json.load(answer))
+
+
+@contextmanager
+def limited(folder: Path, rate: float) -> Iterator[tuple[str, Path]]:
+    """An endpoint that admits *rate* calls per second, 250 ms each, and a fleet configured for it: URL, configuration.
+
+    The broker is the embedded one, in *folder*.
+    """
+    limits = ("--endpoint-rate", str(rate), "--burst", "5", "--latency-ms", "250")
+    with emulator(folder, *limits) as endpoint, embedded.running(folder / ".tokenferry"):
+        config = folder / "tokenferry.toml"
+        config.write_text(
+            f'[platforms.bench]\nbase_url = "{endpoint}"\nsecret_key = {{ env = "BENCH_KEY" }}\n'
+            f"[platforms.bench.limits]\nglobal_per_second = {4 * rate}\nendpoint_per_second = {rate}\n"
+        )
+        run(tokenferry("keys", "generate", "--out", str(folder / "keys")))
+        yield endpoint, config
+
+
+def send(config: Path, count: int) -> int:
+    """Put so many card requests into the queue."""
+    with Producer(load(config)) as producer:
+        return sum(1 for _ in producer.send_many(Order(CardRequest(**CARD)) for _ in range(count)))
