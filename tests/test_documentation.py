@@ -40,6 +40,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.timeout(300)  # some thirty programs start, one after the other
 def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
     port = free_port()
     shell = "\n".join(blocks("sh")).replace("12111", str(port))
@@ -57,7 +58,8 @@ python - <<'END_OF_PYTHON'
 {python}
 END_OF_PYTHON
 """
-    (tmp_path / "onboarding.jsonl").write_bytes((ROOT / "examples" / "onboarding.jsonl").read_bytes())
+    for name in ("onboarding.jsonl", "accounts.jsonl"):
+        (tmp_path / name).write_bytes((ROOT / "examples" / name).read_bytes())
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     try:
         ran = subprocess.run(
@@ -66,14 +68,15 @@ END_OF_PYTHON
             env=environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=240,
             check=False,
         )
     finally:
         embedded.stop(tmp_path / ".tokenferry")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert re.search(r"^cus_\w+$", ran.stdout, re.MULTILINE), ran.stdout
-    assert '"status": "attached"' in ran.stdout or '"status":"attached"' in ran.stdout, ran.stdout
+    # Which rows are settled first is nobody's promise.
+    assert re.search(r'"status": ?"(attached|tokenized)"', ran.stdout), ran.stdout
 
 
 def free_port() -> int:
