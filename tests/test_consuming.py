@@ -147,7 +147,7 @@ def test_taking_without_a_timeout_waits_for_the_next_result_until_it_is_stopped(
 
         thread = threading.Thread(target=take_two)
         thread.start()
-        assert waiting.wait(10)
+        assert waiting.wait(30)
         route.put_results("a")
         until(lambda: taken, "the result", 10)
         with promptly():
@@ -436,7 +436,7 @@ def test_many_readers_that_wait_do_not_starve_the_one_that_has_something(route: 
             waiting = [asyncio.ensure_future(anext(aiter(reader), None)) for reader in idle]
             await asyncio.sleep(0)
             await asyncio.to_thread(route.put_results, "a")
-            async with asyncio.timeout(10), route.async_reader() as reader:
+            async with asyncio.timeout(30), route.async_reader() as reader:
                 result = await anext(aiter(reader))
             for reader in idle:
                 reader.stop()

@@ -299,7 +299,7 @@ def test_every_id_that_a_killed_process_returned_reaches_the_broker(desk: Desk, 
     returned = [process.stdout.readline().strip() for _ in range(after)]
     process.kill()
     returned += process.stdout.read().split()
-    process.wait(10)
+    process.wait(30)
     assert after <= len(returned) < 1000
 
     done = desk.command("send", "--once")
@@ -386,11 +386,11 @@ def test_a_child_of_the_one_that_sent_does_not_keep_others_from_sending(desk: De
     if how == "killed":
         assert not lock.take()
         parent.kill()
-        parent.wait(10)
+        parent.wait(30)
     assert lock.take()
     lock.release()
     parent.kill()
-    parent.communicate(timeout=10)  # its input ends, and the child with it
+    parent.communicate(timeout=60)  # its input ends, and the child with it
 
 
 def test_who_cannot_write_down_that_it_sends_sends_all_the_same(desk: Desk) -> None:
@@ -398,7 +398,7 @@ def test_who_cannot_write_down_that_it_sends_sends_all_the_same(desk: Desk) -> N
     assert holder.stdout is not None
     assert holder.stdout.readline() == "True\n"
     assert SenderLock(desk.path).holder() == 0
-    holder.communicate(timeout=10)
+    holder.communicate(timeout=60)
 
 
 SEND_BEFORE_AND_AFTER_A_FORK = """
@@ -448,7 +448,7 @@ def test_a_confirmation_that_could_not_be_written_down_is_written_before_anythin
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Outbox(desk.path) as outbox, Publisher.to(desk.configuration) as publisher:
-        outbox.submit(sealed("req-1", queue=desk.queue)).result(5)
+        outbox.submit(sealed("req-1", queue=desk.queue)).result(30)
         sender = Sender(desk.path, publisher, desk.configuration)
         confirm = sender._book.confirm
 
@@ -479,7 +479,7 @@ def test_a_full_outbox_takes_no_more_and_says_so(desk: Desk, dead: Configuration
         assert (caught.value.request_id, caught.value.maybe_sent) == ("req-4", False)
         assert desk.status()["waiting"] == 3
     with Outbox(desk.path, limits=Limits(bytes=1000)) as outbox, pytest.raises(OutboxFull):
-        outbox.submit(sealed("req-5")).result(5)
+        outbox.submit(sealed("req-5")).result(30)
 
 
 def test_a_stream_waits_for_room_instead_of_failing(
@@ -507,16 +507,16 @@ def test_confirmed_requests_that_nobody_here_hears_of_make_room_for_new_ones(boo
 
 def test_a_full_disk_accepts_nothing_and_the_outbox_goes_on_when_there_is_room_again(desk: Desk) -> None:
     with Outbox(desk.path) as outbox:
-        outbox.submit(sealed("req-1")).result(5)
+        outbox.submit(sealed("req-1")).result(30)
         connection = outbox._book._connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
         big = Outgoing("q", "x" * 50_000, {"task": "t"}, {"correlation_id": "req-2"}, expires_at=NOW)
         with pytest.raises(OutboxFull, match="the disk is full"):
-            outbox.submit(big).result(5)
+            outbox.submit(big).result(30)
         connection.execute("PRAGMA max_page_count = 1000000")
         assert desk.status()["waiting"] == 1
-        outbox.submit(big).result(5)
+        outbox.submit(big).result(30)
     assert desk.status()["waiting"] == 2
 
 
@@ -613,7 +613,7 @@ def test_an_outbox_that_others_could_read_is_for_its_owner_only_once_it_is_opene
     Outbox(desk.path).close()
     desk.path.chmod(0o664)
     with Outbox(desk.path) as outbox:
-        outbox.submit(sealed("req-1")).result(5)
+        outbox.submit(sealed("req-1")).result(30)
         for end in ("", "-wal", "-shm"):
             assert stat.S_IMODE(desk.path.with_name(f"outbox.db{end}").stat().st_mode) == 0o600
 
@@ -902,7 +902,7 @@ def test_a_full_queue_is_left_alone_for_a_while_and_the_others_go_on(desk: Desk)
     publisher = Scripted(full=BrokerFull("the queue full is full", maybe_sent=False))
     with Outbox(desk.path) as outbox:
         for queue in ("full", "other") * 3:
-            outbox.submit(sealed(f"{queue}-{secrets.token_hex(4)}", queue=queue)).result(5)
+            outbox.submit(sealed(f"{queue}-{secrets.token_hex(4)}", queue=queue)).result(30)
     sender = sender_with(desk, publisher)
     assert sender.round() == 0.0
     sender.round()
@@ -921,7 +921,7 @@ def test_a_full_queue_is_left_alone_for_a_while_and_the_others_go_on(desk: Desk)
 def test_a_broker_that_is_away_is_tried_again_after_ever_longer_pauses(desk: Desk) -> None:
     publisher = Scripted(q=BrokerUnavailable("the broker could not be reached", maybe_sent=False))
     with Outbox(desk.path) as outbox:
-        outbox.submit(sealed("req-1", queue="q")).result(5)
+        outbox.submit(sealed("req-1", queue="q")).result(30)
     sender = sender_with(desk, publisher)
     pauses = [sender.round() for _ in range(9)]
     assert pauses == sorted(pauses)
@@ -939,14 +939,14 @@ def test_what_is_refused_until_half_a_day_after_its_end_is_given_up_and_makes_ro
     end = keeping.now_ms() - AFTERMATH
     with Outbox(desk.path, limits=Limits(rows=2)) as outbox:
         for id_, expires_at in (("past", end - 1000), ("late", end + HOUR)):
-            outbox.submit(replace(sealed(id_, queue="gone"), expires_at=expires_at)).result(5)
+            outbox.submit(replace(sealed(id_, queue="gone"), expires_at=expires_at)).result(30)
         sender = sender_with(desk, publisher)
         sender.round()
         assert publisher.asked == ["past", "late"]  # also what has expired is tried: a worker would answer `expired`
         assert desk.status()["queues"] == {"gone": {"waiting": 1, "confirmed": 0}}
         assert desk.status()["given_up"] == 1
         assert "1 requests could not be sent" in caplog.text
-        outbox.submit(sealed("new", queue="other")).result(5)
+        outbox.submit(sealed("new", queue="other")).result(30)
         sender.round()
         assert publisher.asked[2:] == ["new"]
         sender.close()
@@ -963,7 +963,7 @@ def test_a_sender_goes_on_when_it_cannot_write_down_what_the_trouble_is_and_writ
             return super().submit(message, timeout=timeout)
 
     with Outbox(desk.path) as outbox:
-        outbox.submit(sealed("req-1", queue="q")).result(5)
+        outbox.submit(sealed("req-1", queue="q")).result(30)
     publisher = Meanwhile(q=BrokerUnavailable("the broker could not be reached", maybe_sent=False))
     sender = sender_with(desk, publisher, publish_timeout=0.1)
 
@@ -988,7 +988,7 @@ def test_a_sender_outlives_an_embedded_server_whose_files_cannot_be_used(
     monkeypatch.setattr("tokenferry.outbox.sending.connecting.keep_embedded_server", fail)
     publisher = Scripted(q=BrokerUnavailable("the broker could not be reached", maybe_sent=False))
     with Outbox(desk.path) as outbox:
-        outbox.submit(sealed("req-1", queue="q")).result(5)
+        outbox.submit(sealed("req-1", queue="q")).result(30)
     sender = sender_with(desk, publisher)
     assert sender.round() == 0.5
     assert sender.trouble == "the broker could not be reached"
@@ -1005,7 +1005,7 @@ def test_a_sender_that_ends_however_lets_another_one_send(desk: Desk, monkeypatc
     sender = sender_with(desk, Scripted())
     sender.start()
     assert sender._thread is not None
-    sender._thread.join(10)
+    sender._thread.join(30)
     assert SenderLock(desk.path).take()
 
 
@@ -1055,7 +1055,7 @@ def test_send_delivers_what_comes_later_until_it_is_stopped(desk: Desk) -> None:
         ids = [producer.send(card()) for _ in range(10)]
     until(lambda: desk.status()["waiting"] == 0, "the delivery by the daemon")
     daemon.send_signal(signal.SIGTERM)
-    out, err = daemon.communicate(timeout=20)
+    out, err = daemon.communicate(timeout=60)
     assert (daemon.returncode, json.loads(out)["sent"]) == (0, 10), err
     assert desk.arrived() == ids
 

@@ -60,6 +60,7 @@ class Server:
             f'dir "{folder}"',
             f'logfile "{folder}/log"',
             "appendonly yes",
+            "appendfsync no",  # whatever was confirmed is written before: a kill loses none of it
             'save ""',
         ]
         if not any(line.startswith("port ") for line in settings):

@@ -95,7 +95,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
 def finish(process: subprocess.Popen[str], number: signal.Signals) -> None:
     """Send the signal to the whole process group, as a terminal does, and wait for the end."""
     os.killpg(process.pid, number)
-    process.communicate(timeout=10.0)
+    process.communicate(timeout=60)
 
 
 def mode(path: Path) -> int:
@@ -235,7 +235,7 @@ def test_a_second_call_adopts_the_running_server_under_any_spelling_of_the_direc
 
 def test_eight_processes_racing_for_one_directory_get_the_same_server(home):
     racers = [python("print(ensure(Path(sys.argv[1])).pid)", home) for _ in range(8)]
-    pids = {racer.communicate(timeout=20.0)[0].strip() for racer in racers}
+    pids = {racer.communicate(timeout=60)[0].strip() for racer in racers}
     assert pids == {str(ensure(home).pid)}
 
 

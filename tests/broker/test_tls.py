@@ -58,7 +58,7 @@ def front(context: ssl.SSLContext, connect: Connect) -> Iterator[int]:
         yield int(server.sockets[0].getsockname()[1])
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
+        thread.join(30)
         for task in asyncio.all_tasks(loop):
             task.cancel()
         loop.run_until_complete(asyncio.sleep(0.01))
@@ -133,7 +133,7 @@ def test_a_server_of_the_authority_that_was_named_is_used(behind: Behind, author
 async def begun(configuration: Configuration) -> int:
     store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return (await RedisJournal(store, "request", days=0.001).begin(secrets.token_hex(8))).deliveries
     finally:
         await store.aclose()

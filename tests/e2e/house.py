@@ -73,7 +73,7 @@ ATTACH_KEYS = "\n".join(
 )
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
+def until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
     """The first true value of *condition*; fails with *what* it waited for."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -129,7 +129,7 @@ class Worker(Program):
         everybody = [self.pid, *self.children()]
         for pid in everybody:
             os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(30)
         for pid in everybody[1:]:
             until(lambda pid=pid: not is_alive(pid), f"the end of process {pid}")
 
@@ -262,7 +262,7 @@ class House:
         """A result route nobody else reads."""
         return Route(self.broker, f"route-{secrets.token_hex(6)}")
 
-    def until_all_is_done(self, seconds: float = 30.0) -> None:
+    def until_all_is_done(self, seconds: float = 60.0) -> None:
         """Wait until no work queue holds a message and no worker has one in hand."""
         until(lambda: self.broker.unfinished() == 0, "empty work queues", seconds)
 
@@ -314,7 +314,7 @@ class House:
         for program in self._programs:
             assert program.process.poll() is not None or program.stop() == 0, program.said()
         self.broker.close()
-        until(lambda: not list(self.left()), "the end of every process", 10.0)
+        until(lambda: not list(self.left()), "the end of every process")
 
     def left(self) -> Iterator[int]:
         """Processes that carry our mark."""
@@ -343,7 +343,7 @@ class Route:
             assert self.results.setdefault(result.outcome_id, result) == result, "two outcomes under one outcome id"
         return len(self.results)
 
-    def gather(self, count: int, seconds: float = 30.0) -> list[TokenResult | AttachResult]:
+    def gather(self, count: int, seconds: float = 60.0) -> list[TokenResult | AttachResult]:
         """Wait for *count* different outcomes."""
         deadline = time.monotonic() + seconds
         while self.look() < count:

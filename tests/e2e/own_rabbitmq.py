@@ -88,7 +88,7 @@ class OwnRabbitMQ(RabbitMQ):
             self._node.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(self._node.pid, signal.SIGKILL)
-            self._node.wait(10)
+            self._node.wait(30)
 
     def close(self) -> None:
         """End the node; its folder goes with the house."""

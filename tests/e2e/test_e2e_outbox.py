@@ -127,7 +127,7 @@ def test_a_producer_killed_in_the_middle_of_a_thousand_sends_leaves_every_id_it_
     program: Program = house.start([*command, str(config), route.name], "producer")
     until(lambda: program.said().count("req-") >= 150, "a part of the sends")
     program.process.kill()
-    program.process.wait(10)
+    program.process.wait(30)
     returned = [line for line in program.said().splitlines() if line.startswith("req-")]
     accepted = len(returned)
     assert accepted < 1000

@@ -53,8 +53,9 @@ def test_it_answers_its_probes_before_it_has_reached_anything(house: House, nowh
     status, health = probe(port, "/ready")
     assert (status, health["phase"], health["why"]) == (503, "starting", ["starting"])
     assert worker.children() == []
-    # Its two platforms are asked together: one after another would take twice as long.
-    until(lambda: worker.said().count("the endpoint is out of reach") == 2, "both platforms", 15.0)
+    until(lambda: "the endpoint is out of reach" in worker.said(), "one platform")
+    # Both are asked together: one after another would take ten seconds more.
+    until(lambda: worker.said().count("the endpoint is out of reach") == 2, "the other one", 8.0)
     assert worker.stop() == 0
 
 
@@ -62,7 +63,7 @@ def test_it_answers_its_probes_before_it_has_reached_anything(house: House, nowh
 def test_a_signal_ends_it_at_once(house: House, nowhere: str, number: signal.Signals) -> None:
     worker = house.worker(config=nowhere, ready=False)
     port_of(worker)
-    assert worker.stop(number, seconds=2.0) == 0
+    assert worker.stop(number, seconds=10.0) == 0
 
 
 def test_as_the_first_process_of_a_container_it_hears_signals_too(house: House, nowhere: str) -> None:
@@ -77,5 +78,5 @@ def test_as_the_first_process_of_a_container_it_hears_signals_too(house: House, 
     (first,) = outside.children()
     assert Path(f"/proc/{first}/status").read_text().split("NSpid:")[1].split()[1] == "1"
     os.kill(first, signal.SIGTERM)
-    until(lambda: not is_alive(first), "the end of the first process", 2.0)
-    assert outside.process.wait(5.0) == 0
+    until(lambda: not is_alive(first), "the end of the first process", 10.0)
+    assert outside.process.wait(30) == 0

@@ -94,7 +94,7 @@ class Line:
         """Cut everything and be gone."""
         self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
+        self._thread.join(30)
         self._loop.close()
 
     # -- the loop's thread

@@ -40,7 +40,7 @@ class Taker(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.stopped.set()
-        self.thread.join(5)
+        self.thread.join(30)
 
     def work(self) -> None:
         with connecting.connect(self.configuration) as connection:

@@ -133,7 +133,8 @@ def test_what_waits_where_nobody_asks_is_handed_over_again_six_times_in_three_da
 ) -> None:
     """An open circuit, or attach workers that are down."""
     run = OneAccount(configuration, silence=60.0)
-    clock = SimpleNamespace(now=run.window.last_result, monotonic=lambda: clock.now)
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    run.window.last_result = clock.now
     monkeypatch.setattr("tokenferry.importing.handing.time", clock)
     minutes = []
     for minute in range(1, 3 * 24 * 60):

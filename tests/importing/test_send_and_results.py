@@ -209,7 +209,7 @@ def test_a_result_nobody_could_read_because_the_pipe_was_closed_stays(house: Hou
     process.stdout.close()
     sent = send(house, CARD, "--reply-to", route).stdout.strip()
     try:
-        process.wait(20)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
     assert process.returncode == 1

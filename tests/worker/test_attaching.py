@@ -380,14 +380,14 @@ async def test_given_up_on_after_a_death_in_the_middle_nobody_can_say_either(tel
 
 async def test_while_the_key_is_refused_the_order_waits(tell: Tell) -> None:
     story = tell(*[blocked()] * 3, customer())
-    async with asyncio.timeout(10), watched(story.attacher.spender.circuits):
+    async with asyncio.timeout(30), watched(story.attacher.spender.circuits):
         assert result_of(await story.handle()).ok
 
 
 async def test_an_order_that_waited_for_a_circuit_until_its_token_is_too_old_says_so(tell: Tell) -> None:
     story = tell(*[blocked()] * 9)
     story.ledger.tokens["tok_1"] = Holding("available", scope=SCOPE)
-    async with asyncio.timeout(10), watched(story.attacher.spender.circuits):
+    async with asyncio.timeout(30), watched(story.attacher.spender.circuits):
         assert code_of(await story.handle(attach_before=int((NOW + 0.2) * 1000))) == Code.TOKEN_EXPIRED
     assert story.state == "expired"
 

@@ -531,7 +531,7 @@ class TestSweeping:
         monkeypatch.setattr(Sweeper, "sweep", sweep_and_tell)
         sweeper = Sweeper(here.configuration, here.publisher, MemoryCircuits(), store.now)
         working = asyncio.create_task(sweeper.work())
-        await asyncio.wait_for(both.wait(), 10)
+        await asyncio.wait_for(both.wait(), 30)
         working.cancel()
         await store.aclose()
         assert swept == [0, 0]
@@ -569,7 +569,7 @@ class TestSweeping:
         monkeypatch.setattr(Sweeper, "sweep", sweep)
         sweepers = [Sweeper(here.configuration, here.publisher, book, stores_clock) for _ in range(5)]
         tasks = [asyncio.create_task(sweeper.work()) for sweeper in sweepers]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await both.wait()
         for task in tasks:
             task.cancel()
@@ -837,7 +837,7 @@ class TestCommands:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         program.send_signal(number)
-        said, _ = program.communicate(timeout=20)
+        said, _ = program.communicate(timeout=60)
         assert program.returncode == (1 if number != signal.SIGKILL else -9)
         if number != signal.SIGKILL:
             report = json.loads(said)

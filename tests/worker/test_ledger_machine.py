@@ -117,7 +117,7 @@ async def test_every_step_of_the_table_is_one_the_store_takes_and_there_is_no_ot
             token, claim = await held(state)
             await ledger.close(token, claim, ending, Became("cus_1", "customer"))  # type: ignore[arg-type]
         token, claim = await held(state)
-        async with asyncio.timeout(5), ledger.keeping(token, claim, lease=0.03):
+        async with asyncio.timeout(30), ledger.keeping(token, claim, lease=0.03):
             await asyncio.sleep(0.05)
         token, _ = await held(state)
         await journal.made(f"late-{token}", "{}", token, SCOPE, at=MADE_AT)

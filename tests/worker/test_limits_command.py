@@ -86,7 +86,7 @@ def test_a_paused_platform_lets_nobody_call_until_it_is_resumed(config: Path) ->
     waiting = threading.Thread(target=budgets.reserve, args=("tokens",), kwargs={"timeout": 20})
     waiting.start()
     assert limits(config, "resume", "main:global", "--why", "done").exit_code == 0
-    waiting.join(10)
+    waiting.join(30)
     assert not waiting.is_alive()
     budgets.close()
 

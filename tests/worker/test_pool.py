@@ -213,7 +213,7 @@ def test_while_it_stops_it_acknowledges_at_once_and_keeps_the_connection_alive(
     bench.hub.todo.add(acknowledged.set)
 
     def later() -> None:
-        acknowledged.wait(10)
+        acknowledged.wait(30)
         time.sleep(0.1)
         done.set()
 
@@ -373,7 +373,7 @@ def test_a_crashed_delivery_that_waits_to_go_back_does_not_hold_up_a_shutdown(st
 
     bench = start(handle)
     delivery = bench.deliver()
-    assert crashed.wait(5)
+    assert crashed.wait(30)
     began = time.monotonic()
     bench.pool.on_terminate()
     assert time.monotonic() - began < tokenferry_worker.pool.CRASHED_PAUSE
@@ -406,7 +406,7 @@ def test_handlers_that_cannot_be_opened_end_the_start_of_the_worker() -> None:
     pool = AsyncioPool(1, app=app)
     with pytest.raises(NoKeys):
         pool.on_start()
-    pool._thread.join(5)
+    pool._thread.join(30)
     assert not pool._thread.is_alive()
 
 

@@ -109,7 +109,7 @@ async def test_a_script_that_fails_is_waited_for_and_said_and_holds_up_no_other(
     journal = RedisJournal(store, "request", days=1)
     await client.set(store.key("journal", "request", "x"), "no hash", px=60_000)
     begun = [asyncio.create_task(journal.begin("x")) for _ in range(2)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "refuses the script 'begin'" not in caplog.text:
             await asyncio.sleep(0.01)
         assert (await journal.begin("y")).deliveries == 1
@@ -142,7 +142,7 @@ async def test_an_error_nobody_foresaw_reaches_the_caller_instead_of_hanging_it(
     with monkeypatch.context() as patched:
         patched.setattr(client, "pipeline", pipeline)
         with pytest.raises(Surprise):
-            await asyncio.wait_for(journal.begin("req-1"), 5)
+            await asyncio.wait_for(journal.begin("req-1"), 30)
     assert (await journal.begin("req-1")).deliveries == 1
 
 
@@ -156,43 +156,22 @@ def own_server(folder: Path) -> embedded.Embedded:
         pytest.skip(str(error))
 
 
-async def test_while_the_store_is_full_everybody_waits_and_then_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"], ids=["full", "without its replica"])
+async def test_while_the_store_refuses_to_write_everybody_waits_and_then_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, setting: str
 ) -> None:
     server = own_server(tmp_path / "valkey")
-    store, operator = Store.at(server.redis_url, "test-full"), Redis.from_url(server.redis_url)
+    store, operator = Store.at(server.redis_url, "test-refused"), Redis.from_url(server.redis_url)
     try:
         journal = RedisJournal(store, "request", days=1)
-        await operator.config_set("maxmemory", 1)
+        await operator.config_set(setting, 1)
         asking = [asyncio.create_task(journal.begin("req-1")) for _ in range(20)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "away" not in caplog.text:
                 await asyncio.sleep(0.01)
         assert not any(task.done() for task in asking)
-        await operator.config_set("maxmemory", 0)
-        begun = await asyncio.wait_for(asyncio.gather(*asking), 10)
-        assert sorted(each.deliveries for each in begun) == list(range(1, 21))
-    finally:
-        await store.aclose()
-        await operator.aclose()
-        embedded.stop(tmp_path / "valkey")
-
-
-async def test_while_the_store_has_too_few_replicas_everybody_waits_and_then_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = own_server(tmp_path / "valkey")
-    store, operator = Store.at(server.redis_url, "test-alone"), Redis.from_url(server.redis_url)
-    try:
-        journal = RedisJournal(store, "request", days=1)
-        await operator.config_set("min-replicas-to-write", 1)
-        asking = [asyncio.create_task(journal.begin("req-1")) for _ in range(20)]
-        async with asyncio.timeout(10):
-            while "away" not in caplog.text:
-                await asyncio.sleep(0.01)
-        assert not any(task.done() for task in asking)
-        await operator.config_set("min-replicas-to-write", 0)
-        begun = await asyncio.wait_for(asyncio.gather(*asking), 10)
+        await operator.config_set(setting, 0)
+        begun = await asyncio.wait_for(asyncio.gather(*asking), 30)
         assert sorted(each.deliveries for each in begun) == list(range(1, 21))
     finally:
         await store.aclose()
@@ -209,7 +188,7 @@ async def test_a_short_absence_is_waited_for_also_by_who_could_do_without(
         monkeypatch.setattr(store_module, "PATIENCE", 60.0)
         kill_synced(server.pid, server.redis_url)
         first = asyncio.create_task(store.run_unless_away(clock, [], []))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "away" not in caplog.text:
                 await asyncio.sleep(0.01)
         second = asyncio.create_task(store.run_unless_away(clock, [], []))
@@ -234,13 +213,13 @@ async def test_while_the_store_is_away_everybody_waits_and_then_goes_on(
         kill_synced(server.pid, server.redis_url)
         asking = [asyncio.create_task(journal.begin("req-1")) for _ in range(20)]
         late = asyncio.create_task(journal.begin("req-2"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "away" not in caplog.text:
                 await asyncio.sleep(0.01)
         assert not any(task.done() for task in asking)
         late.cancel()
         assert embedded.ensure(tmp_path / "valkey", owner=True).redis_url == server.redis_url
-        begun = await asyncio.wait_for(asyncio.gather(*asking), 10)
+        begun = await asyncio.wait_for(asyncio.gather(*asking), 30)
         assert {each.outcome for each in begun} == {"kept"}
         assert sorted(each.deliveries for each in begun) == list(range(1, 21))
         assert "store: back" in caplog.text

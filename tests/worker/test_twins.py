@@ -134,7 +134,7 @@ async def test_however_many_deliveries_of_one_order_are_in_hand_they_come_to_an_
     endpoint.shown["/v1/tokens/tok_1"] = Answer("token", "tok_1", {"used": False})
     story = story_in(store, key_folder, endpoint)
     order = {"target": CustomerCreate(), "display": Display(object_id="card_1")}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         outcomes = await asyncio.gather(*(story.handle(**order) for _ in range(twins)))
     assert {code_of(outcome) for outcome in outcomes} == {Code.ATTEMPTS_EXHAUSTED}
     assert len({result_of(outcome).model_dump_json() for outcome in outcomes}) == 1

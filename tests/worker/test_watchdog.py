@@ -205,8 +205,8 @@ def test_it_says_why_and_ends_the_process_with_its_own_code(caplog: pytest.LogCa
 
     watchdog = dog(Pool(loop_turns_too=False), Crowd(), seconds=0.3, end=end)
     watchdog.start()
-    assert over.wait(20)
-    watchdog.join(5)
+    assert over.wait(60)
+    watchdog.join(30)
     assert ended == [EXIT_CODE] == [70]
     assert "watchdog: the thread that carries deliveries hangs" in caplog.text
 
@@ -222,7 +222,7 @@ def test_a_log_that_nobody_takes_does_not_keep_it_from_ending(monkeypatch: pytes
 
     watchdog = dog(Pool(consumer_turns=False), Crowd(), seconds=0.3, end=end)
     watchdog.start()
-    assert over.wait(20)
+    assert over.wait(60)
     never.set()
 
 
@@ -252,7 +252,7 @@ def test_whatever_goes_wrong_in_a_look_or_a_report_it_looks_again(caplog: pytest
         end=end,
     )
     watchdog.start()
-    assert over.wait(20)
+    assert over.wait(60)
     assert "could not look or report (RuntimeError)" in caplog.text
     assert "4000000000000002" not in caplog.text
 
@@ -273,7 +273,7 @@ def test_while_all_is_well_it_reports_and_does_nothing_else() -> None:
     for _ in range(3 * LOOKS):
         assert reports.acquire(timeout=10)
     watchdog.stop()
-    watchdog.join(5)
+    watchdog.join(30)
     assert ended == []
 
 
@@ -320,7 +320,7 @@ def test_a_loop_that_one_delivery_blocks_stops_answering_and_a_busy_one_does_not
         assert pool.taken == {"": 50}
         assert pool.held[""] == 0
         blocked = bench.deliver("block")
-        assert entered.wait(10)
+        assert entered.wait(30)
         seen = pool.turns, pool.loop_turns
         pool.answer()
         hub.run_until(lambda: pool.turns > seen[0])
