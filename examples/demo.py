@@ -210,7 +210,8 @@ def ledger_checks(ledger: dict[str, object]) -> Iterator[tuple[str, bool, str]]:
     assert isinstance(peaks, dict)
     tokens, overall = peaks["tokens"], peaks["global"]
     within = tokens <= PER_ENDPOINT + BURST and overall <= OVERALL + BURST and not ledger["rate_limited"]
-    evidence = f"peak {tokens}/s of tokens ({PER_ENDPOINT} allowed), {overall}/s in all ({OVERALL} allowed), "
+    allowed = f"{PER_ENDPOINT}/s and {OVERALL}/s, and a burst of {BURST}"
+    evidence = f"peak {tokens}/s of tokens, {overall}/s in all ({allowed}, allowed), "
     yield "the rate never exceeded its budget", within, evidence + f"{ledger['rate_limited']} refused with 429"
 
 

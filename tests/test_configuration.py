@@ -11,6 +11,7 @@ import pytest
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 
 CANARY = "hunter2-canary"
+CANARY_KEY = "hunter2CanaryKey"
 
 Write = Callable[[str], Path]
 
@@ -160,7 +161,51 @@ def test_a_wrong_variable_of_the_environment_is_refused_as_silently(
     write: Write, monkeypatch: pytest.MonkeyPatch, name: str, value: str, word: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    assert word in refused(write(""))
+    told = refused(write(""))
+    assert word in told
+    assert name.removesuffix("L") in told or "TOKENFERRY_ variable" in told
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"'sk_test_{CANARY_KEY}'",
+        f"{{ env = 'sk_live_{CANARY_KEY}' }}",
+        f"{{ file = '/run/rk_live_{CANARY_KEY}' }}",
+    ],
+)
+def test_a_key_pasted_where_its_name_belongs_is_refused_and_not_repeated(write: Write, written: str) -> None:
+    told = refused(write(f"[platforms.main]\nsecret_key = {written}\n"))
+    assert "[platforms.main] secret_key" in told
+    assert '{ env = "NAME" }' in told
+    assert CANARY_KEY not in told
+
+
+def test_a_variable_with_one_underscore_too_few_is_not_passed_over(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENFERRY_WORKER_PORT", "tcp://10.0.0.1:80")  # as Kubernetes adds for a service of our name
+    assert load(write("")).broker.url == "embedded"
+    monkeypatch.setenv("TOKENFERRY_BROKER_URL", f"redis://:{CANARY}@host")
+    assert "write TOKENFERRY_BROKER__URL (two underscores)" in refused(write(""))
+
+
+def test_without_a_platform_it_says_what_to_write_and_where(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("")
+    with pytest.raises(InvalidConfiguration, match=rf"add \[platforms.NAME\] .* to {path}"):
+        load(path).meant(None)
+    path.unlink()
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(InvalidConfiguration, match=r"has none\), or name the file with --config"):
+        load().meant(None)
+
+
+def test_the_only_platform_needs_no_name_and_one_of_several_does(write: Write) -> None:
+    assert load(write("[platforms.main]")).meant(None) == "main"
+    several = load(write("[platforms.main]\n[platforms.other]"))
+    assert several.meant("other") == "other"
+    with pytest.raises(InvalidConfiguration, match="name the --platform; configured: main, other"):
+        several.meant(None)
 
 
 def test_an_unknown_platform_is_answered_with_the_known_ones(write: Write) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tokenferry.broker import embedded
+from tokenferry.configuration import Configuration, Limits, Platform
+from tokenferry.contract.codes import Code
 from tokenferry_worker.retries import TABLE, Reaction
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +35,14 @@ def test_the_published_retry_table_is_the_one_the_code_uses() -> None:
 def test_every_file_a_page_names_exists(page: Path) -> None:
     for name in re.findall(r"`((?:producers|worker|emulator|docs|tests|deploy|examples)/[\w./*-]+)`", page.read_text()):
         assert list(ROOT.glob(name)), f"{page.name} names {name}, which is not there"
+
+
+def test_every_setting_and_every_code_of_ours_is_on_its_page() -> None:
+    pages = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("settings", "codes")}
+    models = [Platform, Limits, *(field.annotation for field in Configuration.model_fields.values())]
+    settings = {name for model in models for name in getattr(model, "model_fields", ())} - {"limits"}
+    assert not [name for name in sorted(settings) if f"`{name}`" not in pages["settings"]]
+    assert not [code for code in Code if f"| `{code}` |" not in pages["codes"]]
 
 
 def blocks(language: str) -> list[str]:

@@ -188,10 +188,20 @@ def test_a_send_is_accepted_while_the_broker_is_away_and_delivered_once_it_is_th
     assert desk.arrived() == accepted
 
 
+@contextlib.contextmanager
+def careless() -> Iterator[None]:
+    """A process whose umask lets everybody read and write what it makes."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def test_nothing_in_the_file_can_be_read_and_nobody_else_may_read_it(desk: Desk, dead: Configuration) -> None:
-    os.umask(0)
-    with Producer(dead) as producer:
+    with careless(), Producer(dead) as producer:
         producer.send(card(name="Wilhelmina Quagmire"), attach=CustomerCreate(email="w@example.com"))
+        until((desk.folder / "outbox.db.sender").exists, "the sender")
         files = [path for path in desk.folder.iterdir() if path.name.startswith("outbox.db")]
         assert {path.name for path in files} == {f"outbox.db{end}" for end in ("", "-wal", "-shm", ".sender")}
         for path in files:

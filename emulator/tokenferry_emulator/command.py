@@ -8,7 +8,7 @@ import click
 
 from tokenferry_emulator import server
 from tokenferry_emulator.app import create_app
-from tokenferry_emulator.faults import Faults, UnreadableFaults
+from tokenferry_emulator.faults import KINDS, Faults, UnreadableFaults
 from tokenferry_emulator.settings import Rates, Settings
 from tokenferry_emulator.world import World
 
@@ -46,7 +46,7 @@ def _faults(context: click.Context, parameter: click.Parameter, values: tuple[st
     return wish
 
 
-@click.command()
+@click.command(epilog=f"Kinds of faults: {', '.join(KINDS)}.")
 @click.option("--port", type=click.IntRange(0, 65535), required=True, help="Port on 127.0.0.1; 0 takes a free one.")
 @click.option("--latency-ms", type=_MILLISECONDS, default=0.0, help="Time every call takes.")
 @click.option("--sampled-latency", is_flag=True, help="Add latencies as measured on the real endpoint in test mode.")
@@ -66,10 +66,18 @@ def _faults(context: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option(
     "--connected-account", multiple=True, help="A connected account, owned by the first key to name it; repeatable."
 )
-@click.option("--raw-cards", type=click.Choice(["on", "off"]), default="on", show_default=True)
+@click.option(
+    "--raw-cards",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether raw card numbers are accepted.",
+)
 @click.option("--declines-consume/--declines-keep", default=True, help="Whether a decline spends the token.")
 @click.option("--token-lifetime", type=_RATE, help="Seconds after which an unused token is unknown.")
-@click.option("--hang-seconds", type=Finite(min=0), default=120.0, show_default=True)
+@click.option(
+    "--hang-seconds", type=Finite(min=0), default=120.0, show_default=True, help="How long a hanging call hangs."
+)
 def emulator(
     port: int,
     latency_ms: float,

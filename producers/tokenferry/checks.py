@@ -18,6 +18,7 @@ from stdnum.iso7064 import mod_97_10
 from stdnum.us import rtn
 
 from tokenferry.contract.connect import CalendarDate
+from tokenferry.contract.fields import IBAN_START
 from tokenferry.contract.onboarding import Onboarding, problems
 from tokenferry.contract.requests import (
     AccountRequest,
@@ -113,7 +114,6 @@ _NUMBER_AND_ROUTING = _countries("AU BD BO CA CL CO DO GB GH HK ID IN JM JP LK P
 _NATIONAL_DIGITS = {"AR": (22, 22), "MX": (18, 18), "NZ": (15, 16), "PE": (20, 20), "US": (1, 17)}
 _NEEDS_ACCOUNT_TYPE = frozenset({"CL", "CO"})
 
-_IBAN_START = re.compile("[A-Za-z]{2}[0-9]{2}")
 _IBAN_SHAPE = re.compile("[A-Z]{2}[0-9]{2}[A-Z0-9]{8,30}")
 
 
@@ -121,7 +121,7 @@ def _bank_account(bank: BankAccountRequest, live: bool) -> Iterator[Problem]:
     country = (bank.country or "").upper()
     number = (bank.account_number or "").replace("-", "").upper()
     wants_iban = country in _IBAN_ONLY | _IBAN_AND_BIC
-    is_iban = _IBAN_START.match(number) is not None
+    is_iban = IBAN_START.match(number) is not None
     if is_iban or wants_iban:
         yield from _iban(number, live)
     elif limits := _NATIONAL_DIGITS.get(country):

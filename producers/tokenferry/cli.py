@@ -47,7 +47,7 @@ OURS: Final = {
 
 SUMMARIES: Final = {
     "attach": "Spend tokens: one, or one in each line of a file.",
-    "circuits": "See what the endpoint refuses altogether, and the cure.",
+    "circuits": "List what the endpoint refuses now, and how to fix it.",
     "dead-letters": "See what was given up on, redrive it, or drop it.",
     "doctor": "Check everything a worker needs, before the first request.",
     "emulator": "Run a stand-in for the token endpoint.",

@@ -9,7 +9,10 @@ between section and setting). Relative paths count from the folder of the file.
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -32,6 +35,11 @@ from tokenferry.contract.targets import ENDPOINTS
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 PerSecond = Annotated[float, Field(gt=0, le=100_000)]
 
+PREFIX = "TOKENFERRY_"
+"""What the names of our environment variables begin with."""
+ENDPOINT_KEY = re.compile(r"[srp]k_(test|live)_[A-Za-z0-9]{10,}")
+"""A key of the endpoint, which no name of a variable or file looks like."""
+
 
 class InvalidConfiguration(ValueError):
     """A setting is missing, unknown or out of range. The text says which, where, and what to write instead."""
@@ -48,6 +56,15 @@ class SecretReference(Section):
 
     env: str | None = None
     file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_secret(cls, given: Any) -> Any:
+        """A key in the place of its name would be quoted wherever the name is."""
+        named = [str(name) for name in given.values()] if isinstance(given, Mapping) else []
+        if not isinstance(given, Mapping | cls) or any(map(ENDPOINT_KEY.search, named)):
+            raise ValueError('the key itself does not belong here; write { env = "NAME" } or { file = "PATH" }')
+        return given
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -176,7 +193,9 @@ class Platform(Section):
 
     mode: Literal["test", "live"] = "test"
     base_url: str = "https://api.stripe.com"
+    """The endpoint. Plain http only to this machine, with test keys."""
     secret_key: SecretReference | None = None
+    """Secret or restricted key. Workers only."""
     publishable_key: SecretReference | None = None
     """Needed in live mode for account and person tokens, which refuse a secret key."""
     limits: Limits = Limits()
@@ -215,6 +234,7 @@ class Worker(Section):
     read_timeout: Seconds = 80.0
     """Seconds without an answer. Connect writes were seen to hold the line 21 to 23 s before a lock time-out."""
     connect_timeout: Seconds = 10.0
+    """Seconds until a connection to the endpoint must stand; after them the call counts as not made."""
     alone_share: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Share of every budget that one process uses while the store is away; times your processes, keep it below 1."""
     token_lifetime: Seconds = 600.0
@@ -240,20 +260,22 @@ class Configuration(BaseSettings):
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
-        env_prefix="TOKENFERRY_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_ignore_empty=True,
     )
 
     data: Path = Path(".tokenferry")
-    """Folder of the embedded server."""
+    """Folder of the embedded server, and of the sockets by which `tokenferry health` finds workers."""
     broker: Broker = Broker()
     outbox: Outbox = Outbox()
     store: Store = Store()
     keys: Keys = Keys()
     platforms: dict[Name, Platform] = Field(default_factory=dict)
     worker: Worker = Worker()
-    _folder: Path = PrivateAttr(default_factory=Path)
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _file: Path | None = PrivateAttr(default=None)
+    """What was read; None: there was no file."""
 
     @classmethod
     def settings_customise_sources(
@@ -274,9 +296,24 @@ class Configuration(BaseSettings):
     def need_platform(self) -> None:
         """Raise `InvalidConfiguration` where none is configured."""
         if not self.platforms:
+            where = self._file or f"a tokenferry.toml ({self._folder} has none), or name the file with --config"
             raise InvalidConfiguration(
-                "no platform is configured; add [platforms.NAME] with mode, secret_key and base_url"
+                f"no platform is configured; add [platforms.NAME] with mode and secret_key to {where}"
             )
+
+    def meant(self, name: str | None) -> str:
+        """The name of the platform meant by *name*; None: the only one there is.
+
+        Raises `InvalidConfiguration` where there is none, where there are several, and where *name* is none of them.
+        """
+        if name is None:
+            self.need_platform()
+            if len(self.platforms) != 1:
+                known = ", ".join(sorted(self.platforms))
+                raise InvalidConfiguration(f"name the --platform; configured: {known}")
+            (name,) = self.platforms
+        self.platform(name)
+        return name
 
     def platform(self, name: str) -> Platform:
         """The platform of that name.
@@ -308,6 +345,7 @@ def load(path: Path | None = None) -> Configuration:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it is not UTF-8"
             raise InvalidConfiguration(f"{where}: is not TOML: {reason}") from None
+    _refuse_misspelled(os.environ)
     try:
         configuration = Configuration(**content)
     except SettingsError:
@@ -317,12 +355,34 @@ def load(path: Path | None = None) -> Configuration:
         ) from None
     except ValidationError as error:
         problems = error.errors(include_input=False, include_context=False, include_url=False)
-        lines = [
-            f"[{'.'.join(map(str, p['loc'][:-1]))}] {p['loc'][-1]}: {_reason(p['type'], p['msg'])}" for p in problems
-        ]
-        raise InvalidConfiguration(f"{where}: " + "; ".join(line.removeprefix("[] ") for line in lines)) from None
+        raise InvalidConfiguration("; ".join(_told(where, p) for p in problems)) from None
     configuration._folder = source.resolve().parent
+    configuration._file = source.resolve() if path is not None or source.exists() else None
     return configuration
+
+
+def _refuse_misspelled(environment: Mapping[str, str]) -> None:
+    """A variable with one underscore too few would be passed over, and the default taken.
+
+    Raises `InvalidConfiguration`.
+    """
+    sections = {name: field.annotation for name, field in Configuration.model_fields.items()}
+    for section, model in sections.items():
+        for setting in getattr(model, "model_fields", ()):
+            if (wrong := f"{PREFIX}{section}_{setting}".upper()) in environment:
+                right = f"{PREFIX}{section}__{setting}".upper()
+                raise InvalidConfiguration(f"environment: {wrong} is no setting; write {right} (two underscores)")
+
+
+def _told(where: str, problem: Mapping[str, Any]) -> str:
+    """One problem: where the setting was read, which it is, and what is wrong with it."""
+    *section, setting = path = [str(part) for part in problem["loc"]]
+    names = [f"{PREFIX}{'__'.join(path[:most])}".upper() for most in range(1, len(path) + 1)]
+    for variable in sorted(map(str.upper, os.environ)):
+        if variable in names or variable.startswith(f"{names[-1]}__"):
+            where = f"environment, {variable}"
+    place = f"[{'.'.join(section)}] " if section else ""
+    return f"{where}: {place}{setting}: {_reason(problem['type'], problem['msg'])}"
 
 
 def load_to_look(path: Path | None, *sections: Literal["broker", "store"]) -> Configuration:

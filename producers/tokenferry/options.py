@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 class Number(click.FloatRange):
@@ -21,6 +23,27 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail("write a number", param, ctx)
         return number
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with s, m, h or d: from *least* seconds to a year."""
+
+    name = "duration"
+
+    def __init__(self, least: float = 1.0) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds of *value*."""
+        text = str(value).strip()
+        unit = UNITS.get(text[-1:])
+        try:
+            seconds = float(text[:-1] if unit else text) * (unit or 1.0)
+        except ValueError:
+            seconds = -1.0
+        if not self._least <= seconds <= 365 * 86_400:
+            self.fail(f"write a time of {self._least:g} s to a year, as in 90s, 30m, 2h or 7d", param, ctx)
+        return seconds
 
 
 class OneLine(click.ParamType[str]):

@@ -19,7 +19,7 @@ from tokenferry import unsealed
 from tokenferry.broker.depth import bound_of
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.checks import check, check_onboarding
-from tokenferry.configuration import Configuration, InvalidConfiguration
+from tokenferry.configuration import Configuration
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import Header
 from tokenferry.contract.message import Message
@@ -93,14 +93,7 @@ class Sealer:
 
         Raises `InvalidConfiguration`, and `InvalidRequest` for what is no name at all.
         """
-        if name is None:
-            if len(self.configuration.platforms) != 1:
-                known = ", ".join(sorted(self.configuration.platforms)) or "none"
-                raise InvalidConfiguration(f"name the platform; configured: {known}")
-            (name,) = self.configuration.platforms
-        name = _read(_Place, platform=name).platform
-        self.configuration.platform(name)
-        return name
+        return self.configuration.meant(name if name is None else _read(_Place, platform=name).platform)
 
     def message(self, order: Order) -> tuple[str, Outgoing]:
         """Check and seal one order: its request id and the message.

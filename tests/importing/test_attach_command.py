@@ -125,6 +125,7 @@ def test_many_orders_come_as_lines_and_what_is_wrong_with_one_holds_up_no_other(
         {"token": "cus_1"},
         {"token": CANARY},
         {"token": "tok_3", CANARY: 1},
+        {"token": "tok_3", f"a{CANARY}": 1},
         {"token": "tok_3", "amount": 1},
         {"token": "tok_3", "target": {"to": "topup", "amount": 1, "currency": "usd"}},
         {"token": "tok_3", "target": {"to": "nowhere"}},
@@ -148,23 +149,44 @@ def test_many_orders_come_as_lines_and_what_is_wrong_with_one_holds_up_no_other(
         "tokenferry: line 4: token: must contain letters: an id of digits alone could be a card number",
         "tokenferry: line 5: is neither an order nor a token's result; "
         "known are token, kind, target, platform, connected_account, attach_id, created",
-        "tokenferry: line 6: amount: unknown field; "
+        "tokenferry: line 6: is neither an order nor a token's result; "
         "known are token, kind, target, platform, connected_account, attach_id, created",
-        "tokenferry: line 7: topup takes bank_account tokens; choose another target",
+        "tokenferry: line 7: amount: unknown field; "
+        "known are token, kind, target, platform, connected_account, attach_id, created",
+        "tokenferry: line 8: topup takes bank_account tokens; choose another target",
         *[
             line
             for line in done.stderr.splitlines()
-            if line.startswith("tokenferry: line 8: target.to: must be one of")
+            if line.startswith("tokenferry: line 9: target.to: must be one of")
         ],
-        "tokenferry: line 9: platform: is not configured",
-        "tokenferry: line 12: request req-7 has no token (card_declined)",
-        "tokenferry: line 14: this row has no token that is still to be spent",
-        "tokenferry: line 15: customer_create: holds what looks like a card number; leave it out: "
+        "tokenferry: line 10: platform: is not configured",
+        "tokenferry: line 13: request req-7 has no token (card_declined)",
+        "tokenferry: line 15: this row has no token that is still to be spent",
+        "tokenferry: line 16: customer_create: holds what looks like a card number; leave it out: "
         "it would travel and rest in clear",
     ]
-    assert len(done.stderr.splitlines()) == 11
+    assert len(done.stderr.splitlines()) == 12
     assert sum(line.startswith("attached ") for line in done.stdout.splitlines()) == 3
     assert CANARY not in done.output
+
+
+def test_an_order_that_cannot_be_is_refused_by_its_line_and_the_others_are_waited_for(
+    house: House, worker: AttachStandIn
+) -> None:
+    lines = [{"token": "tok_1"}, {"token": "tok_2", "created": 4102444800}, {"token": "tok_3"}]
+    done = attach(house, "--kind", "card", *SOURCE, "--wait", lines=lines)
+    assert done.exit_code == 1
+    assert "tokenferry: line 2: " in done.stderr
+    assert [order.token for order in worker.taken] == ["tok_1", "tok_3"]
+    assert sum(line.startswith("attached ") for line in done.stdout.splitlines()) == 2
+
+
+def test_two_orders_of_a_file_do_not_share_an_id(house: House, worker: AttachStandIn) -> None:
+    same = {"token": "tok_1", "attach_id": "order-1"}
+    done = attach(house, "--kind", "card", *SOURCE, "--wait", lines=[same, same, {**same, "token": "tok_2"}])
+    assert done.exit_code == 1
+    assert "line 3: attach_id: another order of this file has it" in done.stderr
+    assert {order.token for order in worker.taken} == {"tok_1"}
 
 
 def test_for_programs_every_line_is_json_refusals_included(house: House, worker: AttachStandIn) -> None:

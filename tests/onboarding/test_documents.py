@@ -49,7 +49,8 @@ def test_a_byte_order_mark_and_empty_lines_do_no_harm() -> None:
     [
         ("{broken", "document", "not a JSON object"),
         ("[1, 2]", "document", "not a JSON object"),
-        ('{"account": {}, "account": {}}', "document", "not a JSON object"),
+        ('{"account": {}, "account": {}}', "document", "twice"),
+        (lines({"reference": "123456789012", "account": ACCOUNT}), "document.reference", "not 12 or more digits alone"),
         (lines({"account": ACCOUNT}), "document.reference", "is required"),
         (lines({"reference": "4242 4242", "account": ACCOUNT}), "document.reference", "is required"),
         (lines({"reference": 7, "account": ACCOUNT}), "document.reference", "is required"),

@@ -16,6 +16,7 @@ from tokenferry_worker.on_redis.headway import RedisHeadway
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.pacing import Budget
 from tokenferry_worker.ports import Became, Begun, Claim, Headway, Journal, Ledger, Place, Scope
 
 from .standins import MemoryHeadway, MemoryJournal, MemoryLedger
@@ -333,6 +334,32 @@ async def test_one_full_place_is_enough_to_wait_and_takes_no_seat_at_another(hea
     assert not await headway.go("req-2", small, lasts=30)
     rest = [await headway.go(f"req-{n}", PLACES[:1], lasts=30) for n in range(3, 8)]
     assert rest.count(True) == 4
+
+
+async def test_a_budget_that_was_changed_or_slowed_has_as_many_seats_as_it_allows_now(
+    client: Redis, store: Store
+) -> None:
+    headway, budget = RedisHeadway(store), Budget("main:endpoint:customers", 25.0)
+    place = [Place(budget.name, 10, budget.interval)]
+
+    async def seats(**now: str | float) -> int:
+        key, at = store.key("budget", budget.name), int((await client.time())[0]) * 1_000_000
+        await client.hset(key, mapping={"at": at, "until": at + 60_000_000, "since": at, **now})  # type: ignore[misc]
+        await client.pexpire(key, 60_000)
+        taken = 0
+        while await headway.go(f"req-{taken}", place, lasts=30):
+            taken += 1
+        for one in range(taken):
+            await headway.back(f"req-{one}", place)
+        await client.delete(key)
+        return taken
+
+    assert await seats() == 10
+    assert await seats(rate=5) == 2
+    assert await seats(rate=50) == 20
+    assert await seats(factor=0.5) == 5
+    assert await seats(rate=0.001) == 1
+    assert await seats(paused="maintenance") == 0
 
 
 async def test_a_seat_nobody_gives_up_passes_away_by_itself(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -281,3 +282,44 @@ async def test_a_delivery_that_froze_does_not_call_expired_what_its_successor_ha
     story.world.clock = NOW + 601
     assert result_of(await story.handle()).ok
     assert sleeping.is_set()
+
+
+async def called_off(story: Story, begun: Callable[[], bool]) -> None:
+    """An order in hand is called off, as a stopping worker does, once *begun*."""
+    in_hand = asyncio.create_task(story.handle())
+    async with asyncio.timeout(30):
+        while not begun():
+            await asyncio.sleep(0)
+    in_hand.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await in_hand
+
+
+async def test_an_order_that_was_called_off_while_it_waited_can_still_be_too_late(tell: Tell) -> None:
+    """However often workers are restarted: it has called nothing."""
+    story = tell(customer())
+    story.ledger.tokens["tok_1"] = Holding("available", scope=SCOPE)
+    story.limiter.shut = True
+    for _ in range(2):
+        await called_off(story, lambda: story.state == "leased")
+        assert story.state == "available"
+    story.limiter.shut = False
+    story.world.clock = NOW + 601
+    assert code_of(await story.handle()) == Code.TOKEN_EXPIRED
+    assert story.endpoint.calls == []
+
+
+async def test_an_order_that_was_called_off_in_its_call_is_asked_about_however_late(tell: Tell) -> None:
+    story = tell(customer())
+    answering = story.endpoint.post
+
+    async def post(*_: Any, **__: Any) -> Any:
+        story.endpoint.calls.append("post")
+        await asyncio.Event().wait()
+
+    story.endpoint.post = post
+    await called_off(story, lambda: story.endpoint.calls == ["post"])
+    assert story.state == "leased"
+    story.endpoint.post = answering
+    story.world.clock = NOW + 601
+    assert result_of(await story.handle()).object_id == "cus_1"

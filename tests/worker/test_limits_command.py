@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -142,6 +143,23 @@ def test_an_application_and_the_fleet_draw_from_one_budget(config: Path) -> None
     assert applications[0].available("tokens") == 10.0
     for application in applications:
         application.close()
+
+
+def test_who_waits_for_one_platform_is_in_nobodys_way_at_another(config: Path) -> None:
+    config.write_text(config.read_text() + "[platforms.slow.limits]\nglobal_per_second = 1\nburst = 1\n")
+    slow, main_ = (SharedBudgets(load(config), name) for name in ("slow", "main"))
+    bulk: dict[str, Any] = {"timeout": 60, "lane": "bulk"}
+    waiting = [threading.Thread(target=slow.reserve, args=("tokens",), kwargs=bulk) for _ in range(10)]
+    for one in waiting:
+        one.start()
+    for _ in range(5):
+        main_.reserve("tokens", timeout=5, lane="bulk")
+    assert sum(one.is_alive() for one in waiting) > 2
+    assert limits(config, "set", "slow:global", "1000", "--why", "the test is over").exit_code == 0
+    for one in waiting:
+        one.join(60)
+    slow.close()
+    main_.close()
 
 
 def test_a_429_that_an_application_reports_slows_the_whole_fleet(config: Path, valkey: Embedded) -> None:

@@ -82,6 +82,10 @@ class Killed(BaseException):
     """The process is gone: nothing of it runs any further."""
 
 
+IN_THE_CALL, CALLED_AND_NOT_NOTED = 5, 6
+"""Moments of the account's own call, in the first delivery."""
+
+
 class Moments:
     """Counts the moments at which a process can die, and dies at one of them."""
 
@@ -98,8 +102,9 @@ class Moments:
 class AccountsEndpoint:
     """Makes accounts and what belongs to them, spends every token once, and repeats its answer under the same key."""
 
-    def __init__(self, moments: Moments) -> None:
+    def __init__(self, moments: Moments, *, live: bool = False) -> None:
         self.moments = moments
+        self.live = live
         self.stored: dict[str, tuple[str, Answer]] = {}
         self.calls: list[str] = []
         self.made: list[str] = []
@@ -129,7 +134,8 @@ class AccountsEndpoint:
         if self.troubles.get("GET"):
             raise self.troubles["GET"].pop(0)
         requirements = {"currently_due": ["representative.first_name"], "disabled_reason": "requirements.past_due"}
-        return Answer("account", path.split("/")[-1], {"requirements": requirements})
+        id_ = path.split("/")[-1]
+        return Answer("account", id_, {"requirements": requirements, "used": id_ in self.spent})
 
     async def _post(self, what: str, form: str, key: str, make: Callable[[], Answer]) -> Answer:
         self.calls.append(what)
@@ -151,10 +157,10 @@ class AccountsEndpoint:
         return answer
 
     def _token(self, kind: Kind, form: str) -> Answer:
-        id_ = f"{PREFIX[kind]}_{len(self.stored)}"
+        id_ = f"{PREFIX[kind]}_{'live' * self.live}{len(self.stored)}"
         self.forms[id_] = form
         inner = {kind: {"id": "ba_1", "last4": "6789"}} if kind == "bank_account" else {}
-        return Answer("token", id_, {"type": kind, "livemode": False, "created": int(NOW), **inner})
+        return Answer("token", id_, {"type": kind, "livemode": self.live, "created": int(NOW), **inner})
 
     def _object(self, words: list[str], form: str) -> Answer:
         fields = {name: values[0] for name, values in parse_qs(form).items()}
@@ -592,7 +598,83 @@ async def test_a_changed_document_after_an_unknown_outcome_makes_no_second_accou
     assert house.endpoint.made.count("account") == 1
 
 
+async def test_a_refused_change_after_an_unknown_outcome_makes_no_second_account(house: House) -> None:
+    """The refusal is about the changed document's call, under its own key; of the first one's it says nothing."""
+    house.endpoint.after["accounts"] = [timed_out(), timed_out(), timed_out()]
+    await house.onboarder.handle(house.sealed(DOCUMENT))
+    house.endpoint.troubles["accounts"] = [refused("email_invalid", "email")]
+    changed = {**DOCUMENT, "account": {**DOCUMENT["account"], "email": "no-mail"}}
+    second = told(await house.onboarder.handle(house.sealed(changed)))
+    assert statuses(second)["account"] == "unknown"
+    corrected = {**DOCUMENT, "account": {**DOCUMENT["account"], "email": "new@example.com"}}
+    await house.onboarder.handle(house.sealed(corrected))
+    assert house.endpoint.made.count("account") == 1
+
+
+async def test_killed_before_its_note_it_finds_its_account_though_a_change_was_refused_meanwhile(house: House) -> None:
+    body = house.sealed(DOCUMENT)
+    house.moments.fatal = CALLED_AND_NOT_NOTED
+    with pytest.raises(Killed):
+        await house.onboarder.handle(body)
+    assert house.endpoint.made == ["account"]
+    house.moments.fatal = 0
+    house.endpoint.troubles["accounts"] = [refused("email_invalid", "email")]
+    changed = {**DOCUMENT, "account": {**DOCUMENT["account"], "email": "no-mail"}}
+    assert statuses(told(await house.onboarder.handle(house.sealed(changed))))["account"] == "unknown"
+    house.endpoint.troubles.clear()
+    assert told(await house.onboarder.handle(body)).complete
+    assert house.endpoint.made.count("account") == 1
+
+
+async def test_a_content_that_is_refused_is_refused_also_where_a_worker_was_killed_in_the_call(house: House) -> None:
+    body = house.sealed(DOCUMENT)
+    house.moments.fatal = IN_THE_CALL
+    house.endpoint.troubles["accounts"] = [refused("email_invalid", "email")]
+    with pytest.raises(Killed):
+        await house.onboarder.handle(body)
+    house.moments.fatal = 0
+    again = told(await house.onboarder.handle(body))
+    assert (statuses(again)["account"], again.failure and again.failure.code) == ("failed", "email_invalid")
+
+
+async def test_a_twin_that_knows_less_takes_what_the_other_one_has_made(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock had lapsed while it was frozen."""
+    body = house.sealed(DOCUMENT)
+    assert told(await house.onboarder.handle(body)).complete
+
+    async def look(*_: Any) -> dict[str, str]:
+        return {}
+
+    monkeypatch.setattr(house.book, "look", look)
+    house.journal.entry("req-1").outcome = None
+    late = told(await house.onboarder.handle(body))
+    assert statuses(late)["account"] == "done"
+    assert house.endpoint.made.count("account") == 1
+
+
+async def test_what_was_made_in_test_mode_is_made_again_in_live_mode(house: House) -> None:
+    tried = told(await house.onboarder.handle(house.sealed(DOCUMENT)))
+    house.endpoint = AccountsEndpoint(house.moments, live=True)
+    house.desk = Desk("main", house.endpoint, Budgets("main", Platform(mode="live")), live=True)
+    real = told(await house.onboarder.handle(house.sealed(DOCUMENT)))
+    assert (tried.complete, real.complete) == (True, True)
+    assert house.endpoint.made.count("account") == 1
+
+
 PLAIN = {key: DOCUMENT[key] for key in ("reference", "account")}
+
+
+async def test_a_refused_change_of_a_plain_account_in_doubt_makes_no_second_account(house: House) -> None:
+    house.endpoint.after["accounts"] = [timed_out(), timed_out(), timed_out()]
+    await house.onboarder.handle(house.sealed(PLAIN))
+    house.endpoint.troubles["accounts"] = [refused("email_invalid", "email")]
+    for email in ("no-mail", "new@example.com"):
+        changed = {**PLAIN, "account": {**PLAIN["account"], "email": email}}
+        result = told(await house.onboarder.handle(house.sealed(changed)))
+        assert statuses(result)["account"] == "unknown"
+    assert house.endpoint.made.count("account") == 1
 
 
 @pytest.mark.parametrize(("first", "second"), [(DOCUMENT, PLAIN), (PLAIN, DOCUMENT)])

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenferry.contract.codes import Code
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.retries import Reaction, reaction
 
@@ -66,9 +67,9 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     error = content.get("error")
     if not isinstance(error, dict):
         if status in (401, 403):
-            raise Blocked(status, "unauthorized", request_id=request_id, ours=True)
+            raise Blocked(status, Code.UNAUTHORIZED, request_id=request_id, ours=True)
         if 300 <= status < 400:
-            raise Blocked(status, "refused", request_id=request_id, ours=True)
+            raise Blocked(status, Code.REFUSED, request_id=request_id, ours=True)
         # HTML of a proxy, half a body: not the endpoint's word, whatever the status says.
         reason = "the answer is not the endpoint's"
         raise Unavailable(reason, status, request_id, rate_limited=_reason(status, headers), maybe_done=status != 429)
@@ -80,7 +81,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         case Reaction.REJECT:
             raise Declined(
                 status,
-                code or ("idempotency_error" if error_type == "idempotency_error" else "refused"),
+                code or ("idempotency_error" if error_type == "idempotency_error" else Code.REFUSED),
                 error_type,
                 _word(error, "param") or None,
                 _word(error, "decline_code"),
@@ -90,7 +91,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         case Reaction.BLOCK:
             message = error.get("message")
             raw = isinstance(message, str) and message.startswith(RAW_CARD_REFUSAL)
-            ours = "raw_card_data_refused" if raw or status == 402 else "unauthorized"
+            ours = Code.RAW_CARD_DATA_REFUSED if raw or status == 402 else Code.UNAUTHORIZED
             raise Blocked(status, code or ours, error_type, request_id=request_id, ours=code is None)
         case _:
             raise Unavailable(

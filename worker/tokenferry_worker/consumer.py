@@ -56,7 +56,7 @@ class CarefulConsumer(Consumer):
         """
 
         def failed(error: BaseException, pause: float) -> None:
-            log.error("the broker at %s cannot be reached (%s); trying again in %g s", conn.as_uri(), error, pause)
+            log.error("the broker at %s cannot be reached (%s); trying again in %g s", _address(conn), error, pause)
 
         def between() -> None:
             self.pool.turns += 1
@@ -73,7 +73,7 @@ class CarefulConsumer(Consumer):
                 log.error(
                     "the broker at %s refuses us (%s): correct user, password and virtual host in [broker] url, "
                     "or there; trying again in %g s",
-                    conn.as_uri(),
+                    _address(conn),
                     type(error).__name__,
                     pause,
                 )
@@ -128,3 +128,9 @@ class CarefulConsumer(Consumer):
         else:
             log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
             message.ack_log_error(log, self.connection_errors)
+
+
+def _address(conn: Any) -> str:
+    """The broker without its password, as people write it: the scheme of our transport is nobody's business."""
+    uri = str(conn.as_uri())
+    return uri.replace("tokenferry", "redis", 1) if uri.startswith("tokenferry") else uri

@@ -19,7 +19,9 @@ def places(budgets: Budgets, target: Target, lane: Lane, *, lifetime: float) -> 
     drawn = [budgets.whole, budgets.endpoint(target.endpoint())]
     if target.creates_account:
         drawn.append(budgets.account_creation)
-    return tuple(Place(each.name, max(1, int(SHARE[lane] * each.per_second * lifetime))) for each in drawn)
+    return tuple(
+        Place(each.name, max(1, int(SHARE[lane] * each.per_second * lifetime)), each.interval) for each in drawn
+    )
 
 
 def everywhere(budgets: Budgets) -> tuple[Place, ...]:

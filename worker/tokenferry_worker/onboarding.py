@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 KEPT: Final = frozenset(
     {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.OUTCOME_UNKNOWN, Code.UNKNOWN_PLATFORM, Code.UNOPENABLE}
-    | {Code.PUBLISHABLE_KEY_MISSING, Code.UNAUTHORIZED, Code.ACCOUNT_REFUSES}
+    | {Code.PUBLISHABLE_KEY_MISSING, Code.ACCOUNT_REFUSES}
 )
 """Failures that somebody can mend: the message is kept, and redriven it goes on with what is not done."""
 HOLD: Final = 6.0
@@ -130,7 +130,7 @@ class Onboarder:
         return self._result(run, document, deliveries, found, why)
 
     async def _known(self, run: Run) -> dict[str, Entry]:
-        entries = await self.stepper.book.look(run.header.platform, run.onboarding_id)
+        entries = await self.stepper.book.look(run.shelf, run.onboarding_id)
         return {step: Entry.model_validate_json(entry) for step, entry in entries.items()}
 
     def _result(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.attach import signed_bytes as attach_bytes
-from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header, signed_bytes
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, signed_bytes
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope
 from tokenferry.contract.plaintext import Plaintext, unpad
 from tokenferry.contract.targets import digest
@@ -53,10 +53,6 @@ class Opener:
         if not self.signers.verify(header.producer_id, envelope.signature, signed):
             raise Unopenable("not signed by a known producer")
         return envelope
-
-    def can_open(self, header: Header) -> bool:
-        """Whether the ring holds the private key it was sealed to."""
-        return header.key_id in self.identities
 
     def open(self, envelope: Envelope) -> Plaintext:
         """What is inside. The caller keeps it no longer than its call.

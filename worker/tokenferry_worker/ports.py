@@ -75,6 +75,8 @@ class Place:
 
     name: str
     limit: int
+    interval: float = 1.0
+    """Seconds between two calls at the configured rate, which *limit* is right for."""
 
 
 class Journal(Protocol):

@@ -21,7 +21,7 @@ from tokenferry.configuration import Configuration
 from tokenferry.contract.names import Lane
 from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.calling import PUSHED_BACK
-from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, numbers
+from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, line_of, numbers
 from tokenferry_worker.on_redis.store import Script
 from tokenferry_worker.pacing import Budget
 
@@ -66,7 +66,7 @@ class SharedBudgets:
         """
         deadline = time.monotonic() + timeout
         budgets = self._budgets.of(endpoint, connected_account, creates_account=creates_account)
-        keys = [f"{self._prefix}:line:shared", *(self._key(budget) for budget in budgets)]
+        keys = [f"{self._prefix}:line:{line_of(budgets)}", *(self._key(budget) for budget in budgets)]
         # Rates only: what this application has under way at the same time is not counted.
         rates = [number for budget in budgets for number in (*numbers(budget, lane)[:2], 0)]
         arguments = [0, lane, "", 0, *rates]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tokenferry.contract.attach import AttachRequest
@@ -29,6 +30,8 @@ WRITING: Final = 6.0
 """Seconds for which nobody writes to an object whose writer has died; renewed while it lives. Two writers at once do no
 harm: the endpoint makes one of them wait.
 """
+GIVING_BACK: Final = 1.0
+"""Seconds for which an order that is called off waits for the store, to say that it has called nothing."""
 HELD_PAUSE: Final = 0.5
 """Seconds between two looks at a token that somebody else is spending."""
 IN_USE: Final = "token_in_use"
@@ -77,6 +80,18 @@ class _Still:
 
     async def holds(self) -> bool:
         return True
+
+
+@dataclass
+class _Marked:
+    """A hold that remembers whether it was asked: so whether a call may have been begun."""
+
+    hold: Hold = field(default_factory=_Still)
+    asked: bool = False
+
+    async def holds(self) -> bool:
+        self.asked = True
+        return await self.hold.holds()
 
 
 @dataclass(frozen=True)
@@ -129,13 +144,23 @@ class Spender:
             certain = request.sealed is not None or forgotten
             attempted = attempted or claim.again or not granted or (claim.unheard and certain)
             keeping = ledger.keeping(request.token, claim, lease=LEASE) if granted else nullcontext(_Still())
+            hold = _Marked()
             try:
-                async with keeping as hold, ledger.writing(request.target.serialised_on(), lease=WRITING):
-                    end = await self._spend(desk, ledger, request, claim, hold, attempted=attempted, unheard=unheard)
+                async with keeping as hold.hold, ledger.writing(request.target.serialised_on(), lease=WRITING):
+                    end = await self._spend(
+                        desk, ledger, request, claim, hold, attempted=attempted, unheard=unheard, journaled=journaled
+                    )
                     closed = await self._close(ledger, request, claim, end, journaled)
             except _Again as error:
                 attempted, lost = attempted or error.maybe_done, claim.fence
                 continue
+            except asyncio.CancelledError:
+                if granted and not attempted and not hold.asked:
+                    # Given back in good order before any call: the token is as it was, and can still be too old.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(GIVING_BACK):
+                            await ledger.close(request.token, claim, "available")
+                raise
             if end.failure is None and end.became is not None:
                 return await self._follow_up(desk, request, end.became)
             if end.failure is not None and (closed or not granted):
@@ -184,6 +209,7 @@ class Spender:
         *,
         attempted: bool,
         unheard: bool,
+        journaled: bool,
     ) -> _End:
         """What the token became, or why it became nothing."""
         call = request.target.call(request.token, request.kind)
@@ -208,9 +234,14 @@ class Spender:
         except Declined as error:
             in_doubt = attempts.maybe_done or (attempted and not claim.elsewhere)
             forgotten = self.world.now() - request.token_created_at / 1000 > KEY_IS_SAFE
-            if in_doubt and (error.code in REPEATED or error.status == 403 or forgotten):
+            says_nothing = error.code in REPEATED or error.status == 403 or forgotten
+            # A step of an onboarding may have been tried as another document says: under another key.
+            perhaps_another = attempted and not journaled and error.status != 402
+            if in_doubt and (says_nothing or perhaps_another):
                 history = tuple(attempts.history)
-                return await self._find_out(desk, request, _unnamed(error), attempts.made + 1, history)
+                end = await self._find_out(desk, request, _unnamed(error), attempts.made + 1, history)
+                if says_nothing or end.state != "available":
+                    return end
             # A declined card may or may not have used up its token (undocumented): it counts as burnt. After any other
             # refusal the token is as it was before. Used by nobody knows whom: the endpoint tells it only to the order
             # that repeats its own call, so no order is turned away because of it.

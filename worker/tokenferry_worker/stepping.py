@@ -42,6 +42,11 @@ class Run:
     header: OnboardingHeader
     onboarding_id: str
 
+    @property
+    def shelf(self) -> str:
+        """Whose onboardings are remembered together: what was made in test mode is not there in live mode."""
+        return self.desk.name if self.desk.live else f"{self.desk.name}:test"
+
 
 @dataclass(frozen=True)
 class Stepper:
@@ -89,6 +94,8 @@ class Stepper:
                 entry = here.entry("begun", at=made.settled_at, token=made.token, stored_id=stored_id, epoch=epoch)
                 # Noted before it is spent: whoever comes after us spends this token, and no other.
                 entry = await self._note(here, entry)
+                if entry.object_id is not None:
+                    return entry.object_id  # a twin has done the step meanwhile
             order = self._order(here, request, target, entry)
             # The book outlives the ledger: a noted token of which that knows nothing may have been spent long ago.
             spent = await self.spender.spend(here.run.desk, order, forgotten=entry is known and not remembered)
@@ -150,6 +157,9 @@ class Stepper:
         try:
             return (await attempts.run(call)).id
         except Declined as error:
+            if begun and known is not None and known.message != here.run.header.request_id:
+                # About this document. What the other one's call did, it does not say.
+                error = Declined(error.status, Code.OUTCOME_UNKNOWN, request_id=error.request_id, ours=True)
             return failure(error.code, error, attempts.made + 1)
         except TooLate as error:
             return failure(Code.OUTCOME_UNKNOWN if error.maybe_done else Code.EXPIRED, None, attempts.made)
@@ -190,7 +200,7 @@ class Stepper:
     async def _note(self, here: _Here, entry: Entry) -> Entry:
         text = entry.model_dump_json(exclude_none=True)
         run = here.run
-        return Entry.model_validate_json(await self.book.note(run.header.platform, run.onboarding_id, here.step, text))
+        return Entry.model_validate_json(await self.book.note(run.shelf, run.onboarding_id, here.step, text))
 
 
 @dataclass(frozen=True)
@@ -203,20 +213,20 @@ class _Here:
 
     @property
     def id(self) -> str:
-        return step_id(self.run.header.platform, self.run.onboarding_id, self.step, self.round)
+        return step_id(self.run.shelf, self.run.onboarding_id, self.step, self.round)
 
     def entry(self, status: Status, *, at: int = 0, **known: object) -> Entry:
         fields = {"status": status, "round": self.round, "message": self.run.header.request_id, "at": at, **known}
         return Entry.model_validate(fields)
 
 
-def step_id(platform: str, onboarding_id: str, step: str, round_: int) -> str:
+def step_id(shelf: str, onboarding_id: str, step: str, round_: int) -> str:
     """The request and attach id of a step, the same in every delivery: made of names only.
 
     >>> step_id("main", "seller-7", "person:jenny", 0)
     'onb-c5b3a2d6e7f6b0f7d2e5fdb6a1ee4ff8f0b1cbd5'
     """
-    named = "|".join((platform, onboarding_id, step, str(round_)))
+    named = "|".join((shelf, onboarding_id, step, str(round_)))
     return f"onb-{hashlib.sha256(named.encode()).hexdigest()[:40]}"
 
 

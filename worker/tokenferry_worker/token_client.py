@@ -44,7 +44,7 @@ KeyUse = Literal["secret", "publishable"]
 class EndpointKeys:
     """The keys of one platform. Prints nothing."""
 
-    secret: str | None = field(repr=False)
+    secret: str = field(repr=False)
     publishable: str | None = field(repr=False)
 
     def check(self, name: str, platform: Platform) -> None:
@@ -211,7 +211,7 @@ class TokenClient:
     def _headers(self, use: KeyUse, idempotency_key: str | None, connected_account: str | None) -> Mapping[str, str]:
         key = self._keys.secret if use == "secret" else self._keys.publishable
         if key is None:
-            raise Declined(0, Code.PUBLISHABLE_KEY_MISSING if use == "publishable" else Code.UNAUTHORIZED, ours=True)
+            raise Declined(0, Code.PUBLISHABLE_KEY_MISSING, ours=True)
         headers = {**HEADERS, "Authorization": f"Bearer {key}"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 KEPT: Final = frozenset(
     {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.UNKNOWN_PLATFORM, Code.UNOPENABLE}
-    | {Code.PUBLISHABLE_KEY_MISSING, Code.UNAUTHORIZED}
+    | {Code.PUBLISHABLE_KEY_MISSING}
 )
 """Failures that somebody can mend and redrive; after any other the request is of no more use."""
 FIRST_LOOK: Final = 0.1

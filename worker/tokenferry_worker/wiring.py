@@ -91,12 +91,10 @@ def endpoint_keys(configuration: Configuration, name: str, platform: Platform) -
 
     Raises `InvalidConfiguration`, naming the reference and never the value.
     """
-    keys = EndpointKeys(
-        secret=_secret(configuration, name, "secret_key", platform.secret_key),
-        publishable=_secret(configuration, name, "publishable_key", platform.publishable_key),
-    )
-    if keys.secret is None:
+    secret = _secret(configuration, name, "secret_key", platform.secret_key)
+    if secret is None:
         raise InvalidConfiguration(f'[platforms.{name}] secret_key is missing; write secret_key = {{ env = "NAME" }}')
+    keys = EndpointKeys(secret, _secret(configuration, name, "publishable_key", platform.publishable_key))
     keys.check(name, platform)
     return keys
 
@@ -169,13 +167,19 @@ async def handlers(
             )
             stack.push_async_callback(client.aclose)
             desks[name] = Desk(name, client, Budgets(name, platform), platform.live)
+        # Cheap, and without a connection of their own: a role that needs less takes less.
+        journal = RedisJournal(store, "request", days=days)
+        ledgers = {name: RedisLedger(store, name, days=days) for name in desks}
+        maker = Maker(journal, limiter, circuits, world, settings.attempts)
+        spender = Spender(ledgers, limiter, circuits, world, settings.attempts)
         by_task: dict[str, Handler] = {}
+        if role != "attach":
+            opener = Opener(load_identities(configuration.path(configuration.keys.identities)), signers)
         if role in ("tokenize", "all"):
             signer = Signer.load(configuration.path(configuration.keys.worker_signing_key))
-            journal = RedisJournal(store, "request", days=days)
             tokenizer = Tokenizer(
-                opener=Opener(load_identities(configuration.path(configuration.keys.identities)), signers),
-                maker=Maker(journal, limiter, circuits, world, settings.attempts),
+                opener=opener,
+                maker=maker,
                 desks=desks,
                 journal=journal,
                 headway=RedisHeadway(store),
@@ -186,23 +190,20 @@ async def handlers(
             )
             by_task[TOKENIZE_TASK] = _delivery(tokenizer.handle, settler, realtime=True)
         if role in ("attach", "all"):
-            ledgers = {name: RedisLedger(store, name, days=days) for name in desks}
             attacher = Attacher(
                 signers=signers,
-                spender=Spender(ledgers, limiter, circuits, world, settings.attempts),
+                spender=spender,
                 desks=desks,
                 journal=RedisJournal(store, "attach", days=days),
                 deliveries=settings.deliveries,
             )
             by_task[ATTACH_TASK] = _delivery(attacher.handle, settler, realtime=False)
         if role in ("onboard", "all"):
-            journal = RedisJournal(store, "request", days=days)
-            ledgers = {name: RedisLedger(store, name, days=days) for name in desks}
             onboarder = Onboarder(
-                opener=Opener(load_identities(configuration.path(configuration.keys.identities)), signers),
+                opener=opener,
                 stepper=Stepper(
-                    maker=Maker(journal, limiter, circuits, world, settings.attempts),
-                    spender=Spender(ledgers, limiter, circuits, world, settings.attempts),
+                    maker=maker,
+                    spender=spender,
                     journal=journal,
                     book=RedisOnboardings(store, days=configuration.store.onboarding_days),
                     token_lifetime=settings.token_lifetime,
@@ -215,8 +216,8 @@ async def handlers(
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, realtime=False)
         carrier = Carrier(configuration, publisher, book, circuits)
         sweeper = Sweeper(configuration, publisher, book, store.now)
-        for beside in (circuits.watch(), carrier.work(), sweeper.work()):
-            stack.push_async_callback(_called_off, asyncio.create_task(beside, name="tokenferry-circuits"))
+        for name, beside in {"circuits": circuits.watch(), "parked": carrier.work(), "aside": sweeper.work()}.items():
+            stack.push_async_callback(_called_off, asyncio.create_task(beside, name=f"tokenferry-{name}"))
         yield by_task
 
 

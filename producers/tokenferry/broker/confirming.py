@@ -68,7 +68,7 @@ class ConfirmingChannel:
         if isinstance(trouble, self._timeouts()):
             return PublishTimeout(f"the broker did not answer in time ({name})", maybe_sent=False)
         if isinstance(trouble, self._connection_errors()):
-            return BrokerUnavailable(f"the broker could not be reached ({name})", maybe_sent=False)
+            return BrokerUnavailable(f"the broker could not be reached ({name}); see [broker] url", maybe_sent=False)
         # Whatever a client library raises beyond that must reach the callers, not end their thread silently.
         return PublishError(f"the broker client failed ({name})", maybe_sent=False)
 

@@ -28,7 +28,7 @@ class Bound:
 
 
 def bound_of(queue: str, configuration: Configuration) -> Bound | None:
-    """The bound of a tokenize queue of this configuration; None where there is none."""
+    """The bound of a tokenize or onboard queue of this configuration; None where there is none."""
     platform = configuration.platforms.get(queue.rpartition(".")[2])
     if not configuration.broker.max_waiting or platform is None:
         return None

@@ -20,8 +20,9 @@ from tokenferry.commands.reading import take
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
 from tokenferry.contract.names import Lane
+from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.results import AttachResult
-from tokenferry.contract.targets import InvalidTarget
+from tokenferry.contract.targets import InvalidTarget, digest
 from tokenferry.importing.lines import Lines
 from tokenferry.importing.reaching import CONNECTION_LOST
 from tokenferry.producer import Producer
@@ -57,16 +58,21 @@ class Desk:
     def send(self, producer: Producer, orders: Iterable[tuple[int | None, AttachOrder]]) -> None:
         """Publish each, some hundred at a time, and say its id once the broker has it."""
         window: deque[tuple[int | None, str, str, Future[None]]] = deque()
+        given: dict[str, tuple[str, str]] = {}
         for number, order in orders:
             platform = order.result.platform
             if platform not in self._configuration.platforms:
                 self.refuse(number, "platform: is not configured")
                 continue
+            said = (str(order.result.token), digest(order.target))
+            if given.setdefault(order.attach_id, said) != said:
+                self.refuse(number, "attach_id: another order of this file has it; each has its own")
+                continue
             try:
                 attach_id, message = producer.sealer.attach_message(
                     order.result, order.target, lane=self._lane, reply_to=self.route, attach_id=order.attach_id
                 )
-            except InvalidTarget as error:
+            except (InvalidRequest, InvalidTarget) as error:
                 self.refuse(number, str(error))
                 continue
             token = str(order.result.token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def order_of_line(line: Line, defaults: Defaults) -> AttachOrder:
         known = ("token", "kind", "platform", "connected_account", "created")
         given = {name: given[name] for name in known if given.get(name)}
     if strangers := sorted(set(given) - set(FIELDS)):
-        what = f"{strangers[0]}: unknown field" if strangers[0].isidentifier() else NEITHER
+        what = f"{strangers[0]}: unknown field" if re.fullmatch("[A-Za-z_]{1,40}", strangers[0]) else NEITHER
         raise RefusedOrder(f"{what}; known are {', '.join(FIELDS)}")
     return order_from({name: value for name, value in given.items() if value is not None}, defaults)
 

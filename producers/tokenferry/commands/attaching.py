@@ -41,7 +41,7 @@ Without a target of its own a line takes that of --to and --set, or --target-jso
 on standard error with its number; the other lines go on.
 
 \b
-A target that replaces something, or may move money beyond its own call, wants to be told so: customer_update needs
+A target that replaces something, or may move money beyond its own call, must be confirmed: customer_update needs
 may_collect_open_invoices=true, account_update with a card or bank account needs replace_default=true.
 
 \b
@@ -102,12 +102,8 @@ def attach(
     """Order tokens to be spent: TOKEN, or one in each line of --file or of standard input."""
     _usage(token, file, to, settings, target_json, attach_id, reply_to)
     configuration = load(config)
-    if platform is not None:
-        configuration.platform(platform)
-    else:
-        configuration.need_platform()
-        if len(configuration.platforms) == 1:
-            (platform,) = configuration.platforms
+    if platform is not None or len(configuration.platforms) < 2:
+        platform = configuration.meant(platform)
     try:
         told = object_from(target_json) if target_json is not None else None
         defaults = Defaults(kind, target_of(to, settings, told), platform, connected_account)

@@ -40,7 +40,7 @@ No file and no message ever repeats a value.
 An import that was interrupted, by Ctrl-C, a power cut or kill -9, goes on with the same command and --resume: rows that
 have a result are not sent again, the others keep their request id, and in the end the results file has one line for
 each. OUT.jsonl.resume, beside the results, is what it needs for that; it goes when the import is complete. A broker
-that is away, or a queue that is full, is waited for.
+that goes away, or a queue that is full, is waited for; a broker that does not answer at the start ends it.
 
 \b
 Exit codes

@@ -14,7 +14,7 @@ import click
 
 from tokenferry.checks import check_onboarding
 from tokenferry.commands.bulk import Wanted, end, file_options, patience_options, shown, telling_options
-from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.configuration import Configuration, load
 from tokenferry.consuming import Results
 from tokenferry.importing.outputs import Outputs
 from tokenferry.importing.reaching import reach
@@ -51,8 +51,8 @@ No file and no message ever repeats a value.
 Again
   Run it again with the same file after an interruption, or with corrected documents: steps that are done are not
   done again, whatever the document says of them now; refused ones are tried anew. That is remembered for a year after
-  the last run ([store] onboarding_days); later the same reference is a new account. A broker that is away, or a queue
-  or outbox that is full, is waited for.
+  the last run ([store] onboarding_days); later the same reference is a new account. A broker that
+  goes away, or a queue or outbox that is full, is waited for; a broker that does not answer at the start ends it.
 
 \b
 Exit codes
@@ -72,7 +72,7 @@ Examples
 @file_options("account")
 @click.option("--platform", metavar="NAME", help="Default: the only one configured.")
 @patience_options("Accounts", run="run", window=500, give_up_after=None)
-@click.option("--verbose", is_flag=True, help="Say of each account what it comes to, step by step.")
+@click.option("--verbose", is_flag=True, help="Report each step of each account.")
 @telling_options("account")
 @click.pass_context
 def onboard(context: click.Context, /, verbose: bool, **options: Any) -> None:
@@ -87,7 +87,7 @@ def onboard(context: click.Context, /, verbose: bool, **options: Any) -> None:
     wanted = Wanted(**options)
     wanted.check_outputs("accounts")
     configuration = load(wanted.config)
-    name = _platform(configuration, wanted.platform)
+    name = configuration.meant(wanted.platform)
     with wanted.opened(to_be="read") as stream:
         source = _source(stream, wanted)
         if wanted.dry_run:
@@ -143,16 +143,6 @@ def _checked(source: Iterator[Numbered], configuration: Configuration, platform:
     finally:
         outputs.close()
     return Summary(counts, time.monotonic() - started, None, wanted.rejects, None)
-
-
-def _platform(configuration: Configuration, name: str | None) -> str:
-    if name is None:
-        if len(configuration.platforms) != 1:
-            known = ", ".join(sorted(configuration.platforms)) or "none"
-            raise InvalidConfiguration(f"name the --platform; configured: {known}")
-        (name,) = configuration.platforms
-    configuration.platform(name)
-    return name
 
 
 def _source(stream: BufferedReader, wanted: Wanted) -> Iterator[Numbered]:

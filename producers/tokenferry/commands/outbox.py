@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from tokenferry.broker.depth import roughly
 from tokenferry.broker.publishing import Publisher
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.options import Duration, config_option
 from tokenferry.outbox import Sender, SenderLock, UnusableOutbox
 from tokenferry.outbox.book import Book
 from tokenferry.outbox.keeping import now_ms
@@ -38,27 +38,8 @@ Examples
   tokenferry outbox status
   tokenferry outbox reconcile --older-than 10m --dry-run
 """
-UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-
-
-class Duration(click.ParamType[float]):
-    """`90s`, `10m`, `2h` or `7d`, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d{1,6})([smhd])", value.strip())
-        if found is None:
-            self.fail("write a time as in 90s, 10m, 2h or 7d", param, ctx)
-        return float(found[1]) * UNITS[found[2]]
-
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="Default: tokenferry.toml in this folder."
-)
 
 
 @click.group("outbox", epilog=EPILOG)
@@ -119,7 +100,11 @@ def status(as_json: bool, config: Path | None) -> None:
 
 @outbox.command("reconcile")
 @click.option(
-    "--older-than", type=Duration(), default="10m", show_default=True, help="Only what was accepted before that."
+    "--older-than",
+    type=Duration(least=0.0),
+    default="10m",
+    show_default=True,
+    help="Only what was accepted before that.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many.")
 @json_option

@@ -23,7 +23,7 @@ QUIET_FOR = 1.0
 
 EPILOG = """
 \b
-Each line is one result, {"type": "token", ...} or {"type": "attach", ...}. A result is taken off its route only
+Each line is one result, {"type": "token", ...}, "attach" or "onboarding". A result is taken off its route only
 after its line was written: when the reader of a pipe goes away, the result stays. It may then be seen twice;
 tell repetitions by outcome_id. A route has one reader: two of them share the results.
 

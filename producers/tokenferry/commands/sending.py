@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from tokenferry.broker.errors import PublishError
 from tokenferry.commands.printing import printed
 from tokenferry.commands.reading import take
-from tokenferry.configuration import Configuration, InvalidConfiguration, load
+from tokenferry.configuration import load
 from tokenferry.consuming import Results
 from tokenferry.contract.names import LANES, Id, Lane, Name, new_id
 from tokenferry.contract.requests import InvalidRequest
@@ -106,7 +106,7 @@ def send(
     )
     given = object_from(source)
     if platform is not None or "platform" not in given:
-        _platform(configuration, platform)
+        configuration.meant(platform)
     try:
         order = order_from(Row(1, "request", {**given, "kind": kind}), defaults)
         order = replace(order, request_id=request_id or new_id())
@@ -147,17 +147,6 @@ def _must_be(what: Any, text: str | None, or_else: str) -> None:
         TypeAdapter(what).validate_python(text)
     except ValidationError:
         raise click.UsageError(or_else) from None
-
-
-def _platform(configuration: Configuration, name: str | None) -> None:
-    """Refuse an unknown platform, or none where there are several, as what it is: wrong usage, not a wrong request."""
-    if name is not None:
-        configuration.platform(name)
-        return
-    configuration.need_platform()
-    if len(configuration.platforms) != 1:
-        known = ", ".join(sorted(configuration.platforms))
-        raise InvalidConfiguration(f"name the --platform; configured: {known}")
 
 
 def _refusal(error: InvalidRequest | InvalidTarget | PublishError) -> dict[str, Any]:

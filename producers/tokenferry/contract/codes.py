@@ -18,10 +18,9 @@ class Code(StrEnum):
         "deliveries_exhausted"  # workers died on it again and again: look at the workers, then redrive
     )
     REFUSED = "refused"  # the endpoint said no without a code: look the request id up in its dashboard
-    RAW_CARD_DATA_REFUSED = (
-        "raw_card_data_refused"  # the account may not send card numbers: ask the provider for access
-    )
-    UNAUTHORIZED = "unauthorized"  # the key is wrong, expired or lacks a permission: mend the key, then redrive
+    # These two are of a circuit only: its requests wait, and go on by themselves.
+    RAW_CARD_DATA_REFUSED = "raw_card_data_refused"  # the account may not send card numbers: ask the provider
+    UNAUTHORIZED = "unauthorized"  # the key is wrong, expired or lacks a permission: mend it
     ACCOUNT_REFUSES = "account_refuses"  # 403 for the account in the path: it takes no such call, or the key may not
     PUBLISHABLE_KEY_MISSING = "publishable_key_missing"  # live account and person tokens need it: configure it, redrive
     UNKNOWN_PLATFORM = "unknown_platform"  # no worker has this platform in its configuration

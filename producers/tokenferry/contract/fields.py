@@ -7,12 +7,14 @@ ids are the documented ones; the others are generous bounds, there so that a hug
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, StringConstraints, Tag
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
+IBAN_START = re.compile("[A-Za-z]{2}[0-9]{2}")
 _LONGEST_TYPED_NUMBER = 64
 
 
@@ -30,16 +32,15 @@ def _digits_of(value: Any) -> Any:
     return str(value) if type(value) is int and 0 <= value <= 9999 else value
 
 
-def _without_spaces(value: Any) -> Any:
-    if isinstance(value, str) and len(value) <= _LONGEST_TYPED_NUMBER:
-        return value.replace(" ", "")
-    return value
-
-
 def _without_spaces_and_dashes(value: Any) -> Any:
     if isinstance(value, str) and len(value) <= _LONGEST_TYPED_NUMBER:
         return value.replace(" ", "").replace("-", "")
     return value
+
+
+def _bare_account_number(value: Any) -> Any:
+    bare = _without_spaces_and_dashes(value)
+    return bare if not isinstance(bare, str) or IBAN_START.match(bare) else value.replace(" ", "")
 
 
 # Words
@@ -70,8 +71,8 @@ CardNumber = Annotated[str, shaped("[0-9]{12,19}", 19), BeforeValidator(_without
 Cvc = Annotated[str, shaped("[0-9]{3,4}", 4)]
 Month = Annotated[str, shaped("[0-9]{1,2}", 2), BeforeValidator(_digits_of)]
 Year = Annotated[str, shaped("(?:[0-9]{2}|[0-9]{4})", 4), BeforeValidator(_digits_of)]
-AccountNumber = Annotated[str, shaped("[0-9A-Za-z./-]{1,64}", 64), BeforeValidator(_without_spaces)]
-"""Spaces go (people group an IBAN in fours); dashes stay, some national formats need them."""
+AccountNumber = Annotated[str, shaped("[0-9A-Za-z./-]{1,64}", 64), BeforeValidator(_bare_account_number)]
+"""Spaces go (people group an IBAN in fours), and dashes in an IBAN; elsewhere some national formats need them."""
 RoutingNumber = Annotated[str, shaped("[0-9A-Za-z -]{1,50}", 50)]
 Last4 = Annotated[str, shaped("[0-9]{4}", 4)]
 

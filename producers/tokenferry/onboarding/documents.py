@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from tokenferry.contract.names import Id
 from tokenferry.contract.onboarding import Onboarding, onboarding_from
 from tokenferry.contract.requests import InvalidRequest, Problem
-from tokenferry.importing.jsonl_rows import parsed
+from tokenferry.importing.jsonl_rows import parsed, why_none
 from tokenferry.importing.lines import BOM, Lines
 from tokenferry.importing.rows import UnreadableFile
 
@@ -63,7 +63,8 @@ def _values(stream: BufferedReader) -> Iterator[tuple[int, Any, str | None]]:
                     "write each document in one line"
                 )
             first = False
-            yield line.number, parsed(text), None
+            value = parsed(text)
+            yield line.number, value, why_none(text) if value is None else None
 
 
 def _array(stream: BufferedReader) -> Iterator[tuple[int, Any, str | None]]:
@@ -87,8 +88,8 @@ def _read(number: int, value: Any, trouble: str | None) -> Numbered:
         reference = _REFERENCE.validate_python(value.get("reference"))
     except ValidationError:
         reason = (
-            "is required: your own id of the account, letters, digits, - and _, at most 64; by it the same file can be "
-            "sent again without making a second account"
+            "is required: your own id of the account, letters, digits, - and _, at most 64 (and not 12 or more digits "
+            "alone: that could be a card number); by it the same file can be sent again without a second account"
         )
         return Numbered(number, place, problems=(Problem("document.reference", reason),))
     try:

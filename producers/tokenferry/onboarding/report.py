@@ -62,7 +62,7 @@ class Summary(Ending[Counts]):
             earlier = f"{counts.steps_earlier} of them earlier"
             yield f"{counts.steps_done} steps done, {earlier}; {counts.steps_failed} failed"
         if counts.still_due:
-            yield f"of {counts.still_due} complete accounts the endpoint asks for more: see requirements"
+            yield f"complete accounts of which the endpoint still asks for more: {counts.still_due} (see requirements)"
 
     def _left(self) -> Iterator[str]:
         counts = self.counts

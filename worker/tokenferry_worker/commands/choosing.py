@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -16,7 +15,7 @@ from redis.exceptions import RedisError
 
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
-from tokenferry_worker.commands.limits import Duration
+from tokenferry.options import Duration, config_option
 from tokenferry_worker.examining.words import why
 from tokenferry_worker.set_aside import shelves
 from tokenferry_worker.set_aside.notes import SetAside, Wanted
@@ -48,10 +47,7 @@ def where(command: F) -> F:
     quarantine = click.option(
         "--quarantine", "queue", flag_value=QUARANTINE, default=DEAD_LETTERS, help="Of the quarantine instead."
     )
-    config = click.option(
-        "--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]"
-    )
-    return quarantine(config(command))
+    return quarantine(config_option(command))
 
 
 @contextmanager

@@ -28,9 +28,10 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
     While one is open no call is made that it would refuse, and its requests are kept. It closes by itself as soon as
     a probe, one call at a time every 5 to 60 seconds, is answered again.
     """
-    configuration = context.obj = load_to_look(config, "broker", "store")
+    context.obj = config
     if context.invoked_subcommand is not None:
         return
+    configuration = load_to_look(config, "broker", "store")
     board = asked(configuration, lambda store: RedisCircuits(store).look())
     rows = [
         {
@@ -62,12 +63,14 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
 
 @circuits.command()
 @click.argument("scope")
+@config_option
 @click.pass_obj
-def close(configuration: Configuration, scope: str) -> None:
-    """Let SCOPE be probed at once, after the cure; a probe that succeeds closes it.
+def close(before: Path | None, scope: str, config: Path | None) -> None:
+    """Probe SCOPE at once, once the cause is fixed; a probe that succeeds closes it.
 
     For a scope that is not open: carry back what may still be parked for it.
     """
+    configuration = load_to_look(config or before, "broker", "store")
     if (platform := scope.partition("/")[0]) not in configuration.platforms:
         raise InvalidConfiguration(f"'{scope}' is no scope: platform '{platform}' is not configured")
     was_open = asked(configuration, lambda store: RedisCircuits(store).force(scope))

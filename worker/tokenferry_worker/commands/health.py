@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from tokenferry.configuration import load_to_look
+from tokenferry.options import config_option
 from tokenferry_worker.health import probes
 from tokenferry_worker.health.judging import Health, Process
 
@@ -32,7 +33,7 @@ Examples
 
 
 @click.command(epilog=EPILOG)
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]")
+@config_option
 @click.option("--live", is_flag=True, help="Fail only where a restart helps: not while a broker is away.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

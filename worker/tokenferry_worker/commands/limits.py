@@ -9,14 +9,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
-from tokenferry.options import Number, OneLine, config_option
+from tokenferry.options import Duration, Number, OneLine, config_option
 from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.commands.asking import asked
 from tokenferry_worker.on_redis.controls import Controls, Verb
@@ -26,25 +25,6 @@ LASTS = 30 * 86_400.0
 """Seconds an operator's word is in force when they do not say."""
 
 why_option = click.option("--why", type=OneLine(), required=True, help="The reason; it is written down with your name.")
-
-
-class Duration(click.ParamType[float]):
-    """Seconds, or a number with s, m, h or d."""
-
-    name = "duration"
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}  # noqa: RUF012
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds of *value*."""
-        text = str(value).strip()
-        unit = self.units.get(text[-1:], None)
-        try:
-            seconds = float(text[:-1] if unit else text) * (unit or 1.0)
-        except ValueError:
-            seconds = 0.0
-        if not 1.0 <= seconds <= 365 * 86_400:
-            self.fail("write a time of a second to a year, as in 90s, 30m, 2h or 7d", param, ctx)
-        return seconds
 
 
 for_option = click.option(
@@ -57,13 +37,14 @@ def limits() -> None:
     """See and change the rate budgets of a running fleet.
 
     A budget is named PLATFORM:global, PLATFORM:endpoint:NAME, PLATFORM:account_creation or PLATFORM:account:ID. What is
-    changed here is in force at once in every worker, before the configuration, and recorded with who, when and why.
+    changed here is in force at once in every worker, instead of the configured rate, and recorded with who, when and
+    why.
     """
 
 
 @limits.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print them as a JSON list.")
 def show(config: Path | None, as_json: bool) -> None:
     """Show every budget: configured and present rate, and what slows it."""
     configuration = load_to_look(config, "store")
@@ -125,11 +106,11 @@ def reset(budget: str, why: str, config: Path | None) -> None:
 
 
 @limits.command()
-@click.option("--most", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--most", type=click.IntRange(1, 1000), default=20, show_default=True, help="The latest so many.")
 @config_option
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print them as a JSON list.")
 def history(most: int, config: Path | None, as_json: bool) -> None:
-    """Show what was changed, by whom, when and why: operators' words and the fleet's own reactions to 429s."""
+    """Show what was changed, by whom, when and why: operators' changes and the fleet's own reactions to 429s."""
     changes = asked(load_to_look(config, "store"), lambda store: Controls(store).history(most))
     if as_json:
         click.echo(json.dumps([asdict(change) for change in changes]))

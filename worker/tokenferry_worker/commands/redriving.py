@@ -47,7 +47,7 @@ ADVICE: Final[dict[Fate, str]] = {
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--reseal", is_flag=True, help="Seal each to the current recipient, so that an old key can be retired.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
-@click.option("--rate", type=Number(0.01, 10_000), default=10.0, show_default=True, help="So many a second.")
+@click.option("--rate", type=Number(0.01, 10_000), default=10.0, show_default=True, help="Messages per second.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def redrive(
     queue: str,
@@ -60,7 +60,7 @@ def redrive(
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Send them on their way again, after the cause is mended.
+    """Put them back on their work queues, once the cause is fixed.
 
     Needs a filter, --id or --all. Each begins once more with all its attempts, under the same id and, where something
     may have been made with it, the same idempotency key; its requester hears a second outcome. One that the endpoint

@@ -16,6 +16,7 @@ from tokenferry.broker import connecting
 from tokenferry.broker.embedded import EmbeddedServerError
 from tokenferry.configuration import Configuration, InvalidConfiguration, Worker, load
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
+from tokenferry.options import config_option
 from tokenferry_worker import wiring
 from tokenferry_worker.app import run
 from tokenferry_worker.health import probes
@@ -29,7 +30,7 @@ log = logging.getLogger("tokenferry.worker")
 @click.command()
 @click.option("--role", type=click.Choice(["tokenize", "attach", "onboard", "all"]), default="all", show_default=True)
 @click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file.  [default: tokenferry.toml]")
+@config_option
 @click.option(
     "--health",
     metavar="HOST:PORT",

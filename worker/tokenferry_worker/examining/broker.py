@@ -66,8 +66,9 @@ def _rabbitmq(connection: Any, where: str, queues: list[str]) -> Iterator[Check]
     properties = connection.connection.server_properties
     number = str(properties.get("version", "of an unknown version"))
     product = str(properties.get("product", "an AMQP server"))
-    if tuple(map(int, re.findall(r"\d+", number)[:2])) < (3, 8):
-        yield failed("broker version", where, f"{product} {number} has no quorum queues", "use RabbitMQ 3.8 or newer")
+    if tuple(map(int, re.findall(r"\d+", number)[:2])) < (3, 10):
+        says = f"{product} {number} knows no dead-lettering that loses nothing (at-least-once)"
+        yield failed("broker version", where, says, "use RabbitMQ 3.10 or newer")
     else:
         yield ok("broker version", where, f"{product} {number}")
     yield _exchange(connection)

@@ -30,11 +30,12 @@ def effective(configuration: Configuration, role: Role, source: Path) -> dict[st
 
 def examine(configuration: Configuration, source: Path) -> Iterator[Check]:
     """Who else may write the file, or read a password in it."""
+    name, where = "configuration file", str(source.resolve())
     try:
         mode, text = stat.S_IMODE(source.stat().st_mode), source.read_text(encoding="utf-8")
     except OSError:
-        return  # everything comes from the environment and from defaults
-    name, where = "configuration file", str(source.resolve())
+        yield ok(name, where, "is not there: the environment and defaults are used")
+        return
     secret = any(has_password(url) and url in text for url in (configuration.broker.url, configuration.store.url))
     if mode & 0o022:
         says = f"has mode {mode:04o}: somebody else can say where requests and keys go"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tokenferry_worker.on_redis.store import Script, Store
@@ -13,13 +14,16 @@ class RedisHeadway:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._go = Script("go_ahead")
+        self._go = Script("go_ahead", after=("budget",))
         self._back = Script("step_back")
 
     async def go(self, id_: str, places: Sequence[Place], *, lasts: float) -> bool:
         """Take a seat at every one of *places*, or none. *lasts*: seconds until it passes away by itself."""
-        args = [id_, int(lasts * 1000), *(place.limit for place in places)]
-        return bool(await self._store.run(self._go, self._keys(places), args))
+        args: list[str | int] = [id_, int(lasts * 1000)]
+        for place in places:
+            args += [place.limit, math.ceil(place.interval * 1_000_000)]
+        keys = self._keys(places) + [self._store.key("budget", place.name) for place in places]
+        return bool(await self._store.run(self._go, keys, args))
 
     async def back(self, id_: str, places: Sequence[Place]) -> None:
         """Give the seats up."""

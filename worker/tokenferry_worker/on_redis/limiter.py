@@ -64,12 +64,10 @@ class RedisLimiter:
 
     async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> Word:
         """Take one call out of every budget at once, or learn when to ask again."""
-        names = "|".join(budget.name for budget in budgets)
         call = secrets.token_hex(8) if any(budget.in_flight for budget in budgets) else ""
-        line = self._store.key("line", hashlib.sha256(names.encode()).hexdigest()[:16])
         answer = await self._store.run_unless_away(
             self._permit,
-            [line, *(budget_key(self._store, budget.name) for budget in budgets)],
+            [self._store.key("line", line_of(budgets)), *(budget_key(self._store, budget.name) for budget in budgets)],
             [int(more), lane, call, self._longest_call, *(x for budget in budgets for x in numbers(budget, lane))],
         )
         if answer is None:
@@ -106,6 +104,11 @@ class RedisLimiter:
 def budget_key(store: Store, name: str) -> str:
     """The key of one budget."""
     return store.key("budget", name)
+
+
+def line_of(budgets: Sequence[Budget]) -> str:
+    """What the line before these budgets is called: everybody who waits for the same ones stands in it."""
+    return hashlib.sha256("|".join(budget.name for budget in budgets).encode()).hexdigest()[:16]
 
 
 def changes_key(store: Store) -> str:
