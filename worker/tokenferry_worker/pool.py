@@ -30,6 +30,7 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import Reject
 
 from tokenferry_worker import stopping
+from tokenferry_worker.set_aside import notes
 
 log = logging.getLogger(__name__)
 
@@ -268,12 +269,7 @@ def argument(body: Any) -> str:
     text = body.decode("utf-8", "surrogateescape") if isinstance(body, bytes) else body
     if not isinstance(text, str):
         return json.dumps(text, default=lambda _: None)
-    try:
-        args, _kwargs, _embed = json.loads(text)
-        (envelope,) = args
-    except (ValueError, TypeError, RecursionError):
-        return text
-    return envelope if isinstance(args, list) and isinstance(envelope, str) else text
+    return notes.argument(text)
 
 
 def _queue_of(request: Any) -> str:

@@ -191,10 +191,11 @@ def shape_of(message: str) -> Envelope | SignedAttach | OnboardingEnvelope | Non
 def argument(message: str) -> str:
     """The one argument, where *message* is a whole Celery task body (protocol 2); else *message* as it is."""
     try:
-        (only,), _kwargs, _embed = json.loads(message)
+        args, _kwargs, _embed = json.loads(message)
+        (only,) = args
     except (ValueError, TypeError, RecursionError):
         return message
-    return only if isinstance(only, str) else message
+    return only if isinstance(args, list) and isinstance(only, str) else message
 
 
 def json_object(text: str) -> dict[str, Any]:
