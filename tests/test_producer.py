@@ -191,7 +191,7 @@ def test_rabbitmq_itself_drops_a_verification_code_that_nobody_read(desk: Desk) 
     with Producer(desk.configuration) as producer:
         producer.send(card(cvc=CVC), keep_seconds=900.0)
         producer.send(card(), lane="bulk")
-    assert b'"expiration": "120000"' in desk.raw("realtime")[1]
+    assert b'"expiration": "180000"' in desk.raw("realtime")[1]
     assert b'"expiration"' not in desk.raw("bulk")[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import struct
 import traceback
 from collections.abc import Callable
@@ -81,7 +82,28 @@ def test_a_known_envelope_opens_to_what_was_sealed(vector: Vector) -> None:
     assert opened.form == vector.opens_to["form"]
     plan = opened.attach.model_dump(exclude_none=True) if opened.attach else None
     assert plan == vector.opens_to["attach"]
-    assert vector.opener.can_open(envelope.header)
+    assert envelope.header.key_id in vector.opener.identities
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can hand a credential over")
+@pytest.mark.parametrize(
+    ("mode", "theirs", "taken"),
+    [(0o440, True, True), (0o440, False, False), (0o444, True, False), (0o460, True, False)],
+    ids=["a credential", "beside the folder", "open to all", "writable"],
+)
+def test_a_key_that_systemd_hands_over_by_an_access_list_is_taken(
+    tmp_path: Path, key_folder: Any, monkeypatch: pytest.MonkeyPatch, mode: int, theirs: bool, taken: bool
+) -> None:
+    """Its mask shows as the rights of the group: https://github.com/systemd/systemd/issues/29435."""
+    key = tmp_path / "worker.pem"
+    key.write_bytes(Path(key_folder.worker).read_bytes())
+    key.chmod(mode)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path if theirs else tmp_path / "elsewhere"))
+    if taken:
+        assert Signer.load(key).signer_id
+    else:
+        with pytest.raises(UnusableKey, match="readable by others"):
+            Signer.load(key)
 
 
 OTHER: dict[str, Any] = {
@@ -173,7 +195,7 @@ def test_an_unknown_signer_is_not_listened_to(vector: Vector) -> None:
 
 def test_a_retired_key_opens_nothing(vector: Vector) -> None:
     opener = Opener({}, vector.signers)
-    assert not opener.can_open(vector.envelope.header)
+    assert vector.envelope.header.key_id not in opener.identities
     assert refused(opener, vector.envelope) == "sealed to a key that is not here"
 
 

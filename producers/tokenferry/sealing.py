@@ -7,6 +7,7 @@ signature (RFC 8032) instead of HPKE's auth mode, so that a worker holds only pu
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,6 +159,16 @@ def read_private_key_file(
     Raises `UnusableKey`.
     """
     content = read_key_file(path, what, cure)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if stat.S_IMODE(path.stat().st_mode) & 0o077 and not _is_credential(path):
         raise UnusableKey(f"{path}: the {what} is readable by others; run `chmod 600 {path}` and consider a new key")
     return content
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd has handed it to this unit alone.
+
+    Since 254 it does so by an ACL, whose mask shows as the group's bits (https://github.com/systemd/systemd/issues/29435).
+    """
+    folder, found = os.environ.get("CREDENTIALS_DIRECTORY"), path.stat()
+    there = folder is not None and path.parent == Path(folder).resolve()
+    return there and found.st_uid == 0 and not found.st_mode & 0o037

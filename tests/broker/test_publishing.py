@@ -631,6 +631,25 @@ def test_a_message_that_no_queue_takes_was_not_sent(broker: RabbitMQ, queue: str
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_a_result_queue_that_its_reader_has_declared_in_another_way_is_used_as_it_is(
+    broker: RabbitMQ, queue: str
+) -> None:
+    results = f"results.{queue}"
+    with broker.channel() as channel:
+        channel.queue_declare(results, durable=True, auto_delete=False)
+    with publisher(broker.url, timeout=10.0) as sender:
+        for at in range(3):
+            mixed = [sender.submit(Outgoing(name, str(at))) for name in (results, queue)]
+            for future in mixed:
+                future.result(30)
+        with broker.channel() as channel:
+            channel.queue_delete(results)
+        sender.publish(Outgoing(results, "once it is gone, in ours"))
+    assert broker.take(queue) == [b"0", b"1", b"2"]
+    assert broker.take(results) == [b"once it is gone, in ours"]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_to_ask_how_many_wait_makes_a_queue_that_takes_messages(broker: RabbitMQ, queue: str) -> None:
     assert depth.ask(Configuration(broker=Broker(url=broker.url)), [queue]) == {queue: 0}
     with broker.channel() as channel:

@@ -20,6 +20,7 @@ from broker.places import OneRedis, Server, redis_program
 from click.testing import CliRunner
 from e2e import cargo
 from e2e.house import CONFIGURATION, House, until
+from faults.line import Line
 
 from tokenferry import Producer, PublishError, Results
 from tokenferry.broker import connecting
@@ -295,6 +296,37 @@ def test_a_whole_house_works_on_through_a_failover(replicated: Replicated, tmp_p
         route.of(sent)
     finally:
         house.close()
+
+
+def test_where_one_name_leads_to_another_server_the_demoted_one_is_left(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    """As behind a managed Redis, a proxy or a virtual address: the old primary lives on, and so do its connections."""
+    common = ("bind 127.0.0.1", "requirepass pw", "masterauth pw")
+    ports = [free_port() for _ in range(2)]
+    for name, port in zip(("one", "two"), ports, strict=True):
+        serve(name, f"port {port}", *common, program=redis_program())
+    one, two = (redis.Redis("127.0.0.1", port, password="pw") for port in ports)
+    two.replicaof("127.0.0.1", ports[0])
+    until(lambda: two.info("replication")["master_link_status"] == "up", "a replica")
+    line = Line(("127.0.0.1", ports[0]))
+    (home := tmp_path / "house").mkdir()
+    house = HouseOn(home, Flavour(f"redis://:pw@127.0.0.1:{line.port}/0", two))
+    try:
+        route = house.route()
+        with house.working(processes=1, ready=False):
+            sent = house.send(cargo.cards(SENT, route.name))
+            until(lambda: one.llen(f"results.{route.name}") == SENT, "every outcome", SLOW)
+            assert one.execute_command("WAIT", 1, 10_000) == 1
+            two.replicaof("no", "one")
+            line.lead(("127.0.0.1", ports[1]))
+            one.replicaof("127.0.0.1", ports[1])
+            sent += house.send(cargo.cards(SENT, route.name))
+            route.gather(2 * SENT, SLOW)
+        route.of(sent)
+    finally:
+        house.close()
+        line.close()
 
 
 def free_port() -> int:

@@ -382,6 +382,14 @@ def test_what_a_lost_holder_had_comes_to_another_consumer_first_in_line(broker: 
     assert Consume(broker, "work").drain(10) == list(range(10))
 
 
+def test_a_delivery_is_left_alone_for_the_lease_of_its_holder_whatever_the_lease_of_who_looks(broker: Broker) -> None:
+    broker.publish(["held"])
+    patient = Consume(broker, "work", ack=False, connection=broker.connect(lease_seconds=60 * LEASE))
+    patient.drain(1)
+    assert Consume(broker, "work").stay(4 * LEASE) == []
+    assert patient.bodies == ["held"]
+
+
 def test_a_holder_that_was_frozen_too_long_does_not_take_the_message_from_its_new_owner(broker: Broker) -> None:
     broker.publish(["contested"])
     frozen = Consume(broker, "work", ack=False)

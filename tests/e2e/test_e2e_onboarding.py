@@ -257,7 +257,7 @@ def test_what_is_made_is_remembered_for_a_year(house: House) -> None:
         send(house, route, [{"reference": "remembered", "account": {"country": "US", "type": "custom"}}])
         assert outcomes(route, 1)["remembered"].complete
     with Redis.from_url(connecting.store_url(house.producer.configuration)) as store:
-        left = store.ttl("tokenferry:onboarding:main:remembered")
+        left = store.ttl("tokenferry:onboarding:main:test:remembered")
     assert 364 * 86_400 < int(left) <= 365 * 86_400
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broker.places import Server
 from click.testing import CliRunner
 from e2e import cargo
 from e2e.house import House, Worker, is_alive, until
 from faults.line import Line
+from redis import Redis
 
-from tokenferry import Order
+from tokenferry import Order, Producer
 from tokenferry.cli import main
 from tokenferry.configuration import load
 from tokenferry.contract.targets import CustomerCreate
@@ -216,6 +218,25 @@ def test_a_broker_that_falls_silent_holds_up_a_stop_for_so_long_and_no_longer(pa
     line.close()
     until(lambda: waiting(paused) == COUNT, "what it had in hand, for another one")
     another_one_finishes(paused, request_ids, route)
+
+
+@pytest.mark.parametrize("house", ["embedded"], indirect=True)
+def test_where_its_redis_was_stopped_first_it_ends_in_good_order_all_the_same(house: House, tmp_path: Path) -> None:
+    """As at the reboot of a machine that has both. What it had to tell was given back with its messages."""
+    server = Server(tmp_path / "s")
+    try:
+        path = house.configure("stopped-first.toml", broker=f"unix://{server.socket}?db=0")
+        path.write_text(path.read_text().replace("[worker]\n", "[worker]\ngrace_seconds = 2.0\n"))
+        worker = house.worker(config=path.name)
+        with Producer(path) as producer:
+            list(producer.send_many(cargo.cards(200, "stopped-first", platform="paced")))
+        with Redis(unix_socket_path=str(server.socket)) as client:
+            until(lambda: client.llen("results.stopped-first"), "the first outcome")
+        server.process.terminate()
+        server.process.wait()
+        assert worker.stop(seconds=60.0) == 0, worker.said()
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize("house", ["embedded"], indirect=True)

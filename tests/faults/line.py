@@ -86,6 +86,10 @@ class Line:
         self._bytes_per_second = None
         self._loop.call_soon_threadsafe(self._let_go)
 
+    def lead(self, to: tuple[str, int] | Path) -> None:
+        """Lead to another server from now on, as a name does after a failover. The connections there are stay."""
+        self._to = to
+
     def cut(self) -> None:
         """Reset every connection there is."""
         self._loop.call_soon_threadsafe(self._reset)

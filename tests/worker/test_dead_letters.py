@@ -299,6 +299,21 @@ class TestNotes:
             assert not wanted.fits(letter, now)
         assert Wanted(older_than=60.0).fits(letter, now + 61.0)
 
+    def test_what_nobody_has_dated_yet_is_not_old(self, here: Office) -> None:
+        """The broker itself has moved it, perhaps a second ago."""
+        letter = SetAside.read(json.dumps([[here.sealed("req-1")], {}, {"callbacks": None}]))
+        assert letter.at is None
+        assert not Wanted(older_than=60.0).fits(letter, time.time())
+        assert Wanted(ids=["req-1"]).fits(letter, time.time())
+
+    @pytest.mark.parametrize("words", ["redrive", "redrive --dry-run", "purge --yes", "purge --dry-run"])
+    def test_an_id_that_is_not_there_is_said_and_ends_with_1(self, here: Office, words: str) -> None:
+        here.put(DEAD_LETTERS, note(here.sealed("req-1"), "attempts_exhausted", at=time.time()))
+        answer = here.run(*words.split(), "--id", "req-l")
+        assert answer.exit_code == 1
+        assert "none of the dead letters has it" in answer.output
+        assert [each["id"] for each in here.lines()] == ["req-1"]
+
 
 # -- the journal forgets that it had given up
 

@@ -99,7 +99,8 @@ def run(configuration: Configuration, role: Role, *, name: str) -> int:
     watchdog.start()
     worker.start()
     watchdog.stop()
-    app.tokenferry_publisher().close()
+    # Nobody waits any more for what it still holds: that was given back.
+    app.tokenferry_publisher().close(timeout=1.0)
     return int(worker.exitcode or 0)
 
 

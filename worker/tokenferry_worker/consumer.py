@@ -91,9 +91,11 @@ class CarefulConsumer(Consumer):
         It cannot be acknowledged any more and comes again. Two deliveries of one request would do no harm, but while
         they wait each further loss would add one, and all of them would count towards poison.
         """
+        self.pool.turns += 1  # to let go of a silent broker takes as many waits as there are words to say to it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CPendingDeprecationWarning)  # Celery's advice to do the same
             super().on_connection_error_after_connected(exc)
+        self.pool.turns += 1
         self.pool.call_off()
 
     def on_unknown_message(self, body: Any, message: Any) -> None:

@@ -23,7 +23,11 @@ from tokenferry.broker.errors import (
     want_of_room,
 )
 from tokenferry.broker.waiting import MOST_PAUSE, Waiting
+from tokenferry.contract.queues import results_queue
 
+RESULTS: Final = results_queue("")
+LATE: Final = 60.0
+"""Seconds after its deadline for which RabbitMQ keeps a message that it may not keep for ever."""
 BATCH: Final = 200
 """Messages sent in one round trip at most: large enough to cost little each, small enough to confirm soon."""
 
@@ -40,6 +44,8 @@ class ConfirmingChannel:
         self._producer: Producer | None = None
         self._blocked = False
         """RabbitMQ only: whether it has said that it reads nothing more for now."""
+        self._theirs: set[str] = set()
+        """RabbitMQ only: result queues that their reader has declared first, otherwise than we do: used as they are."""
         self._depths = Depths(lambda name: depth.waiting_in(self._connected().channel, name, amqp=amqp))
 
     def send(self, due: Sequence[Waiting]) -> None:
@@ -101,8 +107,12 @@ class ConfirmingChannel:
             waiting.refused(nack)
         except Unroutable as returned:
             waiting.refused(returned)
+            self._theirs.discard(waiting.message.queue)
             self.forget()  # and with it what was declared, and the confirmation that follows what was given back
         except PreconditionFailed as error:
+            if waiting.message.queue.startswith(RESULTS) and waiting.message.queue not in self._theirs:
+                self._theirs.add(waiting.message.queue)
+                raise
             mismatch = connecting.mismatch(waiting.message.queue, error)
             waiting.future.set_exception(PublishError(mismatch, maybe_sent=waiting.maybe_sent))
             raise  # the broker has closed the channel: the others need another
@@ -148,17 +158,19 @@ class ConfirmingChannel:
     def _publish(self, producer: Producer, waiting: Waiting) -> None:
         message = waiting.message
         declared = connecting.queue(message.queue, amqp=self._amqp)
+        theirs = message.queue in self._theirs
         options: dict[str, Any] = dict(message.properties)
         if self._amqp:
             options["confirm_timeout"] = max(0.1, waiting.deadline - time.monotonic())
             if message.keep_seconds is not None:
-                options["expiration"] = max(0.001, message.keep_seconds)
+                # Past its deadline a worker still finds it, and says so; only where none comes the broker drops it.
+                options["expiration"] = max(0.0, message.keep_seconds) + LATE
             options["mandatory"] = True
         producer.publish(
             message.body,
-            exchange=declared.exchange,
+            exchange="" if theirs else declared.exchange,
             routing_key=declared.routing_key,
-            declare=[declared] if self._amqp else [],
+            declare=[declared] if self._amqp and not theirs else [],
             headers=dict(message.headers),
             content_type="application/json",
             content_encoding="utf-8",

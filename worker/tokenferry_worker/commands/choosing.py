@@ -83,6 +83,14 @@ def guard(meant: Wanted, everything: bool) -> None:
         raise click.UsageError("say which: either --id ID, --code, --platform, --kind or --older-than, or --all")
 
 
+def missing(queue: str, ids: Collection[str], met: Collection[str | None]) -> str | None:
+    """What to say when some of the *ids* that were asked for are not among those *met*."""
+    lacking = len(set(ids) - set(met))
+    if not lacking:
+        return None
+    return f"{lacking} of the ids given: none of the {NAMES[queue]} has it and fits (`tokenferry dead-letters list`)"
+
+
 def counted(queue: str, codes: Counter[str]) -> str:
     """How many there are, and of what code.
 

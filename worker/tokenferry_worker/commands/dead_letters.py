@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tokenferry.configuration import load_to_look
-from tokenferry_worker.commands.choosing import NAMES, counted, filters, fitting, guard, looking, wanted, where
+from tokenferry_worker.commands.choosing import NAMES, counted, filters, fitting, guard, looking, missing, wanted, where
 from tokenferry_worker.commands.redriving import redrive
 from tokenferry_worker.set_aside.notes import SetAside, Wanted
 
@@ -133,8 +133,10 @@ def purge(
     guard(meant, everything)
     configuration = load_to_look(config, "broker")
     with looking(configuration, queue) as shelf:
-        found = [(item.body, letter.reason) for item, letter in islice(fitting(shelf, meant), limit)]
-    codes = Counter(reason for _, reason in found)
+        found = [(item.body, letter) for item, letter in islice(fitting(shelf, meant), limit)]
+    codes = Counter(letter.reason for _, letter in found)
+    if limit is None and (lacking := missing(queue, meant.ids, [letter.id for _, letter in found])):
+        raise click.ClickException(f"{lacking}; nothing was purged")
     if dry_run:
         _say_purged(queue, codes, as_json, dry_run=True)
         return

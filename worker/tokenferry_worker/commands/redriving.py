@@ -19,7 +19,7 @@ from tokenferry.broker import connecting
 from tokenferry.broker.publishing import Publisher, PublishError
 from tokenferry.configuration import Configuration, load_to_look
 from tokenferry.options import Number
-from tokenferry_worker.commands.choosing import filters, fitting, guard, looking, wanted
+from tokenferry_worker.commands.choosing import filters, fitting, guard, looking, missing, wanted
 from tokenferry_worker.examining.words import why
 from tokenferry_worker.identities import Signers
 from tokenferry_worker.on_redis.journal import RedisJournal
@@ -173,9 +173,11 @@ async def _redrive(
                 resealer=resealer,
             )
             begun = told = time.monotonic()
+            met: set[str | None] = set()
             for item, letter in fitting(shelf, meant):
                 if stop.is_set() or done.gone == limit:
                     break
+                met.add(letter.id)
                 try:
                     async with asyncio.timeout(STORE_WITHIN + configuration.broker.publish_timeout):
                         fate = redriver.fate(letter) if done.dry_run else await redriver.redrive(letter)
@@ -196,6 +198,8 @@ async def _redrive(
                     told = time.monotonic()
                     click.echo(f"{done.gone} redriven", err=True)
                 await _until(stop, begun + done.gone / rate)
+            else:
+                done.trouble = missing(done.queue, meant.ids, met)
     if stop.is_set():
         done.trouble = "interrupted; the rest is where it was"
 

@@ -174,6 +174,8 @@ class Store:
             for script, keys, args, _ in batch:
                 pipeline.evalsha(script.hash or "", len(keys), *keys, *args)
             answers = await pipeline.execute(raise_on_error=False)
+        if any(isinstance(answer, ReadOnlyError) for answer in answers):
+            await self._client.connection_pool.disconnect()  # demoted: a new connection may reach the new primary
         for asked, answer in zip(batch, answers, strict=True):
             script, _, _, future = asked
             if isinstance(answer, NoScriptError):

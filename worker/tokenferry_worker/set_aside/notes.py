@@ -157,13 +157,16 @@ class Wanted:
         return self != Wanted()
 
     def fits(self, letter: SetAside, now: float) -> bool:
-        """Whether *letter* is meant; *now* is Unix seconds. One without a time counts as older than anything."""
+        """Whether *letter* is meant; *now* is Unix seconds.
+
+        One that the broker has set aside has no time until a worker has dated it, within a minute: it is of no age.
+        """
         return (
             (not self.ids or letter.id in self.ids)
             and self.platform in (None, letter.platform)
             and self.code in (None, letter.reason)
             and self.kind in (None, letter.kind)
-            and (self.older_than is None or (letter.at or 0) <= (now - self.older_than) * 1000)
+            and (self.older_than is None or (letter.at is not None and letter.at <= (now - self.older_than) * 1000))
         )
 
 

@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from tokenferry.broker.redis_transport.bell import Bell
+from tokenferry.broker.redis_transport.connections import PlainConnection, TlsConnection
 from tokenferry.broker.redis_transport.credit import QoS
 from tokenferry.broker.redis_transport.keeper import Keeper
 from tokenferry.broker.redis_transport.register import QUARANTINE, Keys, Register, Taken, remains
@@ -36,6 +37,8 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
     """A stock channel that takes, waits, acknowledges and gives back in our way."""
 
     QoS = QoS
+    connection_class: Any = PlainConnection
+    connection_class_ssl = TlsConnection
     lease_seconds = LEASE_SECONDS
     socket_timeout = 10.0
     socket_connect_timeout = 5.0
@@ -77,12 +80,18 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
             index=prefix + self.unacked_index_key,
             quarantine=prefix + QUARANTINE,
             lists_of=self._lists_of,
+            lease=self.lease_seconds,
             way_back=self._way_back,
         )
         where = (params.get("path"), params.get("host"), params.get("port"), params["db"])
         self._register = Register(redis.Redis(connection_pool=self._pool_of(params)), keys, where)
 
-        waiting = self._connparams(asynchronous=True) | {"protocol": 3, "health_check_interval": 0}
+        waiting = self._connparams(asynchronous=True) | {
+            "protocol": 3,
+            "health_check_interval": 0,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        }
         pool = self._pool_of(waiting | {"redis_connect_func": track_changes})
         self._waiter = Waiter(self, redis.Redis(connection_pool=pool), self._register)
         self.bell = Bell()

@@ -15,7 +15,8 @@ local function collect(tags)
     local value, score = redis.call('HGET', KEYS[1], tag), redis.call('ZSCORE', KEYS[2], tag)
     if not value then
       redis.call('ZREM', KEYS[2], tag)
-    elseif string.sub(value, 1, 2) == '[ ' or tonumber(score) < now - visibility then
+    elseif string.sub(value, 1, 2) ~= '[ ' and tonumber(score) >= now - visibility then  -- a stock consumer's
+    elseif math.abs(now - tonumber(score)) >= (tonumber(string.match(tag, '@([%d.]+):')) or lease) then
       found[#found + 1], found[#found + 2], found[#found + 3] = tag, score, value
     end
   end

@@ -39,6 +39,8 @@ class Keys:
     quarantine: str
     lists_of: Callable[[str], list[str]]
     """The lists of a queue, in the order in which they are read: one for each priority."""
+    lease: float
+    """Seconds: written into every tag, so that others wait as long, whatever lease is their own."""
     way_back: Callable[[bytes], tuple[str, str | bytes]]
     """The list that a registered message belongs to, and the message marked as redelivered."""
 
@@ -79,7 +81,7 @@ class Register:
         lists = [self._keys.lists_of(queue) for queue in credit]
         counts = [word for pair in credit.items() for word in pair]
         keys = [*self._pair, self._keys.quarantine, *(key for some in lists for key in some)]
-        return keys, [uuid4().hex, len(lists[0]), len(credit), *counts, *acks]
+        return keys, [f"{uuid4().hex}@{self._keys.lease:g}", len(lists[0]), len(credit), *counts, *acks]
 
     # -- acknowledging
 

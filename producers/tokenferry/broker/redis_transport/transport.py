@@ -6,12 +6,12 @@ from queue import Empty
 from time import monotonic
 from typing import Any
 
-import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as stock
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from tokenferry.broker.redis_transport.channel import Channel
+from tokenferry.broker.redis_transport.connections import TlsConnection
 from tokenferry.broker.redis_transport.poller import Poller
 from tokenferry.broker.sentinel import Sentinels
 
@@ -38,7 +38,7 @@ class Transport(stock.Transport):  # type: ignore[misc,unused-ignore]
 
 
 class TlsChannel(Channel):
-    connection_class = redis.SSLConnection
+    connection_class = TlsConnection
 
 
 class TlsTransport(Transport):
