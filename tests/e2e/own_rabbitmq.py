@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import amqp
 import pytest
@@ -104,8 +104,10 @@ class OwnRabbitMQ(RabbitMQ):
 
 
 def _free_ports(count: int) -> list[int]:
-    held: list[Any] = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in held]
-    for one in held:
-        one.close()
+    """Ports below those that the kernel gives away by itself: a node opens them seconds later, and after each stop."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(15_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
     return ports

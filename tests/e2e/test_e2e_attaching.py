@@ -97,7 +97,7 @@ def test_who_waits_for_an_attach_does_not_wait_for_an_import(house: House) -> No
         house.send([Order(card(), platform="main", lane="realtime", reply_to=person.name, attach=CustomerCreate())])
         (result,) = person.gather(1)
         assert result.ok
-        assert route.look() < 40
+        assert route.look() < 60
         route.gather(60, seconds=60.0)
 
 

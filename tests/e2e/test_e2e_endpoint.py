@@ -127,7 +127,9 @@ def measured(house: House, seconds: float) -> tuple[float, int, float]:
 def test_the_whole_fleet_keeps_the_rate_and_wastes_none_of_it(house: House) -> None:
     for _ in range(3):
         utilisation, refused, stall = measured(house, seconds=8.0)
-        if refused == 0 or stall < FORGIVEN / 2:
+        if refused and stall < FORGIVEN / 2:
             break  # else the machine itself stood still for so long that the calls must have arrived in a heap
+        if not refused and 0.95 <= utilisation <= 1.03:
+            break  # else it stood still while we measured
     assert refused == 0
     assert 0.95 <= utilisation <= 1.03, f"{utilisation:.1%} of the rate"

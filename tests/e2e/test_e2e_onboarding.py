@@ -173,7 +173,7 @@ def test_a_worker_killed_before_and_after_each_note_and_before_and_after_telling
 def test_many_accounts_at_once_through_kills_and_lock_time_outs_are_made_once(house: House) -> None:
     accounts = 20
     route = house.route()
-    wish = {"lock_timeout": 0.03, "reset_after": 0.02, "error_502_html_after": 0.02, "error_503": 0.02}
+    wish = {"lock_timeout": 0.02, "reset_after": 0.015, "error_502_html_after": 0.015, "error_503": 0.01}
     house.http.post("/_faults", json=wish)
     ids = send(house, route, (document(f"seller-{at}") for at in range(accounts)))
     for calls in (40, 160):

@@ -26,7 +26,7 @@ def start(house: House, folder: Path, toml: str, environment: dict[str, str]) ->
         env={**house.environment, **environment},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 

@@ -183,9 +183,9 @@ def test_a_process_that_does_not_stop_is_killed_soon_after_its_grace_time(paused
     (child,) = worker.children()
     os.kill(child, signal.SIGSTOP)  # it will not hear anything
     began = time.monotonic()
-    for _ in range(2):
-        worker.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+    worker.process.send_signal(signal.SIGTERM)
+    until(lambda: (health := told(paused, worker)) and health.phase == "stopping", "a stopping supervisor")
+    worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(60) == 1
     assert time.monotonic() - began > 4.0
     until(lambda: not is_alive(child), "the end of the process")

@@ -70,7 +70,8 @@ def _old_news(kind: BrokerKind, seed: int, mutation: str | None, out: Path) -> V
         return old_news(opened, seed=seed).verdict
 
 
-_KILLS: Final = Plan(requests=600, endpoint={}, mixture=PLAIN, troubles=("kill-all", "kill-all"))
+# Calls that last: whenever the kill comes, something is in hand.
+_KILLS: Final = Plan(requests=600, endpoint={"slow_drip": 0.5}, mixture=PLAIN, troubles=("kill-all", "kill-all"))
 _DROPPED: Final = Plan(requests=300, mixture=PLAIN, endpoint=AFTER_THE_EFFECT)
 # What such a key makes of a spend whose answer was lost: nobody can say, or, now and then, something untrue.
 _DROPPED_SPENT: Final = Plan(

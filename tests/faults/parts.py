@@ -57,12 +57,14 @@ def frozen_while_idle(scene: Scene, *, rounds: int, seed: int, quiet: float = 12
     idle = scene.hire()
     for _ in range(rounds):
         scene.until_ready(idle)
+        time.sleep(0.5)  # until what it asks for is out
         _until_quiet(scene, route, len(accepted), quiet)
         os.kill(idle.pid, signal.SIGSTOP)
         accepted |= _send(scene, list(PLAIN.errands(5, route, dice)))
         time.sleep(0.2)  # time for the server to hand out whatever the idle worker has asked for
         idle.kill()
         idle = scene.hire()
+    scene.until_ready(idle)
     _until_quiet(scene, route, len(accepted), quiet)
     scene.crew = [idle]
     verdict = _verdict(scene, route, accepted)

@@ -125,28 +125,28 @@ async def test_what_is_open_can_be_looked_up_with_its_reason(book: Book) -> None
 
 
 async def test_before_a_probe_is_due_nobody_may_call_and_then_exactly_one(book: Book) -> None:
-    circuits = book(first=0.2, lasts=30.0)
+    circuits = book(first=30.0, lasts=30.0)
     await opened(circuits)
     assert await circuits.ask(["main", "main/kind/card"]) == "open"
     assert await circuits.ask(["main/kind/card"]) == "closed"
-    await due(circuits)
+    await circuits.force("main")
     words = await asyncio.gather(*(circuits.ask(["main"]) for _ in range(20)))
     assert sorted(words) == ["open"] * 19 + ["probe"]
 
 
 async def test_a_call_that_depends_on_two_open_circuits_probes_both_or_none(book: Book) -> None:
-    circuits = book(first=0.05, lasts=30.0)
+    circuits = book(first=30.0, lasts=30.0)
     await opened(circuits, "main")
-    await due(circuits, "main")
+    await circuits.force("main")
     await opened(circuits, "main/kind/card")
     assert await circuits.ask(["main", "main/kind/card"]) == "open"
-    await due(circuits, "main/kind/card")
+    await circuits.force("main/kind/card")
     assert await circuits.ask(["main", "main/kind/card"]) == "probe"
     assert await circuits.ask(["main"]) == await circuits.ask(["main/kind/card"]) == "open"
 
 
 async def test_the_right_of_a_prober_that_died_passes_on(book: Book) -> None:
-    circuits = book(first=0.02, lasts=0.1)
+    circuits = book(first=0.02, lasts=2.0)
     await opened(circuits)
     await due(circuits)
     assert await circuits.ask(["main"]) == "probe"
@@ -192,12 +192,12 @@ async def test_a_queue_with_parked_messages_is_forgotten_only_when_nothing_came_
 
 async def test_one_process_at_a_time_carries_messages_back(book: Book) -> None:
     circuits = book()
-    assert await circuits.mind("main/kind/card", "one", lease=0.1)
-    assert await circuits.mind("main/kind/card", "one", lease=0.1)
-    assert not await circuits.mind("main/kind/card", "other", lease=0.1)
-    assert await circuits.mind("main/kind/pii", "other", lease=0.1)
+    assert await circuits.mind("main/kind/card", "one", lease=2.0)
+    assert await circuits.mind("main/kind/card", "one", lease=2.0)
+    assert not await circuits.mind("main/kind/card", "other", lease=2.0)
+    assert await circuits.mind("main/kind/pii", "other", lease=2.0)
     async with asyncio.timeout(30):
-        while not await circuits.mind("main/kind/card", "other", lease=0.1):
+        while not await circuits.mind("main/kind/card", "other", lease=2.0):
             await asyncio.sleep(0.01)
 
 

@@ -69,7 +69,7 @@ class Office:
             f"""
 [broker]
 url = "{broker}"
-publish_timeout = 5.0
+publish_timeout = 30.0
 [store]
 url = "{store}"
 prefix = "test-office"
@@ -398,9 +398,9 @@ class TestShelves:
     def test_the_oldest_come_first_and_only_what_is_removed_is_gone(self, office: Office) -> None:
         ids = [f"req-{n}" for n in range(450)]
         body = note(office.sealed("req-x"), "unopenable", at=time.time())
-        for id_ in ids:
-            office.publisher.submit(Outgoing(DEAD_LETTERS, body.replace("req-x", id_)))
-        office.put(QUARANTINE, "all of the above are confirmed now")
+        sent = [office.publisher.submit(Outgoing(DEAD_LETTERS, body.replace("req-x", id_)), timeout=90) for id_ in ids]
+        for future in sent:
+            future.result(90)
         with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
             seen = []
             for n, item in enumerate(shelf):

@@ -78,7 +78,7 @@ async def test_that_the_endpoint_has_answered_an_older_lease_counts_whoever_has_
 
 async def test_whoever_has_lost_a_lease_waits_for_as_long_as_the_later_one_lives(ledger: Ledger) -> None:
     older = await ledger.claim("tok_1", "attach-1", lease=30)
-    newer = await ledger.claim("tok_1", "attach-1", lease=0.2)
+    newer = await ledger.claim("tok_1", "attach-1", lease=1.0)
     assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence)).state == "held"
     async with asyncio.timeout(30):
         while (claim := await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence)).state == "held":
@@ -398,10 +398,10 @@ async def test_an_outcome_or_a_token_too_old_gives_the_seat_up(store: Store) -> 
 
 async def test_a_claim_in_hand_outlives_its_lease_for_as_long_as_it_is_kept(store: Store) -> None:
     ledger = RedisLedger(store, "main", days=1)
-    claim = await ledger.claim("tok_1", "attach-1", lease=0.3)
-    async with ledger.keeping("tok_1", claim, lease=0.3) as hold:
+    claim = await ledger.claim("tok_1", "attach-1", lease=2.0)
+    async with ledger.keeping("tok_1", claim, lease=2.0) as hold:
         for _ in range(10):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
             assert (await ledger.claim("tok_1", "attach-2", lease=30)).state == "held"
         assert await hold.holds()
     assert (await asked_until_it_lapses(ledger, "attach-2")).state == "unknown"
@@ -479,10 +479,10 @@ async def test_a_writer_that_is_called_off_or_fails_lets_go_at_once(ledger: Ledg
 async def test_a_lock_is_renewed_while_its_holder_writes_longer_than_a_lease(client: Redis, prefix: str) -> None:
     writers = Writers()
     one, other = (RedisLedger(Store(client, prefix), "main", days=1) for _ in range(2))
-    slow = asyncio.create_task(writers.write(one, "acct_1", lease=0.3, seconds=1.0))
+    slow = asyncio.create_task(writers.write(one, "acct_1", lease=2.0, seconds=4.0))
     while not writers.inside:
         await asyncio.sleep(0.01)
-    await asyncio.gather(slow, writers.write(other, "acct_1", lease=0.3))
+    await asyncio.gather(slow, writers.write(other, "acct_1", lease=2.0))
     assert (writers.most, writers.done) == (1, 2)
 
 

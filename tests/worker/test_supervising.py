@@ -23,7 +23,7 @@ SUPERVISOR = """
 import sys
 from tokenferry_worker import supervising
 from tokenferry_worker.health import probes
-supervising.AT_ONCE = 1.0
+supervising.AT_ONCE = 90.0
 supervising.AFTER_GRACE = 0.5
 supervisor = supervising.Supervisor(
     [],

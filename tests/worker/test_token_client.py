@@ -173,7 +173,8 @@ async def served(serve: Serve) -> AsyncIterator[TokenClient]:
     server = await asyncio.start_server(once, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     platform = Platform(mode="test", base_url=f"http://127.0.0.1:{port}")
-    client = TokenClient(platform, keys_of("test"), connections=4, read_timeout=0.3, connect_timeout=0.3)
+    read_timeout = 0.3 if serve in (fall_silent, stall) else 30
+    client = TokenClient(platform, keys_of("test"), connections=4, read_timeout=read_timeout, connect_timeout=30)
     try:
         yield client
     finally:

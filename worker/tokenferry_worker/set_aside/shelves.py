@@ -117,27 +117,31 @@ class _Held:
         self._missing = missing
         self._held: dict[int, bytes] = {}
         """What was fetched and not removed, oldest first: its delivery tag, and the hash it is known by."""
+        self._behind = 0
+        """Messages behind the one that was fetched last."""
 
     def __iter__(self) -> Iterator[Item]:
         try:
-            left = self._ready()
+            message = self._get()
         except self._missing:
             return  # nothing was ever set aside
+        left = self._behind + 1
         seen: Counter[bytes] = Counter()
         until = time.monotonic() + HELD_FOR
-        while left > 0 and (message := self._channel.basic_get(self._queue)) is not None:
+        while left > 0 and message is not None:
             body = _text(message.body)
             known_by = sha256(body.encode("utf-8", "surrogatepass")).digest()
             self._held[message.delivery_tag] = known_by
             if seen[known_by]:
                 seen[known_by] -= 1
-                continue
-            left -= 1
-            yield Item(body, message.delivery_tag)
-            if time.monotonic() > until:
-                seen.update(self._held.values())
-                self.give_back()
-                until = time.monotonic() + HELD_FOR
+            else:
+                left -= 1
+                yield Item(body, message.delivery_tag)
+                if time.monotonic() > until:
+                    seen.update(self._held.values())
+                    self.give_back()
+                    until = time.monotonic() + HELD_FOR
+            message = self._get() if left > 0 else None
 
     def remove(self, item: Item) -> bool:
         self._channel.basic_ack(item.handle)
@@ -149,7 +153,7 @@ class _Held:
         """Return what is held, in its order. Returns when the next look will see it."""
         if not self._held:
             return
-        due = self._ready() + len(self._held)
+        due = max(self._ready(), self._behind) + len(self._held)
         for tag in self._held:
             self._channel.basic_reject(tag, requeue=True)
         self._held.clear()
@@ -157,7 +161,14 @@ class _Held:
         while self._ready() < due and time.monotonic() < until:
             time.sleep(0.005)
 
+    def _get(self) -> Any:
+        """The next message, or None. Comes from the queue's own process, and knows how many are behind it."""
+        message = self._channel.basic_get(self._queue)
+        self._behind = int(message.delivery_info["message_count"]) if message is not None else 0
+        return message
+
     def _ready(self) -> int:
+        """How many wait, as the node says. Of a quorum queue that is busy for 250 ms it says 0 (3.10)."""
         return int(self._channel.queue_declare(self._queue, passive=True).message_count)
 
 
