@@ -40,7 +40,9 @@ from tokenferry.broker.publishing import Outgoing, Publisher, PublishError, Publ
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, Keys, Platform
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.envelope import Envelope, Header
+from tokenferry.contract.names import new_id
 from tokenferry.contract.targets import CustomerCreate, CustomerSource, InvalidTarget, digest
+from tokenferry.importing.outputs import masked
 from tokenferry.producer import WINDOW, Sealer
 from tokenferry.sealing import UnusableKey
 
@@ -745,3 +747,10 @@ def test_a_producer_without_its_keys_does_not_begin(
     with pytest.raises(UnusableKey, match=named.name):
         producer_of(configured("redis://127.0.0.1:1", own_keys, "main"))
     assert publishers() == before
+
+
+def test_no_id_of_ours_looks_like_a_number_gone_astray() -> None:
+    """It would be masked in the very line that tells what to repeat."""
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert not [id_ for id_ in ids if masked(id_) != id_]

@@ -6,7 +6,6 @@ never leaves this module: it carries the value, which may be a card number someb
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -205,7 +204,7 @@ class Sealer:
         """
         name = self.platform(platform)
         live = self.configuration.platform(name).live
-        onboarding_id = onboarding_id or document.reference or f"onb-{secrets.token_hex(16)}"
+        onboarding_id = onboarding_id or document.reference or new_id("onb")
         wanted = {"reference": onboarding_id, "progress": progress or document.progress}
         document = onboarding_from({**dict(document), **wanted})
         if found := check_onboarding(document, today=datetime.now(UTC).date(), live=live):

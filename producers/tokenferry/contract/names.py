@@ -67,6 +67,12 @@ TokenId = Annotated[EndpointId, AfterValidator(_like_a_token)]
 """The id of a token. Not digits alone, and not the id of what a token becomes."""
 
 
-def new_id() -> str:
-    """A fresh request id: 128 random bits. Random, so it says nothing about the request."""
-    return f"req-{secrets.token_hex(16)}"
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
+
+
+def new_id(prefix: str = "req") -> str:
+    """A fresh id: 128 random bits, so it says nothing about the request.
+
+    In letters alone: a run of digits in it would be taken for a card number, and masked wherever the id is told.
+    """
+    return f"{prefix}-{secrets.token_hex(16).translate(_LETTERS)}"
