@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tokenferry.broker import embedded
@@ -24,6 +25,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 OURS = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
 
 
+@pytest.mark.timeout(400)
 def test_every_command_of_the_compose_file_does_its_part_of_an_import(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     with ExitStack() as stack:
@@ -98,7 +100,7 @@ class Stage:
 
     def finish(self, service: str, codes: tuple[int, ...] = (0,)) -> None:
         ran = subprocess.run(
-            self.command(service), env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            self.command(service), env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
         assert ran.returncode in codes, ran.stdout + ran.stderr
 
@@ -107,8 +109,8 @@ class Stage:
         how, program, *words = OURS[service]["healthcheck"]["test"]
         assert (how, program) == ("CMD", "tokenferry")
         command = [sys.executable, "-m", "tokenferry", *(f"{self.folder}{w}" if w[0] == "/" else w for w in words)]
-        deadline = time.monotonic() + 30
-        while (asked := subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)).returncode:
+        deadline = time.monotonic() + 120
+        while (asked := subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)).returncode:
             assert time.monotonic() < deadline, asked.stdout + asked.stderr
 
     @contextmanager
@@ -118,7 +120,7 @@ class Stage:
         with log.open("wb") as out:
             process = subprocess.Popen(self.command(service), env=self.environment, stdout=out, stderr=out)
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while not (said := [line for line in log.read_text().splitlines() if up in line]):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
@@ -126,4 +128,4 @@ class Stage:
             yield said[0]
         finally:
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(90) == 0

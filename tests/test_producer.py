@@ -127,7 +127,7 @@ def dead(keys: Keys) -> Iterator[Configuration]:
     """The configuration of a broker that is not there."""
     with socket.socket() as bound:  # bound and not listening: nobody else can open it meanwhile
         bound.bind(("127.0.0.1", 0))
-        yield configured(f"redis://127.0.0.1:{bound.getsockname()[1]}", keys, "main", timeout=0.5)
+        yield configured(f"redis://127.0.0.1:{bound.getsockname()[1]}", keys, "main", timeout=3.0)
 
 
 @pytest.fixture
