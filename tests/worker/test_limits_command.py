@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from broker.places import Server
 from click.testing import CliRunner, Result
 
 from tokenferry.broker.embedded import Embedded
@@ -160,6 +162,28 @@ def test_who_waits_for_one_platform_is_in_nobodys_way_at_another(config: Path) -
         one.join(60)
     slow.close()
     main_.close()
+
+
+def test_an_application_leaves_a_store_that_has_become_a_replica(config: Path, tmp_path: Path) -> None:
+    """Where one name leads to another server after a failover: only a new connection gets there."""
+    server = Server(tmp_path / "s")
+    try:
+        url = f"unix://{server.socket}?db=0"
+        config.write_text(re.sub('url = ".*"', f'url = "{url}"', config.read_text(), count=1))
+        budgets, operator = SharedBudgets(load(config), "main"), redis.Redis.from_url(url)
+        budgets.reserve("tokens", timeout=30)
+        before = {one["id"] for one in operator.client_list()}
+        operator.replicaof("127.0.0.1", 1)
+        with pytest.raises(redis.ConnectionError, match="replica"):
+            budgets.reserve("tokens", timeout=30)
+        operator.replicaof("no", "one")
+        budgets.reserve("tokens", timeout=30)
+        after = {one["id"] for one in operator.client_list()}
+        assert after - before, "a connection of its own, and new"
+        budgets.close()
+        operator.close()
+    finally:
+        server.kill()
 
 
 def test_a_429_that_an_application_reports_slows_the_whole_fleet(config: Path, valkey: Embedded) -> None:

@@ -14,7 +14,11 @@ import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
+
+import redis
+from redis.exceptions import ReadOnlyError
 
 from tokenferry.broker import connecting, sentinel
 from tokenferry.configuration import Configuration
@@ -47,7 +51,7 @@ class SharedBudgets:
         """
         rates = []
         for budget in self._budgets.of(endpoint, connected_account):
-            per_second, _, _, paused = self._look(keys=[self._key(budget)], args=numbers(budget, "realtime")[:2])
+            per_second, _, _, paused = self._ask(self._look, [self._key(budget)], numbers(budget, "realtime")[:2])
             rates.append(0.0 if paused else float(per_second))
         return min(rates)
 
@@ -71,7 +75,7 @@ class SharedBudgets:
         rates = [number for budget in budgets for number in (*numbers(budget, lane)[:2], 0)]
         arguments = [0, lane, "", 0, *rates]
         while True:
-            granted, ask_again, *_ = self._permit(keys=keys, args=arguments)
+            granted, ask_again, *_ = self._ask(self._permit, keys, arguments)
             if granted:
                 return
             wait = int(ask_again) / MICROSECONDS
@@ -84,11 +88,18 @@ class SharedBudgets:
         budget = self._budgets.refused(reason, self._budgets.of(endpoint))
         pushed = [math.ceil(PUSHED_BACK * MICROSECONDS), *numbers(budget, "realtime")[:2]]
         who = f"application {socket.gethostname()}:{os.getpid()}"
-        self._push_back(keys=[self._key(budget), f"{self._prefix}:changes"], args=[*pushed, budget.name, who])
+        self._ask(self._push_back, [self._key(budget), f"{self._prefix}:changes"], [*pushed, budget.name, who])
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def _ask(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            return script(keys=keys, args=args)
+        except ReadOnlyError:  # demoted: a new connection may reach the new primary
+            self._client.connection_pool.disconnect()
+            raise redis.ConnectionError("the store has become a replica") from None
 
     def _key(self, budget: Budget) -> str:
         return f"{self._prefix}:budget:{budget.name}"

@@ -20,7 +20,7 @@ class Outgoing:
     headers: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, Any] = field(default_factory=dict)
     keep_seconds: float | None = None
-    """RabbitMQ drops the message unread after this many seconds; on Redis the deadline in the header does that."""
+    """RabbitMQ drops the message unread a minute after these seconds; a worker goes by the deadline in the header."""
     bound: Bound | None = None
     """How long its queue may be: `BrokerFull` at once where it is longer. None: nobody asks."""
     expires_at: int | None = None
