@@ -12,9 +12,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import amqp
 import pytest
@@ -22,6 +22,8 @@ import redis
 from e2e.erlang import Node, control
 
 from tokenferry.broker import embedded
+
+T = TypeVar("T")
 
 REDIS = ("127.0.0.1", 6379)
 RABBITMQ = ("127.0.0.1", 5672)
@@ -224,11 +226,25 @@ class RabbitMQ:
 
     def take(self, queue: str) -> list[bytes]:
         found: list[bytes] = []
-        # Not there, or declared a moment ago and its process not yet running (`noproc`): nothing to take either way.
-        with self.channel() as channel, contextlib.suppress(amqp.NotFound, amqp.InternalError):
-            while (message := channel.basic_get(queue, no_ack=True)) is not None:
-                found.append(_bytes(message.body))
+
+        def fetch(channel: Any) -> None:
+            with contextlib.suppress(amqp.NotFound):
+                while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                    found.append(_bytes(message.body))
+
+        self._ask(fetch)
         return found
+
+    def _ask(self, question: Callable[[Any], T]) -> T:
+        """Put *question* over a channel of its own: again where a queue was declared a moment ago, or is busy (541)."""
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                with self.channel() as channel:
+                    return question(channel)
+            except amqp.InternalError:
+                assert time.monotonic() < deadline, "a queue of RabbitMQ has not answered for 30 s"
+                time.sleep(0.05)
 
     def queues(self) -> dict[str, int]:
         """Every queue and its messages, those in somebody's hand included."""
@@ -238,23 +254,34 @@ class RabbitMQ:
         return sum(abs(count) for queue, count in self.queues().items() if is_work(queue))
 
     def contents(self) -> Iterator[bytes]:
-        with self.channel() as channel:  # what is not acknowledged goes back when the channel ends
+        def look(channel: Any) -> list[bytes]:  # what is not acknowledged goes back when the channel ends
+            found = []
             for queue in self.queues():
-                yield queue.encode()
+                found.append(queue.encode())
                 while (message := channel.basic_get(queue)) is not None:
-                    yield _bytes(message.body)
-                    yield json.dumps([message.properties, message.delivery_info], default=str).encode()
+                    found.append(_bytes(message.body))
+                    found.append(json.dumps([message.properties, message.delivery_info], default=str).encode())
+            return found
+
+        yield from self._ask(look)
         yield from self._store.contents()
 
     def empty(self) -> None:
-        with self.channel() as channel:
-            for queue in self.queues():
-                channel.queue_purge(queue)
+        for queue in self.queues():
+            self._ask(lambda channel, queue=queue: channel.queue_purge(queue))
         self._store.empty()
 
     def control(self, *arguments: str) -> str:
         """`rabbitmqctl` on the node it lives on."""
         return control(self.node, *arguments)
+
+    def stop_queue(self, queue: str) -> None:
+        """End the process of a quorum queue, as an election or a busy node seems to: 541 to whoever wants a message."""
+        self.node.quorum_queue("stop_server", self.vhost, queue)
+
+    def start_queue(self, queue: str) -> None:
+        """Let it go on, with everything it holds."""
+        self.node.quorum_queue("restart_server", self.vhost, queue)
 
     def cut(self) -> int:
         said = self.control("close_all_connections", "--vhost", self.vhost, "a test")
