@@ -31,6 +31,10 @@ DATABASES = range(12, 16)
 """Databases of the shared Redis that belong to these tests: one per run at a time."""
 
 
+OURS = "tokenferry-tests"
+"""The key that marks a database as these tests' own."""
+
+
 class Broker(Protocol):
     """One broker of one house, empty at first."""
 
@@ -156,7 +160,7 @@ class Embedded(OnRedis):
 
 
 class SharedRedis(OnRedis):
-    """One database of the Redis of this machine."""
+    """One database of the Redis of this machine: an empty one, or one that a run of these tests has left behind."""
 
     address = REDIS
 
@@ -165,7 +169,14 @@ class SharedRedis(OnRedis):
         self.number, self._lock = _free_database()
         self.url = self.store = f"redis://{REDIS[0]}:{REDIS[1]}/{self.number}"
         self.client = redis.Redis(*REDIS, db=self.number)
-        self.client.flushdb()
+        self.empty()
+
+    def empty(self) -> None:
+        """As everybody does; the mark stays, so that a later run may clear up what a killed one has left."""
+        with self.client.pipeline(transaction=True) as pipeline:
+            pipeline.flushdb()
+            pipeline.set(OURS, "a run of Tokenferry's tests; may be emptied")
+            pipeline.execute()
 
     def cut(self) -> int:
         mine = self.client.client_id()
@@ -182,14 +193,24 @@ def _free_database() -> tuple[int, int]:
     """A database nobody else uses, and the lock that says so."""
     deadline = time.monotonic() + 100.0
     while time.monotonic() < deadline:
+        strangers = 0
         for number in DATABASES:
             lock = os.open(Path(tempfile.gettempdir(), f"tokenferry-e2e-{number}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError), redis.Redis(*REDIS, db=number) as client:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return number, lock
+                if may_be_emptied(client):
+                    return number, lock
+                strangers += 1
             os.close(lock)
+        if strangers == len(DATABASES):
+            pytest.fail(f"databases {DATABASES.start} to {DATABASES.stop - 1} of the Redis here hold somebody's data")
         time.sleep(0.2)
     raise TimeoutError("every test database is in use")
+
+
+def may_be_emptied(client: redis.Redis[bytes]) -> bool:
+    """Whether nothing is in a database, or a run of these tests has marked it. Else it is somebody's, and stays."""
+    return bool(client.exists(OURS)) or client.dbsize() == 0
 
 
 def kill_synced(pid: int, url: str) -> None:
