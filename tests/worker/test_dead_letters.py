@@ -24,7 +24,7 @@ from kombu import Connection
 from redis import Redis
 
 from tokenferry import CardRequest, Order, onboarding_from
-from tokenferry.broker import connecting
+from tokenferry.broker import connecting, queue_browser
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher, PublishError
 from tokenferry.cli import main
@@ -449,7 +449,7 @@ class TestShelves:
     def test_a_look_that_lasts_holds_nothing_for_longer_than_the_broker_allows(
         self, office: Office, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shelves, "HELD_FOR", 0.0)  # given back after each of them
+        monkeypatch.setattr(queue_browser, "HELD_FOR", 0.0)  # given back after each of them
         for n in range(6):
             office.lay(f"req-{n}")
         seen = []
@@ -764,7 +764,7 @@ class TestCommands:
         office.empty()
         for n in range(3):
             office.lay(f"req-{n}")
-        really, removed = shelves._Held.remove, []
+        really, removed = queue_browser._Held.remove, []
 
         def remove(shelf: Any, item: Item) -> bool:
             if removed:
@@ -772,7 +772,7 @@ class TestCommands:
             removed.append(really(shelf, item))
             return removed[-1]
 
-        monkeypatch.setattr(shelves._Held, "remove", remove)
+        monkeypatch.setattr(queue_browser._Held, "remove", remove)
         answer = office.run(*command, "--json")
         assert answer.exit_code == 1
         report = json.loads(answer.stdout.splitlines()[0])
