@@ -96,7 +96,7 @@ class RedisLimiter:
 
         What is not given back by then, the store forgets after the longest call.
         """
-        for gate in self._gates.values():
+        for gate in list(self._gates.values()):
             await gate.aclose()
         if self._giving_back:
             await asyncio.wait(self._giving_back, timeout=CLOSING)
