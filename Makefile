@@ -1,6 +1,6 @@
 # make demo   installs, then runs the main job with no server and no key
 # make test   installs, then runs the tests (Redis and RabbitMQ ones only where those listen on their usual ports)
-# make check  format, lint, types, import fences
+# make check  format, lint, types, import fences, the examples in docstrings
 # make bench  measures the pipeline beside its parts; takes minutes
 # make faults the fault campaign: REQUESTS=20000 SEED=1 BROKER=all, `--only` and more in ARGS; takes minutes
 # make faults-mutations  proves that the campaign's checker notices broken workers: SEED=1 BROKER=all, some alone in ONLY
@@ -31,6 +31,7 @@ check: $(VENV)/installed
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m pytest --doctest-modules producers worker emulator
 
 bench: $(VENV)/installed
 	@$(BIN)/python bench/pacing.py

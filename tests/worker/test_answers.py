@@ -226,6 +226,33 @@ def test_a_key_used_with_other_parameters_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "header", "limit"),
+    [
+        (error("rate_limit"), None, "global-rate"),
+        (error("rate_limit"), "endpoint-rate", "endpoint-rate"),
+        (error(None), "endpoint-rate", "endpoint-rate"),
+        (error(None), None, None),
+        (error("lock_timeout"), "endpoint-rate", None),
+        (b"<html>", "endpoint-concurrency", "endpoint-concurrency"),
+        (b"<html>", None, None),
+    ],
+)
+def test_the_table_decides_which_429_is_a_rate_limit(body: bytes, header: str | None, limit: str | None) -> None:
+    headers = {} if header is None else {"stripe_rate_limited_reason": header}
+    caught = trouble(429, body, **headers)
+    assert isinstance(caught, Unavailable)
+    assert (caught.rate_limited, caught.maybe_done) == (limit, False)
+
+
+@pytest.mark.parametrize(("status", "maybe_done"), [(400, False), (409, True), (424, True), (429, False), (503, True)])
+def test_what_was_refused_before_it_was_executed_has_had_no_effect(status: int, maybe_done: bool) -> None:
+    """Of a 409 the first call with the same key is still under way."""
+    caught = trouble(status, error("token_in_use"))
+    assert isinstance(caught, Unavailable)
+    assert caught.maybe_done is maybe_done
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("3", 3.0),

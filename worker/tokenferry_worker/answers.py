@@ -64,19 +64,24 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         if not (isinstance(kind, str) and isinstance(id_, str) and _ID.fullmatch(id_)):
             raise Unavailable("the answer is not an object", status, request_id)
         return Answer(kind, id_, content, request_id, headers.get("idempotent-replayed") == "true")
-    error = content.get("error")
+    error, limit = content.get("error"), headers.get("stripe-rate-limited-reason")
     if not isinstance(error, dict):
         if status in (401, 403):
             raise Blocked(status, Code.UNAUTHORIZED, request_id=request_id, ours=True)
         if 300 <= status < 400:
             raise Blocked(status, Code.REFUSED, request_id=request_id, ours=True)
         # HTML of a proxy, half a body: not the endpoint's word, whatever the status says.
-        reason = "the answer is not the endpoint's"
-        raise Unavailable(reason, status, request_id, rate_limited=_reason(status, headers), maybe_done=status != 429)
+        raise Unavailable(
+            "the answer is not the endpoint's",
+            status,
+            request_id,
+            rate_limited=_rate_limited(reaction(status, None, None, limited=bool(limit)), limit),
+            maybe_done=status != 429,
+        )
     error_type, code = _word(error, "type"), _word(error, "code")
     # The endpoint's own word goes before the table, as in its SDKs: true repeats a refusal, false ends a series.
     again = headers.get("stripe-should-retry")
-    decided = reaction(status, error_type, code)
+    decided = reaction(status, error_type, code, limited=bool(limit))
     match Reaction.SAME_KEY if decided is Reaction.REJECT and again == "true" else decided:
         case Reaction.REJECT:
             raise Declined(
@@ -93,24 +98,25 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
             raw = isinstance(message, str) and message.startswith(RAW_CARD_REFUSAL)
             ours = Code.RAW_CARD_DATA_REFUSED if raw or status == 402 else Code.UNAUTHORIZED
             raise Blocked(status, code or ours, error_type, request_id=request_id, ours=code is None)
-        case _:
+        case again_later:
             raise Unavailable(
                 code or error_type or "error",
                 status,
                 request_id,
                 # 409: the first call with this key is still under way, and may succeed.
                 maybe_done=status not in (400, 429),
-                rate_limited=_reason(status, headers, code),
+                rate_limited=_rate_limited(again_later, limit),
                 retry_after=_seconds(headers.get("retry-after")),
                 final=again == "false",
             )
 
 
-def _reason(status: int, headers: Mapping[str, str], code: str | None = None) -> str | None:
-    """Which budget a 429 is about. Without the header and with `lock_timeout` it is no rate limit at all."""
-    if status != 429 or code == "lock_timeout":
-        return None
-    return headers.get("stripe-rate-limited-reason") or ("global-rate" if code == "rate_limit" else None)
+def _rate_limited(decided: Reaction, limit: str | None) -> str | None:
+    """The limit that the whole fleet must slow down for. None where the answer is no rate limit.
+
+    *limit*: the endpoint's own word for it. Where it has none, the account's whole rate is meant.
+    """
+    return (limit or "global-rate") if decided is Reaction.PACE else None
 
 
 def _json(body: bytes) -> Mapping[str, Any]:

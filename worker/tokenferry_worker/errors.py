@@ -62,7 +62,8 @@ class Unavailable(TokenferryError):
     status: int | None = None
     request_id: str | None = None
     maybe_done: bool = True
-    """Whether the call may have had its effect. False for a refusal before execution (429, 409, no connection)."""
+    """Whether the call may have had its effect. False for a refusal before execution: 429, 400 `token_in_use`, no
+    connection. True for a 409: the first call with this key is still under way, and may succeed."""
     rate_limited: str | None = None
     """`Stripe-Rate-Limited-Reason` of a 429; such a call was never executed and counts as no attempt."""
     retry_after: float | None = None

@@ -42,6 +42,8 @@ Open = Callable[[], AbstractAsyncContextManager[Mapping[str, Handler]]]
 
 CALLED_OFF: Final = 2.0
 """Seconds that deliveries get to end once they are called off."""
+CLOSED: Final = 10.0
+"""Seconds that the connections to store and endpoint get to close."""
 BETWEEN_TIMERS: Final = 1.0
 """Seconds, while the worker stops, between two looks at what Celery's hub would do by the clock: heartbeats."""
 CRASHED_PAUSE: Final = 1.0
@@ -134,8 +136,11 @@ class AsyncioPool(BasePool):
         self.call_off()
         self._wait(CALLED_OFF)
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(10.0)
+            with suppress(RuntimeError):  # the loop has just ended by itself
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(CLOSED)
+        if self._thread.is_alive():
+            log.error("what the deliveries used was not closed within %g s; this process ends without it", CLOSED)
 
     def _wait(self, seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
         """Until nothing is in hand, for *seconds* at most. Meanwhile, do what Celery's hub does no more."""
@@ -156,6 +161,11 @@ class AsyncioPool(BasePool):
             time.sleep(0.01)
 
     # For the watchdog, from its thread
+
+    @property
+    def failed(self) -> bool:
+        """True if the loop's thread has ended with an error, at work or while it closed what the deliveries used."""
+        return self._failure is not None
 
     @property
     def in_hand(self) -> int:
@@ -183,9 +193,25 @@ class AsyncioPool(BasePool):
             self._loop.run_until_complete(self._serve())
         except BaseException as error:
             self._failure = error
+            if self._opened.is_set():  # else `on_start` raises it
+                self._end_of_the_loop(error)
         finally:
             self._opened.set()
             self._loop.close()
+
+    def _end_of_the_loop(self, error: BaseException) -> None:
+        """Say that the loop has failed, and end the process: without its loop it can only take messages."""
+        # Only the type: the text of an unforeseen error could hold anything.
+        what = type(error).__name__, _where(error)
+        if self._stopping.is_set():
+            log.error("closing what the deliveries used has failed (%s at %s); this process ends with an error", *what)
+            return
+        log.critical(
+            "the loop of the deliveries has ended (%s at %s); this process gives back what it holds and ends", *what
+        )
+        stopping.give_back()
+        with suppress(BlockingIOError):  # full: Celery's hub wakes up all the same
+            os.write(self._write_end, b"!")
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from tokenferry.broker.alarm import Alarm
 from tokenferry.contract.queues import parked_queue
 from tokenferry_worker.circuits import Board, Park, cure, parks
 from tokenferry_worker.errors import Blocked
@@ -109,13 +110,16 @@ class Switchboard:
 
     async def watch(self) -> None:
         """Look at the store for ever."""
+        alarm = Alarm(log, "reading the circuits in the store", level=logging.ERROR)
         while True:
             self._fresh.clear()
             try:
                 self._learn(await self._book.look())
             except Exception as error:
                 # Whatever it was: without another look, who waits would wait for ever.
-                log.error("circuits: the store could not be read (%s)", type(error).__name__)
+                alarm.failed(f"{type(error).__name__}; trying again")
+            else:
+                alarm.worked()
             await asyncio.sleep(self._look_every)
 
     def _learn(self, board: Board) -> None:
