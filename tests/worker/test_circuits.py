@@ -73,15 +73,33 @@ def test_a_403_for_the_account_in_the_path_is_that_calls_affair_and_any_other_re
 
 
 @pytest.mark.parametrize("status", [301, 401, 402, 403])
+@pytest.mark.parametrize("code", ["refused", "not_the_endpoint"])
 @pytest.mark.parametrize("about", [CARD, CONNECTED, ATTACH, CONNECTED_ATTACH, LIVE_PERSON, LIVE_CONNECTED_PERSON])
-def test_whatever_is_refused_is_a_scope_the_call_depends_on(status: int, about: About) -> None:
-    assert scope_of(Blocked(status, "refused"), about) in scopes_of(about)
+def test_whatever_is_refused_is_a_scope_the_call_depends_on(status: int, about: About, code: str) -> None:
+    assert scope_of(Blocked(status, code), about) in scopes_of(about)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404])
+@pytest.mark.parametrize("about", [CARD, ATTACH, CONNECTED_ATTACH, PERSON_OF_ACCOUNT])
+def test_where_something_else_answers_no_call_of_the_platform_is_made_and_the_cure_is_base_url(
+    status: int, about: About
+) -> None:
+    error = Blocked(status, "not_the_endpoint")
+    assert not is_its_own(error, about)
+    assert scope_of(error, about) == "main"
+    assert "base_url" in cure("main", status, error.code)
+
+
+@pytest.mark.parametrize("about", [CARD, CONNECTED, ATTACH, LIVE_PERSON])
+def test_every_call_depends_on_an_endpoint_that_answers_whatever_key_it_is_made_with(about: About) -> None:
+    assert scopes_of(about)[:2] == ("main/outage", f"main/outage/{about.endpoint}")
 
 
 def test_only_what_leaves_others_in_the_same_queue_able_to_work_is_parked() -> None:
     assert [scope for scope in (*scopes_of(CONNECTED), *scopes_of(ATTACH)) if parks(scope)] == [
         "main/account/acct_1",
         "main/kind/card",
+        "main/outage/customers",
         "main/endpoint/customers",
     ]
 

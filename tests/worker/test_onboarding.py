@@ -38,6 +38,7 @@ from tokenferry_worker.switchboard import Switchboard
 
 from .standins import (
     NOW,
+    Greets,
     MemoryCircuits,
     MemoryJournal,
     MemoryLedger,
@@ -99,7 +100,7 @@ class Moments:
             raise Killed
 
 
-class AccountsEndpoint:
+class AccountsEndpoint(Greets):
     """Makes accounts and what belongs to them, spends every token once, and repeats its answer under the same key."""
 
     def __init__(self, moments: Moments, *, live: bool = False) -> None:

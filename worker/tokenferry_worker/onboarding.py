@@ -21,7 +21,7 @@ from tokenferry.contract.results import (
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
 from tokenferry.contract.target import path_of
 from tokenferry_worker.answers import Answer
-from tokenferry_worker.calling import Desk, Exhausted, TooLate, excused
+from tokenferry_worker.calling import Desk, Exhausted, excused
 from tokenferry_worker.circuits import About, Park
 from tokenferry_worker.entries import Entry, as_known
 from tokenferry_worker.errors import Declined, Unopenable
@@ -168,16 +168,19 @@ class Onboarder:
         )
 
     async def _requirements(self, run: Run, account: str) -> Requirements | None:
-        """What the endpoint says is due. Nice to know: where it does not say, the outcome is the same without."""
+        """What the endpoint says is due. Nice to know: where it refuses to say, the outcome is the same without.
+
+        While the endpoint answers nobody, this waits.
+        """
 
         async def read() -> Answer:
             return await run.desk.endpoint.get(path_of("accounts", account))
 
         about = About(run.desk.name, "accounts", named_account=account)
-        attempts = self.stepper.attempts(run, about, run.desk.budgets.of("accounts"), until=None)
+        attempts = self.stepper.attempts(run, about, run.desk.budgets.of("accounts"), until=None, asks=True)
         try:
             return requirements_of(await attempts.run(read))
-        except (Declined, Exhausted, TooLate, Park):
+        except (Declined, Exhausted):
             return None
 
     def _failed(self, header: OnboardingHeader, deliveries: int, code: str) -> OnboardingResult:

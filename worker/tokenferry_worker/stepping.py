@@ -131,19 +131,24 @@ class Stepper:
         if begun and known is not None and self._now_ms() - known.at > KEY_IS_SAFE * 1000:
             return failure(Code.OUTCOME_UNKNOWN, None, 0)
         form = encode(flatten(target, without=target.local))
+        first_at = known.at if begun and known is not None else 0
 
         async def call() -> Answer:
             # Noted when it is made, not while it waits for leave, and no more once it is refused unexecuted: what waits
             # for days at an open circuit has had no effect.
+            nonlocal first_at
             first = not begun and not attempts.maybe_done
             if first:
-                await self._note(here, here.entry("begun", at=self._now_ms()))
+                first_at = self._now_ms()
+                await self._note(here, here.entry("begun", at=first_at))
+            elif self._now_ms() - first_at > KEY_IS_SAFE * 1000:
+                raise TooLate(True)  # it waited so long that its key may make a second object
             try:
                 return await here.run.desk.endpoint.post(
                     target.path(), form, idempotency_key=f"tokenferry:onboard:{here.id}"
                 )
             except (Blocked, Unavailable) as error:
-                if first and not (isinstance(error, Unavailable) and error.maybe_done):
+                if first and not error.maybe_done:
                     await self._note(here, here.entry("stopped"))
                 raise
 
@@ -168,8 +173,13 @@ class Stepper:
             last = Declined(error.last.status or 0, code, request_id=error.last.request_id, ours=True)
             return failure(code, last, error.attempts, error.history)
 
-    def attempts(self, run: Run, about: About, budgets: tuple[Budget, ...], *, until: int | None) -> Attempts:
-        """The attempts of a call that spends no token. *until*: Unix milliseconds after which none is begun."""
+    def attempts(
+        self, run: Run, about: About, budgets: tuple[Budget, ...], *, until: int | None, asks: bool = False
+    ) -> Attempts:
+        """The attempts of a call that spends no token. *until*: Unix milliseconds after which none is begun.
+
+        *asks*: whether it is a question, which is never parked: all that it is about is done.
+        """
         spender = self.spender
         return Attempts(
             spender.limiter,
@@ -181,7 +191,9 @@ class Stepper:
             budgets,
             spender.attempts,
             until=until / 1000 if until is not None else None,
-            may_park=True,
+            may_park=not asks,
+            request=run.header.request_id,
+            asks=asks,
         )
 
     async def _conclude(self, here: _Here, became: str | Failure, *, earlier: bool = False) -> StepResult:

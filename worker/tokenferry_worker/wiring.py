@@ -45,6 +45,7 @@ from tokenferry_worker.opening import Opener
 from tokenferry_worker.outcomes import Outcome
 from tokenferry_worker.parking import Carrier
 from tokenferry_worker.pool import Handler
+from tokenferry_worker.reminding import Reminder
 from tokenferry_worker.set_aside.sweeping import Sweeper
 from tokenferry_worker.settling import Settler
 from tokenferry_worker.spending import Spender
@@ -216,7 +217,13 @@ async def handlers(
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, realtime=False)
         carrier = Carrier(configuration, publisher, book, circuits)
         sweeper = Sweeper(configuration, publisher, book, store.now)
-        for name, beside in {"circuits": circuits.watch(), "parked": carrier.work(), "aside": sweeper.work()}.items():
+        reminder = Reminder(configuration, book, circuits)
+        for name, beside in {
+            "circuits": circuits.watch(),
+            "parked": carrier.work(),
+            "open": reminder.work(),
+            "aside": sweeper.work(),
+        }.items():
             stack.push_async_callback(_called_off, asyncio.create_task(beside, name=f"tokenferry-{name}"))
         yield by_task
 
