@@ -408,12 +408,15 @@ class MemoryCircuits:
         self.circuits.setdefault(scope, Opened(status, code, request_id, now, next=now + self.first))
         return not known
 
-    async def ask(self, scopes: Sequence[str], by: str = "") -> Literal["closed", "open", "probe"]:
+    async def ask(
+        self, scopes: Sequence[str], by: str = "", *, tried: bool = False
+    ) -> Literal["closed", "open", "probe"]:
         self.asked += 1
         found = [self.circuits[scope] for scope in scopes if scope in self.circuits]
         if any(max(circuit.next, circuit.probing) > self.now() for circuit in found):
             return "open"
-        if any(by and circuit.last == by and self.now() < circuit.next + self.others for circuit in found):
+        turns = [2 if by and circuit.last == by else int(tried) for circuit in found]
+        if any(self.now() < each.next + turn * self.others for each, turn in zip(found, turns, strict=True)):
             return "open"
         for circuit in found:
             circuit.probing = self.now() + self.lasts

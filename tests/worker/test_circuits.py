@@ -185,6 +185,44 @@ async def test_every_failed_probe_doubles_the_pause_up_to_the_longest(book: Book
     assert set((await circuits.look()).open) == {"main"}, "what is closed stays closed"
 
 
+async def test_a_probe_that_is_due_is_first_for_who_was_not_tried_yet_then_for_the_others_last_for_who_probed_last(
+    book: Book,
+) -> None:
+    circuits = book(first=0.0, longest=0.0, lasts=30.0, others=30.0)
+    await opened(circuits)
+    await circuits.again("main", failed=True, by="poison")
+    assert await circuits.ask(["main"], "poison", tried=True) == "open"
+    assert await circuits.ask(["main"], "another", tried=True) == "open"
+    assert await circuits.ask(["main"], "new") == "probe"
+    circuits = book(first=0.0, longest=0.0, lasts=30.0, others=1.0)
+    await opened(circuits)  # nothing new: it is open still
+    await circuits.again("main", failed=True, by="poison")
+    async with asyncio.timeout(30):
+        while (word := await circuits.ask(["main"], "another", tried=True)) == "open":
+            assert await circuits.ask(["main"], "poison", tried=True) == "open"
+            await asyncio.sleep(0.01)
+    assert word == "probe"
+    await circuits.again("main", failed=True, by="poison")
+    async with asyncio.timeout(30):
+        while await circuits.ask(["main"], "poison", tried=True) == "open":
+            await asyncio.sleep(0.01)
+
+
+async def test_a_circuit_that_the_version_before_has_opened_is_understood(store: Store, client: Redis) -> None:
+    circuits = RedisCircuits(store, others=30.0)
+    known = {"by": "0a1b", "status": "401", "code": "unauthorized", "request": "req_1", "opened": "1800000000000"}
+    await client.hset(store.key("circuit", "main"), mapping={**known, "probes": "3", "next": "0", "probing": "0"})
+    await client.sadd(store.key("circuits"), "main")
+    for key in (store.key("circuit", "main"), store.key("circuits")):
+        await client.pexpire(key, 60_000)
+    (circuit,) = (await circuits.look()).open.values()
+    assert (circuit.scope, circuit.status, circuit.code, circuit.probes) == ("main", 401, "unauthorized", 3)
+    assert await circuits.ask(["main"], "req-1") == "probe"
+    await circuits.again("main", failed=True, by="req-1")
+    assert (await circuits.look()).open["main"].probes == 4
+    assert await circuits.close("main") is not None
+
+
 async def test_it_is_closed_once_and_for_everybody(book: Book) -> None:
     circuits = book()
     await opened(circuits)

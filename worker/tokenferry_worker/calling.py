@@ -136,6 +136,8 @@ class Attempts:
     the right to ask: a refusal of the key is the answer, and shuts nothing off.
     """
     made: int = 0
+    tried: bool = False
+    """Whether a call got no answer. Then it may be what the endpoint cannot answer, and others probe first."""
     maybe_done: bool = False
     history: list[Attempt] = field(default_factory=list)
     under_way: str = ""
@@ -192,7 +194,7 @@ class Attempts:
     def _heard(self) -> None:
         """The endpoint has answered. A question is no sign that calls which change something are answered, too."""
         if not self.asks:
-            self.desk.unanswered.answered(self.about.endpoint)
+            self.desk.unanswered.answered(self.about.endpoint, self.request)
 
     async def _blocked(self, error: Blocked, scopes: Sequence[str], probed: Sequence[str]) -> None:
         """Return where the call is to be made again once the circuit is closed; raises `Declined` where it is not."""
@@ -231,6 +233,7 @@ class Attempts:
         """Whether the endpoint answers nobody. Then the call waits at the circuit, and its failure does not count."""
         if not error.silent:
             return False
+        self.tried = True
         if self.circuits.is_open(scopes):
             return True
         if self.asks:
@@ -246,7 +249,9 @@ class Attempts:
         self.history.append(Attempt(at=at, status=error.status, code=error.reason[:200]))
         new_key = on_unavailable is not None and self.made < self.limit and await on_unavailable(error)
         if self.made >= self.limit or (error.final and not new_key):
-            if (error.silent or error.replayed) and await self._is_outage(error, self._scopes()):
+            # A stored answer without another key to try is no question of outages: looking finds out what it hides.
+            asks = error.silent or (error.replayed and on_unavailable is not None)
+            if asks and await self._is_outage(error, self._scopes()):
                 return
             raise Exhausted(error, self.made, self.maybe_done, tuple(self.history)) from None
         await self._rest(error.retry_after or pause(self.made, dice=self.world.dice()))
@@ -265,7 +270,7 @@ class Attempts:
         elif isinstance(opinion, Unavailable):
             await self._open(outage_of(self.about.platform), opinion, "nobody")
         elif not self.asks and unanswered.is_out(path, self.world.now()):
-            unanswered.blame(path, self.world.now())
+            unanswered.blame(path)
             await self._open(outage_of(self.about.platform, path), error, f"no call of {path.replace('_', ' ')}")
         return self.circuits.is_open(scopes)
 
@@ -290,7 +295,7 @@ class Attempts:
     async def _enter(self, scopes: Sequence[str]) -> Sequence[str]:
         try:
             async with asyncio.timeout(self._left()):
-                probed = await self.circuits.enter(scopes, may_park=self.may_park, by=self.request)
+                probed = await self.circuits.enter(scopes, may_park=self.may_park, by=self.request, tried=self.tried)
         except TimeoutError:
             raise TooLate(self.maybe_done) from None
         self.made = 0

@@ -13,8 +13,8 @@ REQUESTS: Final = 3
 """So many failed calls, of so many different requests, and no answer between them: that is no bad request any more."""
 KEPT: Final = 100
 """Failed calls of one path that are remembered. An outage is known long before."""
-BLAMED_FOR: Final = 900.0
-"""Seconds for which a request is not counted again that was counted while others were answered."""
+MOST_BLAMED: Final = 1000
+"""Requests that are remembered because they may be what a path cannot answer; beyond them the oldest are forgotten."""
 FORGOTTEN: Final = 300.0
 """Seconds after the last failed call of a path until the next one is the first of a new story."""
 NO_ANSWER: Final = 0
@@ -40,12 +40,14 @@ class Unanswered:
 
     def __init__(self) -> None:
         self._paths: dict[str, _Path] = {}
-        self._blamed: dict[str, float] = {}
-        """Requests that are not counted, and until when."""
+        self._blamed: dict[str, None] = {}
+        """Requests that are not counted, the oldest first."""
 
-    def answered(self, path: str) -> None:
-        """A call of *path* has got a real answer: also a refusal counts."""
+    def answered(self, path: str, request: str) -> None:
+        """A call of *path* for *request* has got a real answer: also a refusal counts."""
         self._paths.pop(path, None)
+        if self._blamed and request in self._blamed:
+            self._blamed.clear()  # it was answered after all, so it was an outage, and no request was to blame
 
     def failed(self, path: str, request: str, status: int | None, now: float) -> bool:
         """A call of *path* for *request* got a 5xx or no answer (None). Whether that makes an outage of the path.
@@ -57,7 +59,7 @@ class Unanswered:
             known = self._paths[path] = _Path(since=now)
         known.last = now
         known.statuses[status or NO_ANSWER] += 1
-        if self._blamed.get(request, now) <= now:
+        if request not in self._blamed:
             known.failed.append((now, request))
         return self.is_out(path, now)
 
@@ -75,14 +77,15 @@ class Unanswered:
         known = self._paths.get(path) or _Path()
         return Counter(known.statuses), known.since
 
-    def blame(self, path: str, now: float) -> None:
-        """The requests counted for *path* are not counted again for an hour: they may be what is wrong with it.
+    def blame(self, path: str) -> None:
+        """The requests counted for *path* are not counted again: they may be what is wrong with it.
 
         Where they are, the calls of others will be answered; so those same requests must not stop them again.
         """
-        self._blamed = {request: until for request, until in self._blamed.items() if until > now}
         known = self._paths.get(path) or _Path()
-        self._blamed.update((request, now + BLAMED_FOR) for _, request in known.failed)
+        self._blamed.update((request, None) for _, request in known.failed)
+        while len(self._blamed) > MOST_BLAMED:
+            del self._blamed[next(iter(self._blamed))]
 
     def forget(self) -> None:
         """Count from the beginning, on every path."""

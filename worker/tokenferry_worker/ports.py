@@ -230,10 +230,13 @@ class CircuitBook(Protocol):
         """Open it. Whether it was closed before: the one who is told so raises the alarm."""
         ...
 
-    async def ask(self, scopes: Sequence[str], by: str = "") -> Literal["closed", "open", "probe"]:
+    async def ask(
+        self, scopes: Sequence[str], by: str = "", *, tried: bool = False
+    ) -> Literal["closed", "open", "probe"]:
         """Whether a call that depends on *scopes* may be made; `probe`: yes, and it alone, to see whether they work.
 
-        *by*: for which request. The one that probed in vain last lets others go first.
+        *by*: for which request, and whether it was *tried* in vain already: then it lets others go first, above all
+        after a probe of its own.
         """
         ...
 

@@ -34,7 +34,8 @@ class Switchboard:
         self._due: dict[str, float] = {}
         """Open scopes, and when (in the loop's time) it is worth asking to probe them."""
         self._fresh: set[str] = set()
-        self._waiting: dict[asyncio.Future[None], Sequence[str]] = {}
+        self._waiting: dict[asyncio.Future[None], tuple[bool, Sequence[str]]] = {}
+        """Who waits, first come first: whether it was tried in vain already, and for which scopes."""
         self._queueing: dict[asyncio.Timeout, Sequence[str]] = {}
 
     def is_open(self, scopes: Sequence[str]) -> bool:
@@ -43,19 +44,19 @@ class Switchboard:
 
     def waiting_for(self, scope: str) -> int:
         """How many requests in this process's hands wait until *scope* is closed."""
-        return sum(scope in scopes for scopes in self._waiting.values())
+        return sum(scope in scopes for _, scopes in self._waiting.values())
 
-    async def enter(self, scopes: Sequence[str], *, may_park: bool, by: str = "") -> Sequence[str]:
+    async def enter(self, scopes: Sequence[str], *, may_park: bool, by: str = "", tried: bool = False) -> Sequence[str]:
         """Return when a call may be made, with the open circuits that it probes: mostly none.
 
-        *by*: for which request: the one that probed in vain last lets others go first. Raises `Park` where it should
-        wait elsewhere.
+        *by*: for which request, and whether it was *tried* in vain already: then it lets others go first. Raises `Park`
+        where it should wait elsewhere.
         """
         while open_ := [scope for scope in scopes if scope in self._due]:
             if max(self._due[scope] for scope in open_) <= asyncio.get_running_loop().time():
                 # One of us asks, the others wait for what it learns.
                 self._due.update(dict.fromkeys(open_, math.inf))
-                word = await self._book.ask(open_, by)
+                word = await self._book.ask(open_, by, tried=tried)
                 if word == "probe":
                     return open_
                 if word == "closed":
@@ -63,7 +64,7 @@ class Switchboard:
                     continue
             if may_park and all(map(parks, open_)):
                 raise Park(open_[0])
-            await self._wait(open_)
+            await self._wait(open_, tried)
         return ()
 
     @contextmanager
@@ -147,13 +148,14 @@ class Switchboard:
 
     def _wake(self, about: Iterator[str] | Sequence[str]) -> None:
         woken = set(about)
-        for future, scopes in self._waiting.items():
+        # Who wakes first, asks first.
+        for future, (_, scopes) in sorted(self._waiting.items(), key=lambda waiting: waiting[1][0]):
             if not future.done() and not woken.isdisjoint(scopes):
                 future.set_result(None)
 
-    async def _wait(self, scopes: Sequence[str]) -> None:
+    async def _wait(self, scopes: Sequence[str], tried: bool) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[future] = scopes
+        self._waiting[future] = tried, scopes
         try:
             await future
         finally:

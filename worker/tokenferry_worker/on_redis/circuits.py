@@ -23,8 +23,9 @@ class RedisCircuits:
     ) -> None:
         """Seconds: before the *first* probe, before a later one at the *longest*, and how long one probe *lasts*.
 
-        *others*: for how long a probe that is due waits for another request than the one that probed in vain last.
-        Longer than two looks of a `Switchboard`, so that every process has heard that it is due.
+        *others*: for how long a probe that is due waits for a request that was not tried in vain yet, and as long again
+        for another than the one that probed last. Longer than two looks of a `Switchboard`, so that every process has
+        heard that it is due.
         """
         self._store = store
         times = (first, longest, lasts, others)
@@ -40,10 +41,12 @@ class RedisCircuits:
         args = [scope, status, code, request_id, secrets.token_hex(8), self._first, KEPT_MS]
         return bool(await self._store.run(self._open, [self._key(scope), self._open_set], args))
 
-    async def ask(self, scopes: Sequence[str], by: str = "") -> Literal["closed", "open", "probe"]:
+    async def ask(
+        self, scopes: Sequence[str], by: str = "", *, tried: bool = False
+    ) -> Literal["closed", "open", "probe"]:
         """Whether a call may be made; `probe`: this one alone."""
         word: Literal["closed", "open", "probe"] = await self._store.run(
-            self._ask, [self._key(scope) for scope in scopes], [self._lasts, by, self._others]
+            self._ask, [self._key(scope) for scope in scopes], [self._lasts, by, int(tried), self._others]
         )
         return word
 
