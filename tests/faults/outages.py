@@ -109,6 +109,7 @@ def play_outage(scene: Scene, kind: str, *, rows: int, seconds: float, seed: int
         assert sender.trouble is None, f"the sender did not end well: {sender.trouble!r}"
         ear.listen_to_all(sender.accepted, back + 2 * rows / RATE + PROBE + READ_TIMEOUT + SLACK)
         facts = scene.facts(sender.accepted, {}, on_the_way=0 if poisonous else ATTEMPTS)
+        scene.diary += _circuits(scene.house.everything_said())
     finally:
         scene.dismiss()
         door.close()
@@ -178,6 +179,11 @@ def _outage(scene: Scene, door: Line, kind: str, seconds: float, ear: Ear) -> tu
     scene.note(f"the endpoint is back; {len(ear.told_at)} requests were told")
     assert _answers(door), "the endpoint did not come back"
     return down, back, seen_down
+
+
+def _circuits(said: str) -> list[str]:
+    """What the workers have said of circuits: when they opened and closed."""
+    return [line for line in said.splitlines() if "circuit '" in line]
 
 
 def _answers(door: Line) -> bool:
