@@ -38,6 +38,8 @@ GIVEN_UP: Final = frozenset({"attempts_exhausted", *IN_DOUBT})
 """Failures of ours that a storm may cause. Each must have its cause in the endpoint's book, and be kept."""
 FEW: Final = 0.01
 """Share of the requests that may be given up on, and two more: in most storms it is one or two of a thousand."""
+STORED: Final = "error_500"
+"""The fault that the endpoint keeps under the key of the call, and repeats."""
 TOKEN_KEY: Final = re.compile(r"tokenferry:(?P<request>[^:]+):(?P<epoch>\d+)")
 
 
@@ -283,9 +285,12 @@ def _without_cause(case: Case, result: TokenResult | AttachResult, facts: Facts)
         if most <= DELIVERIES:
             yield f"{code}; {facts.deaths} deaths explain {most} deliveries, of {DELIVERIES} that are allowed"
         return
-    failed = sum(call.failed for call in _calls_of(case, result, facts))
-    if failed + facts.on_the_way < ATTEMPTS:
-        yield f"{code}; of {ATTEMPTS} attempts the endpoint has seen {failed} fail"
+    calls = _calls_of(case, result, facts)
+    # A stored 500 would be repeated for ever: a spend is looked into at its first repetition.
+    repeats = isinstance(result, AttachResult) and any(call.fault == STORED for call in calls)
+    attempts, failed = 2 if repeats else ATTEMPTS, sum(call.failed for call in calls)
+    if failed + facts.on_the_way < attempts:
+        yield f"{code}; of {attempts} attempts the endpoint has seen {failed} fail"
 
 
 def _calls_of(case: Case, result: TokenResult | AttachResult, facts: Facts) -> Sequence[Call]:
