@@ -4,6 +4,7 @@
 # make bench  measures the pipeline beside its parts; takes minutes
 # make faults the fault campaign: REQUESTS=20000 SEED=1 BROKER=all, `--only` and more in ARGS; takes minutes
 # make faults-mutations  proves that the campaign's checker notices broken workers: SEED=1 BROKER=all, some alone in ONLY
+# make outages the endpoint is away for a minute: ROWS=2000 SECONDS=60 SEED=1 BROKER=all, some kinds alone in ONLY; takes minutes
 # make bench-onboarding  200 whole accounts at the endpoint's own latencies; two minutes
 # make clean  removes what the above made
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-onboarding faults faults-mutations clean
+.PHONY: help demo test check bench bench-onboarding faults faults-mutations outages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -46,6 +47,10 @@ faults: $(VENV)/installed
 
 faults-mutations: $(VENV)/installed
 	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --seed $(or $(SEED),1) --broker $(or $(BROKER),all) $(ARGS) --mutations $(ONLY)
+
+outages: $(VENV)/installed
+	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --seed $(or $(SEED),1) --broker $(or $(BROKER),all) --rows $(or $(ROWS),2000) \
+	  --seconds $(or $(SECONDS),60) $(ARGS) --outages $(ONLY)
 
 clean:
 	rm -rf $(VENV) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

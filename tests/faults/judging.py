@@ -26,8 +26,11 @@ Crime = Literal[
     "unasked",
     "left over",
     "two starts",
+    "late",
+    "no outage",
 ]
-"""`two starts` is found by the measurement that looks for it (`parts.long_call`); the rest by `judge`."""
+"""`two starts` is found by the measurement that looks for it (`parts.long_call`), `late` and `no outage` by
+`outage_judging.judge_outage`; the rest by `judge`."""
 
 IN_DOUBT: Final = frozenset({"outcome_unknown", "deliveries_exhausted"})
 """Say of themselves that nobody knows: neither a success nor a failure, and kept for somebody to look at."""
@@ -110,7 +113,7 @@ class Case:
 def judge(facts: Facts) -> Verdict:
     """Hold every fact against every promise."""
     asked = {**facts.uncertain, **facts.accepted}
-    cases, strays = _cases(facts)
+    cases, strays = cases_of(facts)
     of_requests = {one.token for case in cases.values() for one in case.made}
     findings = [
         *(Finding("left over", queue, f"{count} messages remain") for queue, count in facts.left.items() if count),
@@ -139,7 +142,7 @@ def judge(facts: Facts) -> Verdict:
     return Verdict(tuple(findings), _counts(facts, known, given_up))
 
 
-def _cases(facts: Facts) -> tuple[dict[str, Case], list[tuple[str, str]]]:
+def cases_of(facts: Facts) -> tuple[dict[str, Case], list[tuple[str, str]]]:
     """What is known by request; and the tokens whose key belongs to no request."""
     cases: dict[str, Case] = {}
     strays = []

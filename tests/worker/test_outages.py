@@ -279,7 +279,7 @@ async def fleet(processes: int = 1) -> AsyncIterator[Fleet]:
     """A fleet with the times of a real one."""
     provider, loop = Provider(), asyncio.get_running_loop()
     book = MemoryCircuits(first=5.0, longest=60.0, lasts=60.0, others=3.0, now=loop.time)
-    platform = Platform(mode="test", base_url="https://user:word@api.example")
+    platform = Platform(mode="test", base_url="https://api.example")
     boards = [Switchboard(book) for _ in range(processes)]
     desks = [(board, Desk("main", provider, Budgets("main", platform), False)) for board in boards]
     async with AsyncExitStack() as stack:

@@ -98,8 +98,8 @@ class Desk:
 
     @property
     def host(self) -> str:
-        """Where its calls go, for a person. Without what may stand before an ``@``."""
-        return urlsplit(self.budgets.platform.base_url).netloc.rpartition("@")[2]
+        """Where its calls go, for a person."""
+        return urlsplit(self.budgets.platform.base_url).netloc
 
 
 def mode_of(desk: Desk) -> str:
