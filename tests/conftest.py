@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import forking
 import pytest
 from click.testing import CliRunner
 
 from tokenferry.broker.embedded import Embedded, EmbeddedServerUnavailable, running
 from tokenferry_worker.commands.keys import keys
+
+_OPEN = ExitStack()
+"""What lives as long as the test run."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # one fork server for all processes of a run
+        _OPEN.enter_context(forking.server())
+
+
+def pytest_unconfigure() -> None:
+    _OPEN.close()
 
 
 @dataclass(frozen=True)
