@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,6 +27,39 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     _OPEN.close()
+
+
+FOREIGN = {"redis", "rabbitmq", "own-rabbitmq"}
+"""Parameters that ask for a server which is not ours."""
+FOREIGN_FIXTURES = {"rabbit", "impatient"}
+SLOW = ("e2e", "test_compose.py", "test_deploy.py", "test_documentation.py", "test_resuming.py", "test_embedded.py")
+"""Where tests wait for processes: they come first, or one of the last ones keeps everybody waiting."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Mark what needs a foreign server. Then, of what is left, let each test process begin with its share of slow ones.
+
+    `--dist worksteal` gives each process one piece of the list at first.
+    """
+    for item in items:
+        parameters = (
+            map(str, item.callspec.params.values())
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else ()
+        )
+        if FOREIGN.intersection(parameters) or FOREIGN_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("foreign")
+    yield
+    slow = [item for item in items if any(part in item.path.parts for part in SLOW)]
+    quick = [item for item in items if not any(part in item.path.parts for part in SLOW)]
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    edges = [len(quick) * at // count for at in range(count + 1)]
+    items[:] = [
+        item
+        for at, (begin, end) in enumerate(itertools.pairwise(edges))
+        for item in (*slow[at::count], *quick[begin:end])
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ Python, or another `PYTHONPATH`. Tests of the real start use `subprocess`, or sa
 from __future__ import annotations
 
 import gc
+import importlib
 import io
 import json
 import os
@@ -121,7 +122,7 @@ class Forked(subprocess.Popen[Any]):
         _, preexec_fn, _, pass_fds, cwd, env, _, _, shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = (
             rest[:15]
         )
-        assert not (preexec_fn or pass_fds or shell), "only a started program can have these"
+        assert (preexec_fn, pass_fds, shell) == (None, (), False), "only a started program can have these"
         files = [mine if mine != -1 else usual for mine, usual in ((p2cread, 0), (c2pwrite, 1), (errwrite, 2))]
         request = {"command": list(args), "cwd": os.fspath(cwd or os.getcwd()), "env": dict(env or os.environ)}
         try:
@@ -172,24 +173,32 @@ def _line(line: socket.socket) -> bytes:
 
 def load() -> None:
     """Import what the forked programs need. No thread may come of it."""
-    import celery.app.amqp
-    import celery.app.control
-    import celery.app.events
-    import celery.apps.worker
-    import celery.worker.consumer
-    import celery.worker.strategy
-    import kombu.transport.pyamqp
-    import uvloop  # noqa: F401
-    from tokenferry_emulator import command  # noqa: F401
-
     from tokenferry import cli
 
-    for name in cli.main.list_commands(None):  # type: ignore[arg-type]
+    for name in set(cli.main.list_commands(None)) - {"emulator"}:  # type: ignore[arg-type]
         cli.main.get_command(None, name)  # type: ignore[arg-type]
-    import tokenferry.broker.redis_transport
     import tokenferry_worker.consumer
     import tokenferry_worker.pool  # noqa: F401
 
+    # Loaded late, by their names. Not the emulator: each of its processes has dice of its own.
+    for name in (
+        "celery.app.amqp",
+        "celery.app.log",
+        "celery.apps.worker",
+        "celery.loaders.app",
+        "celery.worker.components",
+        "celery.worker.strategy",
+        "certifi",
+        "encodings.idna",
+        "kombu.transport.pyamqp",
+        "kombu.utils.amq_manager",
+        "starlette.applications",
+        "uvicorn.lifespan.off",
+        "uvicorn.loops.uvloop",
+        "uvicorn.protocols.http.h11_impl",
+        "uvloop",
+    ):
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection must not write to what is shared
 
@@ -268,10 +277,13 @@ class Server:
             line.close()
 
     def _leave(self, files: list[int]) -> None:
-        """In a fork: nothing of the server is open, and signals mean what they mean to a new process."""
+        """In a fork: nothing of the server is open, and its one signal handler is gone."""
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals():
-            if signal.getsignal(number) not in (signal.SIG_DFL, None) and number not in (signal.SIGPIPE, signal.SIGXFSZ):
+            if signal.getsignal(number) not in (signal.SIG_DFL, None) and number not in (
+                signal.SIGPIPE,
+                signal.SIGXFSZ,
+            ):
                 signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._selector.close()
@@ -311,7 +323,7 @@ def become(request: dict[str, Any]) -> None:
 def _stream(number: int) -> Any:
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED")) and number > 0
     mode = "wb" if number else "rb"
-    raw = open(number, mode, buffering=0 if unbuffered else -1, closefd=False)
+    raw = open(number, mode, buffering=0 if unbuffered else -1, closefd=False)  # noqa: SIM115
     errors = "backslashreplace" if number == 2 else "strict"
     lines = number == 2 or (number == 1 and raw.isatty())
     return io.TextIOWrapper(raw, "utf-8", errors, line_buffering=lines, write_through=unbuffered)

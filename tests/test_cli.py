@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import forking
 import pytest
 from click.testing import CliRunner
 
@@ -160,14 +161,8 @@ needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="thi
 
 def onto_a_full_disk(*command: str, unbuffered: str, **options: Any) -> subprocess.CompletedProcess[str]:
     with open("/dev/full", "wb") as full:
-        return subprocess.run(
-            [sys.executable, "-m", "tokenferry", *command],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-            **options,
-        )
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        return forking.run([sys.executable, "-m", "tokenferry", *command], stdout=full, env=environment, **options)
 
 
 @needs_dev_full

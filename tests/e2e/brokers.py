@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import amqp
 import pytest
@@ -23,8 +24,16 @@ from e2e.erlang import Node, control
 
 from tokenferry.broker import embedded
 
-REDIS = ("127.0.0.1", 6379)
-RABBITMQ = ("127.0.0.1", 5672)
+
+def named(variable: str) -> tuple[str, int]:
+    """Host and port of the server whose URL stands in the environment; no host where none is named."""
+    parts = urlsplit(os.environ.get(variable, ""))
+    return parts.hostname or "", parts.port or 0
+
+
+REDIS_URL, AMQP_URL = "TOKENFERRY_TEST_REDIS_URL", "TOKENFERRY_TEST_AMQP_URL"
+"""What names the servers that others use as well: without, nothing of them is touched."""
+REDIS, RABBITMQ = named(REDIS_URL), named(AMQP_URL)
 DATABASES = range(12, 16)
 """Databases of the shared Redis that belong to these tests: one per run at a time."""
 
@@ -62,10 +71,12 @@ class Broker(Protocol):
 
 
 def needs(address: tuple[str, int], what: str) -> None:
-    """Skip at home where a service is missing; in CI that is a failure."""
-    with contextlib.suppress(OSError), socket.create_connection(address, timeout=2.0):
-        return
-    gone = f"no {what} on {address[0]}:{address[1]}"
+    """Skip at home where a service is not named or missing; in CI that is a failure."""
+    gone = f"no {what}: name one in {REDIS_URL} or {AMQP_URL}"
+    if address[0]:
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=2.0):
+            return
+        gone = f"no {what} on {address[0]}:{address[1]}"
     if os.environ.get("CI") == "true":
         pytest.fail(gone)
     pytest.skip(gone)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import forking
 from e2e.cargo import bank_account, card, pii
 from e2e.house import ENDPOINT_KEYS, House, Route, least, until
 
@@ -30,9 +30,7 @@ def accept(house: House, *what: str) -> None:
 def circuits(house: House, *arguments: str) -> str:
     """What `tokenferry circuits` prints."""
     command = [sys.executable, "-m", "tokenferry.cli", "circuits", "--config", str(house.folder / "tokenferry.toml")]
-    done = subprocess.run(
-        [*command, *arguments], env=house.environment, capture_output=True, text=True, timeout=30, check=False
-    )
+    done = forking.run([*command, *arguments], env=house.environment, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from click.testing import CliRunner, Result
 from importing.taking import Taker, eventually
@@ -183,7 +184,7 @@ def test_each_account_is_told_of_step_by_step_to_whoever_wants_it(folder: Path) 
 
 
 def started(folder: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return forking.start(
         [sys.executable, "-m", "tokenferry.cli", *arguments(folder, *more)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

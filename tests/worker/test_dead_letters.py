@@ -14,6 +14,7 @@ from typing import Any
 
 import amqp
 import click
+import forking
 import pytest
 from amqp.exceptions import AMQPError
 from click.testing import CliRunner, Result
@@ -837,7 +838,7 @@ class TestCommands:
         for id_ in sorted(ids):
             office.lay(id_)
         command = [sys.executable, "-m", "tokenferry.cli", "dead-letters", "redrive", "--all", "--rate", "2", "--json"]
-        program = subprocess.Popen(
+        program = forking.start(
             [*command, "--config", str(office.toml)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         went: set[str] = set()
