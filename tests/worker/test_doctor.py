@@ -439,6 +439,7 @@ class TestBrokerAndStore:
         assert found.the("broker queue", "dead-letters")["state"] == "warning"
         assert found.the("broker queue", "attach.bulk.main")["state"] == "failed"
 
+    @pytest.mark.foreign
     def test_a_redis_of_this_machine_is_told_what_it_lacks(self, practice: Practice) -> None:
         needs(REDIS, "Redis")
         practice.broker = practice.store = f"redis://{REDIS[0]}:{REDIS[1]}/10"
