@@ -32,8 +32,9 @@ from typing import Any
 
 ADDRESS = "TESTS_FORK_SERVER"
 """In the environment of the tests: the server's socket."""
-OURS = {"tokenferry", "tokenferry.cli", "tokenferry_worker", "tokenferry_emulator"}
+OURS = {"tokenferry", "tokenferry.cli", "tokenferry_worker", "tokenferry_emulator", "faults.workload"}
 """Modules that are forked when they are run as programs."""
+TESTS = str(Path(__file__).parent)
 _PATHS = os.environ.get("PYTHONPATH")
 _address = os.environ.get(ADDRESS, "")
 
@@ -51,7 +52,7 @@ def server() -> Iterator[None]:
         command = [sys.executable, "-m", "forking", str(listener.fileno()), address]
         process = subprocess.Popen(
             command,
-            cwd=Path(__file__).parent,
+            cwd=TESTS,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[listener.fileno()],
@@ -77,7 +78,13 @@ def can_fork(command: Sequence[str], env: dict[str, str] | None = None) -> bool:
     """Whether a fork does what starting *command* would do."""
     python = len(command) > 2 and command[0] == sys.executable
     known = python and (command[1] == "-c" or (command[1] == "-m" and command[2] in OURS))
-    return bool(_address) and known and (os.environ if env is None else env).get("PYTHONPATH") == _PATHS
+    paths = (os.environ if env is None else env).get("PYTHONPATH")
+    return bool(_address) and known and _others(paths) == _others(_PATHS)
+
+
+def _others(paths: str | None) -> list[str]:
+    """What PYTHONPATH adds beside this folder, which every fork has on its path."""
+    return [path for path in (paths or "").split(os.pathsep) if path not in ("", TESTS)]
 
 
 def start(command: Sequence[str], *, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
@@ -304,7 +311,7 @@ def become(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     time.tzset()
     os.chdir(request["cwd"])
-    sys.path[0] = request["cwd"] if request["command"][1] == "-m" else ""
+    sys.path[:] = [request["cwd"] if request["command"][1] == "-m" else "", *sys.path[1:], TESTS]
     sys.stdin, sys.stdout, sys.stderr = map(_stream, range(3))
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     _, how, what, *arguments = request["command"]
