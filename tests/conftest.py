@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for at, (begin, end) in enumerate(itertools.pairwise(edges))
         for item in (*slow[at::count], *quick[begin:end])
     ]
+
+
+@pytest.fixture
+def environment() -> Iterator[MutableMapping[str, str]]:
+    """The environment of this process, which is afterwards as it was before."""
+    before = dict(os.environ)
+    yield os.environ
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def in_folder() -> Iterator[Callable[[Path], None]]:
+    """Go into a folder, until the end of the test."""
+    before = Path.cwd()
+    yield os.chdir
+    os.chdir(before)
 
 
 @dataclass(frozen=True)

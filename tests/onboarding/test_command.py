@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,9 @@ def test_a_good_file_passes_a_dry_run_from_standard_input(folder: Path) -> None:
     ],
 )
 def test_what_cannot_begin_says_why_and_ends_with_2(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], said: str
+    folder: Path, in_folder: Callable[[Path], None], more: list[str], said: str
 ) -> None:
-    monkeypatch.chdir(folder)
+    in_folder(folder)
     write(folder, GOOD)
     (folder / "empty.jsonl").touch()
     (folder / "table.csv").write_text(f"name\n{SECRET}\n")

@@ -1011,9 +1011,9 @@ class TestResealing:
         assert rotated.resting() == ["req-1", "order-1"]
 
     def test_any_key_among_the_signers_may_sign_it_a_workers_too(
-        self, rotated: Office, keys: KeyFolder, monkeypatch: pytest.MonkeyPatch
+        self, rotated: Office, keys: KeyFolder, environment: dict[str, str]
     ) -> None:
-        monkeypatch.setenv("TOKENFERRY_KEYS__PRODUCER_SIGNING_KEY", str(keys.worker))
+        environment["TOKENFERRY_KEYS__PRODUCER_SIGNING_KEY"] = str(keys.worker)
         rotated.lay("req-1")
         assert rotated.run("redrive", "--all", "--reseal").exit_code == 0
         (body,) = rotated.on_their_way()
