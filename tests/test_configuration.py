@@ -276,3 +276,72 @@ def test_a_wrong_port_of_rabbitmq_is_refused_and_rabbitmq_is_no_store(write: Wri
 )
 def test_an_address_is_kept_as_it_was_written(write: Write, url: str) -> None:
     assert load(write(f"[broker]\nurl = '{url}'")).broker.url == url
+
+
+# -- the endpoint's address
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://api.stripe.com/v1", "ends in /v1, which every call adds by itself; leave /v1 out"),
+        ("https://api.stripe.com/v1/", "leave /v1 out"),
+        ("https://api.stripe.com/V1//", "leave /V1 out"),
+        ("http://127.0.0.1:12111/stripe/v1", "leave /v1 out"),
+        ("https://api.stripe.com/v1/tokens", "leave /v1/tokens out"),
+        (f"https://user:{CANARY}@api.stripe.com", "leave them out: the key goes to secret_key"),
+        (f"https://{CANARY}@api.stripe.com", "leave them out: the key goes to secret_key"),
+        (f"https://user:{CANARY}/@api.stripe.com", "look at its brackets and its port"),
+        (f"https://api.stripe.com?key={CANARY}", "leave out everything from there on"),
+        (f"https://api.stripe.com/#{CANARY}", "leave out everything from there on"),
+        ("https://api.stripe.com?", "leave out everything from there on"),
+        ("https://api.stripe.com:port", "look at its brackets and its port"),
+        ("https://api.stripe.com:0", "names no host, or port 0"),
+        ("https://:443", "names no host, or port 0"),
+        ("https://[::1", "look at its brackets and its port"),
+        ("https://api.stripe.com ", "has a space or a line break"),
+        ("https://", "must begin with https:// and a host"),
+        ("https:///v1", "must begin with https:// and a host"),
+        ("api.stripe.com", "must begin with https:// and a host"),
+        ("", "must begin with https:// and a host"),
+        ("ftp://api.stripe.com", "must begin with https:// and a host"),
+        ("http://stripe.example.com", "plain http to another machine"),
+        ("http://127.0.0.1.example.com", "plain http to another machine"),
+    ],
+)
+def test_a_base_url_that_cannot_be_meant_is_refused_with_what_to_write_and_never_quoted(
+    write: Write, url: str, reason: str
+) -> None:
+    told = refused(write(f'[platforms.main]\nbase_url = "{url}"\n'))
+    assert "[platforms.main] base_url: " in told
+    assert reason in told
+
+
+def test_live_keys_never_go_over_plain_http(write: Write) -> None:
+    told = refused(write('[platforms.main]\nmode = "live"\nbase_url = "http://127.0.0.1:8080"\n'))
+    assert "plain http with live keys; write https://" in told
+
+
+def test_a_base_url_from_the_environment_is_refused_as_one_of_the_file_is(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENFERRY_PLATFORMS__MAIN__BASE_URL", "https://api.stripe.com/v1")
+    told = refused(write("[platforms.main]\n"))
+    assert told.startswith("environment, TOKENFERRY_PLATFORMS__MAIN__BASE_URL: [platforms.main] base_url: ends in /v1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.stripe.com",
+        "https://api.stripe.com/",
+        "https://proxy.example.com:8443/stripe",
+        "https://proxy.example.com/v1beta",
+        "https://proxy.example.com/v1/stripe",
+        "http://127.0.0.1:12111/stripe",
+        "http://localhost:12111",
+        "http://[::1]:12111",
+    ],
+)
+def test_an_emulator_or_a_proxy_with_a_prefix_is_an_endpoint(write: Write, url: str) -> None:
+    assert load(write(f'[platforms.main]\nbase_url = "{url}"\n')).platforms["main"].base_url == url

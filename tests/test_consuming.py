@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from e2e.brokers import RabbitMQ
 from e2e.house import until
 
 from tokenferry import AsyncResults, AttachResult, Results, TokenResult
-from tokenferry.broker import embedded
+from tokenferry.broker import embedded, patience
+from tokenferry.broker.patience import QueueUnanswered
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Broker, Configuration
 from tokenferry.contract.queues import QUARANTINE, results_queue
@@ -338,6 +339,46 @@ def test_taking_goes_on_after_a_cut_connection_which_is_one_error_at_most(route:
                 errors += 1
         assert sorted(filter(None, ids(taken))) == ["b", "c"]
     assert route.left() == []
+
+
+def hiccup(route: Route) -> None:
+    """Let the route's queue be silent for a moment, from now on: RabbitMQ answers 541 to whoever wants to read it."""
+    assert isinstance(route.broker, RabbitMQ)
+    route.broker.stop_queue(route.queue)
+    threading.Thread(target=route.broker.start_queue, args=(route.queue,)).start()
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+@pytest.mark.parametrize("trouble", [hiccup, cut])
+def test_a_connection_that_rabbitmq_ends_is_no_error_and_nothing_is_shown_twice(
+    route: Route, trouble: Callable[[Route], None]
+) -> None:
+    route.put_results("a", "b", "c")
+    if trouble is hiccup:
+        hiccup(route)
+    with route.reader() as reader:
+        first = reader.take(10.0)
+        if trouble is cut:
+            cut(route)
+        assert sorted(filter(None, ids([first, reader.take(10.0), reader.take(10.0)]))) == ["a", "b", "c"]
+        assert reader.take(0.1) is None
+    assert route.left() == []
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_a_route_that_cannot_be_read_for_long_is_said_and_can_be_read_later(
+    route: Route, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(route.broker, RabbitMQ)
+    route.put_results("a")
+    route.broker.stop_queue(route.queue)
+    with route.reader() as reader:
+        monkeypatch.setattr(patience, "PATIENCE", 0.2)
+        with pytest.raises(QueueUnanswered, match=rf"the queue {route.queue} \(541\)"):
+            reader.take(0.1)
+        monkeypatch.undo()
+        route.broker.start_queue(route.queue)
+        assert ids([reader.take(10.0)]) == ["a"]
 
 
 # -- asyncio

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from tokenferry.addresses import EMBEDDED, checked
+from tokenferry.addresses import EMBEDDED, checked, checked_endpoint
 from tokenferry.contract.names import Name
 from tokenferry.contract.targets import ENDPOINTS
 
@@ -193,12 +193,17 @@ class Platform(Section):
 
     mode: Literal["test", "live"] = "test"
     base_url: str = "https://api.stripe.com"
-    """The endpoint. Plain http only to this machine, with test keys."""
+    """The endpoint, without /v1. Plain http only to this machine, with test keys."""
     secret_key: SecretReference | None = None
     """Secret or restricted key. Workers only."""
     publishable_key: SecretReference | None = None
     """Needed in live mode for account and person tokens, which refuse a secret key."""
     limits: Limits = Limits()
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_endpoint(cls, url: str, info: ValidationInfo) -> str:
+        return checked_endpoint(url, live=info.data.get("mode") == "live")
 
     @property
     def live(self) -> bool:

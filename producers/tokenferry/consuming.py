@@ -21,6 +21,7 @@ from kombu.message import Message as Delivery
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Name
 from tokenferry.contract.queues import QUARANTINE, results_queue
@@ -71,6 +72,8 @@ class Results:
         self._unacknowledged: tuple[Delivery, AnyResult] | None = None
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._stop = threading.Event()
+        self._patience: Patience | None = None
+        """With RabbitMQ, from the first connection that it ends until one is read from again."""
         self._on_progress = on_progress
         self._own_outbox = Outbox.of(configuration) if outbox is None else None
         self._outbox = outbox or self._own_outbox
@@ -80,17 +83,23 @@ class Results:
     def take(self, timeout: float | None = None) -> AnyResult | None:
         """The next result, or None after *timeout* seconds without one. Acknowledges the one taken before.
 
+        A connection that RabbitMQ has ended is opened again, which may take up to ten seconds more than *timeout*.
+
         Raises the broker client's connection error when the broker is away; the next call reconnects.
         """
-        try:
-            return self._take(timeout)
-        except self._connection_errors():
-            self._forget_connection()
-            raise
-
-    def _take(self, timeout: float | None) -> AnyResult | None:
-        self._acknowledge()
         deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return self._take(deadline)
+            except self._connection_errors() as error:
+                self._forget_connection()
+                if not self._amqp:
+                    raise
+                self._patience = self._patience or Patience(self._queue.name, sleep=self._stop.wait)
+                self._patience.again(error)
+
+    def _take(self, deadline: float | None) -> AnyResult | None:
+        self._acknowledge()
         while not self._stop.is_set():
             if self._ready:
                 delivery = self._ready.popleft()
@@ -143,7 +152,11 @@ class Results:
         self._acknowledge()
         while self._ready:  # fetched already: the end of the reader would put it back
             self._ready.popleft().ack()
-        self._queue.bind(self._connection.default_channel).delete()
+        ask(
+            self._connection,
+            lambda connection: self._queue.bind(connection.default_channel).delete(),
+            queue=self._queue.name,
+        )
 
     def __enter__(self) -> Results:
         return self
@@ -190,17 +203,21 @@ class Results:
     def _wait(self, timeout: float) -> bool:
         if self._consumer is None:
             channel = self._connection.channel()
-            self._consumer = Consumer(
+            consumer = Consumer(
                 channel, [self._queue], on_message=self._ready.append, prefetch_count=PREFETCH, auto_declare=self._amqp
             )
-            self._consumer.consume()
+            consumer.consume()
+            self._consumer = consumer
         try:
             if self._amqp:
                 self._connection.heartbeat_check()  # RabbitMQ cuts off a reader that has been silent for too long
             self._connection.drain_events(timeout=timeout)
         except TimeoutError:
-            return False
-        return True
+            arrived = False
+        else:
+            arrived = True
+        self._patience = None
+        return arrived
 
     def _acknowledge(self) -> None:
         taken, self._unacknowledged = self._unacknowledged, None

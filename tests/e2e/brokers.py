@@ -12,9 +12,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import amqp
@@ -23,6 +23,8 @@ import redis
 from e2e.erlang import Node, control
 
 from tokenferry.broker import embedded
+
+T = TypeVar("T")
 
 
 def named(variable: str) -> tuple[str, int]:
@@ -36,6 +38,10 @@ REDIS_URL, AMQP_URL = "TOKENFERRY_TEST_REDIS_URL", "TOKENFERRY_TEST_AMQP_URL"
 REDIS, RABBITMQ = named(REDIS_URL), named(AMQP_URL)
 DATABASES = range(12, 16)
 """Databases of the shared Redis that belong to these tests: one per run at a time."""
+
+
+OURS = "tokenferry-tests"
+"""The key that marks a database as these tests' own."""
 
 
 class Broker(Protocol):
@@ -165,7 +171,7 @@ class Embedded(OnRedis):
 
 
 class SharedRedis(OnRedis):
-    """One database of the Redis of this machine."""
+    """One database of the Redis of this machine: an empty one, or one that a run of these tests has left behind."""
 
     address = REDIS
 
@@ -174,7 +180,14 @@ class SharedRedis(OnRedis):
         self.number, self._lock = _free_database()
         self.url = self.store = f"redis://{REDIS[0]}:{REDIS[1]}/{self.number}"
         self.client = redis.Redis(*REDIS, db=self.number)
-        self.client.flushdb()
+        self.empty()
+
+    def empty(self) -> None:
+        """As everybody does; the mark stays, so that a later run may clear up what a killed one has left."""
+        with self.client.pipeline(transaction=True) as pipeline:
+            pipeline.flushdb()
+            pipeline.set(OURS, "a run of Tokenferry's tests; may be emptied")
+            pipeline.execute()
 
     def cut(self) -> int:
         mine = self.client.client_id()
@@ -191,14 +204,24 @@ def _free_database() -> tuple[int, int]:
     """A database nobody else uses, and the lock that says so."""
     deadline = time.monotonic() + 100.0
     while time.monotonic() < deadline:
+        strangers = 0
         for number in DATABASES:
             lock = os.open(Path(tempfile.gettempdir(), f"tokenferry-e2e-{number}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError), redis.Redis(*REDIS, db=number) as client:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return number, lock
+                if may_be_emptied(client):
+                    return number, lock
+                strangers += 1
             os.close(lock)
+        if strangers == len(DATABASES):
+            pytest.fail(f"databases {DATABASES.start} to {DATABASES.stop - 1} of the Redis here hold somebody's data")
         time.sleep(0.2)
     raise TimeoutError("every test database is in use")
+
+
+def may_be_emptied(client: redis.Redis[bytes]) -> bool:
+    """Whether nothing is in a database, or a run of these tests has marked it. Else it is somebody's, and stays."""
+    return bool(client.exists(OURS)) or client.dbsize() == 0
 
 
 def kill_synced(pid: int, url: str) -> None:
@@ -235,11 +258,25 @@ class RabbitMQ:
 
     def take(self, queue: str) -> list[bytes]:
         found: list[bytes] = []
-        # Not there, or declared a moment ago and its process not yet running (`noproc`): nothing to take either way.
-        with self.channel() as channel, contextlib.suppress(amqp.NotFound, amqp.InternalError):
-            while (message := channel.basic_get(queue, no_ack=True)) is not None:
-                found.append(_bytes(message.body))
+
+        def fetch(channel: Any) -> None:
+            with contextlib.suppress(amqp.NotFound):
+                while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                    found.append(_bytes(message.body))
+
+        self._ask(fetch)
         return found
+
+    def _ask(self, question: Callable[[Any], T]) -> T:
+        """Put *question* over a channel of its own: again where a queue was declared a moment ago, or is busy (541)."""
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                with self.channel() as channel:
+                    return question(channel)
+            except amqp.InternalError:
+                assert time.monotonic() < deadline, "a queue of RabbitMQ has not answered for 30 s"
+                time.sleep(0.05)
 
     def queues(self) -> dict[str, int]:
         """Every queue and its messages, those in somebody's hand included."""
@@ -249,23 +286,34 @@ class RabbitMQ:
         return sum(abs(count) for queue, count in self.queues().items() if is_work(queue))
 
     def contents(self) -> Iterator[bytes]:
-        with self.channel() as channel:  # what is not acknowledged goes back when the channel ends
+        def look(channel: Any) -> list[bytes]:  # what is not acknowledged goes back when the channel ends
+            found = []
             for queue in self.queues():
-                yield queue.encode()
+                found.append(queue.encode())
                 while (message := channel.basic_get(queue)) is not None:
-                    yield _bytes(message.body)
-                    yield json.dumps([message.properties, message.delivery_info], default=str).encode()
+                    found.append(_bytes(message.body))
+                    found.append(json.dumps([message.properties, message.delivery_info], default=str).encode())
+            return found
+
+        yield from self._ask(look)
         yield from self._store.contents()
 
     def empty(self) -> None:
-        with self.channel() as channel:
-            for queue in self.queues():
-                channel.queue_purge(queue)
+        for queue in self.queues():
+            self._ask(lambda channel, queue=queue: channel.queue_purge(queue))
         self._store.empty()
 
     def control(self, *arguments: str) -> str:
         """`rabbitmqctl` on the node it lives on."""
         return control(self.node, *arguments)
+
+    def stop_queue(self, queue: str) -> None:
+        """End the process of a quorum queue, as an election or a busy node seems to: 541 to whoever wants a message."""
+        self.node.quorum_queue("stop_server", self.vhost, queue)
+
+    def start_queue(self, queue: str) -> None:
+        """Let it go on, with everything it holds."""
+        self.node.quorum_queue("restart_server", self.vhost, queue)
 
     def cut(self) -> int:
         said = self.control("close_all_connections", "--vhost", self.vhost, "a test")

@@ -27,6 +27,10 @@ end,
 Line = fun(Queue) -> [element(4, amqqueue:get_name(Queue)), "=", integer_to_list(Count(Queue)), " "] end,
 binary_to_list(iolist_to_binary([Line(Queue) || Queue <- rabbit_amqqueue:list(<<"%s">>)])).
 """
+MEMBER: Final = """\
+{ok, Queue} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"%s">>)),
+ra:%s(quorum_queues, amqqueue:get_pid(Queue)).
+"""
 ROOT: Final = Path("/var/lib/rabbitmq")
 """Where the server of the machine keeps its cookie."""
 
@@ -42,6 +46,11 @@ class Node:
         """Every queue and its messages, those in somebody's hand included; -1 where the queue does not say yet."""
         said = self._evaluate(COUNTED % vhost)
         return {queue: int(count) for queue, count in re.findall(r"([\w.-]+)=(-?\d+)", said)}
+
+    def quorum_queue(self, verb: str, vhost: str, queue: str) -> None:
+        """Call a function of `ra` on the process of one quorum queue."""
+        said = self._evaluate(MEMBER % (vhost, queue, verb))
+        assert re.search(r"\bok\b", said), said
 
     def _evaluate(self, expression: str) -> str:
         program = _erl_call()

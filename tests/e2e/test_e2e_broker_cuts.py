@@ -10,6 +10,7 @@ from contextlib import closing
 import faults.line
 import pytest
 from e2e import cargo
+from e2e.brokers import RabbitMQ
 from e2e.house import House, until
 from e2e.test_e2e_shutdown import go_on, in_hand, limits
 
@@ -127,4 +128,23 @@ def test_a_worker_that_starts_before_its_broker_says_so_and_begins_when_it_comes
         assert worker.stop() == 0
     finally:
         line.close()
+    assert all(result.ok for result in route.of(request_ids).values())
+
+
+@pytest.mark.parametrize("house", ["rabbitmq"], indirect=True)
+def test_a_queue_of_rabbitmq_that_answers_nobody_when_a_worker_starts_holds_it_up_and_does_not_end_it(
+    house: House,
+) -> None:
+    assert isinstance(house.broker, RabbitMQ)
+    route = house.route()
+    request_ids = house.send(cargo.cards(3, route.name))
+    (queue,) = (name for name in house.broker.queues() if name.startswith("tokenize.bulk."))
+    house.broker.stop_queue(queue)  # 541 to whoever consumes
+    with house.working(ready=False) as worker:
+        until(lambda: "INTERNAL_ERROR" in worker.said(), "the worker meeting it")
+        house.broker.start_queue(queue)
+        route.gather(3, seconds=60.0)
+        house.until_all_is_done()
+        assert "Traceback" not in worker.said()
+    route.look()
     assert all(result.ok for result in route.of(request_ids).values())

@@ -67,6 +67,8 @@ def spoil(case: str, house: House, folder: Path, toml: str) -> tuple[str, dict[s
             return toml, {}, "holds no public key"
         case "plain http to another machine":
             return toml.replace(house.endpoint, "http://192.0.2.1"), {}, "plain http to another machine"
+        case "version in the endpoint's address":
+            return toml.replace(house.endpoint, f"{house.endpoint}/v1"), {}, "leave /v1 out"
         case "live mode over http":
             live = toml.replace("[platforms.main]\n", '[platforms.main]\nmode = "live"\n')
             live_keys = {"TF_SECRET": "sk_live_alpha", "TF_PUB": "pk_live_alpha"}
@@ -93,6 +95,7 @@ def spoil(case: str, house: House, folder: Path, toml: str) -> tuple[str, dict[s
         "no signing key",
         "no signers",
         "plain http to another machine",
+        "version in the endpoint's address",
         "live mode over http",
         "unknown setting",
         "not TOML",

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from kombu import Connection
 from redis import Redis
 
 from tokenferry import CardRequest, Order, onboarding_from
-from tokenferry.broker import connecting
+from tokenferry.broker import connecting, patience
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher, PublishError
 from tokenferry.cli import main
@@ -197,6 +198,12 @@ signers = "{keys.signers}"
                 await store.aclose()
 
         return asyncio.run(run())
+
+
+def hiccup(rabbit: RabbitMQ, queue: str = DEAD_LETTERS) -> None:
+    """Let *queue* be silent for a moment, from now on."""
+    rabbit.stop_queue(queue)
+    threading.Thread(target=rabbit.start_queue, args=(queue,)).start()
 
 
 @pytest.fixture(params=["valkey", "rabbitmq"])
@@ -473,7 +480,8 @@ class TestShelves:
         def remove() -> None:
             with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
                 (item,) = shelf
-                shelf.remove(Item(item.body, item.handle + 1))
+                channel, tag = item.handle
+                shelf.remove(Item(item.body, (channel, tag + 1)))
 
         with pytest.raises(AMQPError, match="unknown delivery tag"):
             remove()
@@ -489,6 +497,96 @@ class TestShelves:
         ):
             (mine,), (theirs,) = list(one), list(two)
             assert (one.remove(mine), two.remove(theirs)) == (True, False)
+
+
+class TestHiccups:
+    """RabbitMQ ends the connection of whoever wants a message from a queue that is busy or electing a leader (541)."""
+
+    @pytest.fixture
+    def office(self, rabbit: RabbitMQ, valkey: Embedded, tmp_path: Path, key_folder: KeyFolder) -> Iterator[Office]:
+        office = Office(tmp_path, key_folder, rabbit.url, valkey.database(DATABASE).redis_url)
+        office.empty()
+        yield office
+        office.empty()
+        office.close()
+
+    @pytest.mark.parametrize("trouble", [hiccup, RabbitMQ.cut])
+    def test_a_look_that_is_interrupted_shows_each_once_and_removes_what_it_was_told(
+        self, office: Office, rabbit: RabbitMQ, trouble: Callable[[RabbitMQ], object]
+    ) -> None:
+        ids = [f"req-{n}" for n in range(12)]
+        for id_ in ids:
+            office.lay(id_)
+        seen = []
+        with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+            for n, item in enumerate(shelf):
+                seen.append(SetAside.read(item.body).id)
+                if n % 4 == 1:
+                    trouble(rabbit)
+                if n % 2:
+                    assert shelf.remove(item)
+                    if n % 4 == 3:
+                        trouble(rabbit)
+        assert sorted(map(str, seen)) == sorted(ids)
+        until(lambda: sorted(map(str, office.resting())) == sorted(ids[::2]), "the rest, given back")
+
+    def test_a_message_that_came_back_is_not_taken_for_another_one(self, office: Office, rabbit: RabbitMQ) -> None:
+        for n in range(3):
+            office.lay(f"req-{n}")
+        with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+            items = iter(shelf)
+            next(items)
+            second = next(items)
+            rabbit.cut()
+            third = next(items)  # over another connection, where delivery tags count from 1 again
+            assert SetAside.read(third.body).id == "req-2"
+            assert shelf.remove(second)
+        assert set(office.resting()) == {"req-0", "req-2"}
+
+    @pytest.mark.parametrize("command", [("list",), ("redrive", "--all"), ("purge", "--all", "--yes")])
+    def test_a_command_asks_again_and_says_nothing_of_it(
+        self, office: Office, rabbit: RabbitMQ, command: tuple[str, ...]
+    ) -> None:
+        for n in range(3):
+            office.lay(f"req-{n}")
+        hiccup(rabbit)
+        answer = office.run(*command)
+        assert answer.exit_code == 0, answer.output
+        assert ("3 redriven" in answer.output) or ("3 dead letters" in answer.output)
+        assert answer.stderr == ""
+
+    def test_a_sweep_survives_too(self, office: Office, rabbit: RabbitMQ) -> None:
+        for n in range(3):
+            office.lay(f"req-{n}", ago=400 * 86_400)
+        hiccup(rabbit)
+        sweeper = Sweeper(office.configuration, office.publisher, MemoryCircuits(), stores_clock)
+        assert sweeper.sweep(DEAD_LETTERS, time.time()) == 3
+        assert office.resting() == []
+
+    def test_patience_ends_and_says_what_to_do(
+        self, office: Office, rabbit: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        office.lay("req-1")
+        monkeypatch.setattr(patience, "PATIENCE", 0.5)
+        rabbit.stop_queue(DEAD_LETTERS)
+        answer = office.run("list")
+        rabbit.start_queue(DEAD_LETTERS)
+        assert (answer.exit_code, answer.stdout) == (1, "")
+        assert answer.stderr == (
+            "Error: RabbitMQ could not answer for the queue dead-letters (541): it is busy or electing a leader; "
+            "try again; nothing is lost\n"
+        )
+        until(lambda: office.resting() == ["req-1"], "the letter, where it was")
+
+    def test_who_may_not_read_the_queue_is_not_told_that_it_is_empty(self, office: Office, rabbit: RabbitMQ) -> None:
+        office.lay("req-1")
+        rabbit.control("set_permissions", "-p", rabbit.vhost, "guest", ".*", ".*", "nothing")
+        try:
+            answer = office.run("list")
+        finally:
+            rabbit.control("set_permissions", "-p", rabbit.vhost, "guest", ".*", ".*", ".*")
+        assert answer.exit_code == 1
+        assert "this user may not use it" in answer.stderr
 
 
 # -- nothing is kept for ever
@@ -769,11 +867,12 @@ class TestCommands:
 
         def remove(shelf: Any, item: Item) -> bool:
             if removed:
-                rabbit.cut()
+                rabbit.stop_queue(DEAD_LETTERS)  # from here on it hears of nothing, and patience has no time
             removed.append(really(shelf, item))
             return removed[-1]
 
         monkeypatch.setattr(shelves._Held, "remove", remove)
+        monkeypatch.setattr(patience, "PATIENCE", 0.0)
         answer = office.run(*command, "--json")
         assert answer.exit_code == 1
         report = json.loads(answer.stdout.splitlines()[0])
@@ -781,8 +880,12 @@ class TestCommands:
             assert report["purged"] == 1
         else:
             assert report["redriven"] == 2, "the second is on its way, and rests here still: redriven twice it is one"
-            assert "nothing is lost" in report["trouble"]
+            assert report["trouble"] == (
+                "RabbitMQ could not answer for the queue dead-letters (541): it is busy or electing a leader; "
+                "try again; nothing is lost"
+            )
         monkeypatch.undo()
+        rabbit.start_queue(DEAD_LETTERS)
         until(lambda: set(map(str, office.resting())) == {"req-1", "req-2"}, "the rest, given back")
         office.empty()
         office.close()

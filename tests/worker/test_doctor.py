@@ -197,8 +197,7 @@ class TestTheEndpoint:
     @pytest.mark.parametrize(
         ("platform", "words"),
         [
-            ({"mode": "live"}, 'is not a live key, but mode = "live"'),
-            ({"url": "http://endpoint.invalid"}, "plain http to another machine"),
+            ({"mode": "live", "url": "https://endpoint.invalid"}, 'is not a live key, but mode = "live"'),
             ({"more": 'publishable_key = { env = "NOT_SET" }'}, "the environment variable NOT_SET is not set"),
             ({"more": 'publishable_key = { env = "THE_KEY" }'}, "it looks like a secret key"),
         ],
@@ -451,6 +450,20 @@ class TestBrokerAndStore:
         assert found.the("store script")["state"] == "ok"
 
 
+@pytest.mark.parametrize(
+    "command", [("doctor",), ("worker",), ("circuits",), ("dead-letters", "list"), ("results", "r")]
+)
+def test_a_base_url_that_ends_in_v1_is_refused_by_every_command_in_the_same_words(
+    practice: Practice, command: tuple[str, ...]
+) -> None:
+    practice.platforms = practice.platform("main", url=f"{practice.endpoint}/v1/")
+    practice.call()
+    answer = CliRunner().invoke(main, [*command, "--config", str(practice.source)])
+    reason = "[platforms.main] base_url: ends in /v1, which every call adds by itself; leave /v1 out"
+    assert answer.exit_code == 2
+    assert f"{practice.source}: {reason}" in answer.output
+
+
 class TestRabbitMQ:
     @pytest.fixture
     def rabbit(self, tmp_path: Path) -> Iterator[RabbitMQ]:
@@ -534,7 +547,7 @@ class TestSilence:
         key_file.write_text(f"pk_test_{CANARY}")
         key_file.chmod(0o600)
         practice.platforms = practice.platform("main", more='publishable_key = { file = "key" }')
-        practice.platforms += practice.platform("loud", url=f"http://ada:{CANARY}@127.0.0.1:1")
+        practice.platforms += practice.platform("loud", url="http://127.0.0.1:1")
         private = [path.read_text().splitlines()[1] for path in (practice.folder / "keys").rglob("*.pem")]
         for broker, store in (
             (practice.broker, practice.store),

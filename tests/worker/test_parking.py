@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from e2e.brokers import RabbitMQ
 from redis import Redis
 
+from tokenferry.broker import connecting
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Configuration, load
@@ -92,6 +96,59 @@ def test_a_message_comes_back_exactly_as_it_was_published_at_first(lot: Lot) -> 
         before[part] for part in ("body", "content-type", "content-encoding")
     ]
     assert {**after["headers"], "stamped_headers": None} == {**before["headers"], "stamped_headers": None}
+
+
+# -- RabbitMQ ends the connection of whoever wants a message from a queue that is busy or electing a leader
+
+
+@pytest.fixture(scope="module")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    broker = RabbitMQ(tmp_path_factory.mktemp("rabbit") / "data")
+    yield broker
+    broker.close()
+
+
+def hiccup(rabbit: RabbitMQ) -> None:
+    rabbit.stop_queue(parked_queue(SCOPE))
+    threading.Thread(target=rabbit.start_queue, args=(parked_queue(SCOPE),)).start()
+
+
+@pytest.mark.parametrize("trouble", [hiccup, RabbitMQ.cut])
+def test_what_was_under_way_when_the_connection_ended_goes_back_once(
+    rabbit: RabbitMQ, tmp_path: Path, trouble: Callable[[RabbitMQ], object]
+) -> None:
+    (tmp_path / "tokenferry.toml").write_text(f'[broker]\nurl = "{rabbit.url}"\n')
+    configuration = load(tmp_path / "tokenferry.toml")
+    ids = {f"request-{n}" for n in range(12)}
+
+    class Interrupted(Publisher):
+        """In the middle of a batch the broker has a hiccup."""
+
+        submitted = 0
+
+        def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
+            future = super().submit(message, timeout=timeout)
+            self.submitted += 1
+            if self.submitted == 5:
+                future.result(30)
+                trouble(rabbit)
+            return future
+
+    with Publisher.to(configuration) as publisher:
+        for id_ in sorted(ids):
+            body = {"header": {"expires_at": int((time.time() + 60) * 1000)}}
+            publisher.publish(Outgoing.task(parked_queue(SCOPE), TOKENIZE_TASK, id_, json.dumps([id_, body])))
+    circuits = MemoryCircuits()
+    with Interrupted.to(configuration) as publisher:
+        carrier = Carrier(configuration, publisher, circuits, Switchboard(circuits))
+        assert not carrier._carry(SCOPE, probing=False), "after a hiccup nobody knows whether that was all"
+        assert carrier._carry(SCOPE, probing=False)
+    with connecting.connect(configuration) as connection:
+        queue = connecting.queue("tokenize.bulk.main", amqp=True).bind(connection.default_channel)
+        back = [message.headers["id"] for message in iter(queue.get, None)]
+    assert sorted(back) == sorted(ids)
+    assert rabbit.take(parked_queue(SCOPE)) == []
+    rabbit.empty()
 
 
 def test_what_is_not_ours_goes_back_too_and_is_set_aside_there(lot: Lot) -> None:

@@ -7,14 +7,17 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from amqp.exceptions import AMQPError
+from kombu import Connection, Queue
 from kombu.message import Message as Delivery
 
 from tokenferry.broker import connecting
+from tokenferry.broker.patience import ask, passes
 from tokenferry.broker.publishing import Outgoing, Publishes, wait
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import (
@@ -88,25 +91,92 @@ class Carrier:
         """
         with connecting.connect(self.configuration) as connection:
             amqp = connecting.is_amqp(connecting.broker_url(self.configuration))
-            queue = connecting.queue(parked_queue(scope), amqp=amqp).bind(connection.default_channel)
-            if amqp:
-                queue.declare()
+            lot = _Lot(connection, connecting.queue(parked_queue(scope), amqp=amqp), declare=amqp)
             carried, empty, enough = 0, False, False
+            batch: list[_Carried] = []
             while carried < MOST_PER_VISIT and not (empty or enough):
-                batch: list[tuple[Delivery, Future[None]]] = []
-                while len(batch) < TOGETHER and not (empty or enough):
-                    message = queue.get()
+                fresh = 0
+                while fresh < TOGETHER and not (empty or enough):
+                    message = lot.get()
                     if message is None:
                         empty = True
                         continue
+                    if lot.knows(message, batch):
+                        continue
                     back, live = _way_back(scope, message)
-                    batch.append((message, self.publisher.submit(back)))
+                    batch.append(_Carried(message, self.publisher.submit(back)))
+                    fresh += 1
                     enough = probing and live
-                for message, confirmed in batch:
-                    wait(confirmed, self.configuration.broker.publish_timeout)
-                    message.ack()
-                carried += len(batch)
-            return empty
+                for one in batch:
+                    wait(one.confirmed, self.configuration.broker.publish_timeout)
+                batch = [one for one in batch if not lot.acknowledge(one)]
+                carried += fresh
+            return empty and not lot.interrupted
+
+
+@dataclass(eq=False)
+class _Carried:
+    """A parked message that was published to its own queue, and is still to be taken off the parked ones."""
+
+    message: Delivery
+    confirmed: Future[None]
+
+
+class _Lot:
+    """The parked messages of one scope, over a connection that RabbitMQ may end in the middle.
+
+    Then what was fetched goes back to the queue and comes up again. What of it was published is not published twice.
+    """
+
+    def __init__(self, connection: Connection, queue: Queue, *, declare: bool) -> None:
+        """*declare*: whether to make the queue where it is not there."""
+        self._connection = connection
+        self._queue = queue
+        self._declare = declare
+        self._channel: Any = None
+        self.interrupted = False
+        """Whether a connection has ended. Then the queue may look empty while something is on its way back to it."""
+
+    def get(self) -> Delivery | None:
+        """The next message, or None where there is none left.
+
+        Raises `QueueUnanswered`, or the client library's error.
+        """
+        return ask(self._connection, self._get, queue=self._queue.name)
+
+    def _get(self, connection: Connection) -> Delivery | None:
+        channel = connection.default_channel
+        self.interrupted |= self._channel not in (None, channel)
+        self._channel = channel
+        bound = self._queue.bind(channel)
+        if self._declare:
+            bound.declare()
+            self._declare = False
+        return bound.get()
+
+    def knows(self, message: Delivery, batch: Iterable[_Carried]) -> bool:
+        """Whether *message* is one of the *batch* that has come up again. Then it stands for it from now on."""
+        for one in batch:
+            if one.message.channel is not message.channel and _same(one.message, message):
+                one.message = message
+                return True
+        return False
+
+    def acknowledge(self, one: _Carried) -> bool:
+        """Take it off the queue. False where its connection has ended: then it comes up once more."""
+        try:
+            one.message.ack()
+        except (AMQPError, OSError) as error:
+            if not passes(error):
+                raise
+            self.interrupted = True
+            return False
+        return True
+
+
+def _same(one: Delivery, other: Delivery) -> bool:
+    # Not all headers: RabbitMQ counts deliveries in one of them.
+    return bool(one.body == other.body and one.headers.get("id") == other.headers.get("id"))
 
 
 def _way_back(scope: str, message: Delivery) -> tuple[Outgoing, bool]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 from httpx_aiohttp import AiohttpTransport
@@ -35,8 +35,6 @@ HEADERS: Final = {
 PUBLISHABLE_IN_LIVE: Final[frozenset[Kind]] = frozenset({"account", "person"})
 """Kinds whose tokens a live secret key cannot make (API reference, tokens: account and person)."""
 
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-
 KeyUse = Literal["secret", "publishable"]
 
 
@@ -48,7 +46,7 @@ class EndpointKeys:
     publishable: str | None = field(repr=False)
 
     def check(self, name: str, platform: Platform) -> None:
-        """Refuse keys of the wrong kind or mode, and keys that would travel in clear.
+        """Refuse keys of the wrong kind or mode. That they do not travel in clear is the configuration's to see to.
 
         Raises `InvalidConfiguration`, which never quotes a key.
         """
@@ -71,17 +69,6 @@ class EndpointKeys:
                 )
             if not any(key.startswith(f"{prefix}_{platform.mode}_") for prefix in prefixes):
                 raise InvalidConfiguration(f'{where} {use} is not a {platform.mode} key, but mode = "{platform.mode}"')
-        try:
-            url = urlsplit(platform.base_url)
-        except ValueError:
-            raise InvalidConfiguration(f"{where} base_url is not a URL") from None
-        if url.scheme == "http":
-            if url.hostname not in LOOPBACK:
-                raise InvalidConfiguration(f"{where} base_url is plain http to another machine; write https://")
-            if platform.live:
-                raise InvalidConfiguration(f"{where} base_url is plain http with live keys; write https://")
-        elif url.scheme != "https" or not url.hostname:
-            raise InvalidConfiguration(f"{where} base_url must begin with https://")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from amqp.exceptions import ChannelError, MessageNacked, PreconditionFailed
+from amqp.exceptions import ChannelError, InternalError, MessageNacked, PreconditionFailed
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
@@ -22,6 +22,7 @@ from tokenferry.broker.errors import (
     Unroutable,
     want_of_room,
 )
+from tokenferry.broker.patience import BUSY
 from tokenferry.broker.waiting import MOST_PAUSE, Waiting
 from tokenferry.contract.queues import results_queue
 
@@ -73,6 +74,9 @@ class ConfirmingChannel:
         name = type(trouble).__name__
         if isinstance(trouble, self._timeouts()):
             return PublishTimeout(f"the broker did not answer in time ({name})", maybe_sent=False)
+        if isinstance(trouble, InternalError):
+            said = f"RabbitMQ could not answer for a queue ({trouble.reply_code}): {BUSY}"
+            return BrokerUnavailable(said, maybe_sent=False)
         if isinstance(trouble, self._connection_errors()):
             return BrokerUnavailable(f"the broker could not be reached ({name}); see [broker] url", maybe_sent=False)
         # Whatever a client library raises beyond that must reach the callers, not end their thread silently.

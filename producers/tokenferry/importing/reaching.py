@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from tokenferry.broker import connecting
 from tokenferry.broker.errors import BrokerFull, BrokerUnavailable, PublishError, PublishTimeout, want_of_room
+from tokenferry.broker.patience import QueueUnanswered
 from tokenferry.configuration import Configuration
 
 CONNECTION_LOST: Final = (OSError, RedisError, AMQPError, KombuError)
@@ -19,6 +20,8 @@ CONNECTION_LOST: Final = (OSError, RedisError, AMQPError, KombuError)
 
 def lost(error: Exception) -> PublishError:
     """The same in our words: the name of the error, not its text, which may quote the URL and its password."""
+    if isinstance(error, QueueUnanswered):
+        return BrokerUnavailable(str(error), maybe_sent=False)
     if why := want_of_room(error):
         return BrokerFull(f"the broker takes no messages: {why}", maybe_sent=False)
     return BrokerUnavailable(

@@ -13,6 +13,7 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from tokenferry.broker.patience import QueueUnanswered
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import Duration, config_option
@@ -53,11 +54,22 @@ def where(command: F) -> F:
 @contextmanager
 def looking(configuration: Configuration, queue: str) -> Iterator[Shelf]:
     """The shelf of *queue*; a broker that is away is told in our words."""
+    with broker_trouble(), shelves.opened(configuration, queue) as shelf:
+        yield shelf
+
+
+@contextmanager
+def broker_trouble() -> Iterator[None]:
+    """Say in our words what is wrong with the broker.
+
+    Raises `click.ClickException` where the client library raises an error.
+    """
     try:
-        with shelves.opened(configuration, queue) as shelf:
-            yield shelf
+        yield
     except BrokenPipeError:
         raise  # whoever read our output has gone: click's business
+    except QueueUnanswered as error:
+        raise click.ClickException(f"{error}; nothing is lost") from None
     except (OSError, RedisError, AMQPError, KombuError) as error:
         raise click.ClickException(f"the broker {why(error)}; nothing is lost. See [broker] url") from None
 

@@ -7,14 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from kombu import Connection
 from kombu.exceptions import ChannelError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.patience import ask, is_missing
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.contract.queues import parked_queue
 from tokenferry.options import config_option
 from tokenferry_worker.circuits import cure, parks
 from tokenferry_worker.commands.asking import asked
+from tokenferry_worker.commands.choosing import broker_trouble
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 
 
@@ -79,9 +82,15 @@ def close(before: Path | None, scope: str, config: Path | None) -> None:
 
 def _resting(configuration: Configuration, scope: str) -> int:
     amqp = connecting.is_amqp(connecting.broker_url(configuration))
-    with connecting.connect(configuration) as connection:
-        queue = connecting.queue(parked_queue(scope), amqp=amqp).bind(connection.default_channel)
+    queue = connecting.queue(parked_queue(scope), amqp=amqp)
+
+    def count(connection: Connection) -> int:
+        return int(queue.bind(connection.default_channel).queue_declare(passive=True).message_count)
+
+    with broker_trouble(), connecting.connect(configuration) as connection:
         try:
-            return int(queue.queue_declare(passive=True).message_count)
-        except (ChannelError, *connection.channel_errors):
-            return 0  # nothing was ever parked there
+            return ask(connection, count, queue=queue.name)
+        except ChannelError as error:
+            if is_missing(error):
+                return 0  # nothing was ever parked there
+            raise

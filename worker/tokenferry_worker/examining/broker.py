@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from redis.exceptions import ResponseError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.patience import QueueUnanswered, ask
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry_worker import wiring
@@ -18,6 +20,8 @@ from tokenferry_worker.examining.verdicts import Check, failed, ok, warning
 from tokenferry_worker.examining.words import masked, why
 from tokenferry_worker.wiring import Role
 
+PATIENCE = 5.0
+"""Seconds that may pass until queues answer, all of them together: the whole examination has ten."""
 CURE = "start it, or correct [broker] url in the configuration"
 LEFTOVERS = {
     QUARANTINE: "somebody sends what no worker can read: look who writes to this broker, and with which keys "
@@ -72,8 +76,9 @@ def _rabbitmq(connection: Any, where: str, queues: list[str]) -> Iterator[Check]
     else:
         yield ok("broker version", where, f"{product} {number}")
     yield _exchange(connection)
+    until = time.monotonic() + PATIENCE
     for queue in queues:
-        yield _queue(connection, queue)
+        yield _queue(connection, queue, seconds=max(0.0, until - time.monotonic()))
 
 
 def _exchange(connection: Any) -> Check:
@@ -93,16 +98,23 @@ def _exchange(connection: Any) -> Check:
     return ok(name, exchange, "a durable topic exchange")
 
 
-def _queue(connection: Any, queue: str) -> Check:
+def _queue(connection: Any, queue: str, *, seconds: float) -> Check:
     name = "broker queue"
     ours = connecting.quorum_arguments(queue)
-    try:
+
+    def look(connection: Any) -> int:
         # A refusal ends the channel, so each question has its own.
         with connection.channel() as channel:
             waiting = channel.queue_declare(queue, passive=True).message_count
         with connection.channel() as channel:
             channel.queue_declare(queue, durable=True, auto_delete=False, arguments=ours)
-    except NotFound:
+        return int(waiting)
+
+    try:
+        waiting = ask(connection, look, queue=queue, seconds=seconds)
+    except QueueUnanswered as error:
+        return failed(name, queue, str(error), "look at the queue there: `rabbitmq-queues quorum_status`")
+    except NotFound:  # any other meaning of this code would have been asked again
         return ok(name, queue, "is not there yet; whoever starts first declares it")
     except PreconditionFailed as error:
         other = _of_another_type(connection, queue)

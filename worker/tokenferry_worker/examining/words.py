@@ -12,10 +12,11 @@ from amqp import exceptions as amqp
 from redis import exceptions as redis
 
 from tokenferry.broker.embedded import EmbeddedServerError
+from tokenferry.broker.patience import QueueUnanswered
 from tokenferry.configuration import InvalidConfiguration
 from tokenferry.sealing import UnusableKey
 
-_OURS: Final = (EmbeddedServerError, InvalidConfiguration, UnusableKey)
+_OURS: Final = (EmbeddedServerError, InvalidConfiguration, QueueUnanswered, UnusableKey)
 _SECRET_PARAMETER: Final = re.compile(r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|key|auth|cred)[^=&;]*=)[^&;]*")
 
 

@@ -11,6 +11,7 @@ from kombu import Connection
 from kombu.exceptions import ChannelError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.patience import is_missing
 from tokenferry.configuration import Configuration
 
 
@@ -66,9 +67,11 @@ class QueueWitness:
                 try:
                     declared = connecting.queue(name, amqp=amqp).bind(channel).queue_declare(passive=True)
                     counts[name] = int(declared.message_count)
-                except (ChannelError, *self._connection.channel_errors):
-                    # No such queue. On Redis an empty list is none; RabbitMQ ends the channel, and the consumer,
-                    # which declares them all, has not begun.
+                except ChannelError as error:
+                    if not is_missing(error):
+                        raise  # RabbitMQ could not say: that is no empty queue
+                    # On Redis an empty list is none; RabbitMQ ends the channel, and the consumer, which declares them
+                    # all, has not begun.
                     if amqp:
                         break
         return counts

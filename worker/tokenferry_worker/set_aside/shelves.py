@@ -10,16 +10,19 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
+from amqp.exceptions import AMQPError
+from kombu import Connection
 from kombu.exceptions import ChannelError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.patience import ask, is_missing, let_go, passes
 from tokenferry.configuration import Configuration
 
 TOGETHER: Final = 200
@@ -66,9 +69,10 @@ def opened(configuration: Configuration, queue: str, *, declare: bool = False) -
     try:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
         if declare and amqp:
-            connecting.queue(queue, amqp=True).bind(connection.default_channel).declare()
+            declared = connecting.queue(queue, amqp=True)
+            ask(connection, lambda connection: declared.bind(connection.default_channel).declare(), queue=queue)
         if amqp:
-            held = _Held(connection.default_channel, queue, missing=(ChannelError, *connection.channel_errors))
+            held = _Held(connection, queue)
             yield held
             held.give_back()
         else:
@@ -108,64 +112,141 @@ class _Listed:
 
 
 class _Held:
-    """A queue of RabbitMQ, its messages fetched one by one and given back at the end."""
+    """A queue of RabbitMQ, its messages fetched one by one and given back at the end.
 
-    def __init__(self, channel: Any, queue: str, *, missing: tuple[type[Exception], ...]) -> None:
-        """*missing*: what the client library raises where there is no such queue."""
-        self._channel = channel
+    RabbitMQ may end the connection in the middle (`tokenferry.broker.patience`). Then everything that is held goes
+    back to the queue by itself, and comes up again on the next connection: what was shown is not shown again, and what
+    was to be removed is removed then.
+    """
+
+    def __init__(self, connection: Connection, queue: str) -> None:
+        self._connection = connection
         self._queue = queue
-        self._missing = missing
+        self._channel: Any = None
+        """The channel that the delivery tags below belong to."""
         self._held: dict[int, bytes] = {}
-        """What was fetched and not removed, oldest first: its delivery tag, and the hash it is known by."""
+        """What was shown and not removed, oldest first: its delivery tag, and the hash it is known by."""
+        self._next: deque[Any] = deque()
+        """Messages that were fetched while another one was looked for, and are still to be shown."""
+        self._shown: Counter[bytes] = Counter()
+        """What was shown and has gone back to the queue since."""
+        self._owed: Counter[bytes] = Counter()
+        """What was removed over a connection that ended before the queue had heard of it for certain."""
+        self._acknowledged: list[bytes] = []
+        """What was removed since the queue itself has answered last."""
         self._behind = 0
         """Messages behind the one that was fetched last."""
+        self._complete = 0.0
+        """When everything that a lost connection gives back is there again: monotonic seconds."""
 
     def __iter__(self) -> Iterator[Item]:
         try:
-            message = self._get()
-        except self._missing:
-            return  # nothing was ever set aside
+            message = self._fetch()
+        except ChannelError as error:
+            if is_missing(error):
+                return  # nothing was ever set aside
+            raise
         left = self._behind + 1
-        seen: Counter[bytes] = Counter()
         until = time.monotonic() + HELD_FOR
-        while left > 0 and message is not None:
+        while message is not None:
             body = _text(message.body)
-            known_by = sha256(body.encode("utf-8", "surrogatepass")).digest()
-            self._held[message.delivery_tag] = known_by
-            if seen[known_by]:
-                seen[known_by] -= 1
-            else:
-                left -= 1
-                yield Item(body, message.delivery_tag)
-                if time.monotonic() > until:
-                    seen.update(self._held.values())
-                    self.give_back()
-                    until = time.monotonic() + HELD_FOR
-            message = self._get() if left > 0 else None
+            self._held[message.delivery_tag] = _hash(body)
+            left -= 1
+            yield Item(body, (self._channel, message.delivery_tag))
+            if left <= 0:
+                return
+            if time.monotonic() > until:
+                self.give_back()
+                until = time.monotonic() + HELD_FOR
+            message = self._next.popleft() if self._next else self._fetch()
 
     def remove(self, item: Item) -> bool:
-        self._channel.basic_ack(item.handle)
-        self._ready()  # an acknowledgement has no answer; this has one, and comes behind it on the same channel
-        del self._held[item.handle]
+        channel, tag = item.handle
+        known_by = _hash(item.body)
+        if channel is not self._channel:  # it has gone back to the queue, and may have come up again already
+            tag = next((tag for tag, held in self._held.items() if held == known_by), None)
+        if tag is None:
+            self._shown[known_by] -= 1
+            self._owed[known_by] += 1
+        else:
+            self._held.pop(tag, None)
+            self._acknowledged.append(known_by)
+            try:
+                self._channel.basic_ack(tag)
+            except (AMQPError, OSError) as error:
+                if not passes(error):
+                    raise
+        # An acknowledgement has no answer. The next message is one: it comes from the queue itself, and behind it.
+        while (message := self._fetch()) is not None:
+            self._next.append(message)
+            if self._owed[known_by] <= 0 or len(self._next) > TOGETHER:
+                break
         return True
 
     def give_back(self) -> None:
         """Return what is held, in its order. Returns when the next look will see it."""
-        if not self._held:
+        held = [*self._held, *(message.delivery_tag for message in self._next)]
+        if not held:
             return
-        due = max(self._ready(), self._behind) + len(self._held)
-        for tag in self._held:
-            self._channel.basic_reject(tag, requeue=True)
-        self._held.clear()
-        until = time.monotonic() + VISIBLE_WITHIN  # somebody else may look, too, and take them before we count
-        while self._ready() < due and time.monotonic() < until:
-            time.sleep(0.005)
+        try:
+            due = max(self._ready(), self._behind) + len(held)
+            for tag in held:
+                self._channel.basic_reject(tag, requeue=True)
+            self._gone_back()
+            until = time.monotonic() + VISIBLE_WITHIN  # somebody else may look, too, and take them before we count
+            while self._ready() < due and time.monotonic() < until:
+                time.sleep(0.005)
+        except (AMQPError, OSError) as error:
+            if not passes(error):
+                raise
+            let_go(self._connection)  # which gives back everything
+            self._connection_lost()
 
-    def _get(self) -> Any:
-        """The next message, or None. Comes from the queue's own process, and knows how many are behind it."""
-        message = self._channel.basic_get(self._queue)
-        self._behind = int(message.delivery_info["message_count"]) if message is not None else 0
-        return message
+    def _fetch(self) -> Any:
+        """The next message that was not shown yet, or None. It is held."""
+        while True:
+            message = ask(self._connection, self._get, queue=self._queue)
+            if message is None:
+                if time.monotonic() >= self._complete:
+                    return None
+                time.sleep(0.02)
+                continue
+            known_by = _hash(_text(message.body))
+            if self._shown[known_by] <= 0:
+                return message
+            self._shown[known_by] -= 1
+            self._held[message.delivery_tag] = known_by
+
+    def _get(self, connection: Connection) -> Any:
+        """One message that need not be removed, or None."""
+        if connection.default_channel is not self._channel:
+            if self._channel is not None:
+                self._connection_lost()
+            self._channel = connection.default_channel
+        while (message := self._channel.basic_get(self._queue)) is not None:
+            self._acknowledged.clear()  # the queue itself has answered: it has heard of every removal before
+            self._behind = int(message.delivery_info["message_count"])
+            known_by = _hash(_text(message.body))
+            if self._owed[known_by] <= 0:
+                return message
+            self._owed[known_by] -= 1
+            self._acknowledged.append(known_by)
+            self._channel.basic_ack(message.delivery_tag)
+        self._acknowledged.clear()
+        self._behind = 0
+        return None
+
+    def _connection_lost(self) -> None:
+        """Everything that was fetched is in the queue again, and what was removed last may be."""
+        self._gone_back()
+        self._owed.update(self._acknowledged)
+        self._acknowledged.clear()
+        self._complete = time.monotonic() + VISIBLE_WITHIN
+
+    def _gone_back(self) -> None:
+        self._shown.update(self._held.values())
+        self._held.clear()
+        self._next.clear()
 
     def _ready(self) -> int:
         """How many wait, as the node says. Of a quorum queue that is busy for 250 ms it says 0 (3.10)."""
@@ -184,3 +265,7 @@ def _body(payload: bytes) -> str:
 
 def _text(body: object) -> str:
     return body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else str(body)
+
+
+def _hash(body: str) -> bytes:
+    return sha256(body.encode("utf-8", "surrogatepass")).digest()

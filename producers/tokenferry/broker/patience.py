@@ -1,0 +1,111 @@
+"""Asking RabbitMQ again where it could not answer about a queue just now: it is busy, or it is electing a leader.
+
+Measured (3.10): while the process of a quorum queue does not run, `basic.get`, `basic.consume` and `queue.purge` end
+the whole connection with 541 INTERNAL_ERROR. What was held over that connection goes back to its queue, and delivery
+tags of it mean nothing on the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from amqp.exceptions import AMQPError, InternalError, NotFound, RecoverableConnectionError
+from kombu import Connection
+from kombu.exceptions import ChannelError
+
+from tokenferry.broker.waiting import pause
+
+T = TypeVar("T")
+
+PATIENCE: Final = 10.0
+"""Seconds after which one question is asked no more. An election takes one to five."""
+
+BUSY: Final = "it is busy or electing a leader; try again"
+
+
+class QueueUnanswered(RecoverableConnectionError):  # type: ignore[misc]
+    """RabbitMQ is there, but it could not answer about a queue for as long as we had patience."""
+
+
+class Patience:
+    """How long one question is repeated."""
+
+    def __init__(
+        self, queue: str, *, seconds: float | None = None, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        """*queue*: what it is about, for the error. *seconds*: default `PATIENCE`."""
+        self._queue = queue
+        self._until = time.monotonic() + (PATIENCE if seconds is None else seconds)
+        self._sleep = sleep
+        self._tries = 0
+
+    def again(self, error: BaseException) -> None:
+        """Return after a pause where another try may help. Its connection must be a new one.
+
+        Raises `QueueUnanswered` where patience has ended; *error* where it ended otherwise, or no try would help.
+        """
+        if not passes(error):
+            raise error
+        if time.monotonic() >= self._until:
+            if isinstance(error, InternalError | NotFound):
+                raise QueueUnanswered(
+                    f"RabbitMQ could not answer for the queue {self._queue} ({error.reply_code}): {BUSY}"
+                ) from None
+            raise error
+        self._tries += 1
+        self._sleep(pause(self._tries))
+
+
+def ask(connection: Connection, question: Callable[[Connection], T], *, queue: str, seconds: float | None = None) -> T:
+    """The answer to *question*, which is put again over a new connection while RabbitMQ cannot answer about *queue*.
+
+    *question* must do no harm when it is repeated: what its first try was given has gone back to the queue. *seconds*:
+    when to stop, default `PATIENCE`. On other brokers it is put once.
+
+    Raises `QueueUnanswered` after that time; at once what the client library raises where another try does not help,
+    or where the broker cannot be reached at all.
+    """
+    patience = Patience(queue, seconds=seconds)
+    while True:
+        # Not in the `try`: who cannot connect has another trouble, and should hear of it soon.
+        connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
+        try:
+            return question(connection)
+        except (AMQPError, OSError) as error:
+            if passes(error):
+                let_go(connection)
+            patience.again(error)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same question may be answered in a moment, over a new connection.
+
+    >>> passes(InternalError("timeout")), passes(ConnectionResetError()), passes(ConnectionRefusedError())
+    (True, True, False)
+    """
+    match error:
+        case QueueUnanswered() | ConnectionRefusedError():
+            return False
+        case NotFound():
+            return not is_missing(error)  # the rest of this code: a time-out, a node that is down
+    return isinstance(error, InternalError | RecoverableConnectionError | OSError)
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether a broker says that there is no such queue or exchange. RabbitMQ uses the same code for time-outs.
+
+    >>> is_missing(NotFound("NOT_FOUND - no queue 'x' in vhost '/'"))
+    True
+    >>> is_missing(NotFound("NOT_FOUND - failed to perform operation on queue 'x' in vhost '/' due to timeout"))
+    False
+    """
+    return isinstance(error, ChannelError) and str(error.reply_text).startswith("NOT_FOUND - no ")
+
+
+def let_go(connection: Connection) -> None:
+    """Drop a connection without a word to the other side, which may not answer. The next use makes a new one."""
+    with contextlib.suppress(Exception):  # a dead connection may fail at its own end
+        connection.collect(socket_timeout=0.1)
