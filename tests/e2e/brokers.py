@@ -245,8 +245,7 @@ class RabbitMQ:
     def __init__(self, data: Path) -> None:
         needs(RABBITMQ, "RabbitMQ")
         self.vhost = f"tokenferry-e2e-{secrets.token_hex(4)}"
-        self.control("add_vhost", self.vhost)
-        self.control("set_permissions", "-p", self.vhost, "guest", ".*", ".*", ".*")
+        self.node.add_vhost(self.vhost)
         self.url = f"amqp://guest:guest@{RABBITMQ[0]}:{RABBITMQ[1]}/{self.vhost}"
         self._store = Embedded(data)
 
@@ -320,7 +319,7 @@ class RabbitMQ:
         return said.count("Closing") or 1
 
     def close(self) -> None:
-        self.control("delete_vhost", self.vhost)
+        self.node.delete_vhost(self.vhost)
         self._store.close()
 
 
