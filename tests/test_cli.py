@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from tokenferry import cli
+from tokenferry.broker import embedded
 from tokenferry.cli import GROUP, main
 from tokenferry.sealing import UnusableKey
 
@@ -155,6 +156,38 @@ def test_a_command_that_only_looks_starts_nothing_where_nothing_says_what_to_loo
         '[broker]\nurl = "redis://127.0.0.1:1/0"\n[store]\nurl = "redis://127.0.0.1:1/0"\n'
     )
     assert "no tokenferry.toml" not in CliRunner().invoke(main, command).output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["results", "route"],
+        ["results", "route", "--out", "out.jsonl"],
+        ["attach", "--from-route", "route", "--rejects", "rejects.jsonl", "--to", "customer_create"],
+        ["circuits"],
+        ["limits", "show"],
+        ["limits", "history"],
+        ["dead-letters", "list"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_only_looks_starts_no_embedded_server(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in a fresh folder nor where one ran before: it would be empty, or would stay."""
+    monkeypatch.chdir(tmp_path)
+    generated(tmp_path / "keys")
+    (tmp_path / "tokenferry.toml").write_text("[platforms.main]\n")
+    for _ in range(2):
+        done = CliRunner().invoke(main, command)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith(
+            f"tokenferry: no embedded server runs with the data folder {tmp_path}/.tokenferry"
+        )
+        assert "`tokenferry worker`" in done.stderr
+        assert not embedded.is_running(tmp_path / ".tokenferry")
+        embedded.ensure(tmp_path / ".tokenferry")
+        embedded.stop(tmp_path / ".tokenferry")
 
 
 needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")

@@ -57,7 +57,7 @@ SUMMARIES: Final = {
     "limits": "See and change the rate budgets of a running fleet.",
     "outbox": "See and send what was accepted and is not with the broker yet.",
     "onboard": "Make every connected account of a file, with its persons and bank accounts.",
-    "results": "Print the results that wait on a route.",
+    "results": "Look at the results that wait on a route, or take them into a file.",
     "send": "Seal one request and hand it to the broker.",
     "worker": "Run a worker.",
 }

@@ -281,6 +281,12 @@ class Configuration(BaseSettings):
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _file: Path | None = PrivateAttr(default=None)
     """What was read; None: there was no file."""
+    _may_start_server: bool = PrivateAttr(default=True)
+
+    @property
+    def may_start_server(self) -> bool:
+        """False for a command that only looks: it starts no embedded server."""
+        return self._may_start_server
 
     @classmethod
     def settings_customise_sources(
@@ -391,12 +397,14 @@ def _told(where: str, problem: Mapping[str, Any]) -> str:
 
 
 def load_to_look(path: Path | None, *sections: Literal["broker", "store"]) -> Configuration:
-    """As `load`, for a command that only looks: where *sections* are embedded, their server must have been there.
+    """As `load`, for a command that only looks: where *sections* are embedded, their server must be there.
 
-    Raises `InvalidConfiguration` also where nothing says which server is meant: an empty one, started for the purpose
-    in the wrong folder, would say that all is well.
+    An empty server, started for the purpose in the wrong folder, would say that all is well, and stay. So none is ever
+    started. Raises `InvalidConfiguration` also where nothing says which server is meant; that one is meant and does not
+    run is found out when it is needed.
     """
     configuration = load(path)
+    configuration._may_start_server = False
     embedded = any(getattr(configuration, section).url == EMBEDDED for section in sections)
     data = configuration.path(configuration.data)
     if path is None and embedded and not Path("tokenferry.toml").exists() and not data.exists():

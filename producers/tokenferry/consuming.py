@@ -11,10 +11,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from kombu import Consumer
 from kombu.message import Message as Delivery
@@ -33,9 +33,11 @@ log = logging.getLogger(__name__)
 REMEMBERED = 100_000
 """Outcome ids kept to recognise a second delivery: far more than can be in flight."""
 PREFETCH = 200
+"""Results that a reader has in hand at most, fetched or held."""
 WAKE_SECONDS = 0.5
 """How often a waiting reader looks up: whether it was stopped, and to show the broker that it lives."""
 _ROUTE: TypeAdapter[str] = TypeAdapter(Name)
+T = TypeVar("T")
 
 
 class Results:
@@ -70,6 +72,8 @@ class Results:
         self._consumer: Consumer | None = None
         self._ready: deque[Delivery] = deque()
         self._unacknowledged: tuple[Delivery, AnyResult] | None = None
+        self._held: dict[str, list[Delivery]] = {}
+        """What `hold` returned and nobody has acknowledged yet, by outcome id: once for each time it was delivered."""
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._stop = threading.Event()
         self._patience: Patience | None = None
@@ -87,26 +91,80 @@ class Results:
 
         Raises the broker client's connection error when the broker is away; the next call reconnects.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _deadline(timeout)
+
+        def step() -> tuple[Delivery, AnyResult] | None:
+            self._acknowledge()
+            return self._next(deadline)
+
+        self._unacknowledged = self._patiently(step)
+        return self._unacknowledged and self._unacknowledged[1]
+
+    def hold(self, timeout: float | None = None) -> AnyResult | None:
+        """The next result, or None after *timeout* seconds without one. It stays on the route until `acknowledge`.
+
+        What is never acknowledged is given back when the reader is closed. At most `PREFETCH` results can be held at a
+        time: then no other comes. Raises as `take`; what was held on a lost connection comes again.
+        """
+        deadline = _deadline(timeout)
+        found = self._patiently(lambda: self._next(deadline))
+        if found is None:
+            return None
+        delivery, result = found
+        self._held[result.outcome_id] = [delivery]
+        return result
+
+    def acknowledge(self, results: Iterable[AnyResult]) -> None:
+        """Take these results, which `hold` returned, off the route for good.
+
+        Raises the broker client's connection error when the broker is away. Then they come again, and this reader
+        recognises them: it acknowledges them without returning them.
+        """
+        results = list(results)
+        for result in results:
+            self._dealt_with(result)
+        try:
+            for result in results:
+                for delivery in self._held.pop(result.outcome_id, ()):
+                    delivery.ack()
+        except self._connection_errors():
+            self._forget_connection()
+            raise
+
+    def skip(self, outcome_ids: Collection[str]) -> None:
+        """Acknowledge these outcomes when they come, and do not return them: they were dealt with earlier."""
+        self._remember(*outcome_ids)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many results are held as can be: no other comes."""
+        return sum(map(len, self._held.values())) >= PREFETCH
+
+    def _patiently(self, step: Callable[[], T]) -> T:
+        """What *step* returns. A connection that RabbitMQ has ended is opened again, for as long as `Patience` says.
+
+        Raises the broker client's connection error; at once where results are held, whose holder must learn of it.
+        """
         while True:
+            held = bool(self._held)
             try:
-                return self._take(deadline)
+                return step()
             except self._connection_errors() as error:
                 self._forget_connection()
-                if not self._amqp:
+                if held or not self._amqp:
                     raise
                 self._patience = self._patience or Patience(self._queue.name, sleep=self._stop.wait)
                 self._patience.again(error)
 
-    def _take(self, deadline: float | None) -> AnyResult | None:
-        self._acknowledge()
+    def _next(self, deadline: float | None) -> tuple[Delivery, AnyResult] | None:
         while not self._stop.is_set():
             if self._ready:
                 delivery = self._ready.popleft()
                 result = self._read(delivery)
-                if result is not None:
-                    self._unacknowledged = delivery, result
-                    return result
+                if result is not None and result.outcome_id in self._held:
+                    self._held[result.outcome_id].append(delivery)
+                elif result is not None:
+                    return delivery, result
                 continue
             left = WAKE_SECONDS if deadline is None else min(WAKE_SECONDS, deadline - time.monotonic())
             if not self._wait(max(0.0, left)) and deadline is not None and time.monotonic() >= deadline:
@@ -143,6 +201,7 @@ class Results:
         """Give back what was fetched and not taken, and close the connection."""
         self._stop.set()
         self._ready.clear()
+        self._held.clear()
         self._connection.close()
         if self._own_outbox is not None:
             self._own_outbox.close()
@@ -150,6 +209,8 @@ class Results:
     def delete(self) -> None:
         """Delete the route with whatever is in it: for a route that one program made for itself."""
         self._acknowledge()
+        self._ready.extend(delivery for held in self._held.values() for delivery in held)
+        self._held.clear()
         while self._ready:  # fetched already: the end of the reader would put it back
             self._ready.popleft().ack()
         ask(
@@ -223,11 +284,17 @@ class Results:
         taken, self._unacknowledged = self._unacknowledged, None
         if taken is not None:
             delivery, result = taken
-            self._seen[result.outcome_id] = None
-            if len(self._seen) > REMEMBERED:
-                self._seen.popitem(last=False)
-            self._settle(result)  # before the broker forgets it: else it would be asked for once more
+            self._dealt_with(result)
             delivery.ack()
+
+    def _dealt_with(self, result: AnyResult) -> None:
+        self._remember(result.outcome_id)
+        self._settle(result)  # before the broker forgets it: else it would be asked for once more
+
+    def _remember(self, *outcome_ids: str) -> None:
+        self._seen.update(dict.fromkeys(outcome_ids))
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
 
     def _settle(self, result: AnyResult) -> None:
         if self._outbox is not None:
@@ -236,6 +303,7 @@ class Results:
     def _forget_connection(self) -> None:
         self._consumer = None
         self._ready.clear()
+        self._held.clear()
         self._unacknowledged = None
         self._connection.collect(socket_timeout=0.1)
 
@@ -284,3 +352,8 @@ class AsyncResults:
             self._results._unacknowledged = None  # nobody has seen it: it is delivered again
         await asyncio.get_running_loop().run_in_executor(self._thread, self._results.__exit__, *exc)
         self._thread.shutdown()
+
+
+def _deadline(timeout: float | None) -> float | None:
+    """The end of *timeout* seconds from now, in monotonic seconds."""
+    return None if timeout is None else time.monotonic() + timeout

@@ -282,6 +282,19 @@ def test_data_survives_a_stop_and_the_server_leaves_no_process_and_no_socket(hom
         assert valkey.get("kept") == b"yes"
 
 
+def test_asking_whether_a_server_runs_starts_and_makes_nothing(home):
+    assert not embedded.is_running(home)
+    assert not home.exists()
+    server = ensure(home)
+    assert embedded.is_running(home)
+    kill(server)
+    assert not embedded.is_running(home)
+    lock = Home.of(home).take_lock()
+    assert embedded.is_running(home), "somebody is starting it"
+    os.close(lock)
+    assert not embedded.is_running(home)
+
+
 def test_stopping_twice_or_where_nothing_ever_ran_is_harmless(home):
     assert not stop(home)
     assert not home.exists()

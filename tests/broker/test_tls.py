@@ -16,14 +16,13 @@ from broker.authority import HERE, Authority
 from cryptography import x509
 from e2e.brokers import RABBITMQ, RabbitMQ
 
-from tokenferry.broker import connecting
+from tokenferry.broker import connecting, queue_browser
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import BrokerUnavailable, Outgoing, Publisher
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry_worker import app
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.set_aside import shelves
 
 DATABASE = 8
 Connect = Callable[[], socket.socket]
@@ -122,7 +121,7 @@ def test_a_server_of_the_authority_that_was_named_is_used(behind: Behind, author
         )
         publisher = stack.enter_context(Publisher.to(configuration))
         publisher.publish(Outgoing("quarantine", "over TLS"))
-        with shelves.opened(configuration, "quarantine") as shelf:
+        with queue_browser.opened(configuration, "quarantine") as shelf:
             assert [item.body for item in shelf if shelf.remove(item)] == ["over TLS"]
         with app.build(configuration, "tokenize").connection_for_read() as connection:  # as Celery connects
             connection.ensure_connection(max_retries=1, reraise_as_library_errors=False)

@@ -43,7 +43,9 @@ class Outboxed(threading.Thread):
         """All of them: who is killed starts over, until everything is in the outbox."""
         self.trouble: BaseException | None = None
         self._sent, self._over = threading.Event(), threading.Event()
-        self._readers = [self._command("results", self._route, "--follow")]
+        self._taken = scene.house.folder / f"outboxed-{seed}.jsonl"
+        self._reading = ("results", self._route, "--follow", "--out", str(self._taken))
+        self._readers = [self._command(*self._reading)]
         self._senders: list[Program] = []
 
     def run(self) -> None:
@@ -72,9 +74,9 @@ class Outboxed(threading.Thread):
             self._sent.set()
 
     def told(self) -> Sequence[TokenResult | AttachResult]:
-        """What the readers were told so far, that is, what they have printed: one that dies is told it again."""
-        lines = [line for reader in self._readers for line in reader.said().splitlines(keepends=True)]
-        return [parse_result(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
+        """What the readers have taken into their file so far. A line that one of them died in is no result."""
+        lines = self._taken.read_text().splitlines(keepends=True) if self._taken.exists() else []
+        return [parse_result(line) for line in lines if line.endswith("}\n")]
 
     def held(self) -> int:
         """Requests that the outbox still waits for an outcome of."""
@@ -100,7 +102,7 @@ class Outboxed(threading.Thread):
     def _keep_up(self) -> None:
         """As a supervisor does: what was killed, or has found no broker when it started, is started again."""
         for programs, command in (
-            (self._readers, ("results", self._route, "--follow")),
+            (self._readers, self._reading),
             (self._senders, ("outbox", "send")),
         ):
             if programs and programs[-1].process.poll() is not None:

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tokenferry.cli import main
+from tokenferry.commands.attach_orders import id_for
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.queues import attach_queues
 from tokenferry.contract.results import AttachResult, Failure, TokenResult
+from tokenferry.contract.targets import CustomerSource
 
 from .conftest import CANARY, House, interrupt
 from .taking import Taker
@@ -198,6 +200,45 @@ def test_for_programs_every_line_is_json_refusals_included(house: House, worker:
     failures = {line["token"]: line.get("failure") for line in said[1:]}
     assert failures["tok_1"] is None
     assert (failures["tok_bad1"]["spent_by"], failures["tok_bad1"]["spent_on"]) == ("other", "cus_0")
+
+
+def test_the_attach_id_of_a_result_never_changes() -> None:
+    """Another one would be another order, of a token that an earlier version has ordered to be spent already."""
+    result = TokenResult(outcome_id="o", request_id="req-7", kind="card", platform="main", token="tok_1", settled_at=1)
+    target = CustomerSource(customer="cus_1")
+    assert id_for(result, target) == "att-nabdkgndcidbknkjfpebbnddknhfcbep"
+    later = result.model_copy(update={"outcome_id": "p", "settled_at": 2, "created": 3, "livemode": False})
+    assert id_for(later, target) == id_for(result, target)
+    others = [
+        result.model_copy(update={name: "other"})
+        for name in ("request_id", "kind", "platform", "token", "connected_account")
+    ]
+    ids = [id_for(other, target) for other in others] + [id_for(result, CustomerSource(customer="cus_2"))]
+    assert len({id_for(result, target), *ids}) == 7
+
+
+def test_a_result_and_the_row_of_an_import_with_the_same_token_are_the_same_order(
+    house: House, worker: AttachStandIn
+) -> None:
+    row = {"status": "tokenized", "row": 2, "kind": "card", "token": "tok_1", "request_id": "req-7", "failure": None}
+    result = token_result("tok_1", platform=house.platform)
+    assert attach(house, *SOURCE, "--wait", lines=[row, result]).exit_code == 0
+    assert len({order.attach_id for order in worker.taken}) == 1
+    assert {order.request_id for order in worker.taken} == {"req-7"}
+    worker.taken.clear()
+    assert attach(house, *SOURCE, "--wait", "--again", lines=[row, result]).exit_code == 0
+    assert len({order.attach_id for order in worker.taken}) == 2
+
+
+def test_waiting_on_a_shared_route_leaves_the_results_of_others_there(house: House, worker: AttachStandIn) -> None:
+    route = f"shared-{house.platform}"
+    other = token_result("tok_9", platform=house.platform)
+    worker.reply(route, TokenResult.model_validate(other))
+    done = attach(house, "tok_1", "--kind", "card", *SOURCE, "--reply-to", route, "--wait", "--json")
+    assert done.exit_code == 0
+    assert [json.loads(line)["token"] for line in done.stdout.splitlines()] == ["tok_1"]
+    seen = CliRunner().invoke(main, ["results", route, "--config", str(house.config)])
+    assert [json.loads(line)["token"] for line in seen.stdout.splitlines()] == ["tok_9"]
 
 
 def test_results_can_be_piped_in_and_a_spent_token_says_by_whom(house: House, worker: AttachStandIn) -> None:

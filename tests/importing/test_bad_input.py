@@ -114,7 +114,7 @@ def test_files_with_content_are_not_overwritten_unless_forced(house: House, work
     assert (done.exit_code, house.results.read_text(), house.rejects.exists()) == (2, "precious\n", False)
     assert "--force" in done.stderr
 
-    assert house.run(house.file(HEADER + good(1)), "--force", "--quiet").exit_code == 0
+    assert house.run(house.file(HEADER + good(1)), "--force", "--again", "--quiet").exit_code == 0
     assert [line["key"] for line in house.lines()] == ["good-1"]
 
 

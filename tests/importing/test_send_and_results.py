@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -12,9 +11,11 @@ import forking
 import pytest
 from click.testing import CliRunner, Result
 
+from tokenferry import CardRequest, Order, Producer
 from tokenferry.cli import main
+from tokenferry.consuming import PREFETCH
 
-from .conftest import CANARY, House, StandIn, interrupt, write_configuration
+from .conftest import CANARY, House, StandIn, write_configuration
 from .taking import eventually
 
 CARD = {"number": CANARY, "exp_month": 12, "exp_year": 2034}
@@ -41,7 +42,6 @@ def test_what_is_sent_is_answered_on_the_route_that_was_named(house: House, work
 
     assert read.exit_code == 0
     assert [json.loads(line)["request_id"] for line in read.stdout.splitlines()] == [sent.stdout.strip()]
-    assert results(house, route).stdout == ""
     assert CANARY not in sent.output + read.output
 
 
@@ -73,14 +73,27 @@ def test_wait_does_not_wait_for_ever(house: House) -> None:
     assert "tokenferry results send-" in done.stderr
 
 
-def test_waiting_on_a_shared_route_loses_no_result_of_another_request(house: House, worker: StandIn) -> None:
+def test_waiting_on_a_shared_route_leaves_the_results_of_other_requests_there(house: House, worker: StandIn) -> None:
     route = f"shared-{house.platform}"
     first = send(house, CARD, "--reply-to", route).stdout.strip()
     eventually(lambda: len(worker.taken) == 1)
     done = send(house, CARD, "--reply-to", route, "--wait", "--json")
-    shown = [json.loads(line)["request_id"] for line in done.stdout.splitlines()]
-    assert len(shown) == 2
-    assert shown[0] == first
+    (shown,) = [json.loads(line)["request_id"] for line in done.stdout.splitlines()]
+    assert shown != first
+    assert [json.loads(line)["request_id"] for line in results(house, route).stdout.splitlines()] == [first]
+
+
+def test_waiting_behind_more_results_of_others_than_can_be_held_ends_and_says_so(house: House, worker: StandIn) -> None:
+    route = f"crowded-{house.platform}"
+    with Producer(house.configuration()) as producer:
+        orders = (Order(CardRequest(**CARD), reply_to=route) for _ in range(PREFETCH))
+        others = set(producer.send_many(orders))
+    eventually(lambda: len(worker.taken) == PREFETCH)
+    done = send(house, CARD, "--reply-to", route, "--wait", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["status"] == "unfinished"
+    assert f"too many results of others wait on route {route}" in done.stderr
+    assert others < {json.loads(line)["request_id"] for line in results(house, route).stdout.splitlines()}
 
 
 def test_a_request_id_can_be_named_to_repeat_a_send(house: House, worker: StandIn) -> None:
@@ -169,36 +182,13 @@ def test_a_platform_that_is_not_configured_is_wrong_usage(offline: House) -> Non
     assert "name the --platform" in done.stderr
 
 
-def test_limit_leaves_the_rest_on_the_route(house: House, worker: StandIn) -> None:
-    route = f"limit-{house.platform}"
-    for _ in range(3):
-        send(house, CARD, "--reply-to", route)
-    eventually(lambda: len(worker.taken) == 3)
-
-    assert len(results(house, route, "--limit", "1").stdout.splitlines()) == 1
-    assert len(results(house, route).stdout.splitlines()) == 2
-
-
-def test_follow_goes_on_until_ctrl_c_and_that_is_no_failure(house: House, worker: StandIn) -> None:
-    route = f"follow-{house.platform}"
-    process = house.start("results", route, "--follow", "--config", str(house.config))
-    assert process.stdout is not None
-    send(house, CARD, "--reply-to", route)
-    assert json.loads(process.stdout.readline())["token"] == "tok_1"
-    send(house, CARD, "--reply-to", route)
-    assert json.loads(process.stdout.readline())["token"] == "tok_2"
-    _, err = interrupt(process, signal.SIGINT)
-
-    assert (process.returncode, err) == (0, "")
-    assert results(house, route).stdout == ""
-
-
 def test_a_result_nobody_could_read_because_the_pipe_was_closed_stays(house: House, worker: StandIn) -> None:
     route = f"pipe-{house.platform}"
-    process = house.start("results", route, "--follow", "--config", str(house.config))
+    sent = send(house, CARD, "--reply-to", route).stdout.strip()
+    eventually(lambda: len(worker.taken) == 1)
+    process = house.start("results", route, "--config", str(house.config))
     assert process.stdout is not None
     process.stdout.close()
-    sent = send(house, CARD, "--reply-to", route).stdout.strip()
     try:
         process.wait(60)
     except subprocess.TimeoutExpired:
@@ -210,13 +200,13 @@ def test_a_result_nobody_could_read_because_the_pipe_was_closed_stays(house: Hou
     assert [json.loads(line)["request_id"] for line in results(house, route).stdout.splitlines()] == [sent]
 
 
-def test_where_standard_output_is_closed_no_result_is_taken(house: House, worker: StandIn) -> None:
+def test_where_standard_output_is_closed_no_result_is_shown(house: House, worker: StandIn) -> None:
     route = f"route-{house.platform}"
     sent = send(house, CARD, "--reply-to", route).stdout.strip()
     eventually(lambda: len(worker.taken) == 1)
     command = [sys.executable, "-m", "tokenferry", "results", route, "--config", str(house.config)]
     done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, "tokenferry: standard output is closed: no result was taken\n")
+    assert (done.returncode, done.stderr) == (1, "tokenferry: standard output is closed: no result was shown\n")
     assert json.loads(results(house, route).stdout)["request_id"] == sent
 
 

@@ -26,9 +26,10 @@ from kombu import Connection
 from redis import Redis
 
 from tokenferry import CardRequest, Order, onboarding_from
-from tokenferry.broker import connecting, patience
+from tokenferry.broker import connecting, patience, queue_browser
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher, PublishError
+from tokenferry.broker.queue_browser import Item
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.contract.attach import AttachRequest
@@ -42,10 +43,8 @@ from tokenferry_worker.identities import Signers, load_identities
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.opening import Opener, read_attach
-from tokenferry_worker.set_aside import shelves
 from tokenferry_worker.set_aside.keeping import note
 from tokenferry_worker.set_aside.notes import FOREIGN, SetAside, Wanted
-from tokenferry_worker.set_aside.shelves import Item
 from tokenferry_worker.set_aside.sweeping import Sweeper
 
 from .standins import MemoryCircuits, stores_clock
@@ -157,17 +156,17 @@ signers = "{keys.signers}"
 
     def resting(self, queue: str = DEAD_LETTERS) -> list[str | None]:
         """The ids of what rests there, as any number of looks find them."""
-        with shelves.opened(self.configuration, queue) as shelf:
+        with queue_browser.opened(self.configuration, queue) as shelf:
             return [SetAside.read(item.body).id for item in shelf]
 
     def bodies(self, queue: str) -> list[str]:
         """What rests there, word by word."""
-        with shelves.opened(self.configuration, queue) as shelf:
+        with queue_browser.opened(self.configuration, queue) as shelf:
             return [item.body for item in shelf]
 
     def take(self, queue: str) -> list[str]:
         """Everything in *queue*, for good."""
-        with shelves.opened(self.configuration, queue) as shelf:
+        with queue_browser.opened(self.configuration, queue) as shelf:
             return [item.body for item in shelf if shelf.remove(item)]
 
     def on_their_way(self, queue: str = "tokenize.bulk.main") -> list[str]:
@@ -409,7 +408,7 @@ class TestShelves:
         sent = [office.publisher.submit(Outgoing(DEAD_LETTERS, body.replace("req-x", id_)), timeout=90) for id_ in ids]
         for future in sent:
             future.result(90)
-        with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
             seen = []
             for n, item in enumerate(shelf):
                 seen.append(json.loads(json.loads(item.body)["message"])["header"]["request_id"])
@@ -421,7 +420,7 @@ class TestShelves:
 
     def test_what_comes_while_somebody_looks_waits_for_the_next_look(self, office: Office) -> None:
         office.lay("req-1")
-        with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
             for item in shelf:
                 office.lay("req-2")  # as a redriven request does that fails again at once
                 shelf.remove(item)
@@ -432,7 +431,7 @@ class TestShelves:
             office.lay(f"req-{n}")
 
         def fail() -> None:
-            with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+            with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
                 for item in shelf:
                     shelf.remove(item)
                     raise KeyboardInterrupt
@@ -442,7 +441,7 @@ class TestShelves:
         assert set(office.resting()) >= {"req-1", "req-2"}
 
     def test_a_queue_that_is_not_there_is_empty_and_is_not_made(self, office: Office) -> None:
-        with shelves.opened(office.configuration, "not-there") as shelf:
+        with queue_browser.opened(office.configuration, "not-there") as shelf:
             assert list(shelf) == []
         if office.amqp:
             with Connection(office.configuration.broker.url) as connection, pytest.raises(Exception, match="404"):
@@ -457,11 +456,11 @@ class TestShelves:
     def test_a_look_that_lasts_holds_nothing_for_longer_than_the_broker_allows(
         self, office: Office, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shelves, "HELD_FOR", 0.0)  # given back after each of them
+        monkeypatch.setattr(queue_browser, "HELD_FOR", 0.0)  # given back after each of them
         for n in range(6):
             office.lay(f"req-{n}")
         seen = []
-        with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
             for item in shelf:
                 seen.append(SetAside.read(item.body).id)
                 if len(seen) % 2:
@@ -478,7 +477,7 @@ class TestShelves:
         office.lay("req-1")
 
         def remove() -> None:
-            with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+            with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
                 (item,) = shelf
                 channel, tag = item.handle
                 shelf.remove(Item(item.body, (channel, tag + 1)))
@@ -492,8 +491,8 @@ class TestShelves:
     def test_what_two_find_at_once_is_removed_once(self, here: Office) -> None:
         here.lay("req-1")
         with (
-            shelves.opened(here.configuration, DEAD_LETTERS) as one,
-            shelves.opened(here.configuration, DEAD_LETTERS) as two,
+            queue_browser.opened(here.configuration, DEAD_LETTERS) as one,
+            queue_browser.opened(here.configuration, DEAD_LETTERS) as two,
         ):
             (mine,), (theirs,) = list(one), list(two)
             assert (one.remove(mine), two.remove(theirs)) == (True, False)
@@ -518,7 +517,7 @@ class TestHiccups:
         for id_ in ids:
             office.lay(id_)
         seen = []
-        with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
             for n, item in enumerate(shelf):
                 seen.append(SetAside.read(item.body).id)
                 if n % 4 == 1:
@@ -533,7 +532,7 @@ class TestHiccups:
     def test_a_message_that_came_back_is_not_taken_for_another_one(self, office: Office, rabbit: RabbitMQ) -> None:
         for n in range(3):
             office.lay(f"req-{n}")
-        with shelves.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
             items = iter(shelf)
             next(items)
             second = next(items)
@@ -863,7 +862,7 @@ class TestCommands:
         office.empty()
         for n in range(3):
             office.lay(f"req-{n}")
-        really, removed = shelves._Held.remove, []
+        really, removed = queue_browser._Held.remove, []
 
         def remove(shelf: Any, item: Item) -> bool:
             if removed:
@@ -871,7 +870,7 @@ class TestCommands:
             removed.append(really(shelf, item))
             return removed[-1]
 
-        monkeypatch.setattr(shelves._Held, "remove", remove)
+        monkeypatch.setattr(queue_browser._Held, "remove", remove)
         monkeypatch.setattr(patience, "PATIENCE", 0.0)
         answer = office.run(*command, "--json")
         assert answer.exit_code == 1
@@ -1142,7 +1141,7 @@ class TestResealing:
         monkeypatch.setattr(Publisher, "submit", refuse)
         answer = rotated.run("redrive", "--all", "--reseal", "--json")
         assert (answer.exit_code, json.loads(answer.output)["trouble"]) == (1, "not confirmed")
-        with shelves.opened(rotated.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.opened(rotated.configuration, DEAD_LETTERS) as shelf:
             assert [SetAside.read(item.body).message for item in shelf] == [sealed]
 
     @pytest.mark.parametrize(

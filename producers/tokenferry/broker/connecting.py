@@ -34,12 +34,12 @@ TLS_SCHEMES: Final = frozenset({"amqps", "rediss", "sentinels"})
 def broker_url(configuration: Configuration) -> str:
     """The URL kombu connects to. Starts the embedded server where that is what is configured.
 
-    Raises `InvalidConfiguration` for Sentinels or a ca_file that cannot be meant, `EmbeddedServerError` when it does
-    not start.
+    Raises `InvalidConfiguration` for Sentinels or a ca_file that cannot be meant, and where the embedded server does
+    not run and may not be started; `EmbeddedServerError` when it does not start.
     """
     url = configuration.broker.url
     if url == EMBEDDED:
-        return redis_transport.kombu_url(embedded.ensure(configuration.path(configuration.data)).redis_url)
+        return redis_transport.kombu_url(_embedded(configuration).redis_url)
     if is_amqp(url):
         _ca_file(configuration, "broker")
         return url
@@ -54,9 +54,20 @@ def store_url(configuration: Configuration) -> str:
     """
     url = configuration.store.url
     if url == EMBEDDED:
-        return embedded.ensure(configuration.path(configuration.data)).redis_url
+        return _embedded(configuration).redis_url
     _check_sentinels("store", url)
     return _with_ca_file(configuration, "store", url)
+
+
+def _embedded(configuration: Configuration) -> embedded.Embedded:
+    data = configuration.path(configuration.data)
+    if not configuration.may_start_server and not embedded.is_running(data):
+        raise InvalidConfiguration(
+            f"no embedded server runs with the data folder {data}, and this command starts none. Start a worker "
+            "(`tokenferry worker`), which starts it with all it held; or go to the folder of the configuration, or "
+            "name it with --config"
+        )
+    return embedded.ensure(data)
 
 
 def _check_sentinels(section: str, url: str) -> None:
@@ -73,7 +84,7 @@ def keep_embedded_server(configuration: Configuration, *, store: bool = False) -
     *store*: also where it is the store, which only workers need. Raises `EmbeddedServerError`.
     """
     if configuration.broker.url == EMBEDDED or (store and configuration.store.url == EMBEDDED):
-        embedded.ensure(configuration.path(configuration.data))
+        _embedded(configuration)
 
 
 def is_amqp(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,10 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tokenferry.contract.names import EndpointId, Id, Name, TokenId, new_id
+from tokenferry.contract.names import LETTERS, EndpointId, Id, Name, TokenId, new_id
 from tokenferry.contract.requests import Kind
-from tokenferry.contract.results import TokenResult, parse_result
-from tokenferry.contract.targets import TARGETS, AttachTarget, InvalidTarget, target_from
+from tokenferry.contract.results import AnyResult, TokenResult, parse_result
+from tokenferry.contract.targets import TARGETS, AttachTarget, InvalidTarget, digest, target_from
 from tokenferry.importing.jsonl_rows import parsed
 from tokenferry.importing.lines import Line
 from tokenferry.importing.shapes import planted, shape_of
@@ -26,6 +27,7 @@ READ: Final = {
     "platform": Name,
     "connected_account": EndpointId,
     "attach_id": Id,
+    "request_id": Id,
     "created": Annotated[int, Field(strict=True, ge=0, le=4_102_444_800)],
 }
 NEITHER: Final = "is neither an order nor a token's result"
@@ -52,6 +54,8 @@ class Defaults:
     target: AttachTarget | None = None
     platform: str | None = None
     connected_account: str | None = None
+    again: bool = False
+    """Whether results get orders with new ids, though an earlier run may have ordered the same."""
 
 
 def order_of_line(line: Line, defaults: Defaults) -> AttachOrder:
@@ -65,12 +69,12 @@ def order_of_line(line: Line, defaults: Defaults) -> AttachOrder:
     if not isinstance(given, dict):
         raise RefusedOrder("the line is not a JSON object")
     if "type" in given:
-        return _of_result(line.text, defaults)
+        return order_of_result(_result_of(line.text), defaults)
     if "status" in given and "row" in given:
         if not given.get("token") or given["status"] != "tokenized":
             raise RefusedOrder("this row has no token that is still to be spent")
-        known = ("token", "kind", "platform", "connected_account", "created")
-        given = {name: given[name] for name in known if given.get(name)}
+        known = ("token", "kind", "platform", "connected_account", "created", "request_id")
+        return order_from({name: given[name] for name in known if given.get(name)}, defaults)
     if strangers := sorted(set(given) - set(FIELDS)):
         what = f"{strangers[0]}: unknown field" if re.fullmatch("[A-Za-z_]{1,40}", strangers[0]) else NEITHER
         raise RefusedOrder(f"{what}; known are {', '.join(FIELDS)}")
@@ -78,7 +82,10 @@ def order_of_line(line: Line, defaults: Defaults) -> AttachOrder:
 
 
 def order_from(given: Mapping[str, Any], defaults: Defaults) -> AttachOrder:
-    """The order that fields describe. Raises `RefusedOrder`."""
+    """The order that fields describe; with a "request_id" they are of a row that an import has made its token of.
+
+    Raises `RefusedOrder`.
+    """
     kind = given.get("kind", defaults.kind)
     if kind not in KINDS:
         raise RefusedOrder(f"kind: must be one of {', '.join(KINDS)}; in the line, or as --kind for all of them")
@@ -92,9 +99,10 @@ def order_from(given: Mapping[str, Any], defaults: Defaults) -> AttachOrder:
     for name, wanted in READ.items():
         if fields.get(name) is not None:
             _check(name, wanted, fields[name])
+    request_id = fields.get("request_id", attach_id)
     result = TokenResult(
         outcome_id=f"{attach_id}:token",
-        request_id=attach_id,
+        request_id=request_id,
         kind=kind,
         platform=platform,
         connected_account=fields["connected_account"],
@@ -102,7 +110,34 @@ def order_from(given: Mapping[str, Any], defaults: Defaults) -> AttachOrder:
         token=fields["token"],
         created=fields.get("created"),
     )
-    return AttachOrder(result, _checked(_target(given.get("target"), defaults), kind), attach_id)
+    target = _checked(_target(given.get("target"), defaults), kind)
+    if "request_id" in given and not defaults.again:
+        attach_id = id_for(result, target)
+    return AttachOrder(result, target, attach_id)
+
+
+def order_of_result(result: AnyResult, defaults: Defaults) -> AttachOrder:
+    """The order to spend the token of *result* on the target of *defaults*. Raises `RefusedOrder`."""
+    if not isinstance(result, TokenResult):
+        raise RefusedOrder(f"is the result of an {result.type}, which has spent its token already")
+    if result.token is None:
+        why = result.failure.code if result.failure else "unknown"
+        raise RefusedOrder(f"request {result.request_id} has no token ({why})")
+    _check("token", TokenId, result.token)
+    target = _checked(_target(None, defaults), result.kind)
+    return AttachOrder(result, target, new_id() if defaults.again else id_for(result, target))
+
+
+def id_for(result: TokenResult, target: AttachTarget) -> str:
+    """The attach id of the order to spend the token of *result* on *target*: the same in every run.
+
+    So an order that is sent twice, because a run was killed in between, is one order to the workers. It stands for all
+    that an attach id stands for there: another target, or another account, is another order.
+    """
+    account = result.connected_account or ""
+    named = (result.platform, account, result.kind, digest(target), result.token or "", result.request_id)
+    found = hashlib.sha256("|".join(("tokenferry/v1/attach-id", *named)).encode()).hexdigest()[:32]
+    return f"att-{found.translate(LETTERS)}"
 
 
 def target_of(to: str | None, settings: tuple[str, ...], told: Mapping[str, Any] | None) -> AttachTarget | None:
@@ -131,18 +166,11 @@ def target_of(to: str | None, settings: tuple[str, ...], told: Mapping[str, Any]
     return _read({"to": to, **fields})
 
 
-def _of_result(text: str, defaults: Defaults) -> AttachOrder:
+def _result_of(text: str) -> AnyResult:
     try:
-        result = parse_result(text)
+        return parse_result(text)
     except ValidationError:
         raise RefusedOrder(NEITHER) from None
-    if not isinstance(result, TokenResult):
-        raise RefusedOrder(f"is the result of an {result.type}, which has spent its token already")
-    if result.token is None:
-        why = result.failure.code if result.failure else "unknown"
-        raise RefusedOrder(f"request {result.request_id} has no token ({why})")
-    _check("token", TokenId, result.token)
-    return AttachOrder(result, _checked(_target(None, defaults), result.kind), new_id())
 
 
 def _target(told: Any, defaults: Defaults) -> AttachTarget:

@@ -37,6 +37,8 @@ class Wanted(bulk.Wanted):
     """The options of one import."""
 
     resume: bool
+    again: bool
+    """Whether rows that are attached already may be attached a second time."""
     maps: tuple[str, ...]
     format_: str | None
     delimiter: str | None

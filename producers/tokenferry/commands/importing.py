@@ -12,6 +12,7 @@ from tokenferry.configuration import load
 from tokenferry.contract.names import LANES
 from tokenferry.importing.columns import known_names
 from tokenferry.importing.orders import KINDS
+from tokenferry.importing.repeating import refuse_to_attach_again
 
 EPILOG = """
 \b
@@ -43,6 +44,11 @@ each. OUT.jsonl.resume, beside the results, is what it needs for that; it goes w
 that goes away, or a queue that is full, is waited for; a broker that does not answer at the start ends it.
 
 \b
+A second import of the same file is another import: every row gets another token, and is attached once more. So --force
+does not overwrite a results file with rows that are attached, or that cannot be read; --force --again does. Only the
+file named as --results is looked at: what an earlier import has left in another place is not known here.
+
+\b
 Exit codes
   0  every row has its token (and its attached object)
   1  some row was refused, failed or is unfinished, or the broker is away
@@ -67,6 +73,7 @@ def _show_columns(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.command("import", epilog=EPILOG)
 @file_options("row")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted import stopped. New where there was none.")
+@click.option("--again", is_flag=True, help="With --force: attach rows a second time that are attached already.")
 @click.option(
     "--map",
     "maps",
@@ -104,11 +111,15 @@ def import_(context: click.Context, /, **options: Any) -> None:
     wanted.check_outputs("rows")
     if wanted.resume and (wanted.file == "-" or wanted.dry_run or wanted.force):
         raise click.UsageError("--resume goes on with a file: not with standard input, --dry-run or --force")
+    if wanted.again and not wanted.force:
+        raise click.UsageError("--again says what --force may overwrite: give both, or neither")
     configuration = load(wanted.config)
     if wanted.platform is not None:
         configuration.platform(wanted.platform)
     configuration.need_platform()
     with wanted.opened(to_be="imported") as stream:
+        if wanted.force and not (wanted.again or wanted.dry_run) and wanted.results is not None:
+            refuse_to_attach_again(wanted.results)
         run = ImportRun(wanted, configuration, stream)
         summary = run.check() if wanted.dry_run else run.run()
     end(context, summary, as_json=wanted.as_json)

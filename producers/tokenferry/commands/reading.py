@@ -1,107 +1,165 @@
-"""`tokenferry results`: what waits on a reply route, as JSON lines."""
+"""`tokenferry results`: look at what waits on a reply route, or take it into a file."""
 
 from __future__ import annotations
 
-import signal
+import json
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import click
 from pydantic import ValidationError
 
-from tokenferry.configuration import load_to_look
+from tokenferry.broker import queue_browser
+from tokenferry.commands.result_file import ResultFile
+from tokenferry.commands.taking import check_route, elsewhere, take_out
+from tokenferry.configuration import Configuration, load_to_look
 from tokenferry.consuming import Results
-from tokenferry.contract.results import AnyResult
+from tokenferry.contract.queues import results_queue
+from tokenferry.contract.results import OnboardingProgress, parse_message
+from tokenferry.importing.interrupting import Interruption
 from tokenferry.importing.outputs import OutputFailed
 from tokenferry.importing.reaching import CONNECTION_LOST, lost, reach
 from tokenferry.options import config_option
 
-QUIET_FOR = 1.0
-"""Seconds without a result after which a queue counts as empty."""
+ONLY_LOOKS = "`results` now only looks: nothing was taken off the route; use --out FILE to take"
+"""Until this version it took what it printed. To be said for one release."""
 
 EPILOG = """
 \b
-Each line is one result, {"type": "token", ...}, "attach" or "onboarding". A result is taken off its route only
-after its line was written: when the reader of a pipe goes away, the result stays. It may then be seen twice;
-tell repetitions by outcome_id. A route has one reader: two of them share the results.
+Each line is one result: {"type": "token", ...}, "attach" or "onboarding".
+
+\b
+Without --out it only looks: it prints what waits on the route now, and every result stays there. On RabbitMQ a result
+that is looked at cannot be read by others for that moment; what another reader has in hand is not shown.
+
+\b
+With --out FILE it takes: a result is taken off the route only after its line is on the disk. FILE (mode 0600) grows at
+its end and holds nothing else; run the command again to go on, also after kill -9 or a power cut. A line that was cut
+off is mended, and a result that comes a second time is left out when it is among the last 64 MB of FILE; earlier ones
+are told apart by outcome_id. FILE must be a regular file: what is written to a pipe (--out -) may never be read. A
+route has one reader: two of them share the results.
 
 \b
 Exit codes
   0  done (also when --follow was ended by Ctrl-C)
-  1  the broker is away
-  2  wrong usage or configuration
+  1  the broker is away, FILE takes no more, or taking was interrupted before the route was empty
+  2  wrong usage or configuration, FILE cannot be used, or no embedded server runs here: looking starts none
 
 \b
 Examples
   tokenferry results onboarding
-  tokenferry results onboarding --follow | jq -r .token
-  tokenferry results onboarding --limit 10
+  tokenferry results onboarding --limit 10 | jq -r .token
+  tokenferry results onboarding --out results.jsonl
+  tokenferry results onboarding --out results.jsonl --follow
 """
 
 
 @click.command("results", epilog=EPILOG)
 @click.argument("route")
-@click.option("--follow", is_flag=True, help="Go on with what arrives later, until Ctrl-C.")
+@click.option("--out", metavar="FILE", help="Take the results off the route, into FILE. Default: only look.")
+@click.option("--follow", is_flag=True, help="With --out: go on with what arrives later, until Ctrl-C.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N results.")
-@click.option("--json", "as_json", is_flag=True, help="Results are always JSON lines; this changes nothing.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="With --out: print the summary as JSON. Results are always JSON lines."
+)
 @config_option
-def results(route: str, follow: bool, limit: int | None, as_json: bool, config: Path | None) -> None:
-    """Print the results that wait on ROUTE, and take them off it.
+@click.pass_context
+def results(
+    context: click.Context,
+    route: str,
+    out: str | None,
+    follow: bool,
+    limit: int | None,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Print the results that wait on ROUTE. With --out FILE, take them into FILE.
 
-    ROUTE is what --reply-to named when the requests were sent. Without --follow it ends when none is left.
+    ROUTE is what --reply-to named when the requests were sent.
     """
-    configuration = load_to_look(config, "broker")
-    try:
-        reader = Results(route, configuration)
-    except ValidationError:
+    check_route("ROUTE", route)
+    if follow and out is None:
         raise click.UsageError(
-            "ROUTE must be lower case letters, digits, - and _, at most 63, and not digits alone"
-        ) from None
+            "--follow takes results off the route as they arrive, so it needs a file to keep them in: add --out FILE"
+        )
+    if out == "-":
+        raise click.UsageError(
+            "--out takes results off the route, and what is written to standard output may never be read: then they "
+            "would be gone. Name a file, and read that; without --out the results are printed and stay on the route"
+        )
+    configuration = load_to_look(config, "broker")
+    if out is None:
+        _look(configuration, route, limit)
+    else:
+        context.exit(_take(configuration, route, Path(out), follow=follow, limit=limit, as_json=as_json))
+
+
+def _look(configuration: Configuration, route: str, limit: int | None) -> None:
+    """Print what waits on *route*, and change nothing."""
     if sys.stdout is None:
-        raise OutputFailed("standard output is closed: no result was taken")
+        raise OutputFailed("standard output is closed: no result was shown")
     reach(configuration)
-    written = 0
-
-    def write(result: AnyResult) -> None:
-        nonlocal written
-        click.echo(result.model_dump_json())
-        written += 1
-        if written == limit:
-            reader.stop()
-
-    if not follow:
-        _read_out(reader, write)
-        return
-
-    def stop(_: int, __: FrameType | None) -> None:
-        reader.stop()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    shown: set[str] = set()
+    strangers = 0
     try:
-        with reader:
-            reader.run(write)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _read_out(reader: Results, write: Callable[[AnyResult], None]) -> None:
-    """Write until the route has been silent for a while. Asking for the next result acknowledges the one before."""
-    try:
-        while (result := take(reader, QUIET_FOR)) is not None:
-            write(result)
-    finally:
-        reader.close()
-
-
-def take(reader: Results, seconds: float) -> AnyResult | None:
-    """The next result, or None after *seconds* without one.
-
-    Raises `BrokerUnavailable` when the broker is away.
-    """
-    try:
-        return reader.take(seconds)
+        with queue_browser.opened(configuration, results_queue(route)) as waiting:
+            for item in waiting:
+                try:
+                    result = parse_message(item.body)
+                except ValidationError:
+                    strangers += 1
+                    continue
+                if isinstance(result, OnboardingProgress) or result.outcome_id in shown:
+                    continue
+                click.echo(result.model_dump_json())
+                shown.add(result.outcome_id)
+                if len(shown) == limit:
+                    break
+            in_hand = waiting.elsewhere()
+    except BrokenPipeError:
+        raise  # whoever read our output has gone: click's business
     except CONNECTION_LOST as error:
         raise lost(error) from None
+    if not shown:
+        _say(f"nothing waits on route {route}")
+    if in_hand is not None:
+        _say(in_hand)
+    if strangers:
+        _say(
+            f"{strangers} on the route {'is' if strangers == 1 else 'are'} no result: --out moves it to the quarantine"
+        )
+    _say(ONLY_LOOKS)
+
+
+def _take(
+    configuration: Configuration, route: str, out: Path, *, follow: bool, limit: int | None, as_json: bool
+) -> int:
+    """Move what waits on *route* to *out*. Returns the exit code."""
+    with ResultFile(out) as file, Interruption() as interruption:
+        reach(configuration)
+        if follow:
+            _say(f"results of route {route} go to {out}, until Ctrl-C")
+        reader = Results(route, configuration)
+        try:
+            reader.skip(file.outcome_ids)
+            taken = take_out(reader, file, interruption, follow=follow, limit=limit)
+        finally:
+            with suppress(*CONNECTION_LOST):  # what was not acknowledged comes again, and is recognised
+                reader.close()
+    if as_json:
+        click.echo(json.dumps({"route": route, "taken": taken, "out": str(out)}))
+    else:
+        click.echo(f"{taken} {'result' if taken == 1 else 'results'} of route {route} taken into {out}")
+    if follow:
+        return 0
+    if interruption.times:
+        _say("interrupted: what was not taken is still on the route")
+        return 1
+    if limit is None and (in_hand := elsewhere(configuration, route)) is not None:
+        _say(in_hand)
+    return 0
+
+
+def _say(text: str) -> None:
+    click.echo(f"tokenferry: {text}", err=True)

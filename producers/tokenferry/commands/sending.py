@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker.errors import PublishError
 from tokenferry.commands.printing import printed
-from tokenferry.commands.reading import take
+from tokenferry.commands.taking import acknowledge, hold
 from tokenferry.configuration import load
 from tokenferry.consuming import Results
 from tokenferry.contract.names import LANES, Id, Lane, Name, new_id
@@ -47,7 +47,7 @@ The request id is printed once the broker has the request. To repeat a send whos
 
 \b
 With --wait the outcome is printed too: the token, or with "attach" what the token became. It arrives on a route of
-its own, or on --reply-to; results of other requests found there meanwhile are printed, so that none is lost.
+its own, or on --reply-to; results of other requests found there stay there.
 
 \b
 Exit codes
@@ -162,17 +162,17 @@ def _outcome(results: Results, request_id: str, row: Outstanding, timeout: float
     last: TokenResult | AttachResult | None = None
     try:
         while last is None and (left := deadline - time.monotonic()) > 0:
-            result = take(results, min(left, 0.5))
-            if result is None:
+            result = hold(results, min(left, 0.5))
+            if result is None or result.request_id != request_id or isinstance(result, OnboardingResult):
+                if results.is_full:
+                    click.echo(f"tokenferry: too many results of others wait on route {results.route}", err=True)
+                    break
                 continue
-            if result.request_id != request_id or isinstance(result, OnboardingResult):
-                printed(result.model_dump_json(), f"the request was sent as {request_id}")
-            elif isinstance(result, TokenResult) and result.ok and row.attaches:
+            if isinstance(result, TokenResult) and result.ok and row.attaches:
                 row.token = result
             else:
                 last = result
-        results.stop()
-        take(results, 0.0)  # acknowledges the last one, and takes none after `stop`
+            acknowledge(results, [result])
         if own and last is not None:
             with suppress(*CONNECTION_LOST):
                 results.delete()

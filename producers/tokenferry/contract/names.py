@@ -67,7 +67,8 @@ TokenId = Annotated[EndpointId, AfterValidator(_like_a_token)]
 """The id of a token. Not digits alone, and not the id of what a token becomes."""
 
 
-_LETTERS = str.maketrans("0123456789", "ghijklmnop")
+LETTERS = str.maketrans("0123456789", "ghijklmnop")
+"""Makes letters of hex digits."""
 
 
 def new_id(prefix: str = "req") -> str:
@@ -75,4 +76,4 @@ def new_id(prefix: str = "req") -> str:
 
     In letters alone: a run of digits in it would be taken for a card number, and masked wherever the id is told.
     """
-    return f"{prefix}-{secrets.token_hex(16).translate(_LETTERS)}"
+    return f"{prefix}-{secrets.token_hex(16).translate(LETTERS)}"

@@ -13,14 +13,14 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from tokenferry.broker import queue_browser
 from tokenferry.broker.patience import QueueUnanswered
+from tokenferry.broker.queue_browser import Item, Shelf
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import Duration, config_option
 from tokenferry_worker.examining.words import why
-from tokenferry_worker.set_aside import shelves
 from tokenferry_worker.set_aside.notes import SetAside, Wanted
-from tokenferry_worker.set_aside.shelves import Item, Shelf
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def where(command: F) -> F:
 @contextmanager
 def looking(configuration: Configuration, queue: str) -> Iterator[Shelf]:
     """The shelf of *queue*; a broker that is away is told in our words."""
-    with broker_trouble(), shelves.opened(configuration, queue) as shelf:
+    with broker_trouble(), queue_browser.opened(configuration, queue) as shelf:
         yield shelf
 
 

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from tokenferry.broker import queue_browser
 from tokenferry.broker.publishing import Outgoing, PublishError, Publishes, wait
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry_worker.ports import CircuitBook
-from tokenferry_worker.set_aside import shelves
 from tokenferry_worker.set_aside.keeping import dated
 from tokenferry_worker.set_aside.notes import SetAside
 
@@ -57,7 +57,7 @@ class Sweeper:
         days = self.configuration.worker.dead_letter_days
         oldest, soonest = (now - days * DAY) * 1000, (now + DAY) * 1000
         dropped = 0
-        with shelves.opened(self.configuration, queue, declare=True) as shelf:
+        with queue_browser.opened(self.configuration, queue, declare=True) as shelf:
             for item in shelf:
                 letter = SetAside.read(item.body)
                 if letter.at is None or letter.at > soonest:

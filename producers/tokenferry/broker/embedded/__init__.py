@@ -23,13 +23,14 @@ system. Linux and macOS only: elsewhere, and for more than one host, configure a
 from .addresses import Embedded
 from .errors import EmbeddedServerError, EmbeddedServerUnavailable
 from .programs import server_program
-from .serving import ensure, running, stop
+from .serving import ensure, is_running, running, stop
 
 __all__ = [
     "Embedded",
     "EmbeddedServerError",
     "EmbeddedServerUnavailable",
     "ensure",
+    "is_running",
     "running",
     "server_program",
     "stop",

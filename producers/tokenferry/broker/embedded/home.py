@@ -131,6 +131,22 @@ class Home:
             ) from error
         return lock
 
+    def is_locked(self) -> bool:
+        """Whether somebody holds the lock: a server, or whoever is just starting one."""
+        try:
+            lock = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(lock)  # with it goes the shared lock, which made a server that starts now look again at most
+        return False
+
     def is_server(self, pid: int) -> bool:
         """Whether this process has our lock file open: a process id alone may have passed to a stranger.
 

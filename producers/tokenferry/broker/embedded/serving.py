@@ -81,6 +81,12 @@ def ensure(directory: Path, *, owner: bool = False, seconds: float = 10.0) -> Em
     )
 
 
+def is_running(directory: Path) -> bool:
+    """True if a server runs for this data directory, or is being started. Starts nothing and writes nothing."""
+    home = Home.of(directory)
+    return home.ask() != "" or home.is_locked()
+
+
 def stop(directory: Path, *, seconds: float = 10.0) -> bool:
     """Stop the server of this data directory, and keep its data. Harmless if there is none.
 

@@ -1,8 +1,12 @@
-"""Looking through a queue that nobody consumes, taking out what is wanted, and losing nothing on the way.
+"""Looking through a queue, taking out what is wanted, and losing nothing on the way.
 
 On Redis and Valkey the list is read where it lies, and an entry is removed by what it is. On RabbitMQ a message is
 held unacknowledged until it is removed, the shelf is closed or ten minutes are over, so that two who look at the same
 time see different messages; whoever dies gives everything back. In neither case is a message in no place.
+
+RabbitMQ has no way to look without a delivery, and a quorum queue counts every delivery against its limit. So only
+queues whose limit is as good as none (`connecting.NO_DELIVERY_LIMIT`) may be looked through: results, dead letters, the
+quarantine. What is given back comes first again, in its order.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Protocol
@@ -20,6 +24,7 @@ from typing import Any, Final, Protocol
 from amqp.exceptions import AMQPError
 from kombu import Connection
 from kombu.exceptions import ChannelError
+from redis.exceptions import ResponseError
 
 from tokenferry.broker import connecting
 from tokenferry.broker.patience import ask, is_missing, let_go, passes
@@ -27,9 +32,15 @@ from tokenferry.configuration import Configuration
 
 TOGETHER: Final = 200
 """Entries of a list read in one round trip."""
+MOST_IN_HAND: Final = 2000
+"""Deliveries in anybody's hand up to which those of one queue are counted: each is read for it."""
+MOST_FOR_ORDER: Final = 1000
+"""Messages that a look fetches for no other reason than to give them back in their order."""
 HELD_FOR: Final = 600.0
 """Seconds after which what is held is given back and fetched anew: whoever holds a message for longer than RabbitMQ's
 `consumer_timeout` (30 minutes; 15 in some versions) loses the channel, and with it every removal that comes later."""
+UNACKED: Final = "unacked"
+"""The hash of deliveries in hand, of all queues: kombu's own name for it."""
 VISIBLE_WITHIN: Final = 5.0
 """Seconds until what was given back should be there again."""
 
@@ -56,6 +67,10 @@ class Shelf(Protocol):
         """
         ...
 
+    def elsewhere(self) -> str | None:
+        """What somebody else has in hand of this queue, in words; None where that is nothing, or not cheap to find."""
+        ...
+
 
 @contextmanager
 def opened(configuration: Configuration, queue: str, *, declare: bool = False) -> Iterator[Shelf]:
@@ -66,6 +81,8 @@ def opened(configuration: Configuration, queue: str, *, declare: bool = False) -
     amqp = connecting.is_amqp(connecting.broker_url(configuration))
     connection = connecting.connect(configuration)
     connection.heartbeat = 0  # an operator may think for a while before the answer
+    broken = (*connection.connection_errors, *connection.channel_errors)
+    held = None
     try:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
         if declare and amqp:
@@ -77,7 +94,11 @@ def opened(configuration: Configuration, queue: str, *, declare: bool = False) -
             held.give_back()
         else:
             yield _Listed(connection.default_channel.client, queue)
-    except BaseException:
+    except BaseException as error:
+        if held is not None and (isinstance(error, BrokenPipeError) or not isinstance(error, broken)):
+            # Nobody reads our output, for instance. The broker would give it back as well, but later, and not in order.
+            with suppress(*broken):
+                held.give_back()
         connection.collect(socket_timeout=1.0)
         raise
     connection.release()
@@ -110,6 +131,21 @@ class _Listed:
         self._passed -= removed
         return removed
 
+    def elsewhere(self) -> str | None:
+        try:
+            if int(self._client.hlen(UNACKED)) > MOST_IN_HAND:
+                return None
+            held = self._client.hscan_iter(UNACKED, count=TOGETHER)
+            count = sum(_queue_of(value) == self._queue for _, value in held)
+        except ResponseError:
+            return None  # an access list keeps us from it
+        if not count:
+            return None
+        return (
+            f"{count} more {'is' if count == 1 else 'are'} in the hand of another reader; "
+            "what that does not acknowledge comes back, within seconds where it has died"
+        )
+
 
 class _Held:
     """A queue of RabbitMQ, its messages fetched one by one and given back at the end.
@@ -136,16 +172,17 @@ class _Held:
         """What was removed since the queue itself has answered last."""
         self._behind = 0
         """Messages behind the one that was fetched last."""
+        self._was_given_back = False
+        """Whether the message that was fetched last had been in somebody's hand before."""
+        self._readers: int | None = None
+        """Consumers that the queue had when we began: what we fetch ourselves counts as one, too. -1: no such queue."""
         self._complete = 0.0
         """When everything that a lost connection gives back is there again: monotonic seconds."""
 
     def __iter__(self) -> Iterator[Item]:
-        try:
-            message = self._fetch()
-        except ChannelError as error:
-            if is_missing(error):
-                return  # nothing was ever set aside
-            raise
+        if not self._is_there():
+            return  # nothing was ever put there
+        message = self._fetch()
         left = self._behind + 1
         until = time.monotonic() + HELD_FOR
         while message is not None:
@@ -185,10 +222,10 @@ class _Held:
 
     def give_back(self) -> None:
         """Return what is held, in its order. Returns when the next look will see it."""
-        held = [*self._held, *(message.delivery_tag for message in self._next)]
-        if not held:
+        if not self._held and not self._next:
             return
         try:
+            held = [*self._held, *(message.delivery_tag for message in self._next), *self._given_back_before()]
             due = max(self._ready(), self._behind) + len(held)
             for tag in held:
                 self._channel.basic_reject(tag, requeue=True)
@@ -201,6 +238,35 @@ class _Held:
                 raise
             let_go(self._connection)  # which gives back everything
             self._connection_lost()
+
+    def _given_back_before(self) -> Iterator[int]:
+        """Fetch what was given back by an earlier look, and return its delivery tags.
+
+        It is first in line, and what is given back now would come behind it: the order would change.
+        """
+        for _ in range(MOST_FOR_ORDER):
+            if not self._was_given_back or (message := self._channel.basic_get(self._queue)) is None:
+                return
+            self._behind = int(message.delivery_info["message_count"])
+            self._was_given_back = bool(message.delivery_info["redelivered"])
+            yield message.delivery_tag
+
+    def elsewhere(self) -> str | None:
+        return "another reader is connected, and may have more in hand" if self._is_there() and self._readers else None
+
+    def _is_there(self) -> bool:
+        """Whether there is such a queue. Asked once: to ask for one that is not there closes the channel."""
+        if self._readers is None:
+            try:
+                self._readers = ask(self._connection, self._count_readers, queue=self._queue)
+            except ChannelError as error:
+                if not is_missing(error):
+                    raise
+                self._readers = -1
+        return self._readers >= 0
+
+    def _count_readers(self, connection: Connection) -> int:
+        return int(connection.default_channel.queue_declare(self._queue, passive=True).consumer_count)
 
     def _fetch(self) -> Any:
         """The next message that was not shown yet, or None. It is held."""
@@ -226,6 +292,7 @@ class _Held:
         while (message := self._channel.basic_get(self._queue)) is not None:
             self._acknowledged.clear()  # the queue itself has answered: it has heard of every removal before
             self._behind = int(message.delivery_info["message_count"])
+            self._was_given_back = bool(message.delivery_info["redelivered"])
             known_by = _hash(_text(message.body))
             if self._owed[known_by] <= 0:
                 return message
@@ -233,7 +300,7 @@ class _Held:
             self._acknowledged.append(known_by)
             self._channel.basic_ack(message.delivery_tag)
         self._acknowledged.clear()
-        self._behind = 0
+        self._behind, self._was_given_back = 0, False
         return None
 
     def _connection_lost(self) -> None:
@@ -251,6 +318,15 @@ class _Held:
     def _ready(self) -> int:
         """How many wait, as the node says. Of a quorum queue that is busy for 250 ms it says 0 (3.10)."""
         return int(self._channel.queue_declare(self._queue, passive=True).message_count)
+
+
+def _queue_of(registered: bytes) -> str | None:
+    """The queue of a delivery in hand, as `take.lua` registers it."""
+    try:
+        _, _, queue = json.loads(registered)
+    except (ValueError, TypeError):
+        return None
+    return str(queue)
 
 
 def _body(payload: bytes) -> str:
