@@ -89,7 +89,7 @@ def _others(paths: str | None) -> list[str]:
 
 def start(command: Sequence[str], *, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
     """As `subprocess.Popen`, but forked where that is possible."""
-    kind = Forked if can_fork(command, env) else subprocess.Popen
+    kind = Forked if can_fork(command, env) and options.get("preexec_fn") is None else subprocess.Popen
     return kind(command, env=env, **options)
 
 
