@@ -2,10 +2,11 @@
 # make test   installs, then runs the tests; needs no server
 # make test-all   the same, on Redis and RabbitMQ too: TOKENFERRY_TEST_REDIS_URL and TOKENFERRY_TEST_AMQP_URL name them
 # make campaigns  small fault campaigns as tests; the large ones are `make faults` and `make faults-mutations`
-# make check  format, lint, types, import fences
+# make check  format, lint, types, import fences, the examples in docstrings
 # make bench  measures the pipeline beside its parts; takes minutes
 # make faults the fault campaign: REQUESTS=20000 SEED=1 BROKER=all, `--only` and more in ARGS; takes minutes
 # make faults-mutations  proves that the campaign's checker notices broken workers: SEED=1 BROKER=all, some alone in ONLY
+# make outages the endpoint is away for a minute: ROWS=2000 SECONDS=60 SEED=1 BROKER=all, some kinds alone in ONLY; takes minutes
 # make bench-onboarding  200 whole accounts at the endpoint's own latencies; two minutes
 # make clean  removes what the above made
 
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all campaigns check bench bench-onboarding faults faults-mutations clean
+.PHONY: help demo test test-all campaigns check bench bench-onboarding faults faults-mutations outages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -43,6 +44,7 @@ check: $(VENV)/installed
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m pytest --doctest-modules producers worker emulator
 
 bench: $(VENV)/installed
 	@$(BIN)/python bench/pacing.py
@@ -57,6 +59,10 @@ faults: $(VENV)/installed
 
 faults-mutations: $(VENV)/installed
 	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --seed $(or $(SEED),1) --broker $(or $(BROKER),all) $(ARGS) --mutations $(ONLY)
+
+outages: $(VENV)/installed
+	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --seed $(or $(SEED),1) --broker $(or $(BROKER),all) --rows $(or $(ROWS),2000) \
+	  --seconds $(or $(SECONDS),60) $(ARGS) --outages $(ONLY)
 
 clean:
 	rm -rf $(VENV) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -109,6 +109,10 @@ MANY: tuple[str, ...] = tuple(f"r{at}" for at in range(100))
         pytest.param(REFUSED, id="a refusal"),
         pytest.param(REFUSED_SPEND, id="a refusal to spend it"),
         pytest.param(UNKNOWN, id="an object nobody could learn of"),
+        pytest.param(
+            UNKNOWN | {"calls": {spend_key("tok_a"): [Call(1.0, 500, "error_500"), Call(2.0, 500)]}},
+            id="an object hidden by a stored 500, looked into at its first repetition",
+        ),
         pytest.param(GIVEN_UP, id="given up after as many failures as are allowed, and kept"),
         pytest.param(
             GIVEN_UP | {"calls": {"tokenferry:a:0": failed(ATTEMPTS - ON_THE_WAY)}, "on_the_way": ON_THE_WAY},
@@ -164,6 +168,11 @@ def test_honest_facts_have_no_finding(honest: dict[str, Any]) -> None:
             "gave up",
             UNKNOWN | {"calls": {"tokenferry:a:0": failed()}},
             id="unknown what it became, for failures of another call",
+        ),
+        pytest.param(
+            "gave up",
+            UNKNOWN | {"calls": {spend_key("tok_a"): [Call(1.0, 500, "error_500")]}},
+            id="unknown, though its stored 500 was not heard again",
         ),
         pytest.param("gave up", POISON, id="taken for poison, and nobody died"),
         pytest.param("gave up", POISON | {"deaths": DELIVERIES // 2 - 1}, id="taken for poison after too few deaths"),

@@ -134,3 +134,19 @@ def test_a_cut_ends_the_connection_and_a_new_one_works(server: Server, line: Lin
     with socket.create_connection(("127.0.0.1", line.port), timeout=10) as again:
         again.sendall(b"PING;")
         assert hears(again, b"ok;")
+
+
+def test_a_line_that_refuses_resets_what_there_is_and_listens_again_on_the_same_port(
+    server: Server, line: Line, client: socket.socket
+) -> None:
+    client.sendall(b"PING;")
+    assert hears(client, b"ok;")
+    line.refuse()
+    with suppress(ConnectionResetError):
+        assert client.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", line.port), timeout=10)
+    line.accept()
+    with socket.create_connection(("127.0.0.1", line.port), timeout=10) as again:
+        again.sendall(b"PING;")
+        assert hears(again, b"ok;")

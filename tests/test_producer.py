@@ -188,6 +188,25 @@ def test_a_verification_code_travels_in_realtime_for_two_minutes_at_most(desk: D
     assert lives == [pytest.approx(seconds, abs=2) for seconds in (120_000, 120_000, 5_000)]
 
 
+@pytest.mark.parametrize(
+    "wrong", [0, 0.0, -5.0, float("nan"), float("inf"), float("-inf"), 10**400, True, "60", 1e11], ids=str
+)
+def test_a_time_to_wait_that_is_no_time_is_refused_and_nothing_is_sent(desk: Desk, wrong: Any) -> None:
+    with Producer(desk.configuration) as producer:
+        for send in (
+            lambda: producer.send(card(), keep_seconds=wrong),
+            lambda: producer.send(card(cvc=CVC), keep_seconds=wrong),
+            lambda: list(producer.send_many([Order(card(), keep_seconds=wrong)])),
+            lambda: producer.onboard(onboarding_from({"account": {"country": "US"}}), keep_seconds=wrong),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                send()
+            (problem,) = caught.value.problems
+            assert problem.field == "keep_seconds"
+            assert "a number of seconds above 0" in problem.reason
+    assert desk.headers("bulk") == desk.headers("realtime") == []
+
+
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_rabbitmq_itself_drops_a_verification_code_that_nobody_read(desk: Desk) -> None:
     with Producer(desk.configuration) as producer:

@@ -57,7 +57,8 @@ class Request:
 async def answer(world: World, request: Request) -> Reply:
     """The reply to one call below /v1. Faults that need the connection are named in it."""
     route, ids = routes.find(request.method, request.path)
-    fault = world.faults.choose(request.method, request.path, route.pattern if route else "")
+    pattern, key = route.pattern if route else "", request.idempotency_key or ""
+    fault = world.faults.choose(request.method, request.path, pattern, key)
     ledger = world.ledger
     if fault is not None:
         ledger.faults[fault] += 1
@@ -76,8 +77,8 @@ async def answer(world: World, request: Request) -> Reply:
         return reply
     finally:
         ledger.left(route.name if route else f"{request.method} (unknown)", status)
-        if request.idempotency_key:
-            ledger.called(request.idempotency_key, arrived, status, fault or "")
+        if key:
+            ledger.called(key, arrived, status, fault or "")
 
 
 async def _answered(

@@ -35,15 +35,21 @@ class UnreadableFaults(ValueError):
 
 @dataclass(slots=True)
 class Scripted:
-    """The next *times* calls that match get this fault."""
+    """The next *times* calls that match get this fault. *key*: how their idempotency key begins."""
 
     kind: str
     times: int
     path: str | None
     method: str | None
+    key: str = ""
 
-    def strikes(self, method: str, path: str, pattern: str) -> bool:
-        return self.times > 0 and self.path in (None, path, pattern) and self.method in (None, method)
+    def strikes(self, method: str, path: str, pattern: str, key: str) -> bool:
+        return (
+            self.times > 0
+            and self.path in (None, path, pattern)
+            and self.method in (None, method)
+            and key.startswith(self.key)
+        )
 
 
 class Faults:
@@ -74,10 +80,13 @@ class Faults:
         self.probabilities = {}
         self.script = []
 
-    def choose(self, method: str, path: str, pattern: str = "") -> str | None:
-        """The fault of one call. A line of the script names its path, or a pattern: ``/v1/accounts/:id/persons``."""
+    def choose(self, method: str, path: str, pattern: str = "", key: str = "") -> str | None:
+        """The fault of one call. A line of the script names its path, or a pattern: ``/v1/accounts/:id/persons``.
+
+        A line may also name how the idempotency key of the call begins. A call without a key has the *key* ``""``.
+        """
         for line in self.script:
-            if line.strikes(method, path, pattern):
+            if line.strikes(method, path, pattern, key):
                 line.times -= 1
                 return line.kind
         if self.probabilities:
@@ -106,10 +115,13 @@ def _scripted(line: object) -> Scripted:
     times = line.get("times", 1)
     if isinstance(times, bool) or not isinstance(times, int) or times < 1:
         raise UnreadableFaults('"times" must be a whole number from 1')
-    unknown = set(line) - {"kind", "times", "path", "method"}
+    unknown = set(line) - {"kind", "times", "path", "method", "key"}
     if unknown:
         raise UnreadableFaults(f"unknown words in the script: {', '.join(sorted(unknown))}")
-    return Scripted(_known(line["kind"]), times, line.get("path"), line.get("method"))
+    key = line.get("key", "")
+    if not isinstance(key, str):
+        raise UnreadableFaults('"key" must be a string: how the idempotency key begins')
+    return Scripted(_known(line["kind"]), times, line.get("path"), line.get("method"), key)
 
 
 def _known(kind: str) -> str:

@@ -41,6 +41,8 @@ KEPT_WITH_CVC = 120.0
 """Seconds a request with a card verification code may wait: PCI DSS 3.3.1 forbids keeping one, even encrypted."""
 KEPT: dict[Lane, float] = {"realtime": 900.0, "bulk": 3 * 86_400.0}
 """Seconds a request may wait by default: a person gives up after minutes, an import runs for days."""
+LONGEST: Final = 1e10
+"""Seconds, beyond every date that a header may hold, and small enough to be added to one."""
 
 _NAME: Final = "a name looks like main-eu: lower case letters, digits, - and _, at most 63 of them"
 _ID: Final = "an id looks like req-7f3a: letters, digits, - and _, at most 64 of them"
@@ -114,12 +116,14 @@ class Sealer:
             problems.append(
                 Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
             )
+        if order.keep_seconds is not None and (found := _trouble_with(order.keep_seconds)):
+            problems.append(found)
         if problems:
             raise InvalidRequest(tuple(problems))
         attach = None if order.attach is None else _checked(order.attach, request.kind)
         if attach is not None and (trouble := unsealed.trouble_in(attach, request)):
             raise InvalidRequest([Problem("attach", trouble)])
-        keep = order.keep_seconds or (KEPT_WITH_CVC if request.carries_cvc else KEPT[lane])
+        keep = KEPT[lane] if order.keep_seconds is None else order.keep_seconds
         if request.carries_cvc:
             keep = min(keep, KEPT_WITH_CVC)
         issued = time.time()
@@ -167,7 +171,7 @@ class Sealer:
         target = _checked(target, result.kind)
         if trouble := unsealed.trouble_in(target):
             raise InvalidTarget(f"{target.to}: {trouble}")
-        made_at = (result.created or int(time.time())) * 1000
+        made_at = (int(time.time()) if result.created is None else result.created) * 1000
         request = _read(
             AttachRequest,
             attach_id=attach_id or new_id(),
@@ -210,7 +214,10 @@ class Sealer:
         if found := check_onboarding(document, today=datetime.now(UTC).date(), live=live):
             raise InvalidRequest(found)
         days = self.configuration.store.onboarding_days
-        if keep_seconds is not None and keep_seconds > days * 86_400:
+        keep = KEPT["bulk"] if keep_seconds is None else keep_seconds
+        if trouble := _trouble_with(keep):
+            raise InvalidRequest([trouble])
+        if keep_seconds is not None and keep > days * 86_400:
             reason = f"is longer than what is done is remembered: [store] onboarding_days is {days:g}"
             raise InvalidRequest([Problem("keep_seconds", reason)])
         issued = time.time()
@@ -223,7 +230,7 @@ class Sealer:
             lane="bulk",
             reply_to=reply_to,
             issued_at=int(issued * 1000),
-            expires_at=int((issued + (keep_seconds or KEPT["bulk"])) * 1000),
+            expires_at=int((issued + keep) * 1000),
             producer_id=self.signer.signer_id,
         )
         body = seal_onboarding(document, header, to=self.recipient, signer=self.signer).model_dump_json()
@@ -232,6 +239,17 @@ class Sealer:
         bound = bound_of(queue, self.configuration)
         message = replace(message, bound=bound, reply_to=reply_to, expires_at=header.expires_at)
         return onboarding_id, header.request_id, message
+
+
+def _trouble_with(keep_seconds: object) -> Problem | None:
+    """Return what is wrong with a time to wait, if anything. The default is asked for with None, not with 0."""
+    match keep_seconds:
+        case bool():
+            pass
+        case int() | float() if 0 < keep_seconds < LONGEST:  # false for NaN, too
+            return None
+    reason = "must be a number of seconds above 0 that ends before 2100; leave it out for the default"
+    return Problem("keep_seconds", reason)
 
 
 def _read(model: type[Read], **fields: Any) -> Read:

@@ -200,7 +200,7 @@ class Producer(_Opened):
         Options, all of `Order`: `platform` (default: the only one configured), `connected_account`, `lane` (default:
         realtime where a CVC is carried, else bulk), `reply_to` (result route; default: nobody is told), `attach` (what
         to spend the token on), `request_id` (to repeat a send whose outcome is unknown: same id, one token),
-        `keep_seconds` (how long it may wait before it expires). *timeout*: seconds.
+        `keep_seconds` (how long it may wait before it expires; above 0). *timeout*: seconds.
 
         Raises `InvalidRequest` and `InvalidTarget` (field and reason, never a value), `InvalidConfiguration`, and
         `BrokerUnavailable`, `BrokerFull` or `PublishTimeout` within the timeout; their `request_id` is the id to repeat

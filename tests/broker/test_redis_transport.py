@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from faults.line import Line, Trap
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
 
 from tokenferry.broker.redis_transport import QUARANTINE, Channel, Transport, kombu_url
+from tokenferry.broker.redis_transport.keeper import Keeper
 
 LEASE = 1.0
 
@@ -453,6 +455,77 @@ def test_a_server_without_memory_renews_all_the_same_so_nobody_else_is_given_wha
         valkey.client.config_set("maxmemory", 0)
     assert other.stay(LEASE) == []
     assert holder.channel.qos.held() == [holder.messages[0].delivery_tag]
+
+
+@contextmanager
+def without_a_right(valkey: Broker) -> Iterator[None]:
+    valkey.client.execute_command("ACL", "SETUSER", "worker", "-evalsha")
+    yield
+    valkey.client.execute_command("ACL", "SETUSER", "worker", "+evalsha")
+
+
+@contextmanager
+def a_replica(valkey: Broker) -> Iterator[None]:
+    valkey.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    yield
+    valkey.client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.parametrize(
+    ("refusing", "kind", "cure"),
+    [
+        (without_a_right, "NoPermissionError", "lacks a right; docs/brokers.md lists those of each program"),
+        (a_replica, "ReadOnlyError", "name the primary in [broker] url"),
+    ],
+)
+def test_leases_that_the_server_refuses_to_renew_are_told_with_the_cure_and_so_is_the_end(
+    valkey: Broker, caplog: pytest.LogCaptureFixture, refusing: Any, kind: str, cure: str
+) -> None:
+    valkey.client.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "allkeys", "allchannels", "+@all")
+    valkey.url = valkey.url.replace("//:pw@", "//worker:pw@")
+    valkey.publish([1])
+    holder = Consume(valkey, "work", ack=False)
+    holder.drain(1)
+
+    def said() -> list[str]:
+        return [line for line in caplog.messages if line.startswith("renewing the leases")]
+
+    def refusals() -> int:
+        scripts = valkey.client.info("commandstats")["cmdstat_evalsha"]
+        return int(scripts["rejected_calls"]) + int(scripts["failed_calls"])
+
+    with refusing(valkey):
+        until(said, "a line about the leases")
+        many = refusals() + 10
+        until(lambda: refusals() > many, "many refusals more")
+        (line,) = said()
+    assert f"({kind})" in line
+    assert cure in line
+    assert "other consumers get them too" in line
+    until(lambda: len(said()) == 2, "a line about the end")
+    assert "works again" in said()[1]
+    assert {record.levelname for record in caplog.records if record.getMessage() in said()} == {"WARNING"}
+
+
+def test_a_server_that_does_not_answer_for_a_lease_is_told_because_deliveries_go_to_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Silent:
+        """A channel whose server does not answer."""
+
+        lease_seconds = 0.2
+        troubled = False
+
+        def renew(self) -> None:
+            raise redis.TimeoutError
+
+        write_acks = reap = renew
+
+    keeper = Keeper(Silent())
+    keeper.start()
+    until(lambda: "does not answer (TimeoutError)" in caplog.text, "a line about the silence")
+    keeper.stop()
+    assert len(caplog.messages) == 1, "one cause, one line"
 
 
 def test_an_acknowledgement_on_a_connection_that_fell_silent_is_written_over_another_one_in_time(

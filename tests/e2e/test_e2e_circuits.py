@@ -1,4 +1,4 @@
-"""An account, its key or one connected account is refused: calls stop, nothing is lost, and nobody else is slower."""
+"""A key or account is refused, or nobody is answered: calls stop, nothing is lost, and nobody else is slower."""
 
 from __future__ import annotations
 
@@ -197,4 +197,53 @@ def test_orders_to_spend_the_tokens_of_a_refused_account_are_kept_and_spent_once
         assert all(result.ok for result in refused.of(ids).values())
         assert alarms(worker.said(), f"main/account/{account}") == 1
     assert house.ledger()["uses"]["tokens_used_more_than_once"] == []
+    assert nothing_was_given_up(house)
+
+
+def test_an_outage_fails_no_request_and_everything_goes_on_once_after_it(house: House) -> None:
+    """Half of the calls take effect, and only their answer is lost."""
+    route = house.route()
+    rows = [Order(card(n), platform="main", reply_to=route.name) for n in range(40)]
+    with house.working(processes=2) as worker:
+        house.http.post("/_faults", json={"error_503": 0.5, "reset_after": 0.5})
+        began = time.monotonic()
+        ids = house.send(row if at % 2 else replace(row, attach=CustomerCreate()) for at, row in enumerate(rows))
+        until(lambda: alarms(worker.said(), "main/outage"), "the alarm")
+        until(lambda: open_circuits(house)["main/outage"]["probes"] >= 1, "a probe that fails")
+        assert (open_circuits(house)["main/outage"]["status"]) in (0, 503)
+        assert "the endpoint answers nobody" in circuits(house)
+        before = calls(house)
+        time.sleep(max(0.0, began + 10.0 - time.monotonic()))
+        assert calls(house) - before <= 2, "calls stop"
+        assert route.look() == 0
+        house.http.delete("/_faults")
+        circuits(house, "close", "main/outage")
+        route.gather(40)
+        house.until_all_is_done()
+        said = worker.said()
+    assert all(result.ok for result in route.of(ids).values())
+    assert all(len(house.tokens_of(id_)) == 1 for id_ in ids)
+    book = house.ledger()
+    assert (book["tokens_created"], book["objects"]["customer"], book["uses"]["total"]) == (40, 20, 20)
+    assert book["uses"]["tokens_used_more_than_once"] == []
+    assert (alarms(said, "main/outage"), said.count("circuit 'main/outage' is closed")) == (1, 1)
+    assert "answers nobody: " in said
+    assert nothing_was_given_up(house)
+
+
+def test_an_address_that_is_not_the_endpoints_is_said_with_its_cure_and_fails_no_request(house: House) -> None:
+    route = house.route()
+    wrong = house.configure("wrong.toml", endpoint=f"{house.endpoint}/elsewhere")
+    with house.working(config=wrong.name) as worker:
+        assert "what answers at base_url is not the endpoint (404); requests will wait" in worker.said()
+        ids = house.send(orders([card(n) for n in range(5)], route, "main"))
+        until(lambda: alarms(worker.said(), "main"), "the alarm")
+        assert open_circuits(house)["main"]["code"] == "not_the_endpoint"
+        assert "base_url (it does not end in /v1)" in circuits(house)
+        assert route.look() == 0
+    with house.working():
+        route.gather(5)
+        assert all(result.ok for result in route.of(ids).values())
+        house.until_all_is_done()
+    assert open_circuits(house) == {}
     assert nothing_was_given_up(house)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,3 +250,34 @@ def test_after_a_kill_of_the_whole_worker_its_health_is_not_answered_by_what_it_
     with house.working() as another:
         assert told(house, another) is not None
         assert len(list(Path(house.folder, "data", "workers").iterdir())) == 1
+
+
+FAILS_TO_CLOSE = """
+from contextlib import asynccontextmanager
+
+from tokenferry_worker import wiring
+from tokenferry_worker.commands.worker import worker
+
+opened = wiring.handlers
+
+
+@asynccontextmanager
+async def handlers(*asked):
+    async with opened(*asked) as by_task:
+        yield by_task
+    raise RuntimeError("closing the store has failed")
+
+
+wiring.handlers = handlers
+worker()
+"""
+
+
+@pytest.mark.parametrize("house", ["embedded"], indirect=True)
+def test_a_process_that_fails_to_close_what_it_used_says_so_and_ends_with_an_error(house: House) -> None:
+    command = [sys.executable, "-c", FAILS_TO_CLOSE, "--child", "0", "--config", str(house.folder / "tokenferry.toml")]
+    program = house.start(command, "worker", Worker)
+    assert isinstance(program, Worker)
+    until(lambda: program.is_ready(1), "a ready worker")
+    assert program.stop() == 1
+    assert "closing what the deliveries used has failed (RuntimeError at <string>:" in program.said()

@@ -111,6 +111,13 @@ def test_a_script_strikes_so_many_times_and_only_on_its_path(fresh: httpx.Client
     assert fresh.get("/_ledger").json()["faults"] == {"error_503": 2}
 
 
+def test_a_script_can_strike_one_request_alone_by_how_its_idempotency_key_begins(fresh: httpx.Client) -> None:
+    script = [{"kind": "error_500_before", "times": 9, "path": "/v1/tokens", "key": "poison:"}]
+    fresh.post("/_faults", json={"script": script}).raise_for_status()
+    assert [_create(fresh, key).status_code for key in ("poison:0", "good:0", "poison:1")] == [500, 200, 500]
+    assert fresh.post("/v1/tokens", data=CARD).status_code == 200, "a call without a key"
+
+
 def test_probabilities_are_set_and_cleared_while_running(fresh: httpx.Client) -> None:
     assert fresh.post("/_faults", json={"error_503": 1.0}).json() == {"error_503": 1.0, "script": []}
     assert _create(fresh).status_code == 503
@@ -119,7 +126,16 @@ def test_probabilities_are_set_and_cleared_while_running(fresh: httpx.Client) ->
 
 
 @pytest.mark.parametrize(
-    "wish", [{"earthquake": 0.5}, {"hang": 2}, {"hang": "often"}, {"script": [{"kind": "x"}]}, {"script": {}}, []]
+    "wish",
+    [
+        {"earthquake": 0.5},
+        {"hang": 2},
+        {"hang": "often"},
+        {"script": [{"kind": "x"}]},
+        {"script": [{"kind": "hang", "key": 1}]},
+        {"script": {}},
+        [],
+    ],
 )
 def test_a_wish_that_cannot_be_read_is_400_and_changes_nothing(fresh: httpx.Client, wish: object) -> None:
     answer = fresh.post("/_faults", json=wish)

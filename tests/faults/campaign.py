@@ -4,6 +4,7 @@
     make faults REQUESTS=100000 SEED=7 BROKER=embedded
     make faults ONLY=kill-all                          one trouble alone; more of them: ARGS="--only cut --only full"
     make faults-mutations BROKER=embedded              the same checker on workers that are broken on purpose
+    make outages ROWS=2000 SECONDS=60                  the endpoint is away in the middle of the work, and comes back
 
 A round is replayed by its own seed, which the table names: `make faults SEED=7003 ROUNDS=1 BROKER=rabbitmq`. Load,
 troubles and their moments are then the same; what the processes of the machine make of it is not.
@@ -21,17 +22,32 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
 from e2e.house import BrokerKind
 from faults.mutants import MUTANTS, prove
+from faults.outages import FAULTS, ROWS, SECONDS, one_outage
 from faults.parts import PATIENT, STEADY, Part, frozen_while_idle, long_call, recovery
 from faults.plans import SIZE, duplicates, one_round, stage, storm
 from faults.rounds import Report
 from faults.troubles import TROUBLES
 
 BROKERS: Final[tuple[BrokerKind, ...]] = ("embedded", "own-rabbitmq")
+OUTAGE_LINE: Final = "{:9} {:13} {:>6} {:>9} {:>6} {:>8} {:>10} {:>8} {:>12} {:>9}"
+OUTAGE_HEAD: Final = [
+    "kind",
+    "broker",
+    "rows",
+    "given-up",
+    "lost",
+    "doubled",
+    "settled/s",
+    "bound/s",
+    "calls-while-down",
+    "findings",
+]
 
 
 def main() -> int:
@@ -59,12 +75,19 @@ def main() -> int:
         metavar="NAME",
         help="broken workers (all, or these), instead of rounds",
     )
+    parser.add_argument(
+        "--outages", nargs="*", choices=list(FAULTS), metavar="KIND", help=f"of the endpoint: {', '.join(FAULTS)}"
+    )
+    parser.add_argument("--rows", type=int, default=ROWS, help="requests of one outage  [default: %(default)s]")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of one outage  [default: %(default)s]")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what was started is ended first
     options.out.mkdir(parents=True, exist_ok=True)
     brokers = BROKERS if options.broker == "all" else (cast(BrokerKind, options.broker),)
     if options.mutations is not None:
         return _mutations(options, brokers)
+    if options.outages is not None:
+        return _outages(options, brokers)
     if options.parts:
         return _parts(options, brokers)
     return _rounds(options, brokers)
@@ -182,6 +205,26 @@ def _mutations(options: argparse.Namespace, brokers: Sequence[BrokerKind]) -> in
         )
     _write(options.out / "mutations.json", {"mutations": rows})
     return 0 if all(row["caught"] for row in rows) else 1
+
+
+def _outages(options: argparse.Namespace, brokers: Sequence[BrokerKind]) -> int:
+    if options.rows < 100 or options.seconds < 1:
+        print("--rows must be at least 100 and --seconds at least 1: less proves nothing", file=sys.stderr)
+        return 2
+    print(OUTAGE_LINE.format(*OUTAGE_HEAD), flush=True)
+    rows: list[dict[str, Any]] = []
+    for kind, name in itertools.product(brokers, options.outages or FAULTS):
+        report = one_outage(kind, name, rows=options.rows, seconds=options.seconds, seed=options.seed, out=options.out)
+        figures, findings = report.figures, list(map(str, report.verdict.findings))
+        settled = "never" if figures.settled is None else f"{figures.settled:.1f}"
+        line = (name, kind, figures.rows, figures.given_up, figures.lost, figures.doubled, settled)
+        print(OUTAGE_LINE.format(*line, f"{figures.bound:.1f}", figures.calls_down, len(findings)), flush=True)
+        for finding in findings[:5]:
+            print(f"    {finding}", flush=True)
+        what = {"kind": name, "broker": kind, "seed": options.seed, "seconds": report.seconds, **asdict(figures)}
+        rows.append(what | {"findings": findings, "counts": dict(report.verdict.counts), "diary": report.diary})
+        _write(options.out / "outages.json", {"outages": rows})
+    return 1 if any(row["findings"] for row in rows) else 0
 
 
 def _write(path: Path, page: dict[str, Any]) -> None:

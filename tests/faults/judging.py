@@ -26,8 +26,11 @@ Crime = Literal[
     "unasked",
     "left over",
     "two starts",
+    "late",
+    "no outage",
 ]
-"""`two starts` is found by the measurement that looks for it (`parts.long_call`); the rest by `judge`."""
+"""`two starts` is found by the measurement that looks for it (`parts.long_call`), `late` and `no outage` by
+`outage_judging.judge_outage`; the rest by `judge`."""
 
 IN_DOUBT: Final = frozenset({"outcome_unknown", "deliveries_exhausted"})
 """Say of themselves that nobody knows: neither a success nor a failure, and kept for somebody to look at."""
@@ -35,6 +38,8 @@ GIVEN_UP: Final = frozenset({"attempts_exhausted", *IN_DOUBT})
 """Failures of ours that a storm may cause. Each must have its cause in the endpoint's book, and be kept."""
 FEW: Final = 0.01
 """Share of the requests that may be given up on, and two more: in most storms it is one or two of a thousand."""
+STORED: Final = "error_500"
+"""The fault that the endpoint keeps under the key of the call, and repeats."""
 TOKEN_KEY: Final = re.compile(r"tokenferry:(?P<request>[^:]+):(?P<epoch>\d+)")
 
 
@@ -108,7 +113,7 @@ class Case:
 def judge(facts: Facts) -> Verdict:
     """Hold every fact against every promise."""
     asked = {**facts.uncertain, **facts.accepted}
-    cases, strays = _cases(facts)
+    cases, strays = cases_of(facts)
     of_requests = {one.token for case in cases.values() for one in case.made}
     findings = [
         *(Finding("left over", queue, f"{count} messages remain") for queue, count in facts.left.items() if count),
@@ -137,7 +142,7 @@ def judge(facts: Facts) -> Verdict:
     return Verdict(tuple(findings), _counts(facts, known, given_up))
 
 
-def _cases(facts: Facts) -> tuple[dict[str, Case], list[tuple[str, str]]]:
+def cases_of(facts: Facts) -> tuple[dict[str, Case], list[tuple[str, str]]]:
     """What is known by request; and the tokens whose key belongs to no request."""
     cases: dict[str, Case] = {}
     strays = []
@@ -280,9 +285,12 @@ def _without_cause(case: Case, result: TokenResult | AttachResult, facts: Facts)
         if most <= DELIVERIES:
             yield f"{code}; {facts.deaths} deaths explain {most} deliveries, of {DELIVERIES} that are allowed"
         return
-    failed = sum(call.failed for call in _calls_of(case, result, facts))
-    if failed + facts.on_the_way < ATTEMPTS:
-        yield f"{code}; of {ATTEMPTS} attempts the endpoint has seen {failed} fail"
+    calls = _calls_of(case, result, facts)
+    # A stored 500 would be repeated for ever: a spend is looked into at its first repetition.
+    repeats = isinstance(result, AttachResult) and any(call.fault == STORED for call in calls)
+    attempts, failed = 2 if repeats else ATTEMPTS, sum(call.failed for call in calls)
+    if failed + facts.on_the_way < attempts:
+        yield f"{code}; of {attempts} attempts the endpoint has seen {failed} fail"
 
 
 def _calls_of(case: Case, result: TokenResult | AttachResult, facts: Facts) -> Sequence[Call]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -63,7 +64,9 @@ class Line:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="faults-line", daemon=True)
         self._thread.start()
-        self.port = self._run(self._listen())
+        self._reserved = _bound(0)  # never listens: it keeps the port while the line refuses connections
+        self.port = int(self._reserved.getsockname()[1])
+        self._run(self._listen())
 
     # -- what a test may say
 
@@ -94,9 +97,18 @@ class Line:
         """Reset every connection there is."""
         self._loop.call_soon_threadsafe(self._reset)
 
+    def refuse(self) -> None:
+        """Refuse every new connection, and reset those there are: nobody listens any more."""
+        self._run(self._shut())
+
+    def accept(self) -> None:
+        """Listen on the same port again."""
+        self._run(self._listen())
+
     def close(self) -> None:
         """Cut everything and be gone."""
         self._run(self._end())
+        self._reserved.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
         self._loop.close()
@@ -107,13 +119,15 @@ class Line:
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result(10.0)
 
-    async def _listen(self) -> int:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=200)
-        return int(self._server.sockets[0].getsockname()[1])
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, sock=_bound(self.port), backlog=200)
 
-    async def _end(self) -> None:
+    async def _shut(self) -> None:
         self._server.close()
         self._reset()
+
+    async def _end(self) -> None:
+        await self._shut()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -135,6 +149,9 @@ class Line:
             wire.free.set()
 
     async def _serve(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        if not self._server.is_serving():  # accepted just before the line began to refuse
+            to_near.transport.abort()
+            return
         wire = Wire()
         wire.writers.append(to_near)
         self._wires.add(wire)
@@ -211,3 +228,11 @@ class Line:
             data = data[len(piece) :]
             if data:
                 await asyncio.sleep(0.05)
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket bound to *port* on loopback, 0 for a free one. Several may share it; those that listen get the calls."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind(("127.0.0.1", port))
+    return one

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from e2e.house import BrokerKind
+from faults.facts import Facts
+from faults.judging import Verdict
 from faults.rounds import Plan, Report, play
 from faults.scene import Scene, scene
 from faults.steps import STEPS
@@ -61,15 +63,19 @@ def one_round(kind: BrokerKind, seed: int, plan: Plan, out: Path, *, mutation: s
     with stage(kind, seed, mutation=mutation) as opened:
         report, facts = play(opened, plan, seed=seed)
         if report.verdict.findings and mutation is None:
-            kept = out / f"{kind}-{seed}"
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(opened.house.logs, kept)
-            suspects = {finding.who for finding in report.verdict.findings}
-            told = [result.model_dump() for result in facts.told if result.request_id in suspects]
-            calls = {key: calls for key, calls in facts.calls.items() if any(who in key for who in suspects)}
-            page = {"findings": list(map(str, report.verdict.findings)), "told": told, "calls": calls}
-            (kept / "findings.json").write_text(json.dumps(page | {"diary": report.diary}, indent=1, default=asdict))
+            keep(opened, report.verdict, facts, out / f"{kind}-{seed}")
     return report
+
+
+def keep(opened: Scene, verdict: Verdict, facts: Facts, folder: Path) -> None:
+    """Leave in *folder* the logs of every process, the diary, and all that is known of what was found."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(opened.house.logs, folder)
+    suspects = {finding.who for finding in verdict.findings}
+    told = [result.model_dump() for result in facts.told if result.request_id in suspects]
+    calls = {key: calls for key, calls in facts.calls.items() if not suspects.isdisjoint(key.split(":"))}
+    page = {"findings": list(map(str, verdict.findings)), "told": told, "calls": calls, "diary": opened.diary}
+    (folder / "findings.json").write_text(json.dumps(page, indent=1, default=asdict))
 
 
 @contextmanager

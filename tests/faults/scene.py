@@ -125,9 +125,11 @@ class Scene:
 
     # -- workers
 
-    def hire(self, *, lines: Lines | None = None, supervised: bool = False, name: str = "worker") -> Worker:
-        """Start one worker process, behind *lines* where given; it is not waited for."""
-        config = lines.config if lines else "tokenferry.toml"
+    def hire(
+        self, *, lines: Lines | None = None, supervised: bool = False, name: str = "worker", config: str = ""
+    ) -> Worker:
+        """Start one worker process, behind *lines* where given, or with another *config*; it is not waited for."""
+        config = config or (lines.config if lines else "tokenferry.toml")
         command = [sys.executable, "-m", "tokenferry.cli", "worker", "--role", "all", "--config", config]
         command += ["--processes", "1"] if supervised else ["--child", "0"]
         environment = {"PYTHONPATH": os.pathsep.join(_search_path(mutated=self.mutation is not None))}

@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
-from tokenferry_worker.answers import Answer
+from tokenferry_worker.answers import Answer, Greeting
 from tokenferry_worker.circuits import Board, Circuit
-from tokenferry_worker.errors import Blocked, Declined, Forgotten, Reused, Unavailable
+from tokenferry_worker.errors import Blocked, Declined, Forgotten, Reused, TokenferryError, Unavailable
 from tokenferry_worker.lifecycle import Ending
 from tokenferry_worker.pacing import Budget
 from tokenferry_worker.ports import Became, Begun, Claim, Place, Scope
@@ -59,7 +59,23 @@ class Made:
 Step = Answer | Exception | Callable[[], Awaitable[Answer]]
 
 
-class ScriptedEndpoint:
+class Greets:
+    """What an endpoint says to who asks for a second opinion: that it works, unless told otherwise."""
+
+    greeted = 0
+    greeting: Exception | None = None
+
+    async def greet(self) -> Greeting:
+        self.greeted += 1
+        await asyncio.sleep(0)
+        refusal = self.greeting or no_such_token()
+        if isinstance(refusal, Unavailable) and refusal.status is None:
+            raise refusal  # it cannot be reached at all
+        assert isinstance(refusal, TokenferryError)
+        return Greeting(getattr(refusal, "status", 200), refusal, None, 0.0)
+
+
+class ScriptedEndpoint(Greets):
     """Answers call after call as the script says, and refuses a call nobody wrote down."""
 
     def __init__(self, *script: Step) -> None:
@@ -365,13 +381,22 @@ class Opened:
     probes: int = 0
     next: float = 0.0
     probing: float = 0.0
+    last: str = ""
 
 
 class MemoryCircuits:
     """The circuits in a dict, in quick motion."""
 
-    def __init__(self, *, first: float = 0.05, longest: float = 0.4, lasts: float = 0.4) -> None:
-        self.first, self.longest, self.lasts = first, longest, lasts
+    def __init__(
+        self,
+        *,
+        first: float = 0.05,
+        longest: float = 0.4,
+        lasts: float = 0.4,
+        others: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.first, self.longest, self.lasts, self.others, self.now = first, longest, lasts, others, now
         self.circuits: dict[str, Opened] = {}
         self.resting: dict[str, int] = {}
         self.duties: dict[str, tuple[str, float]] = {}
@@ -379,32 +404,37 @@ class MemoryCircuits:
         self.asked = 0
 
     async def open(self, scope: str, status: int, code: str, request_id: str) -> bool:
-        now, known = time.monotonic(), scope in self.circuits
+        now, known = self.now(), scope in self.circuits
         self.circuits.setdefault(scope, Opened(status, code, request_id, now, next=now + self.first))
         return not known
 
-    async def ask(self, scopes: Sequence[str]) -> Literal["closed", "open", "probe"]:
+    async def ask(
+        self, scopes: Sequence[str], by: str = "", *, tried: bool = False
+    ) -> Literal["closed", "open", "probe"]:
         self.asked += 1
         found = [self.circuits[scope] for scope in scopes if scope in self.circuits]
-        if any(max(circuit.next, circuit.probing) > time.monotonic() for circuit in found):
+        if any(max(circuit.next, circuit.probing) > self.now() for circuit in found):
+            return "open"
+        turns = [2 if by and circuit.last == by else int(tried) for circuit in found]
+        if any(self.now() < each.next + turn * self.others for each, turn in zip(found, turns, strict=True)):
             return "open"
         for circuit in found:
-            circuit.probing = time.monotonic() + self.lasts
+            circuit.probing = self.now() + self.lasts
         return "probe" if found else "closed"
 
-    async def again(self, scope: str, *, failed: bool) -> None:
+    async def again(self, scope: str, *, failed: bool, by: str = "") -> None:
         if circuit := self.circuits.get(scope):
             circuit.probes += failed
-            circuit.probing = 0.0
-            circuit.next = time.monotonic() + min(self.longest, self.first * 2**circuit.probes)
+            circuit.probing, circuit.last = 0.0, by
+            circuit.next = self.now() + min(self.longest, self.first * 2 ** min(circuit.probes, 20))
 
     async def close(self, scope: str) -> float | None:
         circuit = self.circuits.pop(scope, None)
-        return None if circuit is None else time.monotonic() - circuit.at
+        return None if circuit is None else self.now() - circuit.at
 
     async def look(self) -> Board:
         self.looks += 1
-        now = time.monotonic()
+        now = self.now()
         circuits = {
             scope: Circuit(scope, c.status, c.code, c.request_id, c.at, c.probes, max(c.next, c.probing) - now)
             for scope, c in self.circuits.items()
@@ -420,9 +450,9 @@ class MemoryCircuits:
 
     async def mind(self, scope: str, by: str, *, lease: float) -> bool:
         holder, until = self.duties.get(scope, ("", 0.0))
-        if holder != by and until > time.monotonic():
+        if holder != by and until > self.now():
             return False
-        self.duties[scope] = (by, time.monotonic() + lease)
+        self.duties[scope] = (by, self.now() + lease)
         return True
 
     async def force(self, scope: str) -> bool:
@@ -483,6 +513,11 @@ def payment_method(id_: str = "pm_1") -> Answer:
     return Answer("payment_method", id_, {"id": id_, "object": "payment_method"})
 
 
+def no_such_token() -> Exception:
+    """What an endpoint that works answers to a greeting."""
+    return Declined(404, "resource_missing", "invalid_request_error", "id")
+
+
 def declined(status: int = 402, code: str = "card_declined") -> Declined:
     return Declined(status, code, "card_error", "number", "generic_decline", "req_endpoint")
 
@@ -504,4 +539,18 @@ def not_connected() -> Unavailable:
 
 
 def rate_limited(reason: str) -> Unavailable:
-    return Unavailable("rate_limit", 429, maybe_done=False, rate_limited=reason)
+    return Unavailable("rate_limit", 429, maybe_done=False, rate_limited=reason, answered=True)
+
+
+def out_of_order() -> Unavailable:
+    return Unavailable("api_error", 503, "req_endpoint")
+
+
+def replayed_error() -> Unavailable:
+    """A 500 that the endpoint keeps for this key."""
+    return Unavailable("api_error", 500, "req_endpoint", final=True, replayed=True)
+
+
+def elsewhere(status: int = 404) -> Blocked:
+    """Something else than the endpoint answers."""
+    return Blocked(status, "not_the_endpoint", ours=True)

@@ -58,12 +58,14 @@ def test_every_recorded_exchange_is_understood(path: Path) -> None:
         assert isinstance(caught, Unavailable)
         assert caught.maybe_done
     else:
-        assert type(caught) is (Blocked if status in (401, 403) else Declined)
+        elsewhere = path.stem == "customer-create-404-unrecognized-url"
+        assert type(caught) is (Blocked if status in (401, 403) or elsewhere else Declined)
         assert isinstance(caught, Declined)
         assert caught.status == status
         assert caught.param == (refusal.get("param") or None) or isinstance(caught, Blocked)
         assert caught.ours is ("code" not in refusal)
-        assert caught.code == refusal.get("code", "unauthorized" if status == 401 else "refused")
+        ours = "not_the_endpoint" if elsewhere else "unauthorized" if status == 401 else "refused"
+        assert caught.code == refusal.get("code", ours)
         assert refusal["message"] not in f"{caught} {caught!r}"
 
 
@@ -84,10 +86,31 @@ def test_of_a_recorded_token_only_what_may_be_shown_is_displayed(path: Path) -> 
     assert "Jim Smith" not in shown.model_dump_json()
 
 
+PAGE = b"<html><body>" + CANARY.encode() + b"</body></html>"
+
+
+@pytest.mark.parametrize("body", [PAGE, b"\n<!DOCTYPE html>\n" + PAGE, b'<?xml version="1.0"?>' + PAGE])
+class TestAPageForPeople:
+    @pytest.mark.parametrize("status", [200, 201, 400, 401, 402, 403, 404, 405, 407, 409, 424, 451])
+    def test_blocks_because_something_else_than_the_endpoint_answers(self, body: bytes, status: int) -> None:
+        caught = trouble(status, body)
+        assert isinstance(caught, Blocked)
+        assert (caught.code, caught.ours, caught.maybe_done) == ("not_the_endpoint", True, status != 404)
+
+    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+    def test_may_be_of_an_edge_that_cannot_reach_the_endpoint(self, body: bytes, status: int) -> None:
+        caught = trouble(status, body)
+        assert isinstance(caught, Unavailable)
+        assert caught.silent
+
+
+def test_a_page_is_known_by_its_type_too() -> None:
+    assert isinstance(trouble(200, b"Please sign in", content_type="text/html; charset=utf-8"), Blocked)
+
+
 @pytest.mark.parametrize(
     "body",
     [
-        b"<html><body>" + CANARY.encode() + b"</body></html>",
         b"",
         b'{"error": {"type": "invalid_request_error", "message": "' + CANARY.encode(),
         b'["' + CANARY.encode() + b'"]',
@@ -106,6 +129,7 @@ class TestABodyThatIsNotTheEndpoints:
         assert isinstance(caught, Unavailable)
         assert caught.maybe_done
         assert caught.status == status
+        assert caught.silent
 
     @pytest.mark.parametrize("status", [301, 302, 307, 401, 403])
     def test_blocks_where_the_status_alone_says_that_key_or_url_are_wrong(self, body: bytes, status: int) -> None:
@@ -171,6 +195,7 @@ def test_a_429_names_its_budget_or_is_a_lock_and_was_never_executed(
     caught = trouble(429, error(code), **headers)
     assert isinstance(caught, Unavailable)
     assert (caught.rate_limited, caught.maybe_done, caught.status) == (reason, False, 429)
+    assert not caught.silent, "the endpoint has answered"
 
 
 @pytest.mark.parametrize(
@@ -212,6 +237,13 @@ def test_what_may_be_repeated_says_whether_it_may_have_been_done(
     caught = trouble(status, error(code, "api_error"), request_id="req_9")
     assert isinstance(caught, Unavailable)
     assert (caught.maybe_done, caught.rate_limited, caught.request_id) == (maybe_done, None, "req_9")
+    assert caught.silent is (status >= 500)
+
+
+def test_a_stored_500_is_no_sign_of_an_outage_and_will_be_repeated_for_ever() -> None:
+    caught = trouble(500, error(None, "api_error"), idempotent_replayed="true")
+    assert isinstance(caught, Unavailable)
+    assert (caught.replayed, caught.final, caught.maybe_done, caught.silent) == (True, True, True, False)
 
 
 def test_a_decline_keeps_code_param_and_decline_code_and_nothing_else() -> None:
@@ -223,6 +255,33 @@ def test_a_key_used_with_other_parameters_is_named() -> None:
     caught = trouble(400, error(None, "idempotency_error"))
     assert isinstance(caught, Declined)
     assert (caught.code, caught.ours) == ("idempotency_error", True)
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "limit"),
+    [
+        (error("rate_limit"), None, "global-rate"),
+        (error("rate_limit"), "endpoint-rate", "endpoint-rate"),
+        (error(None), "endpoint-rate", "endpoint-rate"),
+        (error(None), None, None),
+        (error("lock_timeout"), "endpoint-rate", None),
+        (b"<html>", "endpoint-concurrency", "endpoint-concurrency"),
+        (b"<html>", None, None),
+    ],
+)
+def test_the_table_decides_which_429_is_a_rate_limit(body: bytes, header: str | None, limit: str | None) -> None:
+    headers = {} if header is None else {"stripe_rate_limited_reason": header}
+    caught = trouble(429, body, **headers)
+    assert isinstance(caught, Unavailable)
+    assert (caught.rate_limited, caught.maybe_done) == (limit, False)
+
+
+@pytest.mark.parametrize(("status", "maybe_done"), [(400, False), (409, True), (424, True), (429, False), (503, True)])
+def test_what_was_refused_before_it_was_executed_has_had_no_effect(status: int, maybe_done: bool) -> None:
+    """Of a 409 the first call with the same key is still under way."""
+    caught = trouble(status, error("token_in_use"))
+    assert isinstance(caught, Unavailable)
+    assert caught.maybe_done is maybe_done
 
 
 @pytest.mark.parametrize(

@@ -73,15 +73,33 @@ def test_a_403_for_the_account_in_the_path_is_that_calls_affair_and_any_other_re
 
 
 @pytest.mark.parametrize("status", [301, 401, 402, 403])
+@pytest.mark.parametrize("code", ["refused", "not_the_endpoint"])
 @pytest.mark.parametrize("about", [CARD, CONNECTED, ATTACH, CONNECTED_ATTACH, LIVE_PERSON, LIVE_CONNECTED_PERSON])
-def test_whatever_is_refused_is_a_scope_the_call_depends_on(status: int, about: About) -> None:
-    assert scope_of(Blocked(status, "refused"), about) in scopes_of(about)
+def test_whatever_is_refused_is_a_scope_the_call_depends_on(status: int, about: About, code: str) -> None:
+    assert scope_of(Blocked(status, code), about) in scopes_of(about)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404])
+@pytest.mark.parametrize("about", [CARD, ATTACH, CONNECTED_ATTACH, PERSON_OF_ACCOUNT])
+def test_where_something_else_answers_no_call_of_the_platform_is_made_and_the_cure_is_base_url(
+    status: int, about: About
+) -> None:
+    error = Blocked(status, "not_the_endpoint")
+    assert not is_its_own(error, about)
+    assert scope_of(error, about) == "main"
+    assert "base_url" in cure("main", status, error.code)
+
+
+@pytest.mark.parametrize("about", [CARD, CONNECTED, ATTACH, LIVE_PERSON])
+def test_every_call_depends_on_an_endpoint_that_answers_whatever_key_it_is_made_with(about: About) -> None:
+    assert scopes_of(about)[:2] == ("main/outage", f"main/outage/{about.endpoint}")
 
 
 def test_only_what_leaves_others_in_the_same_queue_able_to_work_is_parked() -> None:
     assert [scope for scope in (*scopes_of(CONNECTED), *scopes_of(ATTACH)) if parks(scope)] == [
         "main/account/acct_1",
         "main/kind/card",
+        "main/outage/customers",
         "main/endpoint/customers",
     ]
 
@@ -165,6 +183,44 @@ async def test_every_failed_probe_doubles_the_pause_up_to_the_longest(book: Book
     assert pauses == [10, 20, 40, 60, 60]
     await circuits.again("other", failed=True)
     assert set((await circuits.look()).open) == {"main"}, "what is closed stays closed"
+
+
+async def test_a_probe_that_is_due_is_first_for_who_was_not_tried_yet_then_for_the_others_last_for_who_probed_last(
+    book: Book,
+) -> None:
+    circuits = book(first=0.0, longest=0.0, lasts=30.0, others=30.0)
+    await opened(circuits)
+    await circuits.again("main", failed=True, by="poison")
+    assert await circuits.ask(["main"], "poison", tried=True) == "open"
+    assert await circuits.ask(["main"], "another", tried=True) == "open"
+    assert await circuits.ask(["main"], "new") == "probe"
+    circuits = book(first=0.0, longest=0.0, lasts=30.0, others=1.0)
+    await opened(circuits)  # nothing new: it is open still
+    await circuits.again("main", failed=True, by="poison")
+    async with asyncio.timeout(30):
+        while (word := await circuits.ask(["main"], "another", tried=True)) == "open":
+            assert await circuits.ask(["main"], "poison", tried=True) == "open"
+            await asyncio.sleep(0.01)
+    assert word == "probe"
+    await circuits.again("main", failed=True, by="poison")
+    async with asyncio.timeout(30):
+        while await circuits.ask(["main"], "poison", tried=True) == "open":
+            await asyncio.sleep(0.01)
+
+
+async def test_a_circuit_that_the_version_before_has_opened_is_understood(store: Store, client: Redis) -> None:
+    circuits = RedisCircuits(store, others=30.0)
+    known = {"by": "0a1b", "status": "401", "code": "unauthorized", "request": "req_1", "opened": "1800000000000"}
+    await client.hset(store.key("circuit", "main"), mapping={**known, "probes": "3", "next": "0", "probing": "0"})
+    await client.sadd(store.key("circuits"), "main")
+    for key in (store.key("circuit", "main"), store.key("circuits")):
+        await client.pexpire(key, 60_000)
+    (circuit,) = (await circuits.look()).open.values()
+    assert (circuit.scope, circuit.status, circuit.code, circuit.probes) == ("main", 401, "unauthorized", 3)
+    assert await circuits.ask(["main"], "req-1") == "probe"
+    await circuits.again("main", failed=True, by="req-1")
+    assert (await circuits.look()).open["main"].probes == 4
+    assert await circuits.close("main") is not None
 
 
 async def test_it_is_closed_once_and_for_everybody(book: Book) -> None:

@@ -228,10 +228,14 @@ def anyio_backend() -> str:
 
 
 async def judged(
-    answer: Callable[[httpx.Request], httpx.Response], *, role: Any = "all", mode: Any = "test"
+    answer: Callable[[httpx.Request], httpx.Response],
+    *,
+    role: Any = "all",
+    mode: Any = "test",
+    url: str = "https://endpoint.invalid",
 ) -> dict[str, Check]:
     """The checks of an endpoint that answers in a way the emulator does not."""
-    platform = Platform(mode=mode, base_url="https://endpoint.invalid")
+    platform = Platform.model_construct(mode=mode, base_url=url)
     client = TokenClient(
         platform,
         EndpointKeys(secret=f"sk_{mode}_{CANARY}", publishable=None),
@@ -255,7 +259,7 @@ class StrangeEndpoint:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         date = {"Date": formatdate(time.time() + self.ahead, usegmt=True)}
         if request.method == "GET":
-            return httpx.Response(404, headers=date, json={"error": {"type": "invalid_request_error"}})
+            return httpx.Response(404, headers=date, json={"error": {"type": "invalid_request_error", "param": "id"}})
         if self.status == 200:
             return httpx.Response(200, json={"id": "tok_1", "object": "token", "type": "pii"})
         return httpx.Response(self.status, json={"error": {"type": "invalid_request_error", **self.error}})
@@ -294,13 +298,35 @@ class TestStrangeAnswers:
         ("answer", "words"),
         [
             (httpx.Response(302, headers={"Location": "https://elsewhere.invalid"}), "redirects"),
-            (httpx.Response(404, text="<html>not here</html>"), "is no token endpoint"),
+            (httpx.Response(404, text="<html>not here</html>"), "does not answer like Stripe (404)"),
+            (httpx.Response(404, json={"error": {"type": "invalid_request_error"}}), "does not answer like Stripe"),
+            (httpx.Response(404, json={"detail": "Not Found"}), "does not answer like Stripe"),
+            (httpx.Response(404, text=""), "does not answer like Stripe"),
+            (httpx.Response(200, text="<!doctype html><title>Sign in</title>"), "does not answer like Stripe (200)"),
+            (httpx.Response(403, text="<html>blocked</html>"), "does not answer like Stripe (403)"),
+            (httpx.Response(200, text="{}"), "is no token endpoint"),
         ],
     )
     async def test_what_is_no_token_endpoint_is_recognized(self, answer: httpx.Response, words: str) -> None:
         found = await judged(lambda request: answer)
         assert found["endpoint connection"].state == "failed"
         assert words in found["endpoint connection"].says
+
+    async def test_an_address_with_a_path_too_much_is_told_what_to_leave_out(self) -> None:
+        refusal = {"type": "invalid_request_error", "message": "Unrecognized request URL (GET: /v1/v1/tokens/x)."}
+        answer = httpx.Response(404, json={"error": refusal})
+        found = (await judged(lambda request: answer, url="https://endpoint.invalid/v1"))["endpoint connection"]
+        assert (found.state, found.do) == ("failed", "[platforms.main] base_url ends in /v1; leave it out")
+
+    async def test_a_proxy_that_lets_questions_pass_and_no_call_is_recognized(self) -> None:
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.method == "GET":
+                return httpx.Response(404, json={"error": {"type": "invalid_request_error", "param": "id"}})
+            return httpx.Response(200, text="<html>Uploads are not allowed here.</html>")
+
+        found = await judged(answer)
+        assert {found[f"endpoint {kind}"].state for kind in (*KINDS, "connect")} == {"failed"}
+        assert "proxy" in (found["endpoint card"].do or "")
 
     async def test_a_live_publishable_key_that_is_missing_costs_two_kinds_and_no_call(self) -> None:
         found = await judged(StrangeEndpoint(param="x"), mode="live", role="tokenize")

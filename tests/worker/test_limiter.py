@@ -6,13 +6,14 @@ import asyncio
 import random
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from tokenferry.contract.names import LANES
 from tokenferry_worker.on_redis.controls import Controls
-from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, RedisLimiter, numbers
+from tokenferry_worker.on_redis.limiter import MICROSECONDS, NEW_GATES, SHARED, RedisLimiter, numbers
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.pacing import Budget, cut, recovered, take
 
@@ -343,3 +344,138 @@ async def test_a_call_whose_worker_died_makes_room_after_the_longest_a_call_can_
     for _ in range(3):
         await asyncio.wait_for(limiter.permit([budget], "bulk"), 30)
     assert time.monotonic() - began >= 0.35
+
+
+async def seats_taken(client: Redis, store: Store, budget: Budget) -> int:
+    return int(await client.zcard(store.key("budget", budget.name, "calls")))
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn so often."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Slow(Store):
+    """A store whose answers are on their way for some turns of the loop more, each for another number of them."""
+
+    def __init__(self, client: Redis, prefix: str, dice: random.Random) -> None:
+        super().__init__(client, prefix)
+        self.dice = dice
+        self.answered = asyncio.Event()
+
+    async def _ask(self, *asked: Any) -> Any:
+        answer = await super()._ask(*asked)
+        self.answered.set()
+        await turns(self.dice.choice([0, 0, 1, 5]))
+        return answer
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_however_those_who_wait_are_cancelled_no_call_counts_as_under_way_in_the_end(
+    client: Redis, prefix: str, seed: int
+) -> None:
+    dice = random.Random(seed)
+    store = Slow(client, prefix, dice)
+    limiter = RedisLimiter(store)
+    budget = Budget("main:endpoint:tokens", per_second=100_000, burst=50, in_flight=2)
+    ended = []
+
+    async def deliver() -> None:
+        call = await limiter.permit([budget], dice.choice(LANES))
+        try:
+            await turns(dice.randint(0, 10))
+        finally:
+            await limiter.done([budget], call)
+
+    async def call_off(delivery: asyncio.Task[None]) -> None:
+        """At any moment: before the permit is asked for, while its answer comes, in the call, and while that ends."""
+        store.answered.clear()
+        if dice.random() < 0.8:
+            await store.answered.wait()
+        for _ in range(dice.choice([1, 2])):
+            await turns(dice.randint(0, 12))
+            delivery.cancel()
+
+    async with asyncio.timeout(90):
+        for _ in range(60):
+            deliveries = [asyncio.create_task(deliver()) for _ in range(dice.randint(1, 3))]
+            await asyncio.gather(*(call_off(each) for each in deliveries if dice.random() < 0.8))
+            # A call that counts as under way for two minutes would make the next ones wait as long.
+            ended += await asyncio.gather(*deliveries, return_exceptions=True)
+        await limiter.aclose()
+    assert await seats_taken(client, store, budget) == 0
+    assert {type(end) for end in ended} == {type(None), asyncio.CancelledError}
+    await store.aclose()
+
+
+async def test_a_call_whose_answer_came_too_late_is_given_back(client: Redis, prefix: str) -> None:
+    class Late(Store):
+        """Hears the first answer only when nobody waits for it any more."""
+
+        late = True
+
+        async def run_unless_away(self, *asked: Any) -> Any:
+            answer = await super().run_unless_away(*asked)
+            late, self.late = self.late, False
+            return None if late else answer
+
+    store = Late(client, prefix)
+    limiter, budget = RedisLimiter(store), Budget("main:endpoint:tokens", per_second=1000, burst=9, in_flight=1)
+    await limiter.ask([budget], "bulk", False)
+    async with asyncio.timeout(60):
+        call = await limiter.permit([budget], "bulk")
+        await limiter.done([budget], call)
+    await limiter.aclose()
+    assert await seats_taken(client, store, budget) == 0
+    await store.aclose()
+
+
+class Granting:
+    """A store that grants every call, or is away; for the limiter alone."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.rest = 0
+        """Microseconds until it is worth asking again."""
+        self.go = asyncio.Event()
+        self.go.set()
+
+    def key(self, *parts: str) -> str:
+        return ":".join(parts)
+
+    async def run_unless_away(self, *_: object) -> list[int] | None:
+        await self.go.wait()
+        return None if self.away else [1, self.rest]
+
+
+async def test_a_hundred_thousand_connected_accounts_leave_no_memory_behind() -> None:
+    store = Granting()
+    limiter = RedisLimiter(store, alone=1.0)  # type: ignore[arg-type]
+    most = 0
+    for number in range(100_000):
+        store.away = number % 2 == 1  # then the process keeps the arrivals itself
+        await limiter.permit([Budget(f"main:account:acct_{number}", per_second=100_000)], "bulk")
+        most = max(most, len(limiter._gates), len(limiter._arrivals), len(limiter._paused))
+    assert most <= 2 * NEW_GATES
+
+
+async def test_a_gate_where_somebody_waits_or_a_rest_is_kept_is_never_forgotten() -> None:
+    store = Granting()
+    limiter = RedisLimiter(store)  # type: ignore[arg-type]
+    waits, rests, idles = (Budget(f"main:account:{name}", per_second=5) for name in ("waits", "rests", "idles"))
+    await limiter.permit([idles], "bulk")
+    store.rest = 3_600_000_000
+    await limiter.permit([rests], "bulk")
+    store.go.clear()
+    waiting = asyncio.create_task(limiter.permit([waits], "bulk"))
+    await asyncio.sleep(0)
+    before = dict(limiter._gates)
+    limiter._forget_at = 0
+    limiter._forget()
+    assert limiter._gates == {names: gate for names, gate in before.items() if names != (idles.name,)}
+    assert len(limiter._gates) == 2
+    store.go.set()
+    await asyncio.wait_for(waiting, 30)
+    for gate in limiter._gates.values():
+        gate._serving.cancel()  # type: ignore[union-attr]

@@ -50,6 +50,12 @@ def limits(config: Path, *words: str) -> Result:
     return CliRunner().invoke(main, ["limits", *words, "--config", str(config)])
 
 
+def changes(config: Path) -> list[tuple[str, str, str]]:
+    """Who changed which budget in what way, the newest first."""
+    said = json.loads(limits(config, "history", "--json").output)
+    return [(change["who"], change["budget"], change["what"]) for change in said]
+
+
 def rates(config: Path) -> dict[str, float]:
     answer = limits(config, "show", "--json")
     assert answer.exit_code == 0, answer.output
@@ -145,6 +151,26 @@ def test_an_application_and_the_fleet_draw_from_one_budget(config: Path) -> None
     assert applications[0].available("tokens") == 10.0
     for application in applications:
         application.close()
+
+
+def test_an_application_can_report_every_budget_that_it_can_draw_on(config: Path) -> None:
+    config.write_text(config.read_text().replace("reserved =", "connected_account_per_second = 10\nreserved ="))
+    budgets = SharedBudgets(load(config), "main")
+    creating: dict[str, Any] = {"connected_account": "acct_1", "creates_account": True}
+
+    def slowed() -> set[str]:
+        return {budget for _, budget, what in changes(config) if what.startswith("slowed")}
+
+    budgets.reserve("accounts", timeout=5, **creating)
+    budgets.report("accounts", "global-rate", **creating)
+    budgets.report("accounts", "resource-specific", **creating)
+    budgets.report("customers", "resource-specific", connected_account="acct_1")
+    budgets.report("customers", "endpoint-rate", connected_account="acct_2")
+    assert slowed() == {"main:global", "main:account_creation", "main:account:acct_1", "main:endpoint:customers"}
+    budgets.report("accounts", "endpoint-rate")
+    assert "main:endpoint:accounts" in slowed()
+    assert budgets.available("accounts", **creating) < budgets.available("accounts") < 10.0
+    budgets.close()
 
 
 def test_who_waits_for_one_platform_is_in_nobodys_way_at_another(config: Path) -> None:

@@ -33,11 +33,12 @@ from tokenferry_worker.opening import Opener
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.ports import Place
 from tokenferry_worker.spending import Spender
-from tokenferry_worker.stepping import Stepper
+from tokenferry_worker.stepping import Stepper, step_id
 from tokenferry_worker.switchboard import Switchboard
 
 from .standins import (
     NOW,
+    Greets,
     MemoryCircuits,
     MemoryJournal,
     MemoryLedger,
@@ -75,6 +76,30 @@ DOCUMENT: dict[str, Any] = {
     ],
 }
 STEPS = ["account", "person:jenny", "person:zora", "id_number:zora", "external_account:bank", "complete"]
+KEYS = [
+    "tokenferry:onb-a70769ef8efd898c7f57857058fb0c611ef7ea03:0",
+    "tokenferry:attach:a165a3a43b219069e928f93c1387efa1124fabd6:spend",
+    "tokenferry:onb-1117ec4b9cc6ce35a8949295a2d96ecfb97ed2ed:0",
+    "tokenferry:attach:6c968c4079a657a455af11c9e831439aa349cbed:spend",
+    "tokenferry:onb-ed5b7ef10bd64d7c49130c39d2e163268574c35b:0",
+    "tokenferry:attach:822e3c12b5912d5113d84ee06514311c60b306db:spend",
+    "tokenferry:onb-be841f889747be0e95e55cc4cc9fad83a7e4c469:0",
+    "tokenferry:attach:4b48742a76e91e013d3e46e2508fa295bc84cacc:spend",
+    "tokenferry:onb-37b13f0c707a0ba631c15ced15fa23e3260d923f:0",
+    "tokenferry:attach:e58fc00f54fc969e326b85437e73ddd00b44b110:spend",
+    "tokenferry:onb-3c7e0b20c9b2b599809761fa697c5d25916fbf60:0",
+    "tokenferry:attach:a7169fdb75d58db3538d2124c058f17fc1b4caba:spend",
+    "tokenferry:onboard:onb-bb242a486abd14e3db3ec5fa19416839456fc90a",
+]
+"""Of every call for the document, and of the first for one whose account needs no token."""
+STEP_IDS = [
+    "onb-a70769ef8efd898c7f57857058fb0c611ef7ea03",
+    "onb-1117ec4b9cc6ce35a8949295a2d96ecfb97ed2ed",
+    "onb-ed5b7ef10bd64d7c49130c39d2e163268574c35b",
+    "onb-be841f889747be0e95e55cc4cc9fad83a7e4c469",
+    "onb-37b13f0c707a0ba631c15ced15fa23e3260d923f",
+    "onb-3c7e0b20c9b2b599809761fa697c5d25916fbf60",
+]
 PREFIX = {"account": "ct", "person": "cpt", "pii": "pii", "bank_account": "btok", "card": "tok"}
 
 
@@ -99,7 +124,7 @@ class Moments:
             raise Killed
 
 
-class AccountsEndpoint:
+class AccountsEndpoint(Greets):
     """Makes accounts and what belongs to them, spends every token once, and repeats its answer under the same key."""
 
     def __init__(self, moments: Moments, *, live: bool = False) -> None:
@@ -320,6 +345,15 @@ class TestOneDelivery:
             *("account", "accounts", "person", "persons", "person", "persons", "pii", "persons"),
             *("bank_account", "external_accounts", "account", "accounts", "GET /v1/accounts/acct_1"),
         ]
+
+    async def test_calls_under_keys_that_must_never_change(self, house: House) -> None:
+        """Under other keys, a message that comes again after an upgrade would make a second account."""
+        document = {**DOCUMENT, "account": {**DOCUMENT["account"], "tos_acceptance": {"date": 1, "ip": "192.0.2.1"}}}
+        del document["legal_entity"]
+        await house.deliver(house.sealed(DOCUMENT))
+        await house.deliver(house.sealed({**document, "reference": "seller-8"}))
+        assert list(house.endpoint.stored)[: len(KEYS)] == KEYS
+        assert list(house.journal.entries)[: 1 + len(STEPS)] == ["req-1", *STEP_IDS]
 
     async def test_makes_each_token_only_when_it_is_spent_next(self, house: House) -> None:
         await house.deliver(house.sealed(DOCUMENT))
@@ -1022,3 +1056,43 @@ def test_requirements_are_read_tolerantly() -> None:
     assert found is not None
     assert found.currently_due == ("a",)
     assert [(error.code, error.requirement) for error in found.errors] == [("c", "r")]
+
+
+class TestARequestIdThatStandsForSomethingElse:
+    async def test_is_refused_and_the_other_one_is_not_touched(self, house: House) -> None:
+        await house.journal.begin("req-1", "digest of a tokenization")
+        await house.journal.record("req-1", '{"outcome_id": "req-1:token"}')
+        body = house.sealed(DOCUMENT)
+        outcome = await house.onboarder.handle(body)
+        assert isinstance(outcome, Settled)
+        result = told(outcome)
+        assert result.failure is not None
+        assert (result.failure.code, result.failure.source) == (Code.REQUEST_ID_REUSED, "tokenferry")
+        assert result.outcome_id == "req-1:5ffcd338644b:onboarding"
+        assert told(await house.onboarder.handle(body)) == result
+        assert house.endpoint.calls == []
+        assert house.journal.entries["req-1"].outcome == '{"outcome_id": "req-1:token"}'
+
+    async def test_may_be_an_onboarding_that_an_earlier_version_has_begun_which_goes_on(self, house: House) -> None:
+        """That one told the journal no digest, and died."""
+        body = house.sealed(DOCUMENT)
+        assert (await house.journal.begin("req-1")).deliveries == 1
+        result = await house.deliver(body)
+        assert result.ok
+        assert result.deliveries == 2
+        assert (await house.deliver(body)).outcome_id == result.outcome_id == "req-1:onboarding"
+        assert (await house.journal.begin("req-1")).outcome is not None, "and an earlier version still finds it"
+
+    async def test_may_be_that_of_a_step_whose_entry_an_earlier_version_has_begun(self, house: House) -> None:
+        for id_ in STEP_IDS:
+            await house.journal.begin(id_)
+        assert (await house.deliver(house.sealed(DOCUMENT))).ok
+
+    async def test_of_a_step_stops_that_step_without_a_call_under_the_others_key(self, house: House) -> None:
+        account = step_id("main:test", "seller-7", "account", 0)
+        await house.journal.begin(account, "digest of a tokenization")
+        step = by_name(await house.deliver(house.sealed(DOCUMENT)))["account"]
+        assert step.failure is not None
+        assert (step.status, step.failure.code) == ("failed", Code.REQUEST_ID_REUSED)
+        assert house.endpoint.calls == []
+        assert (await house.deliver(house.sealed(DOCUMENT))).ok, "a later message takes the step under another id"

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import doctest
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tokenferry_worker.making
-import tokenferry_worker.pacing
-import tokenferry_worker.retries
 from tokenferry.contract.names import Lane
 from tokenferry_worker.pacing import Budget, Gate, Word, take
 
 BUDGET = Budget("b", per_second=25, burst=2)
-
-
-@pytest.mark.parametrize(
-    "module",
-    [tokenferry_worker.pacing, tokenferry_worker.retries, tokenferry_worker.making],
-    ids=lambda m: m.__name__,
-)
-def test_the_examples_in_the_docstrings_hold(module: object) -> None:
-    failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
-    assert (failed, tried > 0) == (0, True)
 
 
 rates = st.sampled_from([0.5, 1.0, 5.0, 25.0, 30.0, 100.0])
@@ -209,6 +195,74 @@ async def test_a_cancelled_waiter_costs_no_call() -> None:
     ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert [isinstance(end, asyncio.CancelledError) for end in ended] == [True, False] * 5
     assert till.granted == 5
+
+
+class Seats:
+    """Counts the calls under way that a till grants, and what is given back."""
+
+    def __init__(self, till: Till) -> None:
+        self.till = till
+        self.taken: set[str] = set()
+
+    async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> Word:
+        word = await self.till.ask(budgets, lane, more)
+        if not word.granted:
+            return word
+        call = f"call-{self.till.granted}"
+        self.taken.add(call)
+        return Word(True, word.ask_again, call)
+
+    def give_back(self, _budgets: Sequence[Budget], call: str) -> None:
+        self.taken.remove(call)
+
+
+async def test_a_call_that_is_granted_when_nobody_waits_any_more_is_given_back() -> None:
+    till = Till()
+    till.go.clear()
+    seats = Seats(till)
+    gate = Gate([BUDGET], seats.ask, seats.give_back)
+    gone = asyncio.create_task(gate.permit("bulk"))
+    await settled()
+    gone.cancel()
+    till.go.set()
+    await settled()
+    assert (till.granted, seats.taken) == (1, set())
+
+
+@pytest.mark.parametrize("somebody_waits", [True, False])
+async def test_a_call_granted_in_the_turn_of_the_cancellation_goes_to_the_next_one_or_back(
+    somebody_waits: bool,
+) -> None:
+    till = Till(ask_again=3600.0)
+    seats = Seats(till)
+    gate = Gate([BUDGET], seats.ask, seats.give_back)
+    gone = asyncio.create_task(gate.permit("bulk"))
+    others = [asyncio.create_task(gate.permit("bulk"))] if somebody_waits else []
+    while not till.granted:
+        await asyncio.sleep(0)
+    assert not gone.done(), "it learns of its call in the next turn"
+    gone.cancel()
+    ended = await asyncio.wait_for(asyncio.gather(gone, *others, return_exceptions=True), 30)
+    assert isinstance(ended[0], asyncio.CancelledError)
+    assert seats.taken == set(ended[1:])
+    gate._serving.cancel()  # type: ignore[union-attr]
+
+
+async def test_a_gate_is_idle_only_when_nobody_waits_and_no_rest_has_to_be_kept() -> None:
+    till = Till()
+    till.go.clear()
+    gate = Gate([BUDGET], till.ask)
+    assert gate.idle
+    waiting = asyncio.create_task(gate.permit("bulk"))
+    await settled()
+    assert not gate.idle
+    till.ask_again = 0.1
+    till.go.set()
+    await waiting
+    assert not gate.idle, "the next question is to be asked a moment later"
+    assert gate._serving is not None
+    await asyncio.wait_for(gate._serving, 30)
+    assert gate.idle
 
 
 async def test_after_everybody_left_the_gate_serves_the_next_one() -> None:

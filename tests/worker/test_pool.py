@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenferry.broker.publishing import Outgoing
+from tokenferry_worker import stopping
 from tokenferry_worker.pool import AsyncioPool, Handler, Pauses, argument
 
 CANARY = "4000000000000002"
@@ -439,3 +440,62 @@ def test_no_bytes_at_all_make_it_raise(body: bytes | str) -> None:
 
 def test_deeply_nested_rubbish_comes_through_whole() -> None:
     assert argument("[" * 100_000) == "[" * 100_000
+
+
+def pool_of(handler: Handler, *, closing: type[BaseException] | None = None) -> AsyncioPool:
+    """A pool whose connections, or whatever its handlers hold, raise *closing* when they are closed."""
+
+    @asynccontextmanager
+    async def open_() -> AsyncIterator[Mapping[str, Handler]]:
+        yield {"task": handler}
+        if closing is not None:
+            raise closing(f"no text of an error is told: {CANARY}")
+
+    app = App({}, tokenferry_grace=0.0)
+    app.tokenferry_open = open_  # type: ignore[method-assign]
+    pool = AsyncioPool(1, app=app)
+    pool.on_start()
+    return pool
+
+
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError, SystemExit])
+def test_what_is_raised_while_it_closes_is_told_and_known_to_whoever_says_how_the_process_ended(
+    caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    pool = pool_of(_for_ever, closing=error)
+    assert not pool.failed
+    pool.on_stop()
+    assert pool.failed
+    (line,) = caplog.messages
+    assert line.startswith(f"closing what the deliveries used has failed ({error.__name__} at test_pool.py:")
+    assert CANARY not in caplog.text
+
+
+def test_a_pool_that_closes_well_has_not_failed(caplog: pytest.LogCaptureFixture) -> None:
+    pool = pool_of(_for_ever)
+    pool.on_stop()
+    assert not pool.failed
+    assert caplog.messages == []
+
+
+def test_a_loop_that_ends_while_it_should_work_is_told_and_ends_the_process(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery.worker.state.should_terminate", None)
+    pool = pool_of(_for_ever)
+    hub = Hub()
+    pool.register_with_event_loop(hub)
+    turned = pool.turns
+
+    def end() -> None:
+        raise SystemExit(f"no text of an error is told: {CANARY}")
+
+    pool._loop.call_soon_threadsafe(end)
+    hub.run_until(stopping.at_once)
+    hub.run_until(lambda: pool.turns > turned)  # an idle hub is woken, so that it looks
+    pool._thread.join(30)
+    assert pool.failed
+    (line,) = caplog.messages
+    assert line.startswith("the loop of the deliveries has ended (SystemExit at test_pool.py:")
+    assert CANARY not in caplog.text
+    pool.on_terminate()

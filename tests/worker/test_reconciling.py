@@ -22,6 +22,7 @@ from tokenferry_worker.answers import Answer
 from tokenferry_worker.errors import Declined, Unavailable
 from tokenferry_worker.looking import QUIET
 from tokenferry_worker.outcomes import DeadLettered, Parked
+from tokenferry_worker.pacing import Budget
 
 from .attaching_story import TARGET, Story, Tell, begin, code_of, result_of
 from .standins import NOW, blocked, customer, declined, not_connected, rate_limited, server_error, timed_out
@@ -220,11 +221,21 @@ async def test_a_token_in_use_to_the_end_is_looked_into(tell: Tell) -> None:
 async def test_looking_draws_on_the_budgets_of_what_it_looks_at_and_obeys_a_429(tell: Tell) -> None:
     story = tell(*LOST)
     story.endpoint.shown |= {SOURCE: rate_limited("endpoint-rate"), TOKEN: a_token(used=True)}
+    push_back = story.limiter.push_back
+
+    async def for_the_fourth_time_in_vain(budget: Budget, seconds: float) -> None:
+        await push_back(budget, seconds)
+        if len(story.limiter.pushed_back) == 4:
+            story.endpoint.shown[SOURCE] = NOT_THERE
+
+    story.limiter.push_back = for_the_fourth_time_in_vain  # type: ignore[method-assign]
     await story.handle(display=INSIDE)
-    permits = [budgets for budgets, _ in story.limiter.permits[4:]]
-    assert permits == [("main:global", "main:endpoint:customer_sources")] * 4 + [
-        ("main:global", "main:endpoint:tokens")
+    spent, opinion, looks = [
+        [budgets for budgets, _ in story.limiter.permits[part]] for part in (slice(4), slice(4, 5), slice(5, None))
     ]
+    assert spent == [("main:global", "main:endpoint:customer_sources")] * 4
+    assert opinion == [("main:global", "main:endpoint:tokens")]
+    assert looks == [("main:global", "main:endpoint:customer_sources")] * 5 + [("main:global", "main:endpoint:tokens")]
     assert {name for name, _ in story.limiter.pushed_back} == {"main:endpoint:customer_sources"}
     assert story.limiter.under_way == 0
 

@@ -100,6 +100,31 @@ def the_row(status: int, error_type: str | None, code: str | None) -> Row:
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (429, None, PACE),
+        (429, "rate_limit", PACE),
+        (429, "a_code_of_next_year", PACE),
+        (429, "lock_timeout", SAME_KEY),
+        (400, None, REJECT),
+        (200, None, DONE),
+        (503, None, SAME_KEY),
+    ],
+)
+def test_a_header_that_names_a_rate_limit_makes_a_429_one_and_nothing_else(
+    status: int, code: str | None, expected: Reaction
+) -> None:
+    assert reaction(status, INVALID, code, limited=True) is expected
+
+
+def test_a_row_that_the_header_changes_says_so() -> None:
+    for row in TABLE:
+        said = f"with a rate-limit reason header: {row.where_limited.name}" if row.where_limited else ""
+        assert row.because.endswith(said)
+        assert bool(said) == ("header" in row.because)
+
+
 @pytest.mark.parametrize(("status", "error_type", "code", "expected"), EXPECTED)
 def test_every_documented_answer_has_its_one_right_reaction(
     status: int, error_type: str | None, code: str | None, expected: Reaction

@@ -8,7 +8,7 @@ import json
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import get_args
+from typing import Any, get_args
 from urllib.parse import parse_qsl
 
 import httpx
@@ -278,12 +278,68 @@ async def test_the_real_transport_sends_the_form_unchanged_and_reads_the_answer(
     assert b"idempotency-key: tokenferry:req-1:0" in head.lower()
 
 
+NO_SUCH_TOKEN = {"error": {"type": "invalid_request_error", "message": "No such token: tok_preflight"}}
+LIMITED = {"error": {"type": "invalid_request_error", "code": "rate_limit"}}
+REFUSED = {"error": {"type": "invalid_request_error"}}
+
+
 @pytest.mark.parametrize(
-    ("status", "accepted"), [(200, True), (404, True), (429, True), (500, True), (401, False), (403, False)]
+    ("status", "body", "accepted"),
+    [
+        (404, NO_SUCH_TOKEN, True),
+        (429, LIMITED, True),
+        (500, {"error": {"type": "api_error"}}, None),
+        (502, None, None),
+        (401, REFUSED, False),
+        (403, REFUSED, False),
+    ],
 )
-async def test_a_key_is_asked_about_before_the_first_request(status: int, accepted: bool) -> None:
-    client = client_of(TEST, lambda request: httpx.Response(status))
+async def test_a_key_is_asked_about_before_the_first_request(status: int, body: Any, accepted: bool | None) -> None:
+    client = client_of(TEST, lambda request: httpx.Response(status, json=body))
     assert await client.key_is_accepted() is accepted
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(302),
+        httpx.Response(404),
+        httpx.Response(404, json={"detail": "Not Found"}),
+        httpx.Response(404, json={"error": {"message": "Unrecognized request URL (GET: /v1/v1/tokens/tok_1)."}}),
+        httpx.Response(404, json=REFUSED),
+        httpx.Response(200, text="<html>Please sign in</html>"),
+        httpx.Response(401, text="<html>Please sign in</html>"),
+    ],
+)
+async def test_what_is_not_the_endpoint_says_nothing_of_the_key_and_is_told_apart(answer: httpx.Response) -> None:
+    with pytest.raises(Blocked):
+        await client_of(TEST, lambda request: answer).key_is_accepted()
+
+
+@pytest.mark.parametrize("path", ["/v1/customers", "/v1/charges", "/v1/accounts"])
+@pytest.mark.parametrize("body", [None, REFUSED, {"error": {"message": "Unrecognized request URL (POST: /v1)."}}])
+async def test_a_404_of_a_path_that_names_no_object_means_that_no_endpoint_is_there(path: str, body: Any) -> None:
+    client = client_of(TEST, lambda request: httpx.Response(404, json=body))
+    with pytest.raises(Blocked, match="not_the_endpoint"):
+        await client.post(path, "", idempotency_key="k")
+    with pytest.raises(Blocked, match="not_the_endpoint"):
+        await client.create_token("card", FORM, idempotency_key="k")
+
+
+@pytest.mark.parametrize(
+    ("path", "refusal"),
+    [
+        ("/v1/customers/cus_1/sources", {}),
+        ("/v1/charges", {"code": "resource_missing", "param": "customer"}),
+        ("/v1/charges", {"message": "No such customer: cus_1"}),
+    ],
+)
+async def test_a_404_about_an_object_is_the_calls_own(path: str, refusal: dict[str, str]) -> None:
+    body = {"error": {"type": "invalid_request_error", **refusal}}
+    client = client_of(TEST, lambda request: httpx.Response(404, json=body))
+    with pytest.raises(Declined) as caught:
+        await client.post(path, "", idempotency_key="k")
+    assert type(caught.value) is Declined
 
 
 HTTPS = "https://api.stripe.com"

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tokenferry.configuration import Platform
 from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
+from tokenferry.contract.onboarding import OnboardingHeader
 from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, PiiRequest, TokenRequest
 from tokenferry.contract.results import Failure, TokenResult
@@ -27,6 +28,7 @@ from tokenferry_worker.errors import Blocked, Declined, Forgotten
 from tokenferry_worker.headway import places
 from tokenferry_worker.identities import Signers, load_identities
 from tokenferry_worker.making import Maker
+from tokenferry_worker.onboarding import fingerprint as onboarding_fingerprint
 from tokenferry_worker.opening import Opener, read_attach
 from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.ports import Scope
@@ -611,11 +613,35 @@ async def test_a_request_id_stands_for_one_request_whenever_and_to_whomever_it_i
     first = settled(await story.handle(story.sealed()))
     later = {"issued_at": int(NOW * 1000) + 7, "expires_at": int((NOW + 90) * 1000), "lane": "realtime"}
     assert settled(await story.handle(story.sealed(**later))) == first
-    for other in (story.sealed(PiiRequest(id_number="000000000")), story.sealed(connected_account="acct_1")):
+    others = {
+        "req-1:3f3a1a930a7f:token": story.sealed(PiiRequest(id_number="000000000")),
+        "req-1:47de31ec17f5:token": story.sealed(connected_account="acct_1"),
+    }
+    for outcome_id, other in others.items():
         outcome = await story.handle(other)
         assert failure_of(outcome).code == Code.REQUEST_ID_REUSED
-        assert settled(outcome).outcome_id not in ("", first.outcome_id)
+        assert settled(outcome).outcome_id == outcome_id != first.outcome_id
     assert settled(await story.handle(story.sealed())) == first
+
+
+async def test_a_request_id_that_an_onboarding_has_is_refused_and_is_no_poison(tell: Tell) -> None:
+    story = tell()
+    header = OnboardingHeader(
+        key_id=story.to.key_id,
+        request_id="req-1",
+        platform="main",
+        lane="bulk",
+        issued_at=int(NOW * 1000),
+        expires_at=int((NOW + 60) * 1000),
+        producer_id=story.producer.signer_id,
+    )
+    onboarding = f"req-1 {onboarding_fingerprint(header)}"
+    await story.journal.begin("req-1", onboarding_fingerprint(header))
+    await story.journal.record("req-1", onboarding)
+    for _ in range(5):
+        assert failure_of(await story.handle()).code == Code.REQUEST_ID_REUSED
+    assert story.endpoint.calls == []
+    assert story.journal.entries["req-1"].outcome == onboarding
 
 
 @pytest.mark.parametrize(("left", "until"), [(86_400, 600), (120, 120)])

@@ -81,7 +81,10 @@ def build(configuration: Configuration, role: Role) -> Celery:
 
 
 def run(configuration: Configuration, role: Role, *, name: str) -> int:
-    """Work until a signal (`stopping`) or until the watchdog ends it. Returns the exit code."""
+    """Work until a signal (`stopping`) or until the watchdog ends it.
+
+    Returns the exit code: 0 only where nothing failed, the closing of what the deliveries used included.
+    """
     quiet()
     app = build(configuration, role)
     worker = app.Worker(
@@ -101,7 +104,7 @@ def run(configuration: Configuration, role: Role, *, name: str) -> int:
     watchdog.stop()
     # Nobody waits any more for what it still holds: that was given back.
     app.tokenferry_publisher().close(timeout=1.0)
-    return int(worker.exitcode or 0)
+    return int(worker.exitcode or 0) or int(worker.pool.failed)
 
 
 def _watchdog(app: Celery, worker: Any, configuration: Configuration) -> Watchdog:

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
 from tokenferry.contract.codes import Code
 from tokenferry.contract.names import Lane
 from tokenferry.contract.results import Attempt
 from tokenferry_worker.answers import Answer
 from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.circuits import About, Park, is_its_own, scope_of, scopes_of
+from tokenferry_worker.circuits import (
+    About,
+    Park,
+    counted,
+    is_elsewhere,
+    is_its_own,
+    is_outage,
+    outage_of,
+    scope_of,
+    scopes_of,
+)
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
+from tokenferry_worker.outages import NO_ANSWER, Unanswered
 from tokenferry_worker.pacing import Budget
 from tokenferry_worker.ports import Endpoint, Journal, Limiter
 from tokenferry_worker.retries import pause
+from tokenferry_worker.second_opinion import SecondOpinion
 from tokenferry_worker.switchboard import Switchboard
 
 PUSHED_BACK = 0.25
@@ -78,6 +93,13 @@ class Desk:
     endpoint: Endpoint
     budgets: Budgets
     live: bool
+    unanswered: Unanswered = field(default_factory=Unanswered)
+    second_opinion: SecondOpinion = field(default_factory=SecondOpinion)
+
+    @property
+    def host(self) -> str:
+        """Where its calls go, for a person."""
+        return urlsplit(self.budgets.platform.base_url).netloc
 
 
 def mode_of(desk: Desk) -> str:
@@ -87,7 +109,11 @@ def mode_of(desk: Desk) -> str:
 
 @dataclass
 class Attempts:
-    """The attempts of one call. `made` counts those that reached the endpoint and were not refused for their rate."""
+    """The attempts of one call.
+
+    `made` counts those that failed and were not refused for their rate. What failed because the endpoint answered
+    nobody counts for nothing: once the circuit is closed again, the count begins anew.
+    """
 
     limiter: Limiter
     circuits: Switchboard
@@ -103,7 +129,15 @@ class Attempts:
     """Whether the request may wait elsewhere while a circuit is open."""
     until_begun: float | None = None
     """The same as *until*, but only where no call may have taken effect."""
+    request: str = ""
+    """Whose call it is: an id. Failed calls of many requests make an outage, those of one do not."""
+    asks: bool = False
+    """Whether it is a question that changes nothing. It waits while the endpoint answers nobody. But the key may lack
+    the right to ask: a refusal of the key is the answer, and shuts nothing off.
+    """
     made: int = 0
+    tried: bool = False
+    """Whether a call got no answer. Then it may be what the endpoint cannot answer, and others probe first."""
     maybe_done: bool = False
     history: list[Attempt] = field(default_factory=list)
     under_way: str = ""
@@ -119,48 +153,138 @@ class Attempts:
         *on_unavailable* is told of every failed attempt before the pause; it says whether it has changed the key.
         Raises `Declined`, `Exhausted`, `TooLate`, `Park`.
         """
-        scopes = scopes_of(self.about)
+        scopes = self._scopes()
         while True:
             probed = await self._enter(scopes) if self.circuits.is_open(scopes) else ()
             try:
                 if not await self._permit(scopes, probed):
                     continue
                 answer = await self._call(call)
+                self._heard()
                 await self.circuits.proved(probed)
                 return answer
             except Blocked as error:
-                if is_its_own(error, self.about):
-                    # The key was accepted; of anything narrower it says as much as silence.
-                    platform = self.about.platform
-                    await self.circuits.proved([each for each in probed if each == platform])
-                    await self.circuits.again([each for each in probed if each != platform], failed=True)
-                    code = Code.ACCOUNT_REFUSES if error.ours else error.code
-                    raise Declined(403, code, error.error_type, request_id=error.request_id, ours=error.ours) from None
-                scope = scope_of(error, self.about)
-                await self.circuits.refused(scope, error, probed=probed, wider=scopes[: scopes.index(scope)])
+                await self._blocked(error, scopes, probed)
             except Declined as error:
                 # Without a status we refused it ourselves, before anybody was asked.
+                if error.status:
+                    self._heard()
                 await (self.circuits.proved(probed) if error.status else self.circuits.again(probed))
                 raise
             except Unavailable as error:
-                await self.circuits.again(probed)
                 self.maybe_done = self.maybe_done or error.maybe_done
+                await self._probed_in_vain(error, probed)
                 if error.rate_limited is not None:
                     # Refused before it was executed: no attempt. The whole fleet learns of it at once.
                     budget = self.desk.budgets.refused(error.rate_limited, self.budgets)
                     await self.limiter.push_back(budget, max(PUSHED_BACK, error.retry_after or 0.0))
-                    continue
-                self.made += 1
-                at = int(self.world.now() * 1000)
-                self.history.append(Attempt(at=at, status=error.status, code=error.reason[:200]))
-                new_key = on_unavailable is not None and self.made < self.limit and await on_unavailable(error)
-                if self.made >= self.limit or (error.final and not new_key):
-                    raise Exhausted(error, self.made, self.maybe_done, tuple(self.history)) from None
-                await self._rest(error.retry_after or pause(self.made, dice=self.world.dice()))
+                elif not await self._is_held_up(error, scopes):
+                    await self._count(error, on_unavailable)
             except BaseException:
                 # Called off, too late, or the call was not made after all: whoever comes next may probe.
                 await self.circuits.again(probed)
                 raise
+
+    def _scopes(self) -> Sequence[str]:
+        scopes = scopes_of(self.about)
+        if self.asks:
+            return [scope for scope in scopes if is_outage(scope) or scope == self.about.platform]
+        return scopes
+
+    def _heard(self) -> None:
+        """The endpoint has answered. A question is no sign that calls which change something are answered, too."""
+        if not self.asks:
+            self.desk.unanswered.answered(self.about.endpoint, self.request)
+
+    async def _blocked(self, error: Blocked, scopes: Sequence[str], probed: Sequence[str]) -> None:
+        """Return where the call is to be made again once the circuit is closed; raises `Declined` where it is not."""
+        self.maybe_done = self.maybe_done or error.maybe_done
+        if not is_elsewhere(error):
+            self._heard()
+        platform = self.about.platform
+        if self.asks and not is_elsewhere(error):
+            await self.circuits.proved([each for each in probed if is_outage(each)])
+            await self.circuits.again([each for each in probed if each == platform], failed=True)
+            if platform in probed:
+                return
+            raise error
+        if is_its_own(error, self.about):
+            # The key was accepted; of anything narrower it says as much as silence.
+            accepted = [each for each in probed if each == platform or is_outage(each)]
+            await self.circuits.proved(accepted)
+            await self.circuits.again([each for each in probed if each not in accepted], failed=True)
+            code = Code.ACCOUNT_REFUSES if error.ours else error.code
+            raise Declined(403, code, error.error_type, request_id=error.request_id, ours=error.ours) from None
+        scope = scope_of(error, self.about)
+        await self.circuits.refused(scope, error, probed=probed, wider=scopes[: scopes.index(scope)])
+
+    async def _probed_in_vain(self, error: Unavailable, probed: Sequence[str]) -> None:
+        """A probe got no usable answer. Any answer of the endpoint ends an outage, and says nothing of the rest."""
+        outages = [each for each in probed if is_outage(each)]
+        if error.silent or error.replayed:
+            # The next one is made for another request: this one may be what the endpoint cannot answer.
+            await self.circuits.again(outages, failed=error.silent, by=self.request)
+        else:
+            self._heard()
+            await self.circuits.proved(outages)
+        await self.circuits.again([each for each in probed if each not in outages])
+
+    async def _is_held_up(self, error: Unavailable, scopes: Sequence[str]) -> bool:
+        """Whether the endpoint answers nobody. Then the call waits at the circuit, and its failure does not count."""
+        if not error.silent:
+            return False
+        self.tried = True
+        if self.circuits.is_open(scopes):
+            return True
+        if self.asks:
+            return False
+        now = self.world.now()
+        out = self.desk.unanswered.failed(self.about.endpoint, self.request, error.status, now)
+        return out and await self._is_outage(error, scopes)
+
+    async def _count(self, error: Unavailable, on_unavailable: Callable[[Unavailable], Awaitable[bool]] | None) -> None:
+        """Count a failed attempt, and rest. Raises `Exhausted` where it was the last."""
+        self.made += 1
+        at = int(self.world.now() * 1000)
+        self.history.append(Attempt(at=at, status=error.status, code=error.reason[:200]))
+        new_key = on_unavailable is not None and self.made < self.limit and await on_unavailable(error)
+        if self.made >= self.limit or (error.final and not new_key):
+            # A stored answer without another key to try is no question of outages: looking finds out what it hides.
+            asks = error.silent or (error.replayed and on_unavailable is not None)
+            if asks and await self._is_outage(error, self._scopes()):
+                return
+            raise Exhausted(error, self.made, self.maybe_done, tuple(self.history)) from None
+        await self._rest(error.retry_after or pause(self.made, dice=self.world.dice()))
+
+    async def _is_outage(self, error: Unavailable, scopes: Sequence[str]) -> bool:
+        """Ask whether the endpoint answers anybody, and open a circuit where it does not. Whether one is open then."""
+        unanswered, path = self.desk.unanswered, self.about.endpoint
+        try:
+            async with asyncio.timeout(self._left()):
+                opinion = await self.desk.second_opinion.ask(self.desk.endpoint, self.limiter, self.desk.budgets)
+        except TimeoutError:
+            raise TooLate(self.maybe_done) from None
+        # Meanwhile another call may have been answered, or another request may have asked the same.
+        if isinstance(opinion, Blocked):
+            await self.circuits.refused(self.about.platform, opinion)
+        elif isinstance(opinion, Unavailable):
+            await self._open(outage_of(self.about.platform), opinion, "nobody")
+        elif not self.asks and unanswered.is_out(path, self.world.now()):
+            unanswered.blame(path)
+            await self._open(outage_of(self.about.platform, path), error, f"no call of {path.replace('_', ' ')}")
+        return self.circuits.is_open(scopes)
+
+    async def _open(self, scope: str, error: Unavailable, whom: str) -> None:
+        """Open the circuit of an outage, and say what was seen of it."""
+        statuses, since = self.desk.unanswered.told(self.about.endpoint)
+        if not statuses:
+            statuses, since = Counter({error.status or NO_ANSWER: 1}), self.world.now()
+        self.desk.unanswered.forget()
+        status, _ = statuses.most_common(1)[0]
+        at = time.strftime("%H:%M:%S", time.localtime(since))
+        await self.circuits.unanswered(
+            scope, status, f"{self.desk.host} answers {whom}: {counted(statuses)} since {at}"
+        )
 
     async def _call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         try:
@@ -171,9 +295,12 @@ class Attempts:
     async def _enter(self, scopes: Sequence[str]) -> Sequence[str]:
         try:
             async with asyncio.timeout(self._left()):
-                return await self.circuits.enter(scopes, may_park=self.may_park)
+                probed = await self.circuits.enter(scopes, may_park=self.may_park, by=self.request, tried=self.tried)
         except TimeoutError:
             raise TooLate(self.maybe_done) from None
+        self.made = 0
+        self.history.clear()
+        return probed
 
     async def _permit(self, scopes: Sequence[str], probed: Sequence[str]) -> bool:
         """Wait for a permit. False when a circuit opened meanwhile; a probe is not held up by its own."""

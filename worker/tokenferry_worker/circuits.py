@@ -1,8 +1,10 @@
-"""What a refusal of the account or its key shuts off, and what somebody should do about it. Pure.
+"""What a refusal or an outage shuts off, and what somebody should do about it. Pure.
 
 A *scope* is what one refusal speaks for; as long as its circuit is open, no call that depends on it is made:
 
-    main                      the platform: 401 (its key), 3xx (its base_url)
+    main/outage               the platform: the endpoint answers nobody
+    main/outage/customers     one endpoint: nobody's call of it is answered, though others are
+    main                      the platform: 401 (its key), 3xx or an answer of something else (its base_url)
     main/endpoint/customers   one endpoint: 403 without a connected account (a permission of the key)
     main/account/acct_1       one connected account: 403 with it
     main/kind/card            one kind of token: 402 (raw card data), or the publishable key that makes it is refused
@@ -12,10 +14,16 @@ Where the path names an account, a 403 speaks for nothing but this one call: see
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
+from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.errors import Blocked, TokenferryError
+
+OUTAGE: Final = "outage"
+"""The part of a scope that tells an outage from a refusal."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,34 @@ def scopes_of(about: About) -> tuple[str, ...]:
     """Every scope the call depends on, the widest first.
 
     >>> scopes_of(About("main", "tokens", "card"))
-    ('main', 'main/endpoint/tokens', 'main/kind/card')
+    ('main/outage', 'main/outage/tokens', 'main', 'main/endpoint/tokens', 'main/kind/card')
     """
     platform = about.platform
-    scopes: tuple[str, ...] = () if about.publishable else (platform, f"{platform}/endpoint/{about.endpoint}")
+    scopes: tuple[str, ...] = (outage_of(platform), outage_of(platform, about.endpoint))
+    if not about.publishable:
+        scopes += (platform, f"{platform}/endpoint/{about.endpoint}")
     if about.connected_account is not None:
         scopes += (f"{platform}/account/{about.connected_account}",)
     return (*scopes, f"{platform}/kind/{about.kind}") if about.kind is not None else scopes
+
+
+def outage_of(platform: str, endpoint: str | None = None) -> str:
+    """The scope of an outage: of the platform, or of one *endpoint* alone.
+
+    >>> outage_of("main"), outage_of("main", "customers")
+    ('main/outage', 'main/outage/customers')
+    """
+    return f"{platform}/{OUTAGE}" if endpoint is None else f"{platform}/{OUTAGE}/{endpoint}"
+
+
+def is_outage(scope: str) -> bool:
+    """Whether *scope* is one of an outage: any answer at all closes its circuit."""
+    return scope.split("/")[1:2] == [OUTAGE]
+
+
+def is_elsewhere(error: Blocked) -> bool:
+    """Whether something else than the endpoint refused the call: base_url or a proxy is wrong, and no key."""
+    return error.code == Code.NOT_THE_ENDPOINT or error.status not in (401, 402, 403)
 
 
 def scope_of(error: Blocked, about: About) -> str:
@@ -84,6 +113,8 @@ def scope_of(error: Blocked, about: About) -> str:
     >>> scope_of(Blocked(401, "unauthorized"), About("main", "tokens", "card", "acct_1"))
     'main'
     """
+    if is_elsewhere(error) and not about.publishable:
+        return about.platform
     if error.status == 403 and about.connected_account is not None:
         return f"{about.platform}/account/{about.connected_account}"
     if about.kind is not None and (error.status == 402 or about.publishable):
@@ -100,19 +131,61 @@ def is_its_own(error: Blocked, about: About) -> bool:
     >>> is_its_own(Blocked(403, "account_invalid"), About("main", "persons", named_account="acct_1"))
     True
     """
-    return error.status == 403 and about.named_account is not None and about.connected_account is None
+    named_alone = about.named_account is not None and about.connected_account is None
+    return error.status == 403 and named_alone and not is_elsewhere(error)
 
 
 def parks(scope: str) -> bool:
     """Whether requests of an open *scope* leave their queue, because others behind them can go on."""
-    return "/" in scope and not scope.endswith("/endpoint/tokens")
+    _, _, narrow = scope.partition("/")
+    what, _, name = narrow.partition("/")
+    return bool(name) and not (what in ("endpoint", OUTAGE) and name == "tokens")
 
 
-def cure(scope: str, status: int) -> str:
+def plainly(scope: str, status: int, code: str) -> str:
+    """What an open circuit means, for a person.
+
+    >>> plainly("main/outage", 503, "no_answer"), plainly("main/outage/customers", 0, "no_answer")
+    ('the endpoint answers nobody (503)', 'the endpoint answers no call of customers (no connection, or no answer)')
+    >>> plainly("main", 404, "not_the_endpoint"), plainly("main", 401, "unauthorized")
+    ('what answers at base_url is not the endpoint (404)', '401 unauthorized')
+    """
+    if is_outage(scope):
+        _, _, endpoint = scope.split("/", 1)[1].partition("/")
+        whom = f"no call of {endpoint.replace('_', ' ')}" if endpoint else "nobody"
+        return f"the endpoint answers {whom} ({status or 'no connection, or no answer'})"
+    if code == Code.NOT_THE_ENDPOINT:
+        return f"what answers at base_url is not the endpoint ({status})"
+    return f"{status} {code}"
+
+
+def counted(statuses: Counter[int]) -> str:
+    """Failed calls by status, most first, for a person.
+
+    >>> counted(Counter({503: 12, 0: 3}))
+    '503 12 times, no answer 3 times'
+    """
+    return ", ".join(f"{status or 'no answer'} {times} times" for status, times in statuses.most_common(5))
+
+
+def cure(scope: str, status: int, code: str = "") -> str:
     """What the operator should do, in one sentence."""
     platform, _, narrow = scope.partition("/")
     what, _, name = narrow.partition("/")
+    elsewhere = code == Code.NOT_THE_ENDPOINT or 300 <= status < 400
     match what:
+        case "outage" if name:
+            return f"Look at the provider's status page for {name.replace('_', ' ')}; requests go on by themselves."
+        case "outage":
+            return (
+                f"Look at the provider's status page, then at network, DNS, proxy and [platforms.{platform}] base_url; "
+                "requests go on by themselves."
+            )
+        case "" | "kind" if elsewhere:
+            return (
+                f"Correct [platforms.{platform}] base_url (it does not end in /v1) or the proxy before it, so that the "
+                "endpoint itself answers, and restart the workers."
+            )
         case "account":
             return f"Let {name} connect to the platform's account again, or send nothing more for it."
         case "endpoint":
@@ -121,7 +194,5 @@ def cure(scope: str, status: int) -> str:
             return f"Ask the provider to enable raw card data for the account of [platforms.{platform}]."
         case "kind":
             return f"Put an accepted key where [platforms.{platform}] publishable_key points, and restart the workers."
-        case _ if 300 <= status < 400:
-            return f"Correct [platforms.{platform}] base_url, which is not the endpoint's, and restart the workers."
         case _:
             return f"Put an accepted key where [platforms.{platform}] secret_key points, and restart the workers."

@@ -51,7 +51,13 @@ class Declined(TokenferryError):
 
 @dataclass
 class Blocked(Declined):
-    """Refused for a reason that every next call of this platform will meet too: key, permission, card data access."""
+    """Refused for a reason that every next call of this platform will meet too: key, permission, card data access.
+
+    Also where something else than the endpoint answers: a wrong base_url, a proxy.
+    """
+
+    maybe_done: bool = False
+    """Whether the call may have had its effect all the same: a proxy may answer for the endpoint behind it."""
 
 
 @dataclass
@@ -62,13 +68,23 @@ class Unavailable(TokenferryError):
     status: int | None = None
     request_id: str | None = None
     maybe_done: bool = True
-    """Whether the call may have had its effect. False for a refusal before execution (429, 409, no connection)."""
+    """Whether the call may have had its effect. False for a refusal before execution: 429, 400 `token_in_use`, no
+    connection. True for a 409: the first call with this key is still under way, and may succeed."""
     rate_limited: str | None = None
     """`Stripe-Rate-Limited-Reason` of a 429; such a call was never executed and counts as no attempt."""
     retry_after: float | None = None
     """Seconds the endpoint asked to wait, if it did."""
     final: bool = False
-    """Whether the endpoint said that the same call would be answered the same (`Stripe-Should-Retry: false`)."""
+    """Whether the same call would be answered the same: `Stripe-Should-Retry: false`, or a stored answer."""
+    answered: bool = False
+    """Whether the endpoint itself has answered below 500: it works, and the trouble is about this one call."""
+    replayed: bool = False
+    """Whether it repeated a 5xx that it keeps for this key: that says nothing of how it is now."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody was there to answer: a sign of an outage."""
+        return not (self.answered or self.replayed or self.rate_limited is not None)
 
     def __str__(self) -> str:
         return f"unavailable: {self.reason} status={self.status} request={self.request_id}"

@@ -26,11 +26,13 @@ from tokenferry.contract.targets import (
     Topup,
 )
 from tokenferry_worker.answers import Answer
-from tokenferry_worker.calling import PUSHED_BACK, Desk, World
-from tokenferry_worker.errors import Declined, Unavailable
+from tokenferry_worker.budgets import TOKENS
+from tokenferry_worker.calling import Attempts, Desk, Exhausted, World
+from tokenferry_worker.circuits import About
+from tokenferry_worker.errors import Declined
 from tokenferry_worker.pacing import Budget
 from tokenferry_worker.ports import Became, Limiter
-from tokenferry_worker.retries import pause
+from tokenferry_worker.switchboard import Switchboard
 
 QUESTIONS: Final = 4
 """Times one question is asked before it counts as not answered."""
@@ -67,6 +69,7 @@ class Looker:
     """Asks the endpoint questions that change nothing."""
 
     limiter: Limiter
+    circuits: Switchboard
     world: World
 
     async def look(self, desk: Desk, request: AttachRequest) -> Seen:
@@ -84,12 +87,13 @@ class Looker:
         target: Found = "no_answer"
         became = None
         if place is not None:
-            answer = await self._ask(desk, place.path, request, budgets.of(request.target.endpoint(), account))
+            endpoint = request.target.endpoint()
+            answer = await self._ask(desk, place.path, request, budgets.of(endpoint, account), endpoint)
             became = place.shows(answer) if isinstance(answer, Answer) else None
             target = "there" if became else "no_answer" if answer == "no_answer" else "not_there"
             if became is not None and place.by_its_id:
                 return Seen("done", became)
-        token = await self._ask(desk, path_of("tokens", request.token), request, budgets.tokens(account))
+        token = await self._ask(desk, path_of("tokens", request.token), request, budgets.tokens(account), TOKENS)
         used = token.body.get("used") if isinstance(token, Answer) and token.id == request.token else None
         if used is True and became is not None:
             return Seen("done", became)
@@ -98,26 +102,36 @@ class Looker:
         return Seen("unknown", used=used is True)
 
     async def _ask(
-        self, desk: Desk, path: str, request: AttachRequest, budgets: tuple[Budget, ...]
+        self, desk: Desk, path: str, request: AttachRequest, budgets: tuple[Budget, ...], endpoint: str
     ) -> Answer | Literal["not_there", "no_answer"]:
-        """One question. A key that may write and not read is no reason to stop anything: it has no answer."""
-        for attempt in range(1, QUESTIONS + 1):
-            call = await self.limiter.permit(budgets, request.lane)
-            try:
-                return await desk.endpoint.get(path, connected_account=request.connected_account)
-            except Declined as error:
-                return "not_there" if error.status == 404 or error.code == "resource_missing" else "no_answer"
-            except Unavailable as error:
-                if error.rate_limited is not None:
-                    await self.limiter.push_back(
-                        desk.budgets.refused(error.rate_limited, budgets), max(PUSHED_BACK, error.retry_after or 0.0)
-                    )
-                rest = error.retry_after or pause(attempt, dice=self.world.dice())
-            finally:
-                await self.limiter.done(budgets, call)
-            if attempt < QUESTIONS:
-                await self.world.sleep(rest)
-        return "no_answer"
+        """One question. A key that may write and not read is no reason to stop anything: it has no answer.
+
+        While the endpoint answers nobody, this waits as calls do: silence then proves nothing.
+        """
+
+        async def get() -> Answer:
+            return await desk.endpoint.get(path, connected_account=request.connected_account)
+
+        attempts = Attempts(
+            self.limiter,
+            self.circuits,
+            self.world,
+            desk,
+            About(desk.name, endpoint, connected_account=request.connected_account),
+            request.lane,
+            budgets,
+            QUESTIONS,
+            until=None,
+            may_park=False,
+            request=request.attach_id,
+            asks=True,
+        )
+        try:
+            return await attempts.run(get)
+        except Declined as error:
+            return "not_there" if error.status == 404 or error.code == "resource_missing" else "no_answer"
+        except Exhausted:
+            return "no_answer"
 
 
 def place_of(request: AttachRequest) -> Place | None:

@@ -19,7 +19,9 @@ from tokenferry_worker.switchboard import Switchboard
 from tokenferry_worker.token_client import PUBLISHABLE_IN_LIVE
 
 STORED_ERRORS: Final = 3
-"""500s under one key before the next generation of it: the endpoint stores a 500 and would repeat it for ever."""
+"""500s under one key before the next generation of it, where none says that it is a stored one (`Idempotent-Replayed`,
+after which the next generation begins at once): the endpoint stores a 500 and would repeat it for ever.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Maker:
 
         async def on_unavailable(error: Unavailable) -> bool:
             nonlocal epoch, server_errors
-            if error.status != 500:
+            if error.status != 500 and not error.replayed:
                 return False
             server_errors += 1
             if not error.final and server_errors % STORED_ERRORS:
@@ -92,6 +94,7 @@ class Maker:
             self.attempts,
             until=wanted.expires_at / 1000,
             may_park=wanted.may_park,
+            request=wanted.request_id,
         )
         try:
             answer = await attempts.run(call, on_unavailable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from tokenferry.contract.results import (
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
 from tokenferry.contract.target import path_of
 from tokenferry_worker.answers import Answer
-from tokenferry_worker.calling import Desk, Exhausted, TooLate, excused
+from tokenferry_worker.calling import Desk, Exhausted, excused
 from tokenferry_worker.circuits import About, Park
 from tokenferry_worker.entries import Entry, as_known
-from tokenferry_worker.errors import Declined, Unopenable
+from tokenferry_worker.errors import Declined, Reused, Unopenable
 from tokenferry_worker.making import failure
 from tokenferry_worker.opening import Opener
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
@@ -63,7 +64,10 @@ class Onboarder:
         except Unopenable as error:
             return Quarantined(str(error))
         header = envelope.header
-        begun = await self.journal.begin(header.request_id)
+        try:
+            begun = await self.journal.begin(header.request_id, fingerprint(header))
+        except Reused:
+            return await self._reused(header)
         return await unless_poison(
             self._deliver(envelope, begun),
             begun,
@@ -82,6 +86,14 @@ class Onboarder:
             return Parked(error.scope, ONBOARD_TASK, header.request_id)
         outcome = result.model_dump_json(exclude_none=True)
         recorded = await self.journal.record(header.request_id, outcome, ours=not result.complete)
+        return _say(OnboardingResult.model_validate_json(recorded), header)
+
+    async def _reused(self, header: OnboardingHeader) -> Outcome:
+        """Something else has this request id. The refusal gets an outcome id of its own."""
+        own = f"{header.request_id}:{fingerprint(header)[:12]}"
+        refusal = self._failed(header, 1, Code.REQUEST_ID_REUSED)
+        refusal = refusal.model_copy(update={"outcome_id": f"{own}:onboarding"})
+        recorded = await self.journal.record(own, refusal.model_dump_json(exclude_none=True))
         return _say(OnboardingResult.model_validate_json(recorded), header)
 
     async def _onboard(self, envelope: OnboardingEnvelope, deliveries: int) -> OnboardingResult:
@@ -168,16 +180,19 @@ class Onboarder:
         )
 
     async def _requirements(self, run: Run, account: str) -> Requirements | None:
-        """What the endpoint says is due. Nice to know: where it does not say, the outcome is the same without."""
+        """What the endpoint says is due. Nice to know: where it refuses to say, the outcome is the same without.
+
+        While the endpoint answers nobody, this waits.
+        """
 
         async def read() -> Answer:
             return await run.desk.endpoint.get(path_of("accounts", account))
 
         about = About(run.desk.name, "accounts", named_account=account)
-        attempts = self.stepper.attempts(run, about, run.desk.budgets.of("accounts"), until=None)
+        attempts = self.stepper.attempts(run, about, run.desk.budgets.of("accounts"), until=None, asks=True)
         try:
             return requirements_of(await attempts.run(read))
-        except (Declined, Exhausted, TooLate, Park):
+        except (Declined, Exhausted):
             return None
 
     def _failed(self, header: OnboardingHeader, deliveries: int, code: str) -> OnboardingResult:
@@ -192,6 +207,14 @@ class Onboarder:
             "deliveries": deliveries,
             "settled_at": int(self.stepper.spender.world.now() * 1000),
         }
+
+
+def fingerprint(header: OnboardingHeader) -> str:
+    """Return the digest of what a request id stands for. It stays the same when the document is sealed anew.
+
+    The version before wrote no digest for an onboarding. The journal takes an entry without one as the same.
+    """
+    return hashlib.sha256(f"onboarding|{header.platform}".encode()).hexdigest()[:40]
 
 
 def requirements_of(answer: Answer) -> Requirements | None:

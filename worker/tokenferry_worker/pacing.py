@@ -12,8 +12,14 @@ import heapq
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tokenferry.contract.names import LANES, Lane
+from tokenferry_worker.cancelling import cancel_and_wait
+
+Scope = Literal["platform", "endpoint", "account_creation", "connected_account"]
+"""Which calls a budget counts: all of a platform, those of one endpoint, those that make accounts, or those for one
+connected account."""
 
 
 @dataclass(frozen=True, order=True)
@@ -29,6 +35,8 @@ class Budget:
     burst: int = 1
     in_flight: int = 0
     """Calls that may be under way at the same time; 0: any number."""
+    scope: Scope = "endpoint"
+    """Which calls it counts. A refusal that names a limit slows the budget of that scope."""
 
     @property
     def interval(self) -> float:
@@ -111,21 +119,35 @@ class Word:
 Ask = Callable[[Sequence[Budget], Lane, bool], Awaitable[Word]]
 """Asks for one call out of every budget, for a lane; the flag says that another request waits behind it."""
 
+GiveBack = Callable[[Sequence[Budget], str], None]
+"""Gives back a granted call that nobody makes, so that it does not count as under way. Returns at once."""
+
+
+def _nothing_to_give_back(_budgets: Sequence[Budget], _call: str) -> None:
+    """For a limiter that does not count calls under way."""
+
 
 class Gate:
     """The waiting room of one process for one set of budgets: realtime before bulk, then first come first served.
 
     Whoever comes, one question of this process is open at any moment, and who gets a granted call is decided when it
-    is granted: a realtime request that arrives meanwhile goes first, and a cancelled one costs no call.
+    is granted: a realtime request that arrives meanwhile goes first. A call that was granted to a cancelled request
+    goes to the next one that waits, and is given back where none does.
     """
 
-    def __init__(self, budgets: Sequence[Budget], ask: Ask) -> None:
+    def __init__(self, budgets: Sequence[Budget], ask: Ask, give_back: GiveBack = _nothing_to_give_back) -> None:
         self._budgets = budgets
         self._ask = ask
+        self._give_back = give_back
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[str]]] = []
         self._serving: asyncio.Task[None] | None = None
         self._resting_for_bulk: asyncio.Event | None = None
+
+    @property
+    def idle(self) -> bool:
+        """True if no request waits here and no rest has to be kept: a new gate would behave the same."""
+        return self._next_lane() is None and (self._serving is None or self._serving.done())
 
     async def permit(self, lane: Lane) -> str:
         """Return when one call may be made now; what it is known by until it is done."""
@@ -135,20 +157,38 @@ class Gate:
             self._serving = asyncio.create_task(self._serve(), name="tokenferry-gate")
         elif lane == "realtime" and self._resting_for_bulk is not None:
             self._resting_for_bulk.set()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # It may have been granted in the same turn of the loop; then nobody else knows of the call.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._hand_over(future.result())
+            raise
+
+    async def aclose(self) -> None:
+        """Ask for no more calls. Whoever waits must have been cancelled before."""
+        if self._serving is not None:
+            await cancel_and_wait(self._serving)
 
     async def _serve(self) -> None:
         try:
             while lane := self._next_lane():
                 word = await self._ask(self._budgets, lane, len(self._waiting) > 1)
-                if word.granted and self._next_lane():
-                    heapq.heappop(self._waiting)[2].set_result(word.call)
+                if word.granted:
+                    self._hand_over(word.call)
                 if word.ask_again > 0:
                     await self._rest(word.ask_again)
         except Exception as error:
             # Whoever waits must learn that nobody serves any more.
             while self._next_lane():
                 heapq.heappop(self._waiting)[2].set_exception(error)
+
+    def _hand_over(self, call: str) -> None:
+        """Give a granted call to the first request that waits, or back to the limiter where none does any more."""
+        if self._next_lane():
+            heapq.heappop(self._waiting)[2].set_result(call)
+        else:
+            self._give_back(self._budgets, call)
 
     async def _rest(self, seconds: float) -> None:
         """Wait for the next turn; a realtime request cuts bulk's wait short, because it may be let in before."""

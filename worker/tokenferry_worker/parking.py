@@ -17,6 +17,7 @@ from kombu import Connection, Queue
 from kombu.message import Message as Delivery
 
 from tokenferry.broker import connecting
+from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.patience import ask, passes
 from tokenferry.broker.publishing import Outgoing, Publishes, wait
 from tokenferry.configuration import Configuration
@@ -58,6 +59,7 @@ class Carrier:
 
     async def work(self) -> None:
         """Look after every parked message, for ever."""
+        alarm = Alarm(log, "carrying parked messages back")
         while True:
             await asyncio.sleep(LOOK_EVERY)
             board = self.switchboard.board
@@ -68,8 +70,9 @@ class Carrier:
                 try:
                     await self._visit(scope, count, circuit)
                 except Exception as error:
-                    kind = type(error).__name__
-                    log.warning("parked messages of '%s' not carried back (%s); trying again", scope, kind)
+                    alarm.failed(f"those of '{scope}' still wait ({type(error).__name__}); trying again")
+                else:
+                    alarm.worked()
 
     def _is_under_way(self, circuit: Circuit) -> bool:
         probes, until = self._sent.get(circuit.scope, (-1, 0.0))

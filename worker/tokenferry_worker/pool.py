@@ -52,6 +52,8 @@ class Pauses:
     """While the worker stops, between two looks at what Celery's hub would do by the clock: heartbeats."""
     crashed: float = 1.0
     """Before a delivery whose handler crashed goes back: a poison message must not spin."""
+    closed: float = 10.0
+    """What the connections to store and endpoint get to close."""
 
 
 class AsyncioPool(BasePool):
@@ -141,8 +143,12 @@ class AsyncioPool(BasePool):
         self.call_off()
         self._wait(self.pauses.called_off)
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(10.0)
+            with suppress(RuntimeError):  # the loop has just ended by itself
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(self.pauses.closed)
+        if self._thread.is_alive():
+            late = "what the deliveries used was not closed within %g s; this process ends without it"
+            log.error(late, self.pauses.closed)
 
     def _wait(self, seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
         """Until nothing is in hand, for *seconds* at most. Meanwhile, do what Celery's hub does no more."""
@@ -163,6 +169,11 @@ class AsyncioPool(BasePool):
             time.sleep(0.01)
 
     # For the watchdog, from its thread
+
+    @property
+    def failed(self) -> bool:
+        """True if the loop's thread has ended with an error, at work or while it closed what the deliveries used."""
+        return self._failure is not None
 
     @property
     def in_hand(self) -> int:
@@ -190,9 +201,25 @@ class AsyncioPool(BasePool):
             self._loop.run_until_complete(self._serve())
         except BaseException as error:
             self._failure = error
+            if self._opened.is_set():  # else `on_start` raises it
+                self._end_of_the_loop(error)
         finally:
             self._opened.set()
             self._loop.close()
+
+    def _end_of_the_loop(self, error: BaseException) -> None:
+        """Say that the loop has failed, and end the process: without its loop it can only take messages."""
+        # Only the type: the text of an unforeseen error could hold anything.
+        what = type(error).__name__, _where(error)
+        if self._stopping.is_set():
+            log.error("closing what the deliveries used has failed (%s at %s); this process ends with an error", *what)
+            return
+        log.critical(
+            "the loop of the deliveries has ended (%s at %s); this process gives back what it holds and ends", *what
+        )
+        stopping.give_back()
+        with suppress(BlockingIOError):  # full: Celery's hub wakes up all the same
+            os.write(self._write_end, b"!")
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
-from tokenferry_worker.answers import Answer
+from tokenferry_worker.answers import Answer, Greeting
 from tokenferry_worker.circuits import Board
 from tokenferry_worker.lifecycle import Ending
 from tokenferry_worker.pacing import Budget
@@ -27,6 +27,10 @@ class Endpoint(Protocol):
     ) -> Answer: ...
 
     async def get(self, path: str, *, connected_account: str | None = None) -> Answer: ...
+
+    async def greet(self) -> Greeting:
+        """Ask something that costs nothing. Raises `Unavailable` where there was no answer of any kind."""
+        ...
 
 
 class Limiter(Protocol):
@@ -226,12 +230,21 @@ class CircuitBook(Protocol):
         """Open it. Whether it was closed before: the one who is told so raises the alarm."""
         ...
 
-    async def ask(self, scopes: Sequence[str]) -> Literal["closed", "open", "probe"]:
-        """Whether a call that depends on *scopes* may be made; `probe`: yes, and it alone, to see whether they work."""
+    async def ask(
+        self, scopes: Sequence[str], by: str = "", *, tried: bool = False
+    ) -> Literal["closed", "open", "probe"]:
+        """Whether a call that depends on *scopes* may be made; `probe`: yes, and it alone, to see whether they work.
+
+        *by*: for which request, and whether it was *tried* in vain already: then it lets others go first, above all
+        after a probe of its own.
+        """
         ...
 
-    async def again(self, scope: str, *, failed: bool) -> None:
-        """Give back the right to probe; after a *failed* one the next is later, else as soon as before."""
+    async def again(self, scope: str, *, failed: bool, by: str = "") -> None:
+        """Give back the right to probe; after a *failed* one the next is later, else as soon as before.
+
+        *by*: the request that is not to be the next to probe; empty: whichever comes.
+        """
         ...
 
     async def close(self, scope: str) -> float | None:

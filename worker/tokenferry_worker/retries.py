@@ -29,6 +29,8 @@ class Row:
     because: str
     error_type: str | None = None
     code: str | None = None
+    where_limited: Reaction | None = None
+    """What follows instead where the answer has a header `Stripe-Rate-Limited-Reason`."""
 
 
 def _only(status: int) -> range:
@@ -49,17 +51,27 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(_only(409), Reaction.SAME_KEY, "the first call with this key is still under way"),
     Row(_only(424), Reaction.SAME_KEY, "something behind the endpoint failed"),
     Row(_only(429), Reaction.PACE, "too many calls; this one was not executed", code="rate_limit"),
-    Row(_only(429), Reaction.SAME_KEY, "an object was locked by another write; with a rate-limit reason header: PACE"),
+    Row(_only(429), Reaction.SAME_KEY, "an object was locked by another write", code="lock_timeout"),
+    Row(
+        _only(429),
+        Reaction.SAME_KEY,
+        "an object was locked by another write; with a rate-limit reason header: PACE",
+        where_limited=Reaction.PACE,
+    ),
     Row(range(400, 500), Reaction.REJECT, "refused"),
     Row(range(500, 600), Reaction.SAME_KEY, "nobody can say whether it took effect: only the same key is safe"),
 )
 
 
-def reaction(status: int, error_type: str | None, code: str | None) -> Reaction:
-    """What to do about an answer of *status* with this error type and code.
+def reaction(status: int, error_type: str | None, code: str | None, *, limited: bool = False) -> Reaction:
+    """Return what to do about an answer of *status* with this error type and code.
+
+    *limited*: the answer has a header `Stripe-Rate-Limited-Reason`.
 
     >>> reaction(402, "invalid_request_error", None).name, reaction(402, "card_error", "card_declined").name
     ('BLOCK', 'REJECT')
+    >>> reaction(429, None, None).name, reaction(429, None, None, limited=True).name
+    ('SAME_KEY', 'PACE')
     """
     for row in TABLE:
         if status not in row.status:
@@ -68,7 +80,7 @@ def reaction(status: int, error_type: str | None, code: str | None) -> Reaction:
             continue
         if row.code is not None and row.code != (code or ""):
             continue
-        return row.reaction
+        return row.where_limited or row.reaction if limited else row.reaction
     return Reaction.SAME_KEY
 
 

@@ -44,13 +44,15 @@ class SharedBudgets:
             self._client.register_script(Script(name, after=SHARED).source) for name in ("permit", "push_back", "look")
         )
 
-    def available(self, endpoint: str, *, connected_account: str | None = None) -> float:
+    def available(self, endpoint: str, *, connected_account: str | None = None, creates_account: bool = False) -> float:
         """Calls per second that *endpoint* may make now, by the tightest of its budgets; 0.0 while one is paused.
+
+        Name the same budgets as for `reserve`.
 
         Raises redis-py's `ConnectionError` or `TimeoutError` when the store is away, as every method here.
         """
         rates = []
-        for budget in self._budgets.of(endpoint, connected_account):
+        for budget in self._budgets.of(endpoint, connected_account, creates_account=creates_account):
             per_second, _, _, paused = self._ask(self._look, [self._key(budget)], numbers(budget, "realtime")[:2])
             rates.append(0.0 if paused else float(per_second))
         return min(rates)
@@ -83,9 +85,20 @@ class SharedBudgets:
                 raise TimeoutError(f"no call to {endpoint} fits within {timeout:g} s")
             time.sleep(wait)
 
-    def report(self, endpoint: str, reason: str) -> None:
-        """Say that the endpoint answered 429 with this `Stripe-Rate-Limited-Reason`: the whole fleet slows down."""
-        budget = self._budgets.refused(reason, self._budgets.of(endpoint))
+    def report(
+        self,
+        endpoint: str,
+        reason: str,
+        *,
+        connected_account: str | None = None,
+        creates_account: bool = False,
+    ) -> None:
+        """Say that the endpoint answered 429 with this `Stripe-Rate-Limited-Reason`: the whole fleet slows down.
+
+        Name the same budgets as for `reserve`. Which of them is slowed down: docs/retries.md.
+        """
+        used = self._budgets.of(endpoint, connected_account, creates_account=creates_account)
+        budget = self._budgets.refused(reason, used)
         pushed = [math.ceil(PUSHED_BACK * MICROSECONDS), *numbers(budget, "realtime")[:2]]
         who = f"application {socket.gethostname()}:{os.getpid()}"
         self._ask(self._push_back, [self._key(budget), f"{self._prefix}:changes"], [*pushed, budget.name, who])

@@ -213,19 +213,25 @@ class Spender:
     ) -> _End:
         """What the token became, or why it became nothing."""
         call = request.target.call(request.token, request.kind)
+        in_use = False
         latest = begin_before(request, claim)
         attempts = self._attempts(desk, request, until_begun=None if attempted else latest)
 
         async def spend() -> Answer:
             # Asked right before the call: a delivery that waited long for its permit may have been taken for dead.
+            nonlocal in_use
             if not await hold.holds():
                 raise _Again(attempts.maybe_done)
-            return await desk.endpoint.post(
-                call.path,
-                call.form,
-                idempotency_key=idempotency_key(request, "spend"),
-                connected_account=request.connected_account,
-            )
+            try:
+                return await desk.endpoint.post(
+                    call.path,
+                    call.form,
+                    idempotency_key=idempotency_key(request, "spend"),
+                    connected_account=request.connected_account,
+                )
+            except Unavailable as error:
+                in_use = in_use or error.reason == IN_USE
+                raise
 
         try:
             if not attempted and self.world.now() > latest:
@@ -258,7 +264,7 @@ class Spender:
             await ledger.close(request.token, claim, "unknown" if doubtful else "available")
             raise
         except Exhausted as error:
-            last, in_use = _unnamed(error.last), any(attempt.code == IN_USE for attempt in error.history)
+            last = _unnamed(error.last)
             if attempted or error.maybe_done or in_use:
                 return await self._find_out(desk, request, last, error.attempts, error.history)
             told = {"declined": last, "attempts": error.attempts, "history": error.history}
@@ -268,7 +274,7 @@ class Spender:
 
     async def _too_late(self, desk: Desk, request: AttachRequest, attempts: int) -> _End:
         """Too old, and whether it was ever tried the ledger cannot say: look."""
-        seen = await Looker(self.limiter, self.world).look(desk, request)
+        seen = await Looker(self.limiter, self.circuits, self.world).look(desk, request)
         if seen.became is not None:
             return _End("spent", seen.became)
         if seen.word == "unused":
@@ -282,7 +288,7 @@ class Spender:
         self, desk: Desk, request: AttachRequest, last: Declined, attempts: int, history: tuple[Attempt, ...]
     ) -> _End:
         """A call of ours may have had its effect, and repeating it tells nothing: look."""
-        seen = await Looker(self.limiter, self.world).look(desk, request)
+        seen = await Looker(self.limiter, self.circuits, self.world).look(desk, request)
         if seen.became is not None:
             return _End("spent", seen.became)
         told = {"declined": last, "attempts": attempts, "history": history}
@@ -331,6 +337,7 @@ class Spender:
             until=None,
             may_park=True,
             until_begun=until_begun,
+            request=request.attach_id,
         )
 
     def failed(self, request: AttachRequest, code: str, **told: Any) -> AttachResult:

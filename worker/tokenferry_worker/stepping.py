@@ -23,7 +23,7 @@ from tokenferry_worker.answers import Answer
 from tokenferry_worker.calling import KEY_IS_SAFE, Attempts, Desk, Exhausted, TooLate
 from tokenferry_worker.circuits import About
 from tokenferry_worker.entries import DOUBTFUL, Book, Entry, Status, as_known, is_final, is_stored
-from tokenferry_worker.errors import Blocked, Declined, Unavailable
+from tokenferry_worker.errors import Blocked, Declined, Reused, Unavailable
 from tokenferry_worker.making import Maker, Wanted, failure
 from tokenferry_worker.orders import named_account
 from tokenferry_worker.pacing import Budget
@@ -32,6 +32,8 @@ from tokenferry_worker.spending import Spender
 
 NEW_TOKENS: Final = 3
 """Tokens made for one step in one delivery, where each grows too old before it is spent."""
+STEP: Final = "step of an onboarding"
+"""What the journal is told that a step's id stands for. The id itself is a digest of everything that names the step."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ class Stepper:
     ) -> str | Failure:
         """The id of the object, or why there is none."""
         entry = known if known is not None and known.token is not None else None
-        begun = await self.journal.begin(here.id)
+        try:
+            begun = await self.journal.begin(here.id, STEP)
+        except Reused:  # a request that somebody has sent under the id of this step
+            return failure(Code.REQUEST_ID_REUSED, None, 0)
         epoch, remembered = begun.epoch, begun.deliveries > 1
         expired = None
         for _ in range(NEW_TOKENS):
@@ -131,19 +136,22 @@ class Stepper:
         if begun and known is not None and self._now_ms() - known.at > KEY_IS_SAFE * 1000:
             return failure(Code.OUTCOME_UNKNOWN, None, 0)
         form = encode(flatten(target, without=target.local))
+        first_at = known.at if begun and known is not None else 0
 
         async def call() -> Answer:
             # Noted when it is made, not while it waits for leave, and no more once it is refused unexecuted: what waits
             # for days at an open circuit has had no effect.
+            nonlocal first_at
             first = not begun and not attempts.maybe_done
             if first:
-                await self._note(here, here.entry("begun", at=self._now_ms()))
+                first_at = self._now_ms()
+                await self._note(here, here.entry("begun", at=first_at))
+            elif self._now_ms() - first_at > KEY_IS_SAFE * 1000:
+                raise TooLate(True)  # it waited so long that its key may make a second object
             try:
-                return await here.run.desk.endpoint.post(
-                    target.path(), form, idempotency_key=f"tokenferry:onboard:{here.id}"
-                )
+                return await here.run.desk.endpoint.post(target.path(), form, idempotency_key=idempotency_key(here.id))
             except (Blocked, Unavailable) as error:
-                if first and not (isinstance(error, Unavailable) and error.maybe_done):
+                if first and not error.maybe_done:
                     await self._note(here, here.entry("stopped"))
                 raise
 
@@ -168,8 +176,13 @@ class Stepper:
             last = Declined(error.last.status or 0, code, request_id=error.last.request_id, ours=True)
             return failure(code, last, error.attempts, error.history)
 
-    def attempts(self, run: Run, about: About, budgets: tuple[Budget, ...], *, until: int | None) -> Attempts:
-        """The attempts of a call that spends no token. *until*: Unix milliseconds after which none is begun."""
+    def attempts(
+        self, run: Run, about: About, budgets: tuple[Budget, ...], *, until: int | None, asks: bool = False
+    ) -> Attempts:
+        """The attempts of a call that spends no token. *until*: Unix milliseconds after which none is begun.
+
+        *asks*: whether it is a question, which is never parked: all that it is about is done.
+        """
         spender = self.spender
         return Attempts(
             spender.limiter,
@@ -181,7 +194,9 @@ class Stepper:
             budgets,
             spender.attempts,
             until=until / 1000 if until is not None else None,
-            may_park=True,
+            may_park=not asks,
+            request=run.header.request_id,
+            asks=asks,
         )
 
     async def _conclude(self, here: _Here, became: str | Failure, *, earlier: bool = False) -> StepResult:
@@ -224,10 +239,19 @@ def step_id(shelf: str, onboarding_id: str, step: str, round_: int) -> str:
     """The request and attach id of a step, the same in every delivery: made of names only.
 
     >>> step_id("main", "seller-7", "person:jenny", 0)
-    'onb-c5b3a2d6e7f6b0f7d2e5fdb6a1ee4ff8f0b1cbd5'
+    'onb-15b961afd247d207a167a5d54ceb822ef31e6367'
     """
     named = "|".join((shelf, onboarding_id, step, str(round_)))
     return f"onb-{hashlib.sha256(named.encode()).hexdigest()[:40]}"
+
+
+def idempotency_key(step: str) -> str:
+    """The key of a step's call that spends no token. *step*: the id of the step.
+
+    >>> idempotency_key("onb-1")
+    'tokenferry:onboard:onb-1'
+    """
+    return f"tokenferry:onboard:{step}"
 
 
 def _wanted(here: _Here, request: TokenRequest) -> Wanted:

@@ -32,8 +32,13 @@ def _finish(_number: int, _frame: FrameType | None) -> None:
     state.should_stop = 0
 
 
-def _give_back(_number: int, _frame: FrameType | None) -> None:
+def give_back() -> None:
+    """Give everything back at once and end. From any thread."""
     state.should_terminate = 0
+
+
+def _give_back(_number: int, _frame: FrameType | None) -> None:
+    give_back()
 
 
 def _is_set(exit_code: int | bool | None) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from tokenferry.broker.alarm import Alarm
+from tokenferry.contract.codes import Code
 from tokenferry.contract.queues import parked_queue
 from tokenferry_worker.circuits import Board, Park, cure, parks
 from tokenferry_worker.errors import Blocked
@@ -33,23 +35,29 @@ class Switchboard:
         self._due: dict[str, float] = {}
         """Open scopes, and when (in the loop's time) it is worth asking to probe them."""
         self._fresh: set[str] = set()
-        self._waiting: dict[asyncio.Future[None], Sequence[str]] = {}
+        self._waiting: dict[asyncio.Future[None], tuple[bool, Sequence[str]]] = {}
+        """Who waits, first come first: whether it was tried in vain already, and for which scopes."""
         self._queueing: dict[asyncio.Timeout, Sequence[str]] = {}
 
     def is_open(self, scopes: Sequence[str]) -> bool:
         """Whether a circuit among *scopes* is open, as far as this process knows."""
         return bool(self._due) and any(scope in self._due for scope in scopes)
 
-    async def enter(self, scopes: Sequence[str], *, may_park: bool) -> Sequence[str]:
+    def waiting_for(self, scope: str) -> int:
+        """How many requests in this process's hands wait until *scope* is closed."""
+        return sum(scope in scopes for _, scopes in self._waiting.values())
+
+    async def enter(self, scopes: Sequence[str], *, may_park: bool, by: str = "", tried: bool = False) -> Sequence[str]:
         """Return when a call may be made, with the open circuits that it probes: mostly none.
 
-        Raises `Park` where it should wait elsewhere.
+        *by*: for which request, and whether it was *tried* in vain already: then it lets others go first. Raises `Park`
+        where it should wait elsewhere.
         """
         while open_ := [scope for scope in scopes if scope in self._due]:
             if max(self._due[scope] for scope in open_) <= asyncio.get_running_loop().time():
                 # One of us asks, the others wait for what it learns.
                 self._due.update(dict.fromkeys(open_, math.inf))
-                word = await self._book.ask(open_)
+                word = await self._book.ask(open_, by, tried=tried)
                 if word == "probe":
                     return open_
                 if word == "closed":
@@ -57,7 +65,7 @@ class Switchboard:
                     continue
             if may_park and all(map(parks, open_)):
                 raise Park(open_[0])
-            await self._wait(open_)
+            await self._wait(open_, tried)
         return ()
 
     @contextmanager
@@ -75,6 +83,16 @@ class Switchboard:
         """A call was refused for *scope*; of what it *probed*, what is *wider* has thereby accepted it."""
         await self.proved([each for each in probed if each in wider])
         await self.again([each for each in probed if each not in wider], failed=True)
+        says = f"the endpoint answers {error.status} {error.code} (request {error.request_id})"
+        if error.code == Code.NOT_THE_ENDPOINT:
+            says = f"what answers at base_url is not the endpoint (status {error.status})"
+        await self._open(scope, error.status, error.code, error.request_id or "", says)
+
+    async def unanswered(self, scope: str, status: int, says: str) -> None:
+        """The endpoint answers nobody's calls of *scope*. *status*: how most of them ended, 0 for no answer at all."""
+        await self._open(scope, status, Code.NO_ANSWER, "", says)
+
+    async def _open(self, scope: str, status: int, code: str, request_id: str, says: str) -> None:
         if scope in self._due:
             return
         self._due[scope] = math.inf
@@ -82,16 +100,14 @@ class Switchboard:
         for limit, scopes in self._queueing.items():
             if scope in scopes and not limit.expired():
                 limit.reschedule(0.0)
-        if await self._book.open(scope, error.status, error.code, error.request_id or ""):
+        if await self._book.open(scope, status, code, request_id):
             log.error(
-                "circuit '%s' is open: the endpoint answers %s %s (request %s). Its requests wait in %s, nothing is "
-                "lost, and one call at a time tries whether it is mended. %s",
+                "circuit '%s' is open: %s. Its requests wait in %s, nothing is lost, and one call at a time tries "
+                "whether it is mended. %s",
                 scope,
-                error.status,
-                error.code,
-                error.request_id,
+                says,
                 parked_queue(scope) if parks(scope) else "their queues",
-                cure(scope, error.status),
+                cure(scope, status, code),
             )
 
     async def proved(self, probed: Sequence[str]) -> None:
@@ -102,20 +118,23 @@ class Switchboard:
                 log.warning("circuit '%s' is closed after %.0f s; its requests go on", scope, seconds)
         self._closed(probed)
 
-    async def again(self, probed: Sequence[str], *, failed: bool = False) -> None:
-        """A probe told nothing, or *failed*: another one later."""
+    async def again(self, probed: Sequence[str], *, failed: bool = False, by: str = "") -> None:
+        """A probe told nothing, or *failed*: another one later, if possible for another request than *by*."""
         for scope in probed:
-            await self._book.again(scope, failed=failed)
+            await self._book.again(scope, failed=failed, by=by)
 
     async def watch(self) -> None:
         """Look at the store for ever."""
+        alarm = Alarm(log, "reading the circuits in the store", level=logging.ERROR)
         while True:
             self._fresh.clear()
             try:
                 self._learn(await self._book.look())
             except Exception as error:
                 # Whatever it was: without another look, who waits would wait for ever.
-                log.error("circuits: the store could not be read (%s)", type(error).__name__)
+                alarm.failed(f"{type(error).__name__}; trying again")
+            else:
+                alarm.worked()
             await asyncio.sleep(self._look_every)
 
     def _learn(self, board: Board) -> None:
@@ -133,13 +152,14 @@ class Switchboard:
 
     def _wake(self, about: Iterator[str] | Sequence[str]) -> None:
         woken = set(about)
-        for future, scopes in self._waiting.items():
+        # Who wakes first, asks first.
+        for future, (_, scopes) in sorted(self._waiting.items(), key=lambda waiting: waiting[1][0]):
             if not future.done() and not woken.isdisjoint(scopes):
                 future.set_result(None)
 
-    async def _wait(self, scopes: Sequence[str]) -> None:
+    async def _wait(self, scopes: Sequence[str], tried: bool) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[future] = scopes
+        self._waiting[future] = tried, scopes
         try:
             await future
         finally:

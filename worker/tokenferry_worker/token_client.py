@@ -19,8 +19,8 @@ from httpx_aiohttp import AiohttpTransport
 from tokenferry.configuration import InvalidConfiguration, Platform
 from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import Kind
-from tokenferry_worker.answers import Answer, read
-from tokenferry_worker.errors import Declined, TokenferryError, Unavailable
+from tokenferry_worker.answers import Answer, Greeting, read
+from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 
 STRIPE_VERSION: Final = "2026-10-28.endive"
 """Pinned, so that an account's default version cannot change what is sent and answered."""
@@ -34,6 +34,9 @@ HEADERS: Final = {
 
 PUBLISHABLE_IN_LIVE: Final[frozenset[Kind]] = frozenset({"account", "person"})
 """Kinds whose tokens a live secret key cannot make (API reference, tokens: account and person)."""
+
+COLLECTION: Final = 2
+"""Slashes in a path that names no object: ``/v1/tokens``."""
 
 KeyUse = Literal["secret", "publishable"]
 
@@ -69,19 +72,6 @@ class EndpointKeys:
                 )
             if not any(key.startswith(f"{prefix}_{platform.mode}_") for prefix in prefixes):
                 raise InvalidConfiguration(f'{where} {use} is not a {platform.mode} key, but mode = "{platform.mode}"')
-
-
-@dataclass(frozen=True)
-class Greeting:
-    """How the endpoint answered a question that costs nothing."""
-
-    status: int
-    refusal: TokenferryError | None
-    """What its answer means; None for a 200."""
-    date: str | None
-    """Its clock, as HTTP tells it."""
-    seconds: float
-    """How long the answer took."""
 
 
 class TokenClient:
@@ -135,19 +125,26 @@ class TokenClient:
         return read(status, answered, content)
 
     async def key_is_accepted(self) -> bool | None:
-        """Whether the secret key opens anything at all.
+        """Whether the secret key opens anything at all. None when the endpoint could not be reached.
 
-        None when the endpoint could not be reached.
+        Raises `Blocked` where something else answers: base_url is wrong, or a proxy stands before the endpoint.
         """
         try:
-            return (await self.greet()).status not in (401, 403)
+            refusal = (await self.greet()).refusal
         except Unavailable:
             return None
+        if isinstance(refusal, Unavailable) and not refusal.answered:
+            return None
+        if not isinstance(refusal, Blocked):
+            return True
+        if refusal.code == Code.NOT_THE_ENDPOINT or refusal.status not in (401, 403):
+            raise refusal
+        return False
 
     async def greet(self) -> Greeting:
-        """Ask with the secret key for a token that does not exist, and expect a 404.
+        """Ask with the secret key for a token that does not exist, and expect a 404 that says so.
 
-        Raises `Unavailable` when the endpoint could not be reached.
+        Any other 404 is `Blocked`: no endpoint is there. Raises `Unavailable` when the endpoint could not be reached.
         """
         headers = self._headers("secret", None, None)
         asked = time.perf_counter()
@@ -157,7 +154,8 @@ class TokenClient:
             raise Unavailable(type(error).__name__, maybe_done=False) from None
         refusal: TokenferryError | None = None
         try:
-            read(status, answered, content)
+            # As if the path named no object: only "no such token" is an answer to this.
+            read(status, answered, content, names_object=False)
         except TokenferryError as error:
             refusal = error
         return Greeting(status, refusal, answered.get("date"), time.perf_counter() - asked)
@@ -176,7 +174,7 @@ class TokenClient:
             # Only the type: the text of some holds the URL or bytes of the answer. Not only httpx's errors: what it
             # does not know of its transport's (an answer that is not HTTP), it lets through.
             raise _without_answer(error) from None
-        return read(status, answered, content)
+        return read(status, answered, content, names_object=path.count("/") > COLLECTION)
 
     async def _send(
         self, method: str, path: str, headers: Mapping[str, str], content: bytes

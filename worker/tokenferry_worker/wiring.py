@@ -29,6 +29,7 @@ from tokenferry.sealing import Signer, UnusableKey, read_private_key_file, sign_
 from tokenferry_worker.attaching import Attacher
 from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.calling import Desk
+from tokenferry_worker.cancelling import cancel_and_wait
 from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.identities import Signers, load_identities
@@ -45,6 +46,7 @@ from tokenferry_worker.opening import Opener
 from tokenferry_worker.outcomes import Outcome
 from tokenferry_worker.parking import Carrier
 from tokenferry_worker.pool import Handler
+from tokenferry_worker.reminding import Reminder
 from tokenferry_worker.set_aside.sweeping import Sweeper
 from tokenferry_worker.settling import Settler
 from tokenferry_worker.spending import Spender
@@ -155,6 +157,7 @@ async def handlers(
         settler = Settler(publisher, book, store.now)
         settings, days = configuration.worker, configuration.store.journal_days
         limiter = RedisLimiter(store, alone=settings.alone_share)
+        stack.push_async_callback(limiter.aclose)
         signers = Signers.load(configuration.path(configuration.keys.signers))
         desks = {}
         for name, platform in configuration.platforms.items():
@@ -216,14 +219,15 @@ async def handlers(
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, realtime=False)
         carrier = Carrier(configuration, publisher, book, circuits)
         sweeper = Sweeper(configuration, publisher, book, store.now)
-        for name, beside in {"circuits": circuits.watch(), "parked": carrier.work(), "aside": sweeper.work()}.items():
-            stack.push_async_callback(_called_off, asyncio.create_task(beside, name=f"tokenferry-{name}"))
+        reminder = Reminder(configuration, book, circuits)
+        for name, beside in {
+            "circuits": circuits.watch(),
+            "parked": carrier.work(),
+            "open": reminder.work(),
+            "aside": sweeper.work(),
+        }.items():
+            stack.push_async_callback(cancel_and_wait, asyncio.create_task(beside, name=f"tokenferry-{name}"))
         yield by_task
-
-
-async def _called_off(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def _tell(publisher: Publishes, route: str, progress: OnboardingProgress) -> None:

@@ -13,14 +13,18 @@ class Code(StrEnum):
     """One word a program can branch on; the comment is what a person should do."""
 
     EXPIRED = "expired"  # the request's own deadline passed before a token was made: send it again if still wanted
-    ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # the endpoint stayed unreachable or failing: look there, then redrive
+    ATTEMPTS_EXHAUSTED = (
+        "attempts_exhausted"  # this call failed again and again, others did not: look there, then redrive
+    )
     DELIVERIES_EXHAUSTED = (
         "deliveries_exhausted"  # workers died on it again and again: look at the workers, then redrive
     )
     REFUSED = "refused"  # the endpoint said no without a code: look the request id up in its dashboard
-    # These two are of a circuit only: its requests wait, and go on by themselves.
+    # These four are of a circuit only: its requests wait, and go on by themselves.
     RAW_CARD_DATA_REFUSED = "raw_card_data_refused"  # the account may not send card numbers: ask the provider
     UNAUTHORIZED = "unauthorized"  # the key is wrong, expired or lacks a permission: mend it
+    NO_ANSWER = "no_answer"  # the endpoint answers nobody, or with 5xx only: its requests wait until it does
+    NOT_THE_ENDPOINT = "not_the_endpoint"  # something else answers: correct base_url, or the proxy
     ACCOUNT_REFUSES = "account_refuses"  # 403 for the account in the path: it takes no such call, or the key may not
     PUBLISHABLE_KEY_MISSING = "publishable_key_missing"  # live account and person tokens need it: configure it, redrive
     UNKNOWN_PLATFORM = "unknown_platform"  # no worker has this platform in its configuration

@@ -1,4 +1,4 @@
-"""`tokenferry circuits`: what the account or its key has been refused for, and what to do about it."""
+"""`tokenferry circuits`: what the endpoint refuses or does not answer, and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenferry.broker.patience import ask, is_missing
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.contract.queues import parked_queue
 from tokenferry.options import config_option
-from tokenferry_worker.circuits import cure, parks
+from tokenferry_worker.circuits import cure, parks, plainly
 from tokenferry_worker.commands.asking import asked
 from tokenferry_worker.commands.choosing import broker_trouble
 from tokenferry_worker.on_redis.circuits import RedisCircuits
@@ -26,10 +26,11 @@ from tokenferry_worker.on_redis.circuits import RedisCircuits
 @config_option
 @click.pass_context
 def circuits(context: click.Context, as_json: bool, config: Path | None) -> None:
-    """List open circuits: what the endpoint refuses, since when, and the cure.
+    """List open circuits: what the endpoint refuses or does not answer, since when, and the cure.
 
-    While one is open no call is made that it would refuse, and its requests are kept. It closes by itself as soon as
-    a probe, one call at a time every 5 to 60 seconds, is answered again.
+    While one is open no call is made that depends on it, and its requests are kept. It closes by itself as soon as
+    a probe, one call at a time every 5 to 60 seconds, is answered again. Status 0: there was no connection or no
+    answer.
     """
     context.obj = config
     if context.invoked_subcommand is not None:
@@ -45,7 +46,8 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
             "endpoint_request_id": circuit.request_id or None,
             "probes": circuit.probes,
             "parked": _resting(configuration, circuit.scope) if parks(circuit.scope) else 0,
-            "cure": cure(circuit.scope, circuit.status),
+            "says": plainly(circuit.scope, circuit.status, circuit.code),
+            "cure": cure(circuit.scope, circuit.status, circuit.code),
         }
         for circuit in sorted(board.open.values(), key=lambda circuit: circuit.opened_at)
     ]
@@ -56,7 +58,7 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
         request = f" (request {row['endpoint_request_id']})" if row["endpoint_request_id"] else ""
         click.echo(
             f"{row['scope']}\n"
-            f"  open since {row['since']}: {row['status']} {row['code']}{request}\n"
+            f"  open since {row['since']}: {row['says']}{request}\n"
             f"  {row['parked']} parked, {row['probes']} probes failed\n"
             f"  {row['cure']}"
         )

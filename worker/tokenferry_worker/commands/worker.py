@@ -21,6 +21,8 @@ from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import config_option
 from tokenferry_worker import wiring
 from tokenferry_worker.app import run
+from tokenferry_worker.circuits import cure, plainly
+from tokenferry_worker.errors import Blocked
 from tokenferry_worker.health import probes
 from tokenferry_worker.supervising import Supervisor, ending_at_once
 from tokenferry_worker.token_client import TokenClient
@@ -126,17 +128,22 @@ async def _check_endpoint(configuration: Configuration) -> None:
     """Find a wrong key now, not with the first request. An endpoint out of reach is no reason not to start."""
     names = list(configuration.platforms)
     for name, accepted in zip(names, await asyncio.gather(*(_ask(configuration, name) for name in names)), strict=True):
-        if accepted is None:
+        if isinstance(accepted, Blocked):
+            fault, advice = (say(name, accepted.status, accepted.code) for say in (plainly, cure))
+            log.error("platform '%s': %s; requests will wait. %s", name, fault, advice)
+        elif accepted is None:
             log.warning("platform '%s': the endpoint is out of reach; requests will wait for it", name)
         elif not accepted:
             raise InvalidConfiguration(f"[platforms.{name}] secret_key: the endpoint does not accept this key")
 
 
-async def _ask(configuration: Configuration, name: str) -> bool | None:
+async def _ask(configuration: Configuration, name: str) -> bool | Blocked | None:
     platform = configuration.platforms[name]
     keys = wiring.endpoint_keys(configuration, name, platform)
     client = TokenClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0)
     try:
         return await client.key_is_accepted()
+    except Blocked as error:
+        return error
     finally:
         await client.aclose()

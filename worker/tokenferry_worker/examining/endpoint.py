@@ -17,11 +17,12 @@ from tokenferry.configuration import Configuration, InvalidConfiguration, Platfo
 from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import Kind
 from tokenferry_worker import wiring
+from tokenferry_worker.answers import Greeting
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.examining.deadline import SECONDS
 from tokenferry_worker.examining.verdicts import Check, clock, failed, ok, refused, warning
 from tokenferry_worker.examining.words import host
-from tokenferry_worker.token_client import PUBLISHABLE_IN_LIVE, EndpointKeys, Greeting, TokenClient
+from tokenferry_worker.token_client import PUBLISHABLE_IN_LIVE, EndpointKeys, TokenClient
 from tokenferry_worker.wiring import Role
 
 INCOMPLETE: Final[Mapping[Kind, str]] = {
@@ -42,6 +43,7 @@ RAW_CARDS = (
     "until then send no card requests to this platform"
 )
 KEY = "take the key from the provider's dashboard again, and make sure it is of the right account"
+ELSEWHERE = "check base_url, and a proxy between here and there: something else than the endpoint answers"
 PERMISSION = "give the key the permission to write tokens, or use another key"
 
 
@@ -102,6 +104,10 @@ def _without_publishable(name: str, platform: Platform, role: Role) -> list[Chec
 def _greeted(name: str, platform: Platform, greeting: Greeting) -> Iterator[Check]:
     where = host(platform.base_url)
     match greeting.refusal:
+        case Blocked(status=status, code=Code.NOT_THE_ENDPOINT):
+            yield failed(
+                "endpoint connection", name, f"{where} does not answer like Stripe ({status})", _other(name, platform)
+            )
         case Blocked(status=status) if 300 <= status < 400:
             do = f"correct [platforms.{name}] base_url: the endpoint itself never redirects"
             yield failed("endpoint connection", name, f"{where} redirects elsewhere ({status})", do)
@@ -118,6 +124,13 @@ def _greeted(name: str, platform: Platform, greeting: Greeting) -> Iterator[Chec
         case _:
             yield ok("endpoint connection", name, f"{where} answers in {greeting.seconds * 1000:.0f} ms")
             yield ok("endpoint secret-key", name, "is accepted")
+
+
+def _other(name: str, platform: Platform) -> str:
+    """What to do where something else than the endpoint answers."""
+    if platform.base_url.rstrip("/").endswith("/v1"):
+        return f"[platforms.{name}] base_url ends in /v1; leave it out"
+    return f"check [platforms.{name}] base_url, and a proxy between here and there: something else answers"
 
 
 def _clock(name: str, greeting: Greeting, now: float) -> Iterator[Check]:
@@ -138,6 +151,8 @@ async def _kind(client: TokenClient, platform: str, kind: Kind) -> Check:
     except Blocked as error:
         if error.code == Code.RAW_CARD_DATA_REFUSED:
             return failed(name, platform, "the account may not send card numbers", RAW_CARDS)
+        if error.code == Code.NOT_THE_ENDPOINT:
+            return failed(name, platform, f"is not answered by the endpoint ({error.status})", ELSEWHERE)
         return failed(name, platform, f"not allowed for this key ({error.status} {error.code})", PERMISSION)
     except Declined as error:
         expected = error.error_type == "card_error" if kind == "card" else error.status in (400, 402)
@@ -158,6 +173,8 @@ async def _connect(client: TokenClient, platform: str) -> Check:
         async with asyncio.timeout(SECONDS):
             await client.post("/v1/accounts", NO_ACCOUNT, idempotency_key=_key())
     except Blocked as error:
+        if error.code == Code.NOT_THE_ENDPOINT:
+            return failed(name, platform, f"is not answered by the endpoint ({error.status})", ELSEWHERE)
         return warning(name, platform, f"this key may not make accounts ({error.status} {error.code})", do)
     except Declined as error:
         if error.param:

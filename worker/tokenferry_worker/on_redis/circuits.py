@@ -18,10 +18,18 @@ PARKED_KEPT_MS: Final = 90 * DAY_MS
 class RedisCircuits:
     """Implements `ports.CircuitBook`."""
 
-    def __init__(self, store: Store, *, first: float = 5.0, longest: float = 60.0, lasts: float = 60.0) -> None:
-        """Seconds: before the *first* probe, before a later one at the *longest*, and how long one probe *lasts*."""
+    def __init__(
+        self, store: Store, *, first: float = 5.0, longest: float = 60.0, lasts: float = 60.0, others: float = 3.0
+    ) -> None:
+        """Seconds: before the *first* probe, before a later one at the *longest*, and how long one probe *lasts*.
+
+        *others*: for how long a probe that is due waits for a request that was not tried in vain yet, and as long again
+        for another than the one that probed last. Longer than two looks of a `Switchboard`, so that every process has
+        heard that it is due.
+        """
         self._store = store
-        self._first, self._longest, self._lasts = (int(seconds * 1000) for seconds in (first, longest, lasts))
+        times = (first, longest, lasts, others)
+        self._first, self._longest, self._lasts, self._others = (int(seconds * 1000) for seconds in times)
         self._open_set, self._parked_hash = store.key("circuits"), store.key("parked")
         self._open, self._ask, self._again, self._close, self._look, self._force, self._parked = (
             Script(f"circuit_{name}") for name in ("open", "ask", "again", "close", "look", "force", "parked")
@@ -33,16 +41,18 @@ class RedisCircuits:
         args = [scope, status, code, request_id, secrets.token_hex(8), self._first, KEPT_MS]
         return bool(await self._store.run(self._open, [self._key(scope), self._open_set], args))
 
-    async def ask(self, scopes: Sequence[str]) -> Literal["closed", "open", "probe"]:
+    async def ask(
+        self, scopes: Sequence[str], by: str = "", *, tried: bool = False
+    ) -> Literal["closed", "open", "probe"]:
         """Whether a call may be made; `probe`: this one alone."""
         word: Literal["closed", "open", "probe"] = await self._store.run(
-            self._ask, [self._key(scope) for scope in scopes], [self._lasts]
+            self._ask, [self._key(scope) for scope in scopes], [self._lasts, by, int(tried), self._others]
         )
         return word
 
-    async def again(self, scope: str, *, failed: bool) -> None:
+    async def again(self, scope: str, *, failed: bool, by: str = "") -> None:
         """Give back the right to probe."""
-        args = [int(failed), self._first, self._longest, KEPT_MS]
+        args = [int(failed), self._first, self._longest, KEPT_MS, by]
         await self._store.run(self._again, [self._key(scope), self._open_set], args)
 
     async def close(self, scope: str) -> float | None:

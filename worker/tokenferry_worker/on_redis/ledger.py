@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tokenferry_worker.cancelling import cancel_and_wait
 from tokenferry_worker.lifecycle import Ending
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.ports import Became, Claim, Scope
@@ -154,6 +155,4 @@ async def _repeating(step: Callable[[], Awaitable[bool]], *, every: float, name:
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await cancel_and_wait(task)

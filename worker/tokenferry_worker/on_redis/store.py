@@ -19,6 +19,7 @@ from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, R
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
 from tokenferry.broker import sentinel
+from tokenferry_worker.cancelling import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,14 @@ class Store:
         """Whether the store could not be reached when it was last asked."""
         return self._away
 
+    @property
+    def silent(self) -> bool:
+        """True if the store has been away for `PATIENCE` seconds: `run_unless_away` asks it nothing then."""
+        return self._patience_left() <= 0
+
+    def _patience_left(self) -> float:
+        return PATIENCE - (time.monotonic() - self._away_since if self._away else 0.0)
+
     def key(self, *parts: str) -> str:
         """The full name of a key."""
         return ":".join((self._prefix, *parts))
@@ -105,7 +114,7 @@ class Store:
 
     async def run_unless_away(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any | None:
         """As `run`, but None when the store is away for `PATIENCE` seconds or does not answer within as many."""
-        left = PATIENCE - (time.monotonic() - self._away_since if self._away else 0.0)
+        left = self._patience_left()
         if left <= 0:
             return None
         try:
@@ -120,9 +129,11 @@ class Store:
 
     async def aclose(self) -> None:
         """Close the connection."""
-        if self._sending is not None:
-            self._sending.cancel()
-        await self._client.aclose()
+        try:
+            if self._sending is not None:
+                await cancel_and_wait(self._sending)
+        finally:
+            await self._client.aclose()
 
     async def _send(self) -> None:
         pause = 0.05

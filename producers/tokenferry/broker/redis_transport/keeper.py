@@ -5,10 +5,15 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 from kombu.log import get_logger
+from redis import exceptions as redis
+
+from tokenferry.broker.alarm import Alarm
+from tokenferry.broker.errors import want_of_room
 
 logger = get_logger(__name__)
 
@@ -18,12 +23,70 @@ RETRY_SECONDS = 0.1
 """Pause before the next attempt after the server could not be reached or refused to serve."""
 
 
+def refusal(error: Exception) -> str:
+    """What a refusing server has said, by the name of the error only, and what to do about it."""
+    match error:
+        case redis.NoPermissionError():
+            cure = "the user in [broker] url lacks a right; docs/brokers.md lists those of each program"
+        case redis.AuthenticationError():
+            cure = "correct user and password in [broker] url, or there"
+        case redis.ReadOnlyError():
+            cure = "it is a replica; name the primary in [broker] url, or wait for the end of the failover"
+        case _:
+            cure = want_of_room(error) or "the server's own log says more, and so does `tokenferry doctor`"
+    return f"the broker refuses it ({type(error).__name__}): {cure}; trying again"
+
+
+@dataclass
+class _Duty:
+    """One thing that a keeper does again and again."""
+
+    act: Callable[[], None]
+    about: str
+    """The work, and what follows while it is not done."""
+    patience: float = float("inf")
+    """Seconds without an answer of the server that need no line in the log: the consumer tells of a lost connection."""
+    alarm: Alarm = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.alarm = Alarm(logger, self.about)
+
+    def does(self) -> bool:
+        """Return whether it could be done: one failure keeps nothing else from being tried."""
+        try:
+            self.act()
+        except redis.AuthenticationError as error:
+            self.alarm.failed(refusal(error))
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            why = f"the broker does not answer ({type(error).__name__}); trying again"
+            self.alarm.failed(why, patience=self.patience)
+        except Exception as error:
+            # Whatever it was, a keeper that dies would give everything away that this channel holds.
+            self.alarm.failed(refusal(error))
+        else:
+            self.alarm.worked()
+            return True
+        return False
+
+
 class Keeper(threading.Thread):
     """Renews what a channel holds, returns what the dead have left, writes acknowledgements that nobody took along."""
 
     def __init__(self, channel: Any) -> None:
         super().__init__(name="tokenferry-leases", daemon=True)
         self._channel = channel
+        lease = channel.lease_seconds
+        self._renewing = _Duty(
+            channel.renew,
+            f"renewing the leases of deliveries in hand (after {lease:g} s without it, other consumers get them too)",
+            patience=lease,
+        )
+        self._acknowledging = _Duty(
+            channel.write_acks, "writing acknowledgements (without them, finished deliveries come again)"
+        )
+        self._reaping = _Duty(
+            channel.reap, "giving back the deliveries of lost consumers (without it, they wait for another consumer)"
+        )
         self._nudged = threading.Event()
         self._stopping = threading.Event()
 
@@ -45,21 +108,11 @@ class Keeper(threading.Thread):
                 self._stopping.wait(ACK_DELAY_SECONDS)
             now = monotonic()
             if now >= renew_at:
-                renew_at = now + (beat if self._does(channel.renew) else RETRY_SECONDS)
-            retry_at = float("inf") if self._does(channel.write_acks) else now + RETRY_SECONDS
+                renew_at = now + (beat if self._renewing.does() else RETRY_SECONDS)
+            retry_at = float("inf") if self._acknowledging.does() else now + RETRY_SECONDS
             if now >= reap_at:
                 reap_at = now + beat * random.uniform(0.75, 1.25)  # not all consumers at once
-                self._does(channel.reap)
+                self._reaping.does()
             if channel.troubled:
                 retry_at = now + RETRY_SECONDS
                 channel.ring()
-
-    def _does(self, work: Callable[[], None]) -> bool:
-        """Whether it could be done: one failure keeps nothing else from being tried."""
-        try:
-            work()
-        except Exception as error:
-            # Whatever it was, a keeper that dies would give everything away that this channel holds.
-            logger.debug("leases: %s, will retry", type(error).__name__)
-            return False
-        return True

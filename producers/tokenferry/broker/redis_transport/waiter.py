@@ -13,7 +13,8 @@ from kombu.log import get_logger
 from kombu.transport import redis as stock
 from redis.exceptions import NoScriptError, ResponseError
 
-from tokenferry.broker.redis_transport.keeper import RETRY_SECONDS
+from tokenferry.broker.alarm import Alarm
+from tokenferry.broker.redis_transport.keeper import RETRY_SECONDS, refusal
 from tokenferry.broker.redis_transport.poller import RECHECK_SECONDS
 from tokenferry.broker.redis_transport.register import Register, Taken, deliveries
 
@@ -43,6 +44,7 @@ class Waiter:
         self._armed: frozenset[str] = frozenset()
         self._answered_at = self._pause_until = 0.0
         self._lost_since: float | None = None
+        self._alarm = Alarm(logger, "taking messages from the queues")
 
     @property
     def is_overdue(self) -> bool:
@@ -95,7 +97,7 @@ class Waiter:
             # A full or read-only server: it may serve us again, and to die of it would help nobody.
             self.forget_question()
             self._try_again(10 * RETRY_SECONDS)
-            logger.warning("the broker refuses to hand out messages: %s", type(error).__name__)
+            self._alarm.failed(refusal(error))
             raise Empty() from None
         except self._channel.connection_errors as error:
             self._lost(error)
@@ -103,6 +105,7 @@ class Waiter:
         if asked is None:
             self._armed = frozenset()
             raise Empty()
+        self._alarm.worked()
         self._asked, self._lost_since, self.troubled, self._answered_at = None, None, False, monotonic()
         if self._answered_at - asked.at > self._channel.lease_seconds:
             # We slept while nobody renewed these: they are, or will be, somebody else's.

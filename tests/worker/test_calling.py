@@ -1,0 +1,64 @@
+"""The attempts of one call, cancelled at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from tokenferry.configuration import Limits, Platform
+from tokenferry_worker.answers import Answer
+from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.calling import Attempts, Desk, TooLate
+from tokenferry_worker.circuits import About
+from tokenferry_worker.on_redis.limiter import RedisLimiter
+from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.wiring import RealWorld
+
+from .standins import MemoryCircuits, ScriptedEndpoint
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = Limits(global_per_second=50_000, endpoint_per_second=50_000, burst=100, in_flight={"tokens": 1})
+DESK = Desk("main", ScriptedEndpoint(), Budgets("main", Platform(limits=LIMITS)), live=False)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_delivery_that_is_called_off_or_too_late_leaves_no_call_under_way(
+    client: Redis, store: Store, seed: int
+) -> None:
+    dice, world = random.Random(seed), RealWorld()
+    limiter, circuits = RedisLimiter(store), Switchboard(MemoryCircuits())
+    budgets = DESK.budgets.tokens()
+
+    async def call() -> Answer:
+        for _ in range(dice.randint(0, 5)):
+            await asyncio.sleep(0)
+        return Answer("token", "tok_1", {})
+
+    async def deliver() -> Answer:
+        about = About("main", "tokens", "card")
+        until = world.now() + dice.choice([0.0005, 0.002, 60.0])
+        attempts = Attempts(
+            limiter, circuits, world, DESK, about, "bulk", budgets, limit=3, until=until, may_park=False
+        )
+        return await attempts.run(call)
+
+    ended: list[Any] = []
+    async with asyncio.timeout(90):
+        for _ in range(40):
+            deliveries = [asyncio.create_task(deliver()) for _ in range(dice.randint(1, 3))]
+            for each in deliveries:
+                if dice.random() < 0.5:
+                    await asyncio.sleep(dice.choice([0.0, 0.0005, 0.001, 0.003]))
+                    each.cancel()
+            # The one seat: were it lost, the next ones would wait for it for two minutes.
+            ended += await asyncio.gather(*deliveries, return_exceptions=True)
+        await limiter.aclose()
+    assert await client.zcard(store.key("budget", "main:endpoint:tokens", "calls")) == 0
+    assert {type(end) for end in ended} <= {Answer, asyncio.CancelledError, TooLate}
+    await store.aclose()
