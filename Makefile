@@ -1,5 +1,7 @@
 # make demo   installs, then runs the main job with no server and no key
-# make test   installs, then runs the tests (Redis and RabbitMQ ones only where those listen on their usual ports)
+# make test   installs, then runs the tests; needs no server
+# make test-all   the same, on Redis and RabbitMQ too: TOKENFERRY_TEST_REDIS_URL and TOKENFERRY_TEST_AMQP_URL name them
+# make campaigns  small fault campaigns as tests; the large ones are `make faults` and `make faults-mutations`
 # make check  format, lint, types, import fences, the examples in docstrings
 # make bench  measures the pipeline beside its parts; takes minutes
 # make faults the fault campaign: REQUESTS=20000 SEED=1 BROKER=all, `--only` and more in ARGS; takes minutes
@@ -11,12 +13,16 @@
 PYTHON ?= python3
 # Many tests wait for brokers, leases and rates: more of them at once than there are cores.
 TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(4, os.cpu_count() or 1))')
+# Which tests, by their marks (pyproject.toml).
+TESTS ?= not foreign and not campaign
+# Compiled once, not in each of the many processes of a test run.
+export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-onboarding faults faults-mutations outages clean
+.PHONY: help demo test test-all campaigns check bench bench-onboarding faults faults-mutations outages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,7 +31,13 @@ demo: $(VENV)/installed
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/installed
-	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup
+	@$(BIN)/python tests/cpu.py $(BIN)/python -m pytest -n $(TESTERS) --dist worksteal -m '$(TESTS)'
+
+test-all:
+	@$(MAKE) --no-print-directory test TESTS='not campaign'
+
+campaigns:
+	@$(MAKE) --no-print-directory test TESTS='campaign'
 
 check: $(VENV)/installed
 	@$(BIN)/ruff format --check .

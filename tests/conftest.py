@@ -2,16 +2,81 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import forking
 import pytest
 from click.testing import CliRunner
 
 from tokenferry.broker.embedded import Embedded, EmbeddedServerUnavailable, running
 from tokenferry_worker.commands.keys import keys
+
+_OPEN = ExitStack()
+"""What lives as long as the test run."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # one fork server for all processes of a run
+        _OPEN.enter_context(forking.server())
+
+
+def pytest_unconfigure() -> None:
+    _OPEN.close()
+
+
+FOREIGN = {"redis", "rabbitmq", "own-rabbitmq"}
+"""Parameters that ask for a server which is not ours."""
+FOREIGN_FIXTURES = {"rabbit", "impatient", "replicated"}
+SLOW = ("e2e", "test_compose.py", "test_deploy.py", "test_documentation.py", "test_resuming.py", "test_embedded.py")
+"""Where tests wait for processes: they come first, or one of the last ones keeps everybody waiting."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Mark what needs a foreign server. Then, of what is left, let each test process begin with its share of slow ones.
+
+    `--dist worksteal` gives each process one piece of the list at first.
+    """
+    for item in items:
+        parameters = (
+            map(str, item.callspec.params.values())
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else ()
+        )
+        if FOREIGN.intersection(parameters) or FOREIGN_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("foreign")
+    yield
+    slow = [item for item in items if any(part in item.path.parts for part in SLOW)]
+    quick = [item for item in items if not any(part in item.path.parts for part in SLOW)]
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    edges = [len(quick) * at // count for at in range(count + 1)]
+    items[:] = [
+        item
+        for at, (begin, end) in enumerate(itertools.pairwise(edges))
+        for item in (*slow[at::count], *quick[begin:end])
+    ]
+
+
+@pytest.fixture
+def environment() -> Iterator[MutableMapping[str, str]]:
+    """The environment of this process, which is afterwards as it was before."""
+    before = dict(os.environ)
+    yield os.environ
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def in_folder() -> Iterator[Callable[[Path], None]]:
+    """Go into a folder, until the end of the test."""
+    before = Path.cwd()
+    yield os.chdir
+    os.chdir(before)
 
 
 @dataclass(frozen=True)

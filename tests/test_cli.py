@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import click
+import forking
 import pytest
 from click.testing import CliRunner
 
@@ -109,9 +111,9 @@ class TestErrors:
 
     @pytest.mark.parametrize("debug", ["", "1"])
     def test_bugs_are_a_type_and_a_place_and_never_a_value(
-        self, raising: dict[str, BaseException], debug: str, monkeypatch: pytest.MonkeyPatch
+        self, raising: dict[str, BaseException], debug: str, environment: dict[str, str]
     ) -> None:
-        monkeypatch.setenv("TOKENFERRY_DEBUG", debug)
+        environment["TOKENFERRY_DEBUG"] = debug
         raising["error"] = RuntimeError("4242424242424242")
         done = CliRunner().invoke(main, ["fail"])
         assert done.exit_code == 1
@@ -140,10 +142,10 @@ class TestErrors:
     ids=" ".join,
 )
 def test_a_command_that_only_looks_starts_nothing_where_nothing_says_what_to_look_at(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str], tmp_path: Path, in_folder: Callable[[Path], None]
 ) -> None:
     """An empty server in the wrong folder would answer that all is well."""
-    monkeypatch.chdir(tmp_path)
+    in_folder(tmp_path)
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 2
     assert done.stderr.startswith(f"tokenferry: no tokenferry.toml in {tmp_path}, no ")
@@ -193,14 +195,8 @@ needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="thi
 
 def onto_a_full_disk(*command: str, unbuffered: str, **options: Any) -> subprocess.CompletedProcess[str]:
     with open("/dev/full", "wb") as full:
-        return subprocess.run(
-            [sys.executable, "-m", "tokenferry", *command],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-            **options,
-        )
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        return forking.run([sys.executable, "-m", "tokenferry", *command], stdout=full, env=environment, **options)
 
 
 @needs_dev_full
@@ -247,9 +243,9 @@ def test_what_standard_output_does_not_take_is_one_line(command: list[str], unbu
     ],
 )
 def test_what_was_typed_in_the_wrong_place_is_not_repeated(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], tmp_path: Path, in_folder: Callable[[Path], None]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    in_folder(tmp_path)
     (tmp_path / "tokenferry.toml").write_text("[platforms.main]\n")
     (tmp_path / "card.json").write_text("{}")
     generated(tmp_path / "keys")
@@ -271,9 +267,9 @@ def test_what_was_typed_in_the_wrong_place_is_not_repeated(
     ids=lambda words: words[0],
 )
 def test_where_no_platform_is_configured_that_is_said(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str], tmp_path: Path, in_folder: Callable[[Path], None]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    in_folder(tmp_path)
     (tmp_path / "card.json").write_text("{}")
     (tmp_path / "rows.csv").write_text("kind,number\n")
     done = CliRunner().invoke(main, command)

@@ -17,9 +17,9 @@ Write = Callable[[str], Path]
 
 
 @pytest.fixture(autouse=True)
-def _nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_in_the_environment(environment: dict[str, str]) -> None:
     for name in ("TOKENFERRY_BROKER__URL", "TOKENFERRY_STORE__URL", "TOKENFERRY_DATA"):
-        monkeypatch.delenv(name, raising=False)
+        environment.pop(name, None)
 
 
 @pytest.fixture
@@ -48,24 +48,24 @@ def test_an_empty_file_is_the_embedded_default(write: Write) -> None:
     assert configuration.worker.attempts == 8
 
 
-def test_without_any_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_without_any_file_the_defaults_hold(tmp_path: Path, in_folder: Callable[[Path], None]) -> None:
+    in_folder(tmp_path)
     configuration = load()
     assert configuration.broker.url == "embedded"
     assert configuration.path(Path("keys")) == tmp_path.resolve() / "keys"
 
 
-def test_the_file_of_the_working_folder_is_found_by_itself(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(write("[worker]\nattempts = 3\n").parent)
+def test_the_file_of_the_working_folder_is_found_by_itself(write: Write, in_folder: Callable[[Path], None]) -> None:
+    in_folder(write("[worker]\nattempts = 3\n").parent)
     assert load().worker.attempts == 3
 
 
 def test_relative_paths_count_from_the_folder_of_the_file(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, in_folder: Callable[[Path], None]
 ) -> None:
     path = write('data = "state"\n[keys]\nrecipient = "../r.pem"\n')
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    in_folder(tmp_path / "elsewhere")
     configuration = load(path)
     assert configuration.path(configuration.data) == tmp_path.resolve() / "state"
     assert configuration.path(configuration.keys.recipient) == tmp_path.resolve().parent / "r.pem"
@@ -131,19 +131,19 @@ def test_a_folder_in_the_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path)
 
 
-def test_the_environment_overrides_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_file(write: Write, environment: dict[str, str]) -> None:
     path = write("[broker]\nurl = 'embedded'\npublish_timeout = 3.0\n[worker]\nattempts = 3")
-    monkeypatch.setenv("TOKENFERRY_BROKER__URL", f"redis://:{CANARY}@broker:6379/0")
-    monkeypatch.setenv("TOKENFERRY_WORKER__ATTEMPTS", "5")
-    monkeypatch.setenv("TOKENFERRY_WORKER__DELIVERIES", "")
+    environment["TOKENFERRY_BROKER__URL"] = f"redis://:{CANARY}@broker:6379/0"
+    environment["TOKENFERRY_WORKER__ATTEMPTS"] = "5"
+    environment["TOKENFERRY_WORKER__DELIVERIES"] = ""
     configuration = load(path)
     assert configuration.broker.url == f"redis://:{CANARY}@broker:6379/0"
     assert configuration.broker.publish_timeout == 3.0
     assert (configuration.worker.attempts, configuration.worker.deliveries) == (5, 10)
 
 
-def test_the_environment_can_name_the_keys_place_of_a_platform(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOKENFERRY_PLATFORMS__MAIN__BASE_URL", "http://127.0.0.1:1")
+def test_the_environment_can_name_the_keys_place_of_a_platform(write: Write, environment: dict[str, str]) -> None:
+    environment["TOKENFERRY_PLATFORMS__MAIN__BASE_URL"] = "http://127.0.0.1:1"
     configuration = load(write("[platforms.main]\nsecret_key = { env = 'KEY' }"))
     assert configuration.platforms["main"].base_url == "http://127.0.0.1:1"
     assert configuration.platforms["main"].secret_key is not None
@@ -158,9 +158,9 @@ def test_the_environment_can_name_the_keys_place_of_a_platform(write: Write, mon
     ],
 )
 def test_a_wrong_variable_of_the_environment_is_refused_as_silently(
-    write: Write, monkeypatch: pytest.MonkeyPatch, name: str, value: str, word: str
+    write: Write, environment: dict[str, str], name: str, value: str, word: str
 ) -> None:
-    monkeypatch.setenv(name, value)
+    environment[name] = value
     told = refused(write(""))
     assert word in told
     assert name.removesuffix("L") in told or "TOKENFERRY_ variable" in told
@@ -181,21 +181,19 @@ def test_a_key_pasted_where_its_name_belongs_is_refused_and_not_repeated(write: 
     assert CANARY_KEY not in told
 
 
-def test_a_variable_with_one_underscore_too_few_is_not_passed_over(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TOKENFERRY_WORKER_PORT", "tcp://10.0.0.1:80")  # as Kubernetes adds for a service of our name
+def test_a_variable_with_one_underscore_too_few_is_not_passed_over(write: Write, environment: dict[str, str]) -> None:
+    environment["TOKENFERRY_WORKER_PORT"] = "tcp://10.0.0.1:80"  # as Kubernetes adds for a service of our name
     assert load(write("")).broker.url == "embedded"
-    monkeypatch.setenv("TOKENFERRY_BROKER_URL", f"redis://:{CANARY}@host")
+    environment["TOKENFERRY_BROKER_URL"] = f"redis://:{CANARY}@host"
     assert "write TOKENFERRY_BROKER__URL (two underscores)" in refused(write(""))
 
 
-def test_without_a_platform_it_says_what_to_write_and_where(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_platform_it_says_what_to_write_and_where(write: Write, in_folder: Callable[[Path], None]) -> None:
     path = write("")
     with pytest.raises(InvalidConfiguration, match=rf"add \[platforms.NAME\] .* to {path}"):
         load(path).meant(None)
     path.unlink()
-    monkeypatch.chdir(path.parent)
+    in_folder(path.parent)
     with pytest.raises(InvalidConfiguration, match=r"has none\), or name the file with --config"):
         load().meant(None)
 

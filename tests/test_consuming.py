@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from broker.places import DAILY, OneRedis, Place, place
+from broker.places import ABOVE, OneRedis, Place, place
 from e2e.brokers import RabbitMQ
 from e2e.house import until
 
@@ -34,7 +34,7 @@ PROMPT = 3.0
 """Seconds that something prompt may take on a busy machine."""
 
 
-@pytest.fixture(scope="module", params=DAILY)
+@pytest.fixture(scope="module", params=ABOVE)
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with place(request, tmp_path_factory, database=9) as broker:
         yield broker

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 import yaml
 from conftest import KeyFolder
@@ -163,11 +164,15 @@ class Machine:
         here.chmod(0o400)
 
     @contextmanager
-    def running(self, words: list[str], **more: str) -> Iterator[Path]:
-        """Run `tokenferry` with these words; where its log is. At the end it is asked to stop, and must do so well."""
+    def running(self, words: list[str], *, real: bool = False, **more: str) -> Iterator[Path]:
+        """Run `tokenferry` with these words; where its log is. At the end it is asked to stop, and must do so well.
+
+        *real*: never as a fork.
+        """
         log = self.root / "log"
         with log.open("wb") as out:
-            process = subprocess.Popen(
+            start = subprocess.Popen if real else forking.start
+            process = start(
                 [sys.executable, "-m", "tokenferry", *words], env={**self.environment, **more}, stdout=out, stderr=out
             )
         try:
@@ -222,18 +227,12 @@ def test_a_unit_starts_with_its_credentials_alone_and_tells_systemd(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(machine.root / "notify"))
         systemd.settimeout(40)
-        with machine.running(words, NOTIFY_SOCKET=str(machine.root / "notify")) as log:
+        with machine.running(words, real=role == "tokenize", NOTIFY_SOCKET=str(machine.root / "notify")) as log:
             heard = ""
             while "READY=1" not in heard or "every process works" not in heard:
                 heard += systemd.recv(4096).decode() + "\n"
-            health = subprocess.run(
-                [sys.executable, "-m", "tokenferry", "health", "--config", str(credentials / "tokenferry.toml")],
-                env=machine.environment,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
+            command = ["-m", "tokenferry", "health", "--config", str(credentials / "tokenferry.toml")]
+            health = forking.run([sys.executable, *command], env=machine.environment)
             assert health.returncode == 0, health.stdout + log.read_text()
         assert SECRET not in log.read_text() + heard
 

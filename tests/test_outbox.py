@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 import redis
 from click.testing import CliRunner, Result
@@ -137,7 +138,7 @@ class Desk:
         return CliRunner().invoke(main, ["outbox", *arguments, "--config", str(self.file())])
 
     def python(self, program: str, *arguments: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return forking.start(
             [sys.executable, "-c", program, str(self.file()), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

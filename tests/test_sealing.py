@@ -92,13 +92,13 @@ def test_a_known_envelope_opens_to_what_was_sealed(vector: Vector) -> None:
     ids=["a credential", "beside the folder", "open to all", "writable"],
 )
 def test_a_key_that_systemd_hands_over_by_an_access_list_is_taken(
-    tmp_path: Path, key_folder: Any, monkeypatch: pytest.MonkeyPatch, mode: int, theirs: bool, taken: bool
+    tmp_path: Path, key_folder: Any, environment: dict[str, str], mode: int, theirs: bool, taken: bool
 ) -> None:
     """Its mask shows as the rights of the group: https://github.com/systemd/systemd/issues/29435."""
     key = tmp_path / "worker.pem"
     key.write_bytes(Path(key_folder.worker).read_bytes())
     key.chmod(mode)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path if theirs else tmp_path / "elsewhere"))
+    environment["CREDENTIALS_DIRECTORY"] = str(tmp_path if theirs else tmp_path / "elsewhere")
     if taken:
         assert Signer.load(key).signer_id
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from e2e.house import until
 from tokenferry.broker.embedded import server_program
 
 KINDS = ("valkey", "redis", "rabbitmq")
-DAILY = KINDS if os.environ.get("EVERY_BROKER") == "1" else ("valkey", "rabbitmq")
-"""For what stands above the transport, which is the same on Valkey and Redis: see tests/e2e/conftest.py."""
+ABOVE = ("valkey", "rabbitmq")
+"""For what stands above the transport, which is the same on Valkey and Redis."""
 
 
 class OneRedis(OnRedis):

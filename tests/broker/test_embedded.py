@@ -224,12 +224,12 @@ def test_an_empty_directory_that_is_open_to_others_is_closed(home):
 # Sharing it
 
 
-def test_a_second_call_adopts_the_running_server_under_any_spelling_of_the_directory(home, monkeypatch):
+def test_a_second_call_adopts_the_running_server_under_any_spelling_of_the_directory(home, in_folder):
     server = ensure(home)
     assert ensure(home) == server
     (home.parent / "link").symlink_to(home)
     assert ensure(home.parent / "link") == server
-    monkeypatch.chdir(home.parent)
+    in_folder(home.parent)
     assert ensure(Path("data")) == server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import redis
 from e2e.brokers import OURS, SharedRedis, may_be_emptied
 
@@ -21,6 +22,7 @@ def test_only_an_empty_or_a_marked_database_may_be_emptied(valkey: Embedded) -> 
         client.flushdb()
 
 
+@pytest.mark.foreign
 def test_one_that_is_in_use_is_marked_however_often_it_is_emptied() -> None:
     shared = SharedRedis()
     try:

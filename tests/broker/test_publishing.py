@@ -21,7 +21,7 @@ import amqp
 import faults.line
 import pytest
 import redis
-from broker.places import DAILY, OneRedis, Place, place
+from broker.places import ABOVE, OneRedis, Place, place
 from e2e.brokers import RABBITMQ, REDIS, RabbitMQ
 from e2e.house import until
 from faults.line import Trap
@@ -47,7 +47,7 @@ GRACE = 1.5
 """Seconds after its deadline within which an error must be there, on a busy machine too."""
 
 
-@pytest.fixture(scope="module", params=DAILY)
+@pytest.fixture(scope="module", params=ABOVE)
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with place(request, tmp_path_factory, database=8) as broker:
         yield broker

@@ -298,6 +298,7 @@ def test_a_whole_house_works_on_through_a_failover(replicated: Replicated, tmp_p
         house.close()
 
 
+@pytest.mark.foreign
 def test_where_one_name_leads_to_another_server_the_demoted_one_is_left(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:

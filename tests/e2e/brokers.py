@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import amqp
 import pytest
@@ -25,8 +26,16 @@ from tokenferry.broker import embedded
 
 T = TypeVar("T")
 
-REDIS = ("127.0.0.1", 6379)
-RABBITMQ = ("127.0.0.1", 5672)
+
+def named(variable: str) -> tuple[str, int]:
+    """Host and port of the server whose URL stands in the environment; no host where none is named."""
+    parts = urlsplit(os.environ.get(variable, ""))
+    return parts.hostname or "", parts.port or 0
+
+
+REDIS_URL, AMQP_URL = "TOKENFERRY_TEST_REDIS_URL", "TOKENFERRY_TEST_AMQP_URL"
+"""What names the servers that others use as well: without, nothing of them is touched."""
+REDIS, RABBITMQ = named(REDIS_URL), named(AMQP_URL)
 DATABASES = range(12, 16)
 """Databases of the shared Redis that belong to these tests: one per run at a time."""
 
@@ -68,10 +77,12 @@ class Broker(Protocol):
 
 
 def needs(address: tuple[str, int], what: str) -> None:
-    """Skip at home where a service is missing; in CI that is a failure."""
-    with contextlib.suppress(OSError), socket.create_connection(address, timeout=2.0):
-        return
-    gone = f"no {what} on {address[0]}:{address[1]}"
+    """Skip at home where a service is not named or missing; in CI that is a failure."""
+    gone = f"no {what}: name one in {REDIS_URL} or {AMQP_URL}"
+    if address[0]:
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=2.0):
+            return
+        gone = f"no {what} on {address[0]}:{address[1]}"
     if os.environ.get("CI") == "true":
         pytest.fail(gone)
     pytest.skip(gone)
@@ -234,8 +245,7 @@ class RabbitMQ:
     def __init__(self, data: Path) -> None:
         needs(RABBITMQ, "RabbitMQ")
         self.vhost = f"tokenferry-e2e-{secrets.token_hex(4)}"
-        self.control("add_vhost", self.vhost)
-        self.control("set_permissions", "-p", self.vhost, "guest", ".*", ".*", ".*")
+        self.node.add_vhost(self.vhost)
         self.url = f"amqp://guest:guest@{RABBITMQ[0]}:{RABBITMQ[1]}/{self.vhost}"
         self._store = Embedded(data)
 
@@ -309,7 +319,7 @@ class RabbitMQ:
         return said.count("Closing") or 1
 
     def close(self) -> None:
-        self.control("delete_vhost", self.vhost)
+        self.node.delete_vhost(self.vhost)
         self._store.close()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,20 +27,11 @@ def house_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Bro
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """On which brokers a test runs that names none.
-
-    Starting workers takes most of the time, so a test runs on the embedded broker or on RabbitMQ, half of them on
-    each; on both where it says `both_brokers`; and all of them on all three with `EVERY_BROKER=1`. What brokers promise
-    is tested on every one of them in tests/broker.
-    """
+    """On which brokers a test runs that names none: on every one. Those on foreign servers are of `make test-all`."""
     chosen = any("house" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "house" not in metafunc.fixturenames or chosen:
         return
-    kinds = ("embedded", "rabbitmq", "redis")
-    if os.environ.get("EVERY_BROKER") != "1":
-        half = zlib.crc32(metafunc.function.__name__.encode()) % 2
-        kinds = kinds[:2] if metafunc.definition.get_closest_marker("both_brokers") else kinds[half : half + 1]
-    metafunc.parametrize("house", kinds, indirect=True)
+    metafunc.parametrize("house", ("embedded", "rabbitmq", "redis"), indirect=True)
 
 
 @pytest.fixture

@@ -31,6 +31,11 @@ MEMBER: Final = """\
 {ok, Queue} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"%s">>)),
 ra:%s(quorum_queues, amqqueue:get_pid(Queue)).
 """
+ADDED: Final = """\
+ok = rabbit_vhost:add(<<"{0}">>, <<"guest">>),
+ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{0}">>, <<".*">>, <<".*">>, <<".*">>, <<"guest">>).
+"""
+DELETED: Final = 'ok = rabbit_vhost:delete(<<"{0}">>, <<"guest">>).'
 ROOT: Final = Path("/var/lib/rabbitmq")
 """Where the server of the machine keeps its cookie."""
 
@@ -51,6 +56,18 @@ class Node:
         """Call a function of `ra` on the process of one quorum queue."""
         said = self._evaluate(MEMBER % (vhost, queue, verb))
         assert re.search(r"\bok\b", said), said
+
+    def add_vhost(self, vhost: str) -> None:
+        """Make a virtual host in which `guest` may do everything."""
+        self._succeed(ADDED.format(vhost))
+
+    def delete_vhost(self, vhost: str) -> None:
+        """Remove it, with every queue in it."""
+        self._succeed(DELETED.format(vhost))
+
+    def _succeed(self, expression: str) -> None:
+        said = self._evaluate(expression)
+        assert "ok" in said and "error" not in said, said  # noqa: PT018
 
     def _evaluate(self, expression: str) -> str:
         program = _erl_call()

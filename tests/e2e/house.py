@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
+import forking
 import httpx
 from click.testing import CliRunner
 from e2e.brokers import Broker, Embedded, RabbitMQ, SharedRedis
@@ -96,10 +97,14 @@ def least(measure: Callable[[], float], good: float) -> float:
 class Program:
     """One process with its output in a file, in a session of its own."""
 
-    def __init__(self, command: list[str], *, log: Path, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], *, log: Path, folder: Path, environment: dict[str, str], real: bool = False
+    ) -> None:
+        """*real*: start an interpreter even where a fork would do."""
         self.log = log
+        popen = subprocess.Popen if real else forking.start
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
+            self.process = popen(
                 command,
                 cwd=folder,
                 env=environment,
@@ -126,10 +131,10 @@ class Worker(Program):
 
     def children(self) -> list[int]:
         """The process ids of the worker processes."""
-        try:
-            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
-        except OSError:
-            return []
+        started: list[str] = []
+        with suppress(OSError):
+            started = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [*map(int, started), *forking.children_of(self.pid)]
 
     def is_ready(self, times: int) -> bool:
         """Whether *times* processes have said so, those counted that have died since."""
@@ -234,19 +239,31 @@ class House:
         name: str,
         kind: type[Program] = Program,
         environment: Mapping[str, str] = MappingProxyType({}),
+        *,
+        real: bool = False,
     ) -> Program:
-        """Start a program of this house, with more in its *environment* where given."""
+        """Start a program of this house, with more in its *environment* where given. *real*: never a fork."""
         log = self.logs / f"{name}-{next(self._numbers)}.log"
-        program = kind(command, log=log, folder=self.folder, environment=self.environment | dict(environment))
+        more = self.environment | dict(environment)
+        program = kind(command, log=log, folder=self.folder, environment=more, real=real)
         self._programs.append(program)
         return program
 
     def worker(
-        self, *, role: str = "all", processes: int = 1, config: str = "tokenferry.toml", ready: bool = True
+        self,
+        *,
+        role: str = "all",
+        processes: int = 1,
+        config: str = "tokenferry.toml",
+        ready: bool = True,
+        real: bool = False,
     ) -> Worker:
-        """Start `tokenferry worker`, and wait until each process reads its queues unless told otherwise."""
+        """Start `tokenferry worker`, and wait until each process reads its queues unless told otherwise.
+
+        *real*: as in production, with interpreters of its own.
+        """
         options = ["--role", role, "--processes", str(processes), "--config", str(self.folder / config)]
-        worker = self.start([sys.executable, "-m", "tokenferry.cli", "worker", *options], "worker", Worker)
+        worker = self.start([sys.executable, "-m", "tokenferry.cli", "worker", *options], "worker", Worker, real=real)
         assert isinstance(worker, Worker)
         if ready:
             until(lambda: worker.is_ready(processes) or worker.process.poll() is not None, "a ready worker")
@@ -329,12 +346,13 @@ class House:
         until(lambda: not list(self.left()), "the end of every process")
 
     def left(self) -> Iterator[int]:
-        """Processes that carry our mark."""
+        """Processes that carry our mark, or work in our folder: a fork has the environment of its server."""
         mark = f"{MARK}={self.mark}".encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with suppress(OSError):
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    here = (entry / "cwd").readlink().is_relative_to(self.folder)
+                    if here or mark in (entry / "environ").read_bytes().split(b"\0"):
                         yield int(entry.name)
 
 

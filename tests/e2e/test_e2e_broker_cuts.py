@@ -14,8 +14,6 @@ from e2e.brokers import RabbitMQ
 from e2e.house import House, until
 from e2e.test_e2e_shutdown import go_on, in_hand, limits
 
-pytestmark = pytest.mark.both_brokers
-
 REQUESTS = 250
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from e2e import cargo
 from e2e.brokers import RabbitMQ
 from e2e.house import House
@@ -19,8 +18,6 @@ from tokenferry.contract.targets import (
     PersonCreate,
     PersonUpdate,
 )
-
-pytestmark = pytest.mark.both_brokers
 
 
 def test_every_kind_becomes_a_token_and_is_spent_on_its_target_once(house: House) -> None:

@@ -14,7 +14,7 @@ from faults.scene import scene
 BROKERS = ("embedded", "own-rabbitmq")
 REQUESTS = 5000
 """Accepted on each broker, at least."""
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.campaign]
 
 
 @pytest.mark.parametrize("kind", BROKERS)

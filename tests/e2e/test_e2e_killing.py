@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
 from e2e import cargo
 from e2e.house import House, Route, is_alive, until
 
 from tokenferry import Order
 from tokenferry.contract.targets import CustomerCreate
-
-pytestmark = pytest.mark.both_brokers
 
 REQUESTS = 200
 

@@ -105,7 +105,6 @@ DEATHS = (
 )
 
 
-@pytest.mark.both_brokers
 def test_a_worker_killed_at_each_step_of_an_account_leaves_nothing_undone_and_makes_nothing_twice(house: House) -> None:
     route, accounts = house.route(), len(DEATHS)
     script = [{"kind": kind, "path": path, "method": "POST"} for kind, path, _ in DEATHS]

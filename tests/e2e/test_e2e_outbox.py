@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
 from e2e import cargo
 from e2e.brokers import Broker, OnRedis, RabbitMQ
 from e2e.house import House, Program, until
@@ -63,7 +62,6 @@ def read(results: Results, count: int) -> list[TokenResult | AttachResult]:
     return list(found.values())
 
 
-@pytest.mark.both_brokers
 def test_messages_that_the_broker_lost_are_found_again_and_end_as_if_nothing_had_happened(house: House) -> None:
     config = outbox_of(house, "forgetful.toml")
     path = house.folder / "forgetful.toml.db"

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 
-import pytest
 from e2e import cargo
 from e2e.house import House, Worker, is_alive, until
 
@@ -28,7 +27,6 @@ def die_of_it(house: House, worker: Worker, times: int) -> None:
         until(lambda victim=victim: not is_alive(victim), "its end")
 
 
-@pytest.mark.both_brokers
 def test_a_request_that_kills_its_worker_is_delivered_so_often_and_is_then_a_dead_letter(house: House) -> None:
     route = house.route()
     path = house.configure("poison.toml")

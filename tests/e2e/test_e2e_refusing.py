@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forking
 import pytest
 from e2e.brokers import RabbitMQ
 from e2e.house import House, until
@@ -20,15 +21,8 @@ def template(house_on: Callable[[str], House]) -> House:
 def start(house: House, folder: Path, toml: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Start a worker and wait for its end."""
     (folder / "tokenferry.toml").write_text(toml)
-    return subprocess.run(
-        [sys.executable, "-m", "tokenferry.cli", "worker"],
-        cwd=folder,
-        env={**house.environment, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = [sys.executable, "-m", "tokenferry.cli", "worker"]
+    return forking.run(command, cwd=folder, env={**house.environment, **environment})
 
 
 def own_keys(house: House, folder: Path) -> Path:

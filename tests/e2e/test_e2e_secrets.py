@@ -92,7 +92,7 @@ def test_no_secret_is_readable_anywhere_whatever_happens_to_its_request(house: H
         for kind, times in (("error_500", 3), ("error_502_html_after", 2), ("truncated_json", 2), ("reset_after", 2))
     ]
     house.http.post("/_faults", json={"script": faults})
-    crashed = house.worker()
+    crashed = house.worker(real=True)
     until(lambda: house.ledger()["calls"]["total"] >= 6, "calls under way")
     content.look(crashed)
     crashed.kill()
@@ -100,7 +100,7 @@ def test_no_secret_is_readable_anywhere_whatever_happens_to_its_request(house: H
     house.producer.publisher.publish(
         Outgoing.task(tokenize_queue("bulk", "main"), TOKENIZE_TASK, "req-garbage", '{"number": "garbage"}')
     )
-    with house.working() as worker:
+    with house.working(real=True) as worker:  # whose environment is its own
         route.gather(len(request_ids), seconds=60.0)
         content.pieces += import_a_file(house, tmp_path)
         house.until_all_is_done()

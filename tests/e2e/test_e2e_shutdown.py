@@ -84,10 +84,10 @@ def go_on(house: House) -> None:
     limits(house, "resume", "paced:endpoint:tokens", "--why", "the test is over")
 
 
-def holding(house: House, config: str) -> tuple[Worker, list[str], Any]:
-    """A worker of one process that has all the requests there are in hand."""
+def holding(house: House, config: str, *, real: bool = False) -> tuple[Worker, list[str], Any]:
+    """A worker of one process that has all the requests there are in hand. *real*: no fork."""
     route = house.route()
-    worker = house.worker(config=config)
+    worker = house.worker(config=config, real=real)
     request_ids = house.send(cargo.cards(COUNT, route.name, platform="paced"))
     until(lambda: in_hand(house, worker) == COUNT, "every request in hand")
     return worker, request_ids, route
@@ -114,7 +114,8 @@ def test_what_is_not_finished_when_a_worker_stops_is_there_for_another_one_at_on
     paused: House, signals: tuple[signal.Signals, ...], grace: float
 ) -> None:
     # With a lease this long, nothing comes back in time by itself.
-    worker, request_ids, _ = holding(paused, configured(paused, grace=grace, lease=600.0))
+    real = paused.kind == "embedded"
+    worker, request_ids, _ = holding(paused, configured(paused, grace=grace, lease=600.0), real=real)
     (child,) = worker.children()
     assert waiting(paused) == 0
     for number in signals[:-1]:

@@ -1,4 +1,4 @@
-"""A worker that cannot reach anything yet answers its probes and obeys its signals all the same."""
+"""A worker that cannot reach anything yet answers its probes and obeys its signals all the same. None is a fork."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def probe(port: int, path: str) -> tuple[int, dict[str, object]]:
 
 
 def test_it_answers_its_probes_before_it_has_reached_anything(house: House, nowhere: str) -> None:
-    worker = house.worker(config=nowhere, ready=False)
+    worker = house.worker(config=nowhere, ready=False, real=True)
     port = port_of(worker)
     assert probe(port, "/live")[0] == 200
     status, health = probe(port, "/ready")
@@ -61,7 +61,7 @@ def test_it_answers_its_probes_before_it_has_reached_anything(house: House, nowh
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=lambda number: number.name)
 def test_a_signal_ends_it_at_once(house: House, nowhere: str, number: signal.Signals) -> None:
-    worker = house.worker(config=nowhere, ready=False)
+    worker = house.worker(config=nowhere, ready=False, real=True)
     port_of(worker)
     assert worker.stop(number, seconds=10.0) == 0
 

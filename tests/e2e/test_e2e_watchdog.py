@@ -57,11 +57,11 @@ if "SABOTAGE" in os.environ:
 
 
 @pytest.fixture
-def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def order(tmp_path: Path, environment: dict[str, str]) -> Iterator[Path]:
     """Where to write what is to be harmed."""
     (tmp_path / "sitecustomize.py").write_text(SABOTEUR)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("SABOTAGE", str(tmp_path / "order"))
+    environment["PYTHONPATH"] = str(tmp_path)
+    environment["SABOTAGE"] = str(tmp_path / "order")
     return tmp_path / "order"
 
 

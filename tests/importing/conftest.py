@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
@@ -28,7 +28,6 @@ from tokenferry.contract.results import AttachResult, Failure, TokenResult
 
 from .taking import Taker
 
-ROOT = Path(__file__).parents[2]
 CANARY = "4000" + "0000" + "0000" + "0002"
 """A published test card number, which must never be seen outside the file it came from."""
 _names = count()
@@ -100,14 +99,12 @@ class House:
         return CliRunner().invoke(main, self.arguments(file, *more), input=input)
 
     def start(self, *arguments: str, stdin: int | None = None) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "producers")}
-        return subprocess.Popen(
+        return forking.start(
             [sys.executable, "-m", "tokenferry.cli", *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
             cwd=self.folder,
         )
 

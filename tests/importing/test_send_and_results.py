@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import forking
 import pytest
 from click.testing import CliRunner, Result
 
@@ -129,13 +130,7 @@ def test_the_id_of_what_was_sent_is_said_also_where_standard_output_is_full(
 ) -> None:
     arguments = ["send", "--kind", "card", "--json-input", "-", "--config", str(house.config), option]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "tokenferry", *arguments],
-            input=json.dumps(CARD),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        done = forking.run([sys.executable, "-m", "tokenferry", *arguments], input=json.dumps(CARD), stdout=full)
     eventually(lambda: len(worker.taken) == 1)
     assert (done.returncode, done.stderr) == (
         1,
@@ -148,12 +143,8 @@ def test_the_id_of_what_was_sent_is_said_also_where_standard_output_is_full(
 def test_an_order_that_was_sent_is_named_also_where_standard_output_is_full(house: House) -> None:
     order = ["tok_1", "--kind", "card", "--to", "customer_create", "--attach-id", "order-7"]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "tokenferry", "attach", *order, "--config", str(house.config)],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-m", "tokenferry", "attach", *order, "--config", str(house.config)]
+        done = forking.run(command, stdout=full)
     assert done.returncode == 1
     assert done.stderr.startswith("tokenferry: the order order-7 was sent; standard output cannot be written (No space")
     assert done.stderr.count("\n") == 1

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from click.testing import CliRunner, Result
 from importing.taking import Taker, eventually
@@ -83,9 +85,9 @@ def test_a_good_file_passes_a_dry_run_from_standard_input(folder: Path) -> None:
     ],
 )
 def test_what_cannot_begin_says_why_and_ends_with_2(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], said: str
+    folder: Path, in_folder: Callable[[Path], None], more: list[str], said: str
 ) -> None:
-    monkeypatch.chdir(folder)
+    in_folder(folder)
     write(folder, GOOD)
     (folder / "empty.jsonl").touch()
     (folder / "table.csv").write_text(f"name\n{SECRET}\n")
@@ -183,13 +185,12 @@ def test_each_account_is_told_of_step_by_step_to_whoever_wants_it(folder: Path) 
 
 
 def started(folder: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return forking.start(
         [sys.executable, "-m", "tokenferry.cli", *arguments(folder, *more)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "producers")},
     )
 
 

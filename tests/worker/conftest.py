@@ -1,4 +1,4 @@
-"""The store of the worker's tests: the same suite on fakeredis and on a real Valkey, which has the last word."""
+"""The store of the worker's tests: a real Valkey."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import secrets
 from collections.abc import AsyncIterator
 
 import pytest
-from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
+from tokenferry.broker.embedded import Embedded
 from tokenferry_worker.on_redis.store import Store
 
 DATABASE = 7
@@ -20,15 +20,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["fakeredis", "valkey"])
-async def client(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
+@pytest.fixture
+async def client(valkey: Embedded) -> AsyncIterator[Redis]:
     """An empty database. Whatever a test leaves there carries the prefix and will pass away by itself."""
-    if request.param == "fakeredis":
-        client = FakeAsyncRedis(decode_responses=True)
-    else:
-        client = Redis.from_url(
-            request.getfixturevalue("valkey").database(DATABASE).redis_url, decode_responses=True, protocol=2
-        )
+    client = Redis.from_url(valkey.database(DATABASE).redis_url, decode_responses=True, protocol=2)
     await client.flushdb()
     yield client
     left = {key: await client.pttl(key) async for key in client.scan_iter("*")}

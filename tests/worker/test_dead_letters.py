@@ -15,6 +15,7 @@ from typing import Any
 
 import amqp
 import click
+import forking
 import pytest
 from amqp.exceptions import AMQPError
 from click.testing import CliRunner, Result
@@ -939,7 +940,7 @@ class TestCommands:
         for id_ in sorted(ids):
             office.lay(id_)
         command = [sys.executable, "-m", "tokenferry.cli", "dead-letters", "redrive", "--all", "--rate", "2", "--json"]
-        program = subprocess.Popen(
+        program = forking.start(
             [*command, "--config", str(office.toml)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         went: set[str] = set()
@@ -1112,9 +1113,9 @@ class TestResealing:
         assert rotated.resting() == ["req-1", "order-1"]
 
     def test_any_key_among_the_signers_may_sign_it_a_workers_too(
-        self, rotated: Office, keys: KeyFolder, monkeypatch: pytest.MonkeyPatch
+        self, rotated: Office, keys: KeyFolder, environment: dict[str, str]
     ) -> None:
-        monkeypatch.setenv("TOKENFERRY_KEYS__PRODUCER_SIGNING_KEY", str(keys.worker))
+        environment["TOKENFERRY_KEYS__PRODUCER_SIGNING_KEY"] = str(keys.worker)
         rotated.lay("req-1")
         assert rotated.run("redrive", "--all", "--reseal").exit_code == 0
         (body,) = rotated.on_their_way()

@@ -95,9 +95,9 @@ class Practice:
 
 @pytest.fixture
 def practice(
-    tmp_path: Path, valkey: Server, emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, valkey: Server, emulator: EmulatorProcess, environment: dict[str, str]
 ) -> Iterator[Practice]:
-    monkeypatch.setenv("THE_KEY", f"sk_test_{CANARY}")
+    environment["THE_KEY"] = f"sk_test_{CANARY}"
     yield Practice(tmp_path, valkey, emulator.url)
     with redis.Redis.from_url(valkey.database(DATABASE).redis_url) as client:
         client.flushdb()
@@ -160,9 +160,9 @@ class TestAHealthyHouse:
 
 class TestTheEndpoint:
     def test_raw_card_data_refused_fails_the_card_and_nothing_else(
-        self, practice: Practice, monkeypatch: pytest.MonkeyPatch
+        self, practice: Practice, environment: dict[str, str]
     ) -> None:
-        monkeypatch.setenv("THE_KEY", f"sk_test_noraw_{CANARY}")
+        environment["THE_KEY"] = f"sk_test_noraw_{CANARY}"
         found = practice.examine()
         assert found.of("failed") == {"endpoint card"}
         assert "may not send card numbers" in found.the("endpoint card")["says"]
@@ -175,9 +175,9 @@ class TestTheEndpoint:
 
     @pytest.mark.parametrize(("key", "word"), [("invalid", "unauthorized"), ("expired", "api_key_expired")])
     def test_a_key_that_is_not_accepted_ends_the_questions_there_and_nowhere_else(
-        self, practice: Practice, monkeypatch: pytest.MonkeyPatch, key: str, word: str
+        self, practice: Practice, environment: dict[str, str], key: str, word: str
     ) -> None:
-        monkeypatch.setenv("THE_KEY", f"sk_test_{key}_{CANARY}")
+        environment["THE_KEY"] = f"sk_test_{key}_{CANARY}"
         found = practice.examine()
         assert found.of("failed") == {"endpoint secret-key"}
         assert word in found.the("endpoint secret-key")["says"]
@@ -185,9 +185,9 @@ class TestTheEndpoint:
         assert not {f"endpoint {kind}" for kind in KINDS} & {check["name"] for check in found.checks}
 
     def test_live_without_a_publishable_key_cannot_make_account_and_person_tokens(
-        self, practice: Practice, monkeypatch: pytest.MonkeyPatch
+        self, practice: Practice, environment: dict[str, str]
     ) -> None:
-        monkeypatch.setenv("THE_KEY", f"sk_live_{CANARY}")
+        environment["THE_KEY"] = f"sk_live_{CANARY}"
         practice.platforms = practice.platform("main", mode="live", url="https://127.0.0.1:1")
         found = practice.examine()
         assert found.of("failed") == {"endpoint connection", "endpoint account", "endpoint person"}
@@ -464,6 +464,7 @@ class TestBrokerAndStore:
         assert found.the("broker queue", "dead-letters")["state"] == "warning"
         assert found.the("broker queue", "attach.bulk.main")["state"] == "failed"
 
+    @pytest.mark.foreign
     def test_a_redis_of_this_machine_is_told_what_it_lacks(self, practice: Practice) -> None:
         needs(REDIS, "Redis")
         practice.broker = practice.store = f"redis://{REDIS[0]}:{REDIS[1]}/10"

@@ -257,15 +257,15 @@ def test_anything_else_is_refused_with_the_name_of_the_setting(config: Path, add
 # systemd
 
 
-def test_systemd_is_told_where_it_asks_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+def test_systemd_is_told_where_it_asks_and_nobody_else(tmp_path: Path, environment: dict[str, str]) -> None:
+    environment.pop("NOTIFY_SOCKET", None)
     assert not notify("READY=1")
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        environment["NOTIFY_SOCKET"] = str(path)
         assert notify("READY=1", "STATUS=every process works")
         assert systemd.recv(1000) == b"READY=1\nSTATUS=every process works"
     assert not notify("WATCHDOG=1")  # gone
-    monkeypatch.setenv("NOTIFY_SOCKET", "vsock:2:1234")
+    environment["NOTIFY_SOCKET"] = "vsock:2:1234"
     assert not notify("READY=1")

@@ -18,10 +18,9 @@ from celery.exceptions import Reject
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tokenferry_worker.pool
 from tokenferry.broker.publishing import Outgoing
 from tokenferry_worker import stopping
-from tokenferry_worker.pool import AsyncioPool, Handler, argument
+from tokenferry_worker.pool import AsyncioPool, Handler, Pauses, argument
 
 CANARY = "4000000000000002"
 
@@ -122,7 +121,7 @@ class Bench:
         return delivery
 
 
-Start = Callable[[Handler], Bench]
+Start = Callable[..., Bench]
 
 
 @pytest.fixture
@@ -130,9 +129,10 @@ def start() -> Iterator[Start]:
     """Starts a pool whose one task has this handler."""
     benches: list[Bench] = []
 
-    def begin(handler: Handler) -> Bench:
+    def begin(handler: Handler, pauses: Pauses = AsyncioPool.pauses) -> Bench:
         app = App({"task": handler})
         pool = AsyncioPool(600, app=app)
+        pool.pauses = pauses
         pool.on_start()
         hub = Hub()
         pool.register_with_event_loop(hub)
@@ -181,34 +181,27 @@ def test_five_hundred_deliveries_are_under_way_at_once(start: Start) -> None:
     assert bench.pool.info["in-hand"] == 0
 
 
-def test_a_delivery_for_which_memory_runs_out_goes_back_and_the_process_works_on(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 0.0)
-
+def test_a_delivery_for_which_memory_runs_out_goes_back_and_the_process_works_on(start: Start) -> None:
     async def handle(body: str) -> None:
         if body == "large":
             raise MemoryError
 
-    bench = start(handle)
+    bench = start(handle, Pauses(crashed=0.0))
     large, small = bench.deliver("large"), bench.deliver("small")
     bench.hub.run_until(lambda: bool(large.ended and small.ended))
     assert large.given_back
     assert small.acknowledged
 
 
-def test_while_it_stops_it_acknowledges_at_once_and_keeps_the_connection_alive(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_it_stops_it_acknowledges_at_once_and_keeps_the_connection_alive(start: Start) -> None:
     """Celery's hub, which does both, does not turn any more."""
-    monkeypatch.setattr(tokenferry_worker.pool, "BETWEEN_TIMERS", 0.01)
     done = threading.Event()
 
     async def handle(body: str) -> None:
         while not done.is_set():
             await asyncio.sleep(0.005)
 
-    bench = start(handle)
+    bench = start(handle, Pauses(between_timers=0.01))
     bench.deliver()
     acknowledged = threading.Event()
     bench.hub.todo.add(acknowledged.set)
@@ -247,14 +240,12 @@ def test_what_is_held_and_taken_is_counted_by_queue(start: Start) -> None:
 
 
 def test_a_crashed_delivery_goes_back_and_says_only_what_kind_of_error_and_where(
-    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 0.05)
-
     async def handle(body: str) -> None:
         raise ValueError(f"cannot make sense of {body}")
 
-    bench = start(handle)
+    bench = start(handle, Pauses(crashed=0.05))
     delivery = bench.deliver(CANARY)
     bench.hub.run_until(lambda: bool(delivery.ended))
     assert delivery.given_back
@@ -263,26 +254,22 @@ def test_a_crashed_delivery_goes_back_and_says_only_what_kind_of_error_and_where
     assert CANARY not in caplog.text
 
 
-def test_a_delivery_for_a_task_nobody_handles_goes_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 0.0)
-
+def test_a_delivery_for_a_task_nobody_handles_goes_back(start: Start) -> None:
     async def handle(body: str) -> None:
         raise AssertionError
 
-    bench = start(handle)
+    bench = start(handle, Pauses(crashed=0.0))
     delivery = bench.deliver(task="another")
     bench.hub.run_until(lambda: bool(delivery.ended))
     assert delivery.given_back
 
 
-def test_one_crash_disturbs_no_other_delivery(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 0.0)
-
+def test_one_crash_disturbs_no_other_delivery(start: Start) -> None:
     async def handle(body: str) -> None:
         if body == "7":
             raise RuntimeError
 
-    bench = start(handle)
+    bench = start(handle, Pauses(crashed=0.0))
     deliveries = [bench.deliver(str(n)) for n in range(50)]
     bench.hub.run_until(lambda: all(delivery.ended for delivery in deliveries))
     assert [n for n, delivery in enumerate(deliveries) if not delivery.acknowledged] == [7]
@@ -316,11 +303,8 @@ def test_at_a_warm_shutdown_what_finishes_in_the_grace_time_is_acknowledged_and_
     assert bench.app.closed == 1
 
 
-def test_a_cold_shutdown_gives_everything_back_at_once_even_what_has_not_begun(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenferry_worker.pool, "CALLED_OFF", 90.0)
-    bench = start(_for_ever)
+def test_a_cold_shutdown_gives_everything_back_at_once_even_what_has_not_begun(start: Start) -> None:
+    bench = start(_for_ever, Pauses(called_off=90.0))
     deliveries = [bench.deliver() for _ in range(20)]
     began = time.monotonic()
     bench.pool.on_terminate()
@@ -342,10 +326,7 @@ def test_a_delivery_called_off_before_its_first_step_goes_back_too(start: Start)
     assert delivery.given_back
 
 
-def test_a_delivery_held_too_long_goes_back_in_good_order_although_its_excuse_finds_no_store(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenferry_worker.pool, "CALLED_OFF", 0.05)
+def test_a_delivery_held_too_long_goes_back_in_good_order_although_its_excuse_finds_no_store(start: Start) -> None:
     excused: list[str] = []
 
     async def handle(body: str) -> None:
@@ -359,7 +340,7 @@ def test_a_delivery_held_too_long_goes_back_in_good_order_although_its_excuse_fi
                 await asyncio.Event().wait()
             raise
 
-    bench = start(handle)
+    bench = start(handle, Pauses(called_off=0.05))
     bench.app.tokenferry_hold = 0.2
     quick, waits, stuck = (bench.deliver(body) for body in ("quick", "waits", "the store is away"))
     bench.hub.run_until(lambda: all(delivery.ended for delivery in (quick, waits, stuck)))
@@ -370,18 +351,14 @@ def test_a_delivery_held_too_long_goes_back_in_good_order_although_its_excuse_fi
     assert bench.pool.in_hand == 0
 
 
-def test_a_crashed_delivery_that_waits_to_go_back_does_not_hold_up_a_shutdown(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenferry_worker.pool, "CRASHED_PAUSE", 90.0)
-    monkeypatch.setattr(tokenferry_worker.pool, "CALLED_OFF", 90.0)
+def test_a_crashed_delivery_that_waits_to_go_back_does_not_hold_up_a_shutdown(start: Start) -> None:
     crashed = threading.Event()
 
     async def handle(body: str) -> None:
         crashed.set()
         raise RuntimeError
 
-    bench = start(handle)
+    bench = start(handle, Pauses(crashed=90.0, called_off=90.0))
     delivery = bench.deliver()
     assert crashed.wait(30)
     began = time.monotonic()

@@ -26,10 +26,10 @@ Configure = Callable[..., Configuration]
 
 
 @pytest.fixture
-def configure(tmp_path: Path, key_folder: Any, monkeypatch: pytest.MonkeyPatch) -> Configure:
+def configure(tmp_path: Path, key_folder: Any, environment: dict[str, str]) -> Configure:
     """A configuration with one platform, whose secret key is where *secret_key* says."""
-    monkeypatch.setenv("MAIN_KEY", f"  sk_test_{CANARY}\n")
-    monkeypatch.setenv("MAIN_PUBLISHABLE_KEY", f"pk_test_{CANARY}")
+    environment["MAIN_KEY"] = f"  sk_test_{CANARY}\n"
+    environment["MAIN_PUBLISHABLE_KEY"] = f"pk_test_{CANARY}"
 
     def with_(
         secret_key: str | None = '{ env = "MAIN_KEY" }',

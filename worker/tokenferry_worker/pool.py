@@ -21,8 +21,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import uvloop
 from billiard.einfo import ExceptionInfo
@@ -40,14 +41,19 @@ Handler = Callable[[str], Awaitable[None]]
 Open = Callable[[], AbstractAsyncContextManager[Mapping[str, Handler]]]
 """Opens what the handlers need inside the running loop, and closes it at the end."""
 
-CALLED_OFF: Final = 2.0
-"""Seconds that deliveries get to end once they are called off."""
-CLOSED: Final = 10.0
-"""Seconds that the connections to store and endpoint get to close."""
-BETWEEN_TIMERS: Final = 1.0
-"""Seconds, while the worker stops, between two looks at what Celery's hub would do by the clock: heartbeats."""
-CRASHED_PAUSE: Final = 1.0
-"""Seconds before a delivery whose handler crashed goes back: a poison message must not spin."""
+
+@dataclass(frozen=True)
+class Pauses:
+    """How long a pool waits for what, in seconds."""
+
+    called_off: float = 2.0
+    """What deliveries get to end once they are called off."""
+    between_timers: float = 1.0
+    """While the worker stops, between two looks at what Celery's hub would do by the clock: heartbeats."""
+    crashed: float = 1.0
+    """Before a delivery whose handler crashed goes back: a poison message must not spin."""
+    closed: float = 10.0
+    """What the connections to store and endpoint get to close."""
 
 
 class AsyncioPool(BasePool):
@@ -59,6 +65,7 @@ class AsyncioPool(BasePool):
     threads has answered since it was last asked to `answer`, `taken` and `held` the deliveries by queue.
     """
 
+    pauses = Pauses()
     signal_safe = False
     task_join_will_block = False
     started = False
@@ -134,26 +141,27 @@ class AsyncioPool(BasePool):
     def on_terminate(self) -> None:
         """Cold shutdown: give everything back at once, and close everything."""
         self.call_off()
-        self._wait(CALLED_OFF)
+        self._wait(self.pauses.called_off)
         if self._thread.is_alive():
             with suppress(RuntimeError):  # the loop has just ended by itself
                 self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(CLOSED)
+            self._thread.join(self.pauses.closed)
         if self._thread.is_alive():
-            log.error("what the deliveries used was not closed within %g s; this process ends without it", CLOSED)
+            late = "what the deliveries used was not closed within %g s; this process ends without it"
+            log.error(late, self.pauses.closed)
 
     def _wait(self, seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
         """Until nothing is in hand, for *seconds* at most. Meanwhile, do what Celery's hub does no more."""
         self.stopping = True
         deadline = time.monotonic() + seconds
-        timers_at = time.monotonic() + BETWEEN_TIMERS
+        timers_at = time.monotonic() + self.pauses.between_timers
         while True:
             self._hand_back()
             if self._hub is not None:
                 for acknowledge in self._hub._pop_ready():
                     acknowledge()
                 if time.monotonic() >= timers_at:
-                    timers_at = time.monotonic() + BETWEEN_TIMERS
+                    timers_at = time.monotonic() + self.pauses.between_timers
                     with suppress(Exception):  # the connection may be gone; what is in hand is not
                         self._hub.fire_timers()
             if not self._in_hand or time.monotonic() >= deadline or unless():
@@ -233,7 +241,7 @@ class AsyncioPool(BasePool):
         """Cancel it until it ends: on its way out it may wait for a store that is away."""
         if not task.done():
             task.cancel()
-            self._loop.call_later(CALLED_OFF, self._call_off, task)
+            self._loop.call_later(self.pauses.called_off, self._call_off, task)
 
     def _ended(self, callback: Callable[..., Any], task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -255,7 +263,7 @@ class AsyncioPool(BasePool):
             return
         # Here and not where the error is handled: what is raised there carries the error and its text along.
         with suppress(asyncio.CancelledError):
-            await asyncio.sleep(CRASHED_PAUSE)
+            await asyncio.sleep(self.pauses.crashed)
         self._finish(partial(callback, (True, _give_back("crashed"), time.monotonic() - began)))
 
     def _finish(self, hand_back: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from tokenferry_worker.health.judging import Health, Process, judge, starting
 from tokenferry_worker.health.notifying import notify
@@ -76,14 +76,12 @@ SIGNALS: Final = {
 class Child:
     """One process, and the line over which it reports. The line is its standard input: its end means our end."""
 
-    def __init__(self, number: int, command: list[str]) -> None:
+    def __init__(self, number: int, command: list[str], popen: type[subprocess.Popen[Any]] = subprocess.Popen) -> None:
         """Start it. Raises OSError where the machine has no room for another process."""
         ours, theirs = socket.socketpair()
         try:
             # A session of its own, so that Ctrl-C reaches it through us, once.
-            self.process = subprocess.Popen(
-                [*command, "--child", str(number)], stdin=theirs.fileno(), start_new_session=True
-            )
+            self.process = popen([*command, "--child", str(number)], stdin=theirs.fileno(), start_new_session=True)
         except BaseException:
             ours.close()
             raise
@@ -127,16 +125,19 @@ class Supervisor:
         grace: float = 20.0,
         patience: float = 60.0,
         command: list[str] | None = None,
+        popen: type[subprocess.Popen[Any]] = subprocess.Popen,
     ) -> None:
         """*arguments*: of each process. They are visible to everybody on the machine, so they hold no secret.
 
         *tend* is called every `TENDED_EVERY` seconds, for what else must be kept running. *grace*: seconds in which a
         process that stops finishes what it has in hand. *patience*: seconds after which one that says nothing is
-        killed; its own watchdog comes first. *command*: what to run instead, for tests.
+        killed; its own watchdog comes first. *command*: what to run instead, for tests. *popen*: what starts a
+        process, for programs that start theirs in a way of their own.
         """
         self._tend = tend
         self._grace = grace
         self._patience = patience
+        self._popen = popen
         self._command = command or [sys.executable, "-m", "tokenferry_worker", *arguments]
         self._children: dict[int, Child] = {}
         self._deaths: dict[int, int] = dict.fromkeys(range(processes), 0)
@@ -241,7 +242,7 @@ class Supervisor:
         for number, due in list(self._due.items()):
             if due <= now and self._asked is Stage.WORK:
                 try:
-                    self._children[number] = Child(number, self._command)
+                    self._children[number] = Child(number, self._command, self._popen)
                 except OSError as error:
                     self._due[number] = now + self._pause(number, lived=0.0)
                     log.error("process %d cannot be started (%s); trying again", number, error.strerror)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
 import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from pydantic import ValidationError
@@ -39,7 +41,15 @@ log = logging.getLogger("tokenferry.worker")
     help="Answer the probes /live and /ready there, over HTTP.  [default: [worker] health; off]",
 )
 @click.option("--child", type=int, hidden=True, help="Be worker process number N of a supervisor.")
-def worker(role: Role, processes: int, config: Path | None, health: str | None, child: int | None) -> None:
+@click.pass_obj
+def worker(
+    popen: type[subprocess.Popen[Any]] | None,
+    role: Role,
+    processes: int,
+    config: Path | None,
+    health: str | None,
+    child: int | None,
+) -> None:
     """Open sealed requests, make tokens, spend them.
 
     \b
@@ -71,6 +81,7 @@ def worker(role: Role, processes: int, config: Path | None, health: str | None, 
         partial(_tend, configuration),
         grace=configuration.worker.grace_seconds,
         patience=2 * configuration.worker.watchdog_seconds,
+        popen=popen or subprocess.Popen,
     )
     with ExitStack() as stack:
         stack.enter_context(ending_at_once())

@@ -1,0 +1,343 @@
+"""Python programs for tests, forked from one process that has loaded everything instead of started anew.
+
+Loading the worker takes about 1.6 seconds of a processor, a fork takes a hundredth of one. `Forked` is a
+`subprocess.Popen` whose process is a fork of that server: with the arguments, folder, environment and standard files
+it is given, in a session of its own, and with the signals of a new process. What differs from a started program: its
+parent is the server, and the process table shows the server's command line and environment.
+
+`start` and `run` fork where that is possible, and start a program as usual where it is not: another program than
+Python, or another `PYTHONPATH`. Tests of the real start use `subprocess`, or say `real=True` to a house.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+ADDRESS = "TESTS_FORK_SERVER"
+"""In the environment of the tests: the server's socket."""
+OURS = {"tokenferry", "tokenferry.cli", "tokenferry_worker", "tokenferry_emulator", "faults.workload"}
+"""Modules that are forked when they are run as programs."""
+TESTS = str(Path(__file__).parent)
+_PATHS = os.environ.get("PYTHONPATH")
+_address = os.environ.get(ADDRESS, "")
+
+
+# -- the side of the tests
+
+
+@contextmanager
+def server() -> Iterator[None]:
+    """Run the server, and let this process and those it starts find it. It loads its modules when first asked."""
+    with tempfile.TemporaryDirectory(prefix="forks-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        address = f"{folder}/socket"
+        listener.bind(address)
+        listener.listen(100)
+        command = [sys.executable, "-m", "forking", str(listener.fileno()), address]
+        process = subprocess.Popen(
+            command,
+            cwd=TESTS,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C is for the tests
+        )
+        find(address)
+        os.environ[ADDRESS] = address
+        try:
+            yield
+        finally:
+            del os.environ[ADDRESS]
+            find("")
+            process.communicate()  # the end of its standard input tells it to end
+
+
+def find(address: str) -> None:
+    """Let `Forked` use the server at *address*."""
+    global _address
+    _address = address
+
+
+def can_fork(command: Sequence[str], env: dict[str, str] | None = None) -> bool:
+    """Whether a fork does what starting *command* would do."""
+    python = len(command) > 2 and command[0] == sys.executable
+    known = python and (command[1] == "-c" or (command[1] == "-m" and command[2] in OURS))
+    paths = (os.environ if env is None else env).get("PYTHONPATH")
+    return bool(_address) and known and _others(paths) == _others(_PATHS)
+
+
+def _others(paths: str | None) -> list[str]:
+    """What PYTHONPATH adds beside this folder, which every fork has on its path."""
+    return [path for path in (paths or "").split(os.pathsep) if path not in ("", TESTS)]
+
+
+def start(command: Sequence[str], *, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
+    """As `subprocess.Popen`, but forked where that is possible."""
+    kind = Forked if can_fork(command, env) and options.get("preexec_fn") is None else subprocess.Popen
+    return kind(command, env=env, **options)
+
+
+def run(
+    command: Sequence[str], *, input: str | None = None, timeout: float = 60.0, check: bool = False, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run` with captured text, but forked where that is possible."""
+    files = {"stdin": subprocess.PIPE if input is not None else subprocess.DEVNULL}
+    files |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start(command, text=True, **{**files, **options}) as process:
+        try:
+            out, err = process.communicate(input, timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(list(command), process.returncode, out, err)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def children_of(pid: int) -> list[int]:
+    """The forked processes that process *pid* has started and that live."""
+    if not _address:
+        return []
+    with _asked({"children_of": pid}) as line:
+        return [int(child) for child in json.loads(_line(line))]
+
+
+class Forked(subprocess.Popen[Any]):
+    """A process forked by the server. It tells its end over a line of its own, as it is no child of ours."""
+
+    _told: socket.socket
+
+    def _execute_child(self, args: Sequence[str], *rest: Any) -> None:  # type: ignore[override]
+        # preexec_fn and the like are for started programs; these are the files, whether pipes or not.
+        _, preexec_fn, _, pass_fds, cwd, env, _, _, shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = (
+            rest[:15]
+        )
+        assert (preexec_fn, pass_fds, shell) == (None, (), False), "only a started program can have these"
+        files = [mine if mine != -1 else usual for mine, usual in ((p2cread, 0), (c2pwrite, 1), (errwrite, 2))]
+        request = {"command": list(args), "cwd": os.fspath(cwd or os.getcwd()), "env": dict(env or os.environ)}
+        try:
+            self._told = _asked(request, files)
+            self.pid = int(_line(self._told))
+            self._child_created = True
+        finally:
+            self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+
+    def _try_wait(self, flags: int) -> tuple[int, int]:
+        """As waitpid. A server that is gone leaves us with an end by SIGKILL."""
+        self._told.setblocking(not flags & os.WNOHANG)
+        try:
+            status = int(_line(self._told) or signal.SIGKILL)
+        except BlockingIOError:
+            return 0, 0
+        self._told.close()
+        return self.pid, status
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        lock = self._waitpid_lock  # type: ignore[attr-defined]
+        if self.returncode is None and lock.acquire(False):
+            try:
+                if self.returncode is None and (ended := self._try_wait(os.WNOHANG))[0]:
+                    self._handle_exitstatus(ended[1])  # type: ignore[attr-defined]
+            finally:
+                lock.release()
+        return self.returncode
+
+
+def _asked(request: dict[str, Any], files: Sequence[int] = ()) -> socket.socket:
+    """A line to the server, after a request."""
+    line = socket.socket(socket.AF_UNIX)
+    line.connect(_address)
+    body = json.dumps(request).encode()
+    socket.send_fds(line, [len(body).to_bytes(4, "big")], files)
+    line.sendall(body)
+    return line
+
+
+def _line(line: socket.socket) -> bytes:
+    """What was said on *line* in one go: an answer is short."""
+    return line.recv(65_536)
+
+
+# -- the side of the server
+
+
+def load() -> None:
+    """Import what the forked programs need. No thread may come of it."""
+    from tokenferry import cli
+
+    for name in set(cli.main.list_commands(None)) - {"emulator"}:  # type: ignore[arg-type]
+        cli.main.get_command(None, name)  # type: ignore[arg-type]
+    import tokenferry_worker.consumer
+    import tokenferry_worker.pool  # noqa: F401
+
+    # Loaded late, by their names. Not the emulator: each of its processes has dice of its own.
+    for name in (
+        "celery.app.amqp",
+        "celery.app.log",
+        "celery.apps.worker",
+        "celery.loaders.app",
+        "celery.worker.components",
+        "celery.worker.strategy",
+        "certifi",
+        "encodings.idna",
+        "kombu.transport.pyamqp",
+        "kombu.utils.amq_manager",
+        "starlette.applications",
+        "uvicorn.lifespan.off",
+        "uvicorn.loops.uvloop",
+        "uvicorn.protocols.http.h11_impl",
+        "uvloop",
+    ):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection must not write to what is shared
+
+
+class Server:
+    """Forks programs, and says how they end."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._programs: dict[int, tuple[int, socket.socket]] = {}
+        self._loaded = False
+        self._woken, self._wakes = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wakes.setblocking(False)
+        signal.set_wakeup_fd(self._wakes.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector = selectors.DefaultSelector()
+        for file in (listener, self._woken, sys.stdin.fileno()):
+            self._selector.register(file, selectors.EVENT_READ)
+
+    def serve(self) -> dict[str, Any] | None:
+        """Fork until standard input ends. Returns twice and more: in each fork, with what it was asked to be."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._woken:
+                    with suppress(BlockingIOError):
+                        self._woken.recv(1000)
+                    self._bury()
+                elif key.fileobj is not self._listener:
+                    return None
+                elif (request := self._answer()) is not None:
+                    return request
+
+    def _answer(self) -> dict[str, Any] | None:
+        line, _ = self._listener.accept()
+        head, files, _, _ = socket.recv_fds(line, 4, 3)
+        length, body = int.from_bytes(head, "big"), b""
+        while len(body) < length and (more := line.recv(length - len(body))):
+            body += more
+        if not length or len(body) < length:  # who asked is gone
+            line.close()
+            return None
+        request: dict[str, Any] = json.loads(body)
+        if "children_of" in request:
+            found = [pid for pid, (asker, _) in self._programs.items() if asker == request["children_of"]]
+            line.sendall(json.dumps(found).encode())
+            line.close()
+            return None
+        if not self._loaded:
+            load()
+            self._loaded = True
+        asker = int.from_bytes(line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
+        pid = os.fork()
+        if not pid:
+            line.close()
+            self._leave(files)
+            return request
+        for file in files:
+            os.close(file)
+        self._programs[pid] = (asker, line)
+        with suppress(OSError):
+            line.sendall(str(pid).encode())
+        return None
+
+    def _bury(self) -> None:
+        while self._programs:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            _, line = self._programs.pop(pid)
+            with suppress(OSError):  # nobody waits for it
+                line.sendall(str(status).encode())
+            line.close()
+
+    def _leave(self, files: list[int]) -> None:
+        """In a fork: nothing of the server is open, and its one signal handler is gone."""
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            if signal.getsignal(number) not in (signal.SIG_DFL, None) and number not in (
+                signal.SIGPIPE,
+                signal.SIGXFSZ,
+            ):
+                signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._selector.close()
+        for _, line in self._programs.values():
+            line.close()
+        for each in (self._listener, self._woken, self._wakes):
+            each.close()
+        os.setsid()
+        for target, file in enumerate(files):
+            os.dup2(file, target)
+        for file in files:
+            os.close(file)
+
+
+def become(request: dict[str, Any]) -> None:
+    """In a fork: be the program, as a new interpreter would be."""
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    os.chdir(request["cwd"])
+    sys.path[:] = [request["cwd"] if request["command"][1] == "-m" else "", *sys.path[1:], TESTS]
+    sys.stdin, sys.stdout, sys.stderr = map(_stream, range(3))
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    _, how, what, *arguments = request["command"]
+    sys.argv = [how, *arguments]
+    if how == "-c":
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), sys.modules["__main__"].__dict__)
+    elif what in ("tokenferry", "tokenferry.cli"):
+        from tokenferry.cli import main
+
+        main(prog_name="tokenferry", obj=Forked)  # a supervisor's processes are forked as well
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+
+
+def _stream(number: int) -> Any:
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED")) and number > 0
+    mode = "wb" if number else "rb"
+    raw = open(number, mode, buffering=0 if unbuffered else -1, closefd=False)  # noqa: SIM115
+    errors = "backslashreplace" if number == 2 else "strict"
+    lines = number == 2 or (number == 1 and raw.isatty())
+    return io.TextIOWrapper(raw, "utf-8", errors, line_buffering=lines, write_through=unbuffered)
+
+
+if __name__ == "__main__":
+    find(sys.argv[2])
+    asked = Server(socket.socket(fileno=int(sys.argv[1]))).serve()
+    if asked is not None:
+        become(asked)
