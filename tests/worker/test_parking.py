@@ -94,7 +94,20 @@ def test_a_message_comes_back_exactly_as_it_was_published_at_first(lot: Lot) -> 
     assert {**after["headers"], "stamped_headers": None} == {**before["headers"], "stamped_headers": None}
 
 
-def test_what_is_not_ours_goes_back_too_and_is_set_aside_there(lot: Lot) -> None:
-    lot.publisher.publish(Outgoing(parked_queue(SCOPE), '"no task"', {"task": "unknown", "id": "stranger"}))
-    assert lot.carrier._carry(SCOPE, probing=True)
-    assert lot.back("tokenize.bulk.main") == ["stranger"]
+@pytest.mark.parametrize(
+    "body",
+    [
+        '"no task"',
+        "[" * 5000,
+        json.dumps([[json.dumps({"header": {"expires_at": 10**400}})], {}, {}]),
+        json.dumps([["[" * 100_000], {}, {}]),
+        json.dumps([[json.dumps({"header": {"expires_at": "nan"}})], {}, {}]),
+    ],
+    ids=range(5),
+)
+def test_what_is_not_ours_goes_back_too_and_is_set_aside_there(lot: Lot, body: str) -> None:
+    lot.client.lpush(parked_queue(SCOPE), b"no message at all")
+    lot.publisher.publish(Outgoing(parked_queue(SCOPE), body, {"task": "unknown", "id": "stranger"}))
+    lot.park("request-1")
+    assert lot.carrier._carry(SCOPE, probing=False)
+    assert lot.back("tokenize.bulk.main") == ["stranger", "request-1"]

@@ -19,6 +19,7 @@ from tokenferry.broker.publishing import Outgoing, Publishes, wait
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import (
     ATTACH_TASK,
+    MAX_TAKEN_BYTES,
     ONBOARD_TASK,
     attach_queue,
     onboard_queue,
@@ -32,7 +33,7 @@ from tokenferry_worker.switchboard import LOOK_EVERY, Switchboard
 log = logging.getLogger(__name__)
 
 TOGETHER: Final = 200
-"""Messages carried back before the first of them is acknowledged."""
+"""Messages carried back before the first of them is acknowledged; fewer where they are long (`MAX_TAKEN_BYTES`)."""
 MOST_PER_VISIT: Final = 2000
 """Then it is the turn of another circuit."""
 DUTY: Final = 30.0
@@ -94,11 +95,13 @@ class Carrier:
             carried, empty, enough = 0, False, False
             while carried < MOST_PER_VISIT and not (empty or enough):
                 batch: list[tuple[Delivery, Future[None]]] = []
-                while len(batch) < TOGETHER and not (empty or enough):
+                bytes_ = 0
+                while len(batch) < TOGETHER and bytes_ < MAX_TAKEN_BYTES and not (empty or enough):
                     message = queue.get()
                     if message is None:
                         empty = True
                         continue
+                    bytes_ += len(message.body or b"")
                     back, live = _way_back(scope, message)
                     batch.append((message, self.publisher.submit(back)))
                     enough = probing and live
@@ -124,6 +127,6 @@ def _way_back(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
         live = float(ends) > time.time() * 1000
         if attach and inner["request"].get("lane") == "realtime":
             queue = attach_queue("realtime", platform)
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         live = False  # not ours: its own queue's worker sets it aside
     return Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")}), live

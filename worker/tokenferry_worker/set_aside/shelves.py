@@ -15,15 +15,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from kombu.exceptions import ChannelError
 
 from tokenferry.broker import connecting
 from tokenferry.configuration import Configuration
+from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES
 
-TOGETHER: Final = 200
-"""Entries of a list read in one round trip."""
+TOGETHER: Final = 50
+"""Entries of a list read in one round trip, unless they are long."""
+LONGEST: Final = 2 * MAX_MESSAGE_BYTES
+"""Bytes of an entry. The longest that a worker has put here is a body of `MAX_MESSAGE_BYTES` in base64."""
+LOOK: Final = Path(__file__).with_name("look.lua").read_text(encoding="utf-8")
 HELD_FOR: Final = 600.0
 """Seconds after which what is held is given back and fetched anew: whoever holds a message for longer than RabbitMQ's
 `consumer_timeout` (30 minutes; 15 in some versions) loses the channel, and with it every removal that comes later."""
@@ -84,6 +89,7 @@ class _Listed:
 
     def __init__(self, client: Any, queue: str) -> None:
         self._client = client
+        self._look = client.register_script(LOOK)
         self._queue = queue
         self._passed = 0
         """Entries at the tail that were seen and are still there."""
@@ -92,7 +98,8 @@ class _Listed:
         left = int(self._client.llen(self._queue))
         while left > 0:
             last = -1 - self._passed
-            some = self._client.lrange(self._queue, last - min(left, TOGETHER) + 1, last)[::-1]
+            limits = [last - min(left, TOGETHER) + 1, last, LONGEST, MAX_TAKEN_BYTES]
+            some = self._look(keys=[self._queue], args=limits)
             if not some:
                 return
             left -= len(some)
