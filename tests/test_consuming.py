@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import bz2
 import contextlib
 import json
 import os
@@ -13,13 +14,16 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from broker.places import ABOVE, OneRedis, Place, place
+from e2e import hostile
 from e2e.brokers import RabbitMQ
+from e2e.hostile import SHAPES, Hostile
 from e2e.house import until
 
 from tokenferry import AsyncResults, AttachResult, Results, TokenResult
@@ -28,8 +32,10 @@ from tokenferry.broker.patience import QueueUnanswered
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Broker, Configuration
 from tokenferry.contract.queues import QUARANTINE, results_queue
+from tokenferry_worker.set_aside.notes import SetAside
 
 LEASE = 1.0
+REASONS = ("not a result", "undecodable message", "longer than any message of ours")
 PROMPT = 3.0
 """Seconds that something prompt may take on a busy machine."""
 
@@ -165,14 +171,50 @@ def test_an_outcome_that_comes_twice_is_shown_once(route: Route) -> None:
     assert route.left() == []
 
 
-def test_garbage_is_moved_to_the_quarantine_and_the_rest_goes_on(route: Route) -> None:
+def test_garbage_is_noted_in_quarantine_without_content_and_the_rest_goes_on(route: Route) -> None:
     garbage = ["not json", '{"type": "token"}', "[]", f"{route.name} \u2603", '{"type": "else", "outcome_id": "x"}']
     route.put(outcome("a"), *garbage, outcome("b"))
     with route.reader() as reader:
         assert ids([reader.take(5.0), reader.take(5.0)]) == ["a", "b"]
     assert route.left() == []
-    bodies = route.broker.take(QUARANTINE)
-    assert {body.encode() for body in garbage} <= set(bodies)
+    notes = [{"reason": "not a result", "message": "", "bytes": len(body.encode())} for body in garbage]
+    kept = [json.loads(body) for body in route.broker.take(QUARANTINE)]
+    assert all(note in kept for note in notes)
+    assert route.name not in str(kept)
+
+
+def test_bombs_and_foreign_bodies_cost_a_reader_no_memory_and_are_not_published_again(route: Route) -> None:
+    shapes = [shape for shape in SHAPES.values() if shape.suits_amqp or isinstance(route.broker, OneRedis)]
+    zeros = b'{"type": "token", "x": "' + b"0" * 32_000_000
+    shapes.append(Hostile("", headers={"compression": "bzip2"}, body=bz2.compress(zeros), content_encoding="binary"))
+    route.put_results("a")
+    route.broker.take(QUARANTINE)
+    if isinstance(route.broker, OneRedis):
+        for shape in shapes:
+            route.broker.client.lpush(route.queue, shape.item(route.queue))
+        for item in hostile.items(7, 200, route.queue):
+            route.broker.client.lpush(route.queue, item)
+    else:
+        with route.broker.channel() as channel:
+            for message in [*(shape.message() for shape in shapes), *hostile.messages(7, 200)]:
+                channel.basic_publish(message, exchange="", routing_key=route.queue)
+            channel.queue_declare(route.queue, passive=True)
+    route.put_results("b")
+    tracemalloc.start()
+    try:
+        with route.reader() as reader:
+            assert ids([reader.take(30.0), reader.take(30.0)]) == ["a", "b"]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16_000_000
+    assert route.left() == []
+    noted = route.broker.take(QUARANTINE)
+    assert len(noted) >= len(shapes) + 200
+    assert sum(map(len, noted)) < 1_000_000, "no content among them"
+    for note in noted:
+        assert (letter := SetAside.read(note.decode())).reason in REASONS, letter.reason
+        assert letter.message == ""
 
 
 def test_stopping_from_another_thread_ends_the_iteration_promptly(route: Route) -> None:

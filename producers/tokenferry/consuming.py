@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from kombu import Consumer
 from kombu.message import Message as Delivery
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from tokenferry.broker import connecting
 from tokenferry.broker.patience import Patience, ask
@@ -26,6 +26,7 @@ from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Name
 from tokenferry.contract.queues import QUARANTINE, results_queue
 from tokenferry.contract.results import AnyResult, OnboardingProgress, parse_message
+from tokenferry.contract.work_messages import Refused
 from tokenferry.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ PREFETCH = 200
 """Results that a reader has in hand at most, fetched or held."""
 WAKE_SECONDS = 0.5
 """How often a waiting reader looks up: whether it was stopped, and to show the broker that it lives."""
+FOREIGN = "not a result"
 _ROUTE: TypeAdapter[str] = TypeAdapter(Name)
 T = TypeVar("T")
 
@@ -230,12 +232,21 @@ class Results:
         finally:
             self.close()
 
+    def _receive(self, delivery: Delivery) -> None:
+        delivery.headers, delivery.properties = {}, {}  # anybody may have filled them, and nobody needs them
+        self._ready.append(delivery)
+
     def _read(self, delivery: Delivery) -> AnyResult | None:
-        try:
-            result = parse_message(delivery.body)
-        except ValidationError:
-            log.warning("results: a message on route '%s' is not a result; moved to %s", self.route, QUARANTINE)
-            self._quarantine(delivery)
+        refused: Refused | None = getattr(delivery, "refused", None)
+        if refused is None:
+            try:
+                result = parse_message(delivery.body or b"")
+            except Exception:  # pydantic's error, or whatever else its content may lead to
+                refused = Refused(FOREIGN)
+        if refused is not None:
+            reason = refused.reason
+            log.warning("results: a message on route '%s' was noted in %s (%s)", self.route, QUARANTINE, reason)
+            self._quarantine(delivery, refused)
             return None
         if isinstance(result, OnboardingProgress):
             delivery.ack()
@@ -248,16 +259,17 @@ class Results:
             return None
         return result
 
-    def _quarantine(self, delivery: Delivery) -> None:
+    def _quarantine(self, delivery: Delivery, refused: Refused) -> None:
+        """Note that it was there. Its content is not ours to publish again."""
         queue = connecting.queue(QUARANTINE, amqp=self._amqp)
         self._connection.Producer(auto_declare=False).publish(
-            delivery.body,
+            refused.note(getattr(delivery, "length", len(delivery.body or b""))),
             exchange=queue.exchange,
             routing_key=queue.routing_key,
             declare=[queue] if self._amqp else [],
             mandatory=self._amqp,
-            content_type=delivery.content_type or "application/octet-stream",
-            content_encoding=delivery.content_encoding or "binary",
+            content_type="application/json",
+            content_encoding="utf-8",
         )
         delivery.ack()
 
@@ -265,7 +277,7 @@ class Results:
         if self._consumer is None:
             channel = self._connection.channel()
             consumer = Consumer(
-                channel, [self._queue], on_message=self._ready.append, prefetch_count=PREFETCH, auto_declare=self._amqp
+                channel, [self._queue], on_message=self._receive, prefetch_count=PREFETCH, auto_declare=self._amqp
             )
             consumer.consume()
             self._consumer = consumer

@@ -80,14 +80,14 @@ class Consume:
         deadline = time.monotonic() + seconds
         while len(self.messages) < count:
             assert time.monotonic() < deadline, f"{len(self.messages)} of {count} messages"
-            self._wait(0.2)
+            self.wait(0.2)
         return self.bodies
 
     def stay(self, seconds: float) -> list[Any]:
         """Wait for that long, whatever comes."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            self._wait(left)
+            self.wait(left)
         return self.bodies
 
     def come_back(self) -> None:
@@ -99,7 +99,8 @@ class Consume:
     def lost(self) -> tuple[type[BaseException], ...]:
         return (*self.connection.connection_errors, *self.connection.channel_errors)
 
-    def _wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
+        """Let one event come, or the time pass."""
         if self.connection.heartbeat:
             self.connection.heartbeat_check()
         with contextlib.suppress(TimeoutError):

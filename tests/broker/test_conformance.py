@@ -5,6 +5,7 @@ What only one of them promises is in `test_redis_transport.py`; what a publisher
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import secrets
@@ -24,6 +25,7 @@ from e2e.house import until
 
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.broker.redis_transport.poller import RECHECK_SECONDS
+from tokenferry.contract.queues import MAX_HELD_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,10 @@ class Desk:
     queue: str = field(default_factory=lambda: f"tokenize.bulk.p{secrets.token_hex(6)}")
     consumers: list[Consume] = field(default_factory=list)
     hands: list[Hand] = field(default_factory=list)
+
+    @property
+    def amqp(self) -> bool:
+        return isinstance(self.broker, RabbitMQ)
 
     def site(self, lease: float = LEASE) -> Configured:
         return Configured(self.broker.url, lease=lease)
@@ -360,3 +366,49 @@ def test_a_publisher_goes_on_after_a_cut_and_tells_of_nothing_that_is_not_there(
             if number % 10 == 5:
                 desk.broker.cut()
     assert [int(body) for body in desk.broker.take(desk.queue)] == list(range(30))
+
+
+@pytest.mark.parametrize("length", [1_000, 100_000, 380_000])
+def test_a_consumer_holds_so_many_bytes_and_gets_more_for_what_it_acknowledges(desk: Desk, length: int) -> None:
+    """Whichever is reached first, the count or the bytes; what is beyond stays with the broker."""
+    most = min(100, MAX_HELD_BYTES // length + 1)
+    texts = [f'"{number:0{length}}"' for number in range(2 * most)]
+    desk.publish(*texts)
+    consume = desk.consume(prefetch=100, ack=False)
+    least = min(100, MAX_HELD_BYTES // (length * 2))  # a Redis list has it in base64
+    consume.drain(least)
+    consume.stay(0.3)
+    assert len(consume.messages) <= most
+    assert consume.channel.is_full(desk.queue) or len(consume.messages) == 100
+    for number in range(len(texts)):
+        consume.drain(number + 1, seconds=30.0)
+        consume.messages[number].ack()
+    until(lambda: consume.wait(0.05) or desk.all_done(), "the end of the last acknowledgement")
+    assert not consume.channel.is_full(desk.queue)
+    assert sorted(consume.bodies) == [json.loads(text) for text in texts]
+
+
+def test_long_messages_of_one_queue_hold_up_no_other(desk: Desk) -> None:
+    short = f"{desk.queue}-short"
+    desk.publish(*[f'"{number:0380000}"' for number in range(20)])
+    consume = desk.consume(desk.queue, short, prefetch=100, ack=False)
+    consume.drain(3)
+    consume.stay(0.1)
+    assert len(consume.messages) < 20
+    desk.publish("7", queue=short)
+    until(lambda: consume.wait(0.1) or 7 in consume.bodies, "the short one")
+    assert len(consume.messages) < 20
+    desk.left(desk.queue, short)
+
+
+def test_a_message_that_is_too_long_costs_no_memory_and_holds_up_nothing(desk: Desk) -> None:
+    """On Redis a note in quarantine is all that comes of it. On RabbitMQ its consumer is told what came."""
+    desk.publish("1", '"' + "x" * 8_000_000 + '"', "2")
+    consume = desk.consume()
+    until(lambda: consume.wait(0.1) or len(consume.messages) >= (3 if desk.amqp else 2), "what can be read")
+    refused = [message for message in consume.messages if getattr(message, "refused", None)]
+    assert [message.payload for message in consume.messages if message not in refused] == [1, 2]
+    assert [(message.refused.reason, message.length, message.body) for message in refused] == [
+        ("longer than any message of ours", 8_000_002, b"")
+    ] * desk.amqp
+    until(lambda: consume.wait(0.05) or desk.all_done(), "the end of the last acknowledgement")

@@ -1,5 +1,7 @@
 """What our Redis transport promises beyond what every broker does (`test_conformance.py`), on Valkey and on Redis."""
 
+import base64
+import bz2
 import contextlib
 import json
 import os
@@ -177,32 +179,89 @@ def test_two_messages_with_the_same_delivery_tag_are_both_delivered(broker: Brok
     assert broker.unacked() == 0
 
 
-def test_an_undecodable_payload_is_quarantined_unlogged_and_the_rest_goes_on(
-    broker: Broker, caplog: pytest.LogCaptureFixture
+UNREADABLE = {
+    "no JSON": b"SECRET",
+    "a list": b'["SECRET"]',
+    "no properties": b'{"body": "SECRET"}',
+    "no UTF-8": b"\xff\xfe SECRET",
+    "no UTF-8 in it": b'{"properties": {}, "body": "\xff SECRET"}',
+    "deeper than any reader": b'{"properties": {}, "body": ' + b"[" * 3000 + b'"SECRET"' + b"]" * 3000 + b"}",
+    "deep enough for the server only": b'{"properties": {}, "body": ' + b"[" * 900 + b'"SECRET"' + b"]" * 900 + b"}",
+    "a number of 5,000 digits": b'{"properties": {}, "SECRET": ' + b"9" * 5000 + b"}",
+    "properties a text": b'{"properties": "SECRET", "body": "W10="}',
+    "headers a list": b'{"properties": {}, "headers": ["SECRET"], "body": "W10="}',
+    "encoding a list": b'{"properties": {}, "content-encoding": ["SECRET"], "body": "W10="}',
+    "body no base64": b'{"properties": {"body_encoding": "base64"}, "body": "SECRET?"}',
+    "body a number": b'{"properties": {"body_encoding": "base64"}, "body": 5, "SECRET": 1}',
+    "body encoding unknown": b'{"properties": {"body_encoding": "SECRET"}, "body": "W10="}',
+    "body encoding a list": b'{"properties": {"body_encoding": ["SECRET"]}, "body": "W10="}',
+    "half a megabyte of lists": b'{"properties": {}, "body": "W10=", "SECRET": [' + b"[]," * 170_000 + b"0]}",
+    "too long": b'{"properties": {"body_encoding": "base64"}, "body": "' + b"SECRET" * 100_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("queue", ["work", "tokenize.realtime.main"])
+def test_of_what_nobody_can_read_a_note_is_kept_and_no_content_and_the_rest_goes_on(
+    broker: Broker, caplog: pytest.LogCaptureFixture, queue: str
 ) -> None:
-    bad = [b"SECRET", b'["SECRET"]', b'{"body": "SECRET"}', b"\xff\xfe", b'{"properties": {}, "body": "\xff"}']
-    broker.publish([1])
-    for payload in bad:
-        broker.client.lpush(broker.prefix + "work", payload)
-    broker.publish([2])
-    assert Consume(broker, "work").drain(2) == [1, 2]
+    broker.publish([1], queue=queue)
+    for payload in UNREADABLE.values():
+        broker.client.lpush(broker.prefix + queue, payload)
+    broker.publish([2], queue=queue)
+    assert Consume(broker, queue).drain(2) == [1, 2]
     until(lambda: broker.unacked() == 0, "every acknowledgement")
-    assert sorted(broker.client.lrange(broker.prefix + QUARANTINE, 0, -1)) == sorted(bad)
-    assert "undecodable" in caplog.text
+    kept = [json.loads(entry) for entry in broker.client.lrange(broker.prefix + QUARANTINE, 0, -1)]
+    assert sorted(note["bytes"] for note in kept) == sorted(map(len, UNREADABLE.values()))
+    assert {note["reason"] for note in kept} == {"undecodable message", "longer than any message of ours"}
+    assert {note["message"] for note in kept} == {""}
+    assert all(abs(note["at"] / 1000 - time.time()) < 600 for note in kept if "at" in note)
+    assert "not readable" in caplog.text
     assert "SECRET" not in caplog.text
 
 
-def test_nothing_unreadable_of_the_realtime_lane_is_kept_for_it_may_hold_a_verification_code(broker: Broker) -> None:
-    queue = "tokenize.realtime.main"
-    bad = [b"SECRET", b'["SECRET"]', b'{"body": "SECRET"}', b"\xff\xfe SECRET"]
-    for payload in bad:
-        broker.client.lpush(broker.prefix + queue, payload)
-    broker.publish([1], queue=queue)
-    assert Consume(broker, queue).drain(1) == [1]
-    until(lambda: broker.unacked() == 0, "every acknowledgement")
+@pytest.mark.parametrize("header", ["bzip2", "zlib", "nothing we know", ["zlib"], 5])
+def test_nothing_is_inflated(broker: Broker, header: object) -> None:
+    body = bz2.compress(b"0" * 1_000_000)
+    message = {
+        "body": base64.b64encode(body).decode(),
+        "headers": {"compression": header},
+        "content-type": "application/octet-stream",
+        "content-encoding": "binary",
+        "properties": {"body_encoding": "base64", "priority": [], "delivery_info": "nowhere", "reply_to": {}},
+    }
+    broker.client.lpush(broker.prefix + "work", json.dumps(message))
+    consume = Consume(broker, "work", ack=False)
+    until(lambda: consume.wait(0.1) or consume.messages, "the message")
+    (message,) = consume.messages
+    assert message.body == body
+    assert message.delivery_info == {"exchange": "", "routing_key": "work"}
+
+
+def test_a_get_passes_by_what_is_unreadable(broker: Broker) -> None:
+    for payload in (b"no message", b'{"properties": 1}', b'{"properties": {}, "body": 5}'):
+        broker.client.lpush(broker.prefix + "work", payload)
+    broker.publish(["readable"])
+    channel = broker.connect().channel()
+    assert channel.basic_get("work", no_ack=True).payload == "readable"
+    assert channel.basic_get("work") is None
+
+
+def test_what_cannot_be_given_back_keeps_nothing_else_from_it(broker: Broker) -> None:
+    """Whoever may write to the register writes what he likes; his lease is over, too."""
+    broker.publish([1])
+    lost = Consume(broker, "work", ack=False)
+    lost.drain(1)
+    register, index = broker.prefix + "unacked", broker.prefix + "unacked_index"
+    foreign = [b"[ 5", b'[ {"properties": {}},"",["a list"]]', b"[ " + b"[" * 5000, b'[ {"properties": {}},{},5]']
+    for number, value in enumerate([*foreign, b"[ " + b"x" * 2_000_000]):
+        broker.client.hset(register, f"foreign-{number}", value)
+        broker.client.zadd(index, {f"foreign-{number}": 1.0 + number})
+    lost.channel._keeper.stop()
+    other = Consume(broker, "work")
+    assert other.drain(1, seconds=30) == [1]
+    until(lambda: broker.client.hlen(register) == 0, "an empty register")
     kept = [json.loads(entry) for entry in broker.client.lrange(broker.prefix + QUARANTINE, 0, -1)]
-    assert sorted(note.pop("bytes") for note in kept) == sorted(map(len, bad))
-    assert kept == [{"reason": "undecodable message", "message": ""}] * len(bad)
+    assert [note["message"] for note in kept] == [""] * (len(foreign) + 1)
 
 
 def test_reading_the_quarantine_itself_passes_by_what_is_unreadable(valkey: Broker) -> None:
@@ -590,7 +649,7 @@ def test_acknowledging_while_the_broker_is_away_returns_the_credit_and_is_writte
     valkey.server.kill()
     for message in consume.messages:
         message.ack()
-    assert consume.channel.qos.credit("work") == 4
+    assert consume.channel.qos.credit("work").messages == 4
     if away:
         with pytest.raises(consume.connection.connection_errors):
             consume.stay(away)
@@ -626,7 +685,7 @@ def test_a_consumer_survives_a_broker_that_comes_back_empty(valkey: Broker) -> N
     valkey.server.kill()
     valkey.server.start()
     valkey.client.flushall()
-    until(lambda: consume.channel.qos.credit("work") == 2, "the credit")
+    until(lambda: (credit := consume.channel.qos.credit("work")) and credit.messages == 2, "the credit")
     valkey.publish(["new"])
     assert consume.drain(3)[2:] == ["new"]
 

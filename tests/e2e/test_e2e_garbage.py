@@ -31,7 +31,7 @@ REASONS = {
     "not an attach request",
     "not signed by a known producer",
     "not signed by a known signer",
-    "longer than any envelope",
+    "longer than any message of ours",
 }
 
 
@@ -126,12 +126,9 @@ def test_garbage_of_every_sort_ends_in_quarantine_with_a_reason_and_nothing_else
         assert len(resting) == sent
     reasons = set()
     for body in resting:
-        try:
-            note = json.loads(body)
-            reasons.add(note["reason"])
-            assert note.keys() - {"bytes", "sha256"} == {"reason", "at", "message"}
-        except (ValueError, TypeError, KeyError):
-            assert isinstance(house.broker, OnRedis), "only the Redis transport sets messages aside as they came"
+        note = json.loads(body)
+        reasons.add(note["reason"])
+        assert note.keys() - {"bytes", "sha256", "at"} == {"reason", "message"}
     assert reasons <= REASONS
     assert {"unknown task", "not a task message", "not an envelope", "not signed by a known producer"} <= reasons
     said = worker.said()

@@ -418,6 +418,19 @@ class TestShelves:
         left = [json.loads(json.loads(body)["message"])["header"]["request_id"] for body in office.take(DEAD_LETTERS)]
         assert sorted(left) == sorted(ids[::3])
 
+    def test_what_is_too_long_to_be_ours_is_not_read_and_can_be_removed(self, office: Office) -> None:
+        """An older version has put whole foreign bodies there, and whoever may write to it still can."""
+        office.lay("req-1")
+        office.put(DEAD_LETTERS, "x" * 3_000_000)
+        office.lay("req-2", body=office.sealed("req-2") + " " * 200_000)
+        bodies = office.bodies(DEAD_LETTERS)
+        assert len(bodies[1]) < 200
+        assert SetAside.read(bodies[1]).id is None
+        assert office.resting() == ["req-1", None, "req-2"]
+        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+            assert all([shelf.remove(item) for item in shelf])
+        assert office.resting() == []
+
     def test_what_comes_while_somebody_looks_waits_for_the_next_look(self, office: Office) -> None:
         office.lay("req-1")
         with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:

@@ -14,16 +14,19 @@ import pytest
 from conftest import KeyFolder
 
 from tokenferry import CardRequest, CvcUpdateRequest, Order
-from tokenferry.broker.publishing import BrokerUnavailable
+from tokenferry.broker.publishing import BrokerUnavailable, Outgoing
 from tokenferry.configuration import Configuration
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES
+from tokenferry.contract.queues import MAX_MESSAGE_BYTES
 from tokenferry.contract.targets import CustomerCreate
+from tokenferry.contract.work_messages import Refused
 from tokenferry.producer import Sealer
 from tokenferry_worker.consumer import ASIDE_AGAIN, CarefulConsumer
+from tokenferry_worker.on_redis.store import Clock
 from tokenferry_worker.set_aside.keeping import HEAD, dated, note
-from tokenferry_worker.set_aside.notes import FOREIGN, SetAside
+from tokenferry_worker.set_aside.notes import FOREIGN, SetAside, argument
 
 from .standins import NOW, FlakyPublisher
 
@@ -170,55 +173,164 @@ def test_what_has_never_been_dated_becomes_a_note(seal: Seal) -> None:
     assert SetAside.read(dated(seal(REQUESTS["cvc"], "realtime"), at=NOW)).message == ""
 
 
+def test_a_text_that_would_be_too_long_in_a_note_is_cut(seal: Seal) -> None:
+    """A letter that is not ASCII takes six bytes there, and a note must be readable by the rule for every message."""
+    kept = note("\u2603" * 200_000, "not ours", at=NOW, realtime=False)
+    assert len(kept) <= MAX_MESSAGE_BYTES
+    assert json.loads(kept)["message"] == "\u2603" * HEAD
+
+
+# -- the argument of a task body
+
+
+def test_the_argument_of_our_own_message_is_the_envelope() -> None:
+    assert argument(Outgoing.task("q", "task", "id-1", '{"a": "é"}').body) == '{"a": "é"}'
+    assert argument(Outgoing.task("q", "task", "id-1", "x").body) == "x"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "not json",
+        "[]",
+        "{}",
+        "null",
+        "7",
+        "[[], {}, {}]",
+        '[["a", "b"], {}, {}]',
+        "[[7], {}, {}]",
+        '[{"a": 1}, {}, {}]',
+        '["ab", {}, {}]',
+        '[["a"], {}]',
+        "[null, {}, {}]",
+        "[" * 100_000,
+    ],
+)
+def test_a_message_of_another_shape_is_taken_whole(body: str) -> None:
+    assert argument(body) == body
+
+
 # -- the consumer
 
 
-class Reception:
-    """What a consumer needs to set a message aside, and the message."""
+class Reception(CarefulConsumer):
+    """What a consumer needs to read a message and to set it aside, and the message."""
 
-    def __init__(self, *refusals: Exception, queue: str = "attach.bulk.main", body: bytes = b"not ours") -> None:
+    def __init__(
+        self,
+        *refusals: Exception,
+        queue: str = "attach.bulk.main",
+        body: bytes = b"not ours",
+        hand_over: Callable[[Any], None] = lambda _: None,
+    ) -> None:
         self.publisher = FlakyPublisher(refusals=list(refusals))
         self.did: list[str] = []
         self.due: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
+        self.handed: list[Any] = []
+        self.hand_over = hand_over
         self.message = SimpleNamespace(
             body=body,
+            headers={"task": "ours", "id": "req-1", "eta": "2098-01-01", "shadow": "another", "timelimit": 5},
+            properties={"reply_to": "results.evil", "priority": 255},
+            content_type="application/json",
+            content_encoding="utf-8",
             delivery_info={"routing_key": queue},
             ack_log_error=lambda *_: self.did.append("acknowledged"),
             reject_log_error=lambda *_: self.did.append("given back"),
         )
-        self.consumer = SimpleNamespace(
-            pool=SimpleNamespace(taken=Counter(), turns=0),
-            app=SimpleNamespace(tokenferry_publisher=lambda: self, tokenferry_clock=lambda: NOW),
-            timer=SimpleNamespace(call_after=lambda *call: self.due.append(call)),
-            connection_errors=(OSError,),
-        )
+        self.pool = SimpleNamespace(taken=Counter(), turns=0, tasks={"ours"}, is_running=True)
+        self.app = SimpleNamespace(tokenferry_publisher=lambda: self, tokenferry_clock=lambda: NOW)
+        self.timer = SimpleNamespace(call_after=lambda *call: self.due.append(call))
+        self.connection_errors = (OSError,)
+        self.strategies = {"ours": self._strategy}
+        self.on_task_message: set[Any] = set()
+        self.restart_count, self._maximum_prefetch_restored = 0, True
+
+    def _strategy(self, message: Any, *_: Any) -> None:
+        self.handed.append(message)
+        self.hand_over(message)
 
     def publish(self, message: Any) -> None:
         self.publisher.submit(message).result()
 
-    def set_aside(self) -> None:
-        CarefulConsumer._set_aside(self.consumer, self.message, "undecodable message")  # type: ignore[arg-type]
+    def receive(self) -> None:
+        """As Celery's loop does it."""
+        self.create_task_handler()(self.message)
 
     @property
     def kept(self) -> list[dict[str, Any]]:
         return [json.loads(message.body) for message in self.publisher.published]
 
 
+OURS: Final = b'[["an envelope"], {}, {"callbacks": [{"task": "another"}], "chord": 5}]'
+
+
+def test_celery_sees_what_was_read_and_no_header_of_the_publisher() -> None:
+    reception = Reception(body=OURS)
+    reception.receive()
+    (handed,) = reception.handed
+    assert handed.headers == {"task": "ours", "id": "req-1", "ignore_result": True}
+    assert (handed.body, handed.payload) == ("an envelope", (["an envelope"], {}, {}))
+    assert (handed.properties, handed.delivery_info) == ({}, {"exchange": "", "routing_key": "attach.bulk.main"})
+    assert (reception.kept, reception.did) == ([], [])
+    assert (reception.message.body, reception.message.headers) == (b"", {}), "held no longer than it is needed"
+
+
+def test_what_cannot_be_handed_over_is_set_aside_with_its_content(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: Any) -> None:
+        raise KeyError(NUMBER)
+
+    reception = Reception(body=OURS, hand_over=fail)
+    reception.receive()
+    (kept,) = reception.kept
+    assert (kept["reason"], kept["message"]) == ("invalid task message", "an envelope")
+    assert reception.did == ["acknowledged"]
+    assert "KeyError" in caplog.text
+    assert NUMBER not in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError("the connection is lost"), RuntimeError("the loop is closed")])
+def test_what_is_no_fault_of_a_message_ends_the_loop_and_loses_no_message(error: Exception) -> None:
+    def fail(_: Any) -> None:
+        reception.pool.is_running = not isinstance(error, RuntimeError)
+        raise error
+
+    reception = Reception(body=OURS, hand_over=fail)
+    with pytest.raises(type(error)):
+        reception.receive()
+    assert (reception.kept, reception.did) == ([], [])
+
+
 def test_what_the_consumer_sets_aside_is_dated_by_the_store_and_said_once_it_is_there(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reception = Reception()
-    reception.set_aside()
+    reception.receive()
     (kept,) = reception.kept
     assert (kept["message"], kept["at"]) == ("not ours", int(NOW * 1000))
     assert (reception.did, reception.due) == (["acknowledged"], [])
     assert "moved to quarantine" in caplog.text
 
 
+def test_of_what_the_transport_has_refused_a_note_is_kept() -> None:
+    reception = Reception()
+    reception.message.refused, reception.message.length = Refused("longer than any message of ours"), 60_000_000
+    reception.receive()
+    (kept,) = reception.kept
+    assert kept == {
+        "reason": "longer than any message of ours",
+        "at": int(NOW * 1000),
+        "message": "",
+        "bytes": 60_000_000,
+    }
+    assert SetAside.read(json.dumps(kept)).reason == "longer than any message of ours"
+
+
 @pytest.mark.parametrize("queue", ["tokenize.realtime.main", ""])
 def test_nothing_unreadable_of_the_realtime_lane_is_kept(queue: str) -> None:
     reception = Reception(queue=queue)
-    reception.set_aside()
+    reception.receive()
     assert reception.kept[0]["message"] == ""
 
 
@@ -227,9 +339,15 @@ def test_a_broker_that_refuses_it_gets_a_pause_and_the_log_does_not_say_that_it_
 ) -> None:
     caplog.set_level(logging.INFO)
     reception = Reception(BrokerUnavailable("away", maybe_sent=False))
-    reception.set_aside()
+    reception.receive()
     assert reception.did == [], "it is held, for a while"
     assert "; moved to" not in caplog.text
     ((seconds, give_back, arguments),) = reception.due
     give_back(*arguments)
     assert (seconds, reception.did, reception.kept) == (ASIDE_AGAIN, ["given back"], [])
+
+
+def test_the_clock_is_asked_once_a_minute_and_goes_on_between() -> None:
+    answers = iter([NOW, NOW + 1000.0])
+    clock = Clock(lambda: next(answers))
+    assert NOW <= clock() <= clock() < NOW + 500.0

@@ -151,7 +151,20 @@ def test_what_was_under_way_when_the_connection_ended_goes_back_once(
     rabbit.empty()
 
 
-def test_what_is_not_ours_goes_back_too_and_is_set_aside_there(lot: Lot) -> None:
-    lot.publisher.publish(Outgoing(parked_queue(SCOPE), '"no task"', {"task": "unknown", "id": "stranger"}))
-    assert lot.carrier._carry(SCOPE, probing=True)
-    assert lot.back("tokenize.bulk.main") == ["stranger"]
+@pytest.mark.parametrize(
+    "body",
+    [
+        '"no task"',
+        "[" * 5000,
+        json.dumps([[json.dumps({"header": {"expires_at": 10**400}})], {}, {}]),
+        json.dumps([["[" * 100_000], {}, {}]),
+        json.dumps([[json.dumps({"header": {"expires_at": "nan"}})], {}, {}]),
+    ],
+    ids=range(5),
+)
+def test_what_is_not_ours_goes_back_too_and_is_set_aside_there(lot: Lot, body: str) -> None:
+    lot.client.lpush(parked_queue(SCOPE), b"no message at all")
+    lot.publisher.publish(Outgoing(parked_queue(SCOPE), body, {"task": "unknown", "id": "stranger"}))
+    lot.park("request-1")
+    assert lot.carrier._carry(SCOPE, probing=False)
+    assert lot.back("tokenize.bulk.main") == ["stranger", "request-1"]

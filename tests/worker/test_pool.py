@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import select
 import threading
 import time
@@ -15,12 +14,9 @@ from typing import Any
 import pytest
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Reject
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tokenferry.broker.publishing import Outgoing
 from tokenferry_worker import stopping
-from tokenferry_worker.pool import AsyncioPool, Handler, Pauses, argument
+from tokenferry_worker.pool import AsyncioPool, Handler, Pauses
 
 CANARY = "4000000000000002"
 
@@ -109,10 +105,9 @@ class Bench:
 
     def deliver(self, body: str = "body", task: str = "task") -> Delivery:
         delivery = Delivery(body)
-        message = Outgoing.task("queue", task, "id-1", body).body.encode()
         self.pool.on_apply(
             None,
-            (task, "id-1", {}, message, "json", "utf-8"),
+            (task, "id-1", {}, body, "json", "utf-8"),
             {},
             delivery.callback,
             delivery.accept,
@@ -233,7 +228,7 @@ def test_what_is_held_and_taken_is_counted_by_queue(start: Start) -> None:
     bench = start(_for_ever)
     delivery = Delivery("body")
     request = {"delivery_info": {"exchange": "", "routing_key": "tokenize.bulk.main", "priority": 0}}
-    bench.pool.on_apply(None, ("task", "id-1", request, b"[]", "json", "utf-8"), {}, delivery.callback)
+    bench.pool.on_apply(None, ("task", "id-1", request, "body", "json", "utf-8"), {}, delivery.callback)
     assert (bench.pool.held, bench.pool.taken) == ({"tokenize.bulk.main": 1}, {"tokenize.bulk.main": 1})
     bench.pool.on_terminate()
     assert (bench.pool.held, bench.pool.taken) == ({"tokenize.bulk.main": 0}, {"tokenize.bulk.main": 1})
@@ -318,7 +313,7 @@ def test_a_delivery_called_off_before_its_first_step_goes_back_too(start: Start)
     bench.pool._in_hand += 1
 
     def begin_and_cancel_in_one_turn_of_the_loop() -> None:
-        bench.pool._begin("task", "id-1", b"[]", delivery.callback)
+        bench.pool._begin("task", "id-1", "body", delivery.callback)
         bench.pool._cancel_all()
 
     bench.pool._loop.call_soon_threadsafe(begin_and_cancel_in_one_turn_of_the_loop)
@@ -395,51 +390,6 @@ def test_handlers_that_cannot_be_opened_end_the_start_of_the_worker() -> None:
         pool.on_start()
     pool._thread.join(30)
     assert not pool._thread.is_alive()
-
-
-# What stands in a message
-
-
-def test_the_argument_of_our_own_message_is_the_envelope() -> None:
-    assert argument(Outgoing.task("q", "task", "id-1", '{"a": "é"}').body.encode()) == '{"a": "é"}'
-    assert argument(Outgoing.task("q", "task", "id-1", "x").body) == "x"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        "not json",
-        "[]",
-        "{}",
-        "null",
-        "7",
-        "[[], {}, {}]",
-        '[["a", "b"], {}, {}]',
-        "[[7], {}, {}]",
-        '[{"a": 1}, {}, {}]',
-        '["ab", {}, {}]',
-        '[["a"], {}]',
-        "[null, {}, {}]",
-    ],
-)
-def test_a_message_of_another_shape_comes_through_whole_to_be_quarantined(body: str) -> None:
-    assert argument(body) == body
-    assert argument(body.encode()) == body
-
-
-@pytest.mark.parametrize("body", [[["a"], {}, {}], {"a": b"bytes"}, None, 7, [object()]])
-def test_a_message_already_decoded_comes_through_as_text(body: Any) -> None:
-    json.loads(argument(body))
-
-
-@given(body=st.binary(max_size=200) | st.text(max_size=200))
-def test_no_bytes_at_all_make_it_raise(body: bytes | str) -> None:
-    assert isinstance(argument(body), str)
-
-
-def test_deeply_nested_rubbish_comes_through_whole() -> None:
-    assert argument("[" * 100_000) == "[" * 100_000
 
 
 def pool_of(handler: Handler, *, closing: type[BaseException] | None = None) -> AsyncioPool:

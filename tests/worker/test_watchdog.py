@@ -98,6 +98,20 @@ def test_whoever_has_a_reason_is_not_deaf(story: dict[str, object]) -> None:
     assert hears(**story)  # type: ignore[arg-type]
 
 
+def test_whoever_holds_as_many_bytes_as_fit_is_not_deaf() -> None:
+    for full, expected in (("q", frozenset()), ("other", frozenset({"q"}))):
+        found = deaf(
+            {"q": 1},
+            held={"q": 3},
+            concurrency=10,
+            taken={"q": 3},
+            before={"q": 3},
+            reading=True,
+            full=lambda queue, full=full: queue == full,
+        )
+        assert found == expected
+
+
 # The looks
 
 

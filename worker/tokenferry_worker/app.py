@@ -21,7 +21,7 @@ from tokenferry_worker import stopping, wiring
 from tokenferry_worker.health.vitals import Line, Vitals
 from tokenferry_worker.health.watchdog import Watchdog
 from tokenferry_worker.health.witness import QueueWitness
-from tokenferry_worker.on_redis.store import now_at
+from tokenferry_worker.on_redis.store import Clock, now_at
 from tokenferry_worker.wiring import Role
 
 log = logging.getLogger("tokenferry.worker")
@@ -34,6 +34,7 @@ def build(configuration: Configuration, role: Role) -> Celery:
     app = Celery("tokenferry", set_as_current=False)
     app.conf.update(
         broker_url=url,
+        broker_transport=connecting.transport(url),
         broker_use_ssl=connecting.tls(configuration),
         broker_transport_options=connecting.transport_options(url, configuration),
         broker_heartbeat=10 if amqp else 0,
@@ -60,7 +61,10 @@ def build(configuration: Configuration, role: Role) -> Celery:
         worker_redirect_stdouts=False,
         worker_concurrency=configuration.worker.concurrency,
     )
-    # Only the tasks of the role: another one's message on our queue is set aside as unknown.
+    # Only the tasks of the role, and none of Celery's own: another one's message is set aside as unknown.
+    app.finalize()
+    for name in list(app.tasks):
+        app.tasks.unregister(name)
     tasks = {"tokenize": TOKENIZE_TASK, "attach": ATTACH_TASK, "onboard": ONBOARD_TASK}
     for name in tasks.values() if role == "all" else [tasks[role]]:
         app.task(_never, name=name, shared=False, ignore_result=True, acks_late=True)
@@ -72,7 +76,7 @@ def build(configuration: Configuration, role: Role) -> Celery:
         return wiring.handlers(configuration, role, publisher(), vitals)
 
     app.tokenferry_publisher = publisher
-    app.tokenferry_clock = lambda: now_at(connecting.store_url(configuration))
+    app.tokenferry_clock = Clock(lambda: now_at(connecting.store_url(configuration)))
     app.tokenferry_open = open_
     app.tokenferry_vitals = vitals
     app.tokenferry_hold = configuration.broker.hold_seconds if amqp else None
@@ -122,6 +126,7 @@ def _watchdog(app: Celery, worker: Any, configuration: Configuration) -> Watchdo
         seconds=configuration.worker.watchdog_seconds,
         concurrency=configuration.worker.concurrency,
         reading=worker.consumer.is_reading,
+        full=worker.consumer.is_full,
         report=lambda: line.tell(vitals.report()),
     )
 

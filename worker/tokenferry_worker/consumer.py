@@ -1,6 +1,7 @@
-"""Celery's consumer, made to lose nothing: what it would drop with the body in the log is set aside, silently.
+"""Celery's consumer behind a strict reading of our own: Celery sees only what we have read, and no header steers it.
 
-And made to show that it is alive, and whether it is connected.
+What is not ours is set aside, silently; no message ends the process. And the consumer shows that it is alive, and
+whether it is connected.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ from celery.worker.state import maybe_shutdown
 
 from tokenferry.broker.publishing import Outgoing, PublishError
 from tokenferry.contract.queues import QUARANTINE, tokenize_queue
+from tokenferry.contract.work_messages import (
+    INVALID,
+    NOT_A_TASK,
+    UNDECODABLE,
+    UNKNOWN_TASK,
+    Refused,
+    WorkMessage,
+    read_work,
+)
 from tokenferry_worker.set_aside.keeping import note
 
 log = logging.getLogger(__name__)
@@ -29,8 +39,25 @@ ASIDE_AGAIN = 5.0
 """Seconds until another try to set a message aside: it would come back at once, and hold up what is ours."""
 
 
+class Checked:
+    """A work message as Celery is given it: what our reading has accepted, and no header that the publisher chose."""
+
+    content_type = "application/json"
+    content_encoding = "utf-8"
+
+    def __init__(self, work: WorkMessage, message: Any) -> None:
+        """*message*: as the transport made it. It is needed to acknowledge, and may forget its content."""
+        self.headers = {"task": work.task, "id": work.id, "ignore_result": True}
+        self.body = work.argument
+        self.payload: tuple[list[str], dict[str, Any], dict[str, Any]] = ([work.argument], {}, {})
+        self.properties: dict[str, Any] = {}
+        self.delivery_info = {"exchange": "", "routing_key": _queue_of(message)}
+        self.ack_log_error = message.ack_log_error
+        self.reject_log_error = message.reject_log_error
+
+
 class CarefulConsumer(Consumer):
-    """Moves unknown tasks, foreign messages and undecodable bodies to the quarantine queue instead of dropping them."""
+    """Hands our messages to Celery, and moves everything else to the quarantine queue."""
 
     class Blueprint(Consumer.Blueprint):
         """Celery's, less what declares 28 quorum queues for delays on RabbitMQ: no message of ours is ever delayed."""
@@ -41,6 +68,11 @@ class CarefulConsumer(Consumer):
         """Whether it is connected, and the broker hands out messages as far as it has said."""
         consumer = getattr(self, "task_consumer", None)
         return self.connection is not None and consumer is not None and not getattr(consumer.channel, "troubled", False)
+
+    def is_full(self, queue: str) -> bool:
+        """Whether what it holds of *queue* leaves no room for more bytes (`held_bytes`)."""
+        channel = getattr(getattr(self, "task_consumer", None), "channel", None)
+        return channel is not None and bool(channel.is_full(queue))
 
     def loop(self, *arguments: Any) -> None:
         """Celery's, in which a channel that RabbitMQ has closed is a lost connection, and not the end of the worker."""
@@ -98,30 +130,63 @@ class CarefulConsumer(Consumer):
         self.pool.turns += 1
         self.pool.call_off()
 
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        """What is called with each message, of whatever content. Raises for a lost connection or a dead pool only."""
+        hand_over = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> None:
+            work: WorkMessage | Refused | None = None
+            try:
+                work = self._read(message)
+                if isinstance(work, Refused):
+                    self._set_aside(message, work.reason)
+                    return
+                checked = Checked(work, message)
+                message.body, message.headers, message.properties = b"", {}, {}  # held no longer than they are needed
+                hand_over(checked)
+            except self.connection_errors:
+                raise
+            except Exception as error:
+                if not self.pool.is_running:
+                    raise
+                log.error("a message could not be handed to Celery (%s)", type(error).__name__)
+                if isinstance(work, WorkMessage):
+                    message.body = work.argument
+                self._set_aside(message, INVALID)
+
+        return on_message
+
+    def _read(self, message: Any) -> WorkMessage | Refused:
+        refused: Refused | None = getattr(message, "refused", None)
+        if refused is not None:
+            return refused
+        parts = message.headers, message.content_type, message.content_encoding, message.body
+        return read_work(*parts, tasks=self.pool.tasks)
+
+    # What Celery would decide itself. It has nothing left to decide; these are here because its own would log bodies.
+
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """A message that is no task."""
-        self._set_aside(message, "not a task message")
+        self._set_aside(message, NOT_A_TASK)
 
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
         """A task that is not ours."""
-        self._set_aside(message, "unknown task")
+        self._set_aside(message, UNKNOWN_TASK)
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
         """A task message with broken parts."""
-        self._set_aside(message, "invalid task message")
+        self._set_aside(message, INVALID)
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
-        """A body that its own content type does not fit, or a content type that is not accepted."""
-        self._set_aside(message, "undecodable message")
+        """A message that kombu cannot decode."""
+        self._set_aside(message, UNDECODABLE)
 
     def _set_aside(self, message: Any, reason: str) -> None:
-        queue = str(message.delivery_info.get("routing_key", ""))
+        queue = _queue_of(message)
         self.pool.taken[queue] += 1
         self.pool.turns += 1  # what follows may take long, once for each of them
-        realtime = not queue or queue.startswith(tokenize_queue("realtime", ""))
-        kept = note(message.body or "", reason, at=self.app.tokenferry_clock(), realtime=realtime)
         try:
-            self.app.tokenferry_publisher().publish(Outgoing(QUARANTINE, kept))
+            self.app.tokenferry_publisher().publish(Outgoing(QUARANTINE, self._note(message, reason, queue)))
         except PublishError as error:
             said = "a message is not ours or not readable (%s), but was not moved to %s (%s); trying again"
             log.warning(said, reason, QUARANTINE, error)
@@ -131,8 +196,26 @@ class CarefulConsumer(Consumer):
             log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
             message.ack_log_error(log, self.connection_errors)
 
+    def _note(self, message: Any, reason: str, queue: str) -> str:
+        at = self.app.tokenferry_clock()
+        if getattr(message, "refused", None) is None:
+            realtime = not queue or queue.startswith(tokenize_queue("realtime", ""))
+            try:
+                return note(message.body or "", reason, at=at, realtime=realtime)
+            except Exception as error:  # whatever it holds, it must not come back for ever
+                log.error("what is not ours cannot be kept (%s); it is noted", type(error).__name__)
+        return Refused(reason).note(getattr(message, "length", 0), at=int(at * 1000))
+
+
+def _queue_of(message: Any) -> str:
+    """The queue that a message came from: both transports write it where its routing key stood."""
+    return str(message.delivery_info.get("routing_key", ""))
+
 
 def _address(conn: Any) -> str:
     """The broker without its password, as people write it: the scheme of our transport is nobody's business."""
     uri = str(conn.as_uri())
-    return uri.replace("tokenferry", "redis", 1) if uri.startswith("tokenferry") else uri
+    for ours, theirs in (("tokenferry-amqp", "amqp"), ("tokenferry", "redis")):
+        if uri.startswith(ours):
+            return uri.replace(ours, theirs, 1)
+    return uri

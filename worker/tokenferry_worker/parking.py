@@ -197,6 +197,6 @@ def _way_back(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
         live = float(ends) > time.time() * 1000
         if attach and inner["request"].get("lane") == "realtime":
             queue = attach_queue("realtime", platform)
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         live = False  # not ours: its own queue's worker sets it aside
     return Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")}), live

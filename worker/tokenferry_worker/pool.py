@@ -11,7 +11,6 @@ repeating and giving up happen inside the delivery.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,6 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import Reject
 
 from tokenferry_worker import stopping
-from tokenferry_worker.set_aside import notes
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +111,10 @@ class AsyncioPool(BasePool):
         accept_callback: Callable[..., Any] | None = None,
         **_: Any,
     ) -> None:
-        """Start one delivery. *args* are those of Celery's tracer: name, id, request, body, ..."""
+        """Start one delivery. *args* are those of Celery's tracer: name, id, request, body, ...
+
+        The body is the one argument of the task, as the consumer has read it.
+        """
         assert args is not None
         assert callback is not None
         name, id_, request, body, *_rest = args
@@ -167,6 +168,18 @@ class AsyncioPool(BasePool):
             if not self._in_hand or time.monotonic() >= deadline or unless():
                 return
             time.sleep(0.01)
+
+    # For the consumer
+
+    @property
+    def tasks(self) -> Collection[str]:
+        """The names of the tasks that have a handler here."""
+        return self._handlers.keys()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the loop lives. Where it does not, what goes wrong says nothing about a message."""
+        return self._thread.is_alive()
 
     # For the watchdog, from its thread
 
@@ -229,7 +242,7 @@ class AsyncioPool(BasePool):
             self._opened.set()
             await self._stopping.wait()
 
-    def _begin(self, name: str, id_: str, body: Any, callback: Callable[..., Any]) -> None:
+    def _begin(self, name: str, id_: str, body: str, callback: Callable[..., Any]) -> None:
         task = self._loop.create_task(self._deliver(name, id_, body, callback))
         self._running.add(task)
         task.add_done_callback(partial(self._ended, callback))
@@ -249,10 +262,10 @@ class AsyncioPool(BasePool):
             # Here and not in the task: one that is called off before its first step runs none of its code.
             self._finish(partial(callback, (True, _give_back("called off"), 0.0)))
 
-    async def _deliver(self, name: str, id_: str, body: Any, callback: Callable[..., Any]) -> None:
+    async def _deliver(self, name: str, id_: str, body: str, callback: Callable[..., Any]) -> None:
         began = time.monotonic()
         try:
-            await self._handlers[name](argument(body))
+            await self._handlers[name](body)
         except Exception as error:
             # Only the type: the text or the traceback of an unforeseen error could hold anything.
             log.error(
@@ -293,17 +306,6 @@ class AsyncioPool(BasePool):
     def _let_go(self, queue: str, callback: Callable[..., Any], outcome: tuple[bool, Any, float]) -> None:
         self.held[queue] -= 1
         callback(outcome)
-
-
-def argument(body: Any) -> str:
-    """The one argument of our tasks, out of a Celery message body (protocol 2: args, kwargs, embed).
-
-    A body of another shape is passed on as text, so that it is quarantined with its content, not lost.
-    """
-    text = body.decode("utf-8", "surrogateescape") if isinstance(body, bytes) else body
-    if not isinstance(text, str):
-        return json.dumps(text, default=lambda _: None)
-    return notes.argument(text)
 
 
 def _queue_of(request: Any) -> str:

@@ -13,7 +13,7 @@ from amqp.exceptions import PreconditionFailed
 from kombu import Connection, Exchange, Queue
 
 from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED
-from tokenferry.broker import embedded, redis_transport
+from tokenferry.broker import amqp_transport, embedded, redis_transport
 from tokenferry.broker.sentinel import Sentinels, is_sentinel
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, Store
 from tokenferry.contract.queues import DEAD_LETTERS
@@ -92,6 +92,11 @@ def is_amqp(url: str) -> bool:
     return urlsplit(url).scheme in AMQP_SCHEMES
 
 
+def transport(url: str) -> str | None:
+    """The name of the kombu transport for *url*; None: the URL says it itself."""
+    return amqp_transport.NAMES.get(urlsplit(url).scheme)
+
+
 def tls(configuration: Configuration) -> dict[str, Any] | bool:
     """What kombu and Celery must be told to trust the right RabbitMQ and no other; for Redis the URL says it.
 
@@ -149,6 +154,7 @@ def connect(configuration: Configuration) -> Connection:
     url = broker_url(configuration)
     return Connection(
         url,
+        transport=transport(url),
         transport_options=transport_options(url, configuration),
         ssl=tls(configuration),
         connect_timeout=configuration.broker.publish_timeout,

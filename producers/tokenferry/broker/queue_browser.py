@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from amqp.exceptions import AMQPError
@@ -29,9 +30,13 @@ from redis.exceptions import ResponseError
 from tokenferry.broker import connecting
 from tokenferry.broker.patience import ask, is_missing, let_go, passes
 from tokenferry.configuration import Configuration
+from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES
 
-TOGETHER: Final = 200
-"""Entries of a list read in one round trip."""
+TOGETHER: Final = 50
+"""Entries of a list read in one round trip, unless they are long."""
+LONGEST: Final = 2 * MAX_MESSAGE_BYTES
+"""Bytes of an entry. The longest that a worker has put here is a body of `MAX_MESSAGE_BYTES` in base64."""
+LOOK: Final = Path(__file__).with_name("look_through.lua").read_text(encoding="utf-8")
 MOST_IN_HAND: Final = 2000
 """Deliveries in anybody's hand up to which those of one queue are counted: each is read for it."""
 MOST_FOR_ORDER: Final = 1000
@@ -109,6 +114,7 @@ class _Listed:
 
     def __init__(self, client: Any, queue: str) -> None:
         self._client = client
+        self._look = client.register_script(LOOK)
         self._queue = queue
         self._passed = 0
         """Entries at the tail that were seen and are still there."""
@@ -117,7 +123,8 @@ class _Listed:
         left = int(self._client.llen(self._queue))
         while left > 0:
             last = -1 - self._passed
-            some = self._client.lrange(self._queue, last - min(left, TOGETHER) + 1, last)[::-1]
+            limits = [last - min(left, TOGETHER) + 1, last, LONGEST, MAX_TAKEN_BYTES]
+            some = self._look(keys=[self._queue], args=limits)
             if not some:
                 return
             left -= len(some)

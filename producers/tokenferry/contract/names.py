@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StringConstraints, TypeAdapter, ValidationError
 
 Lane = Literal["realtime", "bulk"]
 """Which of two queues a request waits in: `realtime` (a person waits) is served before `bulk`."""
@@ -32,6 +32,22 @@ Id = Annotated[
     AfterValidator(_not_a_number),
 ]
 """A request or attach id: chosen by the producer, unique for ever, part of the idempotency key."""
+
+_ID: TypeAdapter[str] = TypeAdapter(Id)
+
+
+def is_id(value: object) -> bool:
+    """True if *value* is an `Id`, so that it may stand in a log line.
+
+    >>> is_id("req-1"), is_id("req-1\\nforged line"), is_id(["req-1"]), is_id("4242424242424242")
+    (True, False, False, False)
+    """
+    try:
+        _ID.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
 
 EndpointId = Annotated[
     str,

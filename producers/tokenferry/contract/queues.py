@@ -12,10 +12,35 @@ ATTACH_TASK: Final = "tokenferry.attach.v1"
 ONBOARD_TASK: Final = "tokenferry.onboard.v1"
 
 QUARANTINE: Final = "quarantine"
-"""What is not ours, or not readable, rests here as it came: sealed, counted, never run."""
+"""What is not ours, or not readable, is noted here with the reason: counted, visible, never run."""
 
 DEAD_LETTERS: Final = "dead-letters"
 """Requests given up on, still sealed, with a code and their history."""
+
+MAX_MESSAGE_BYTES: Final = 524_288
+"""The longest message that is read, in bytes as the broker keeps it: an item of a Redis list, a body on RabbitMQ.
+
+The longest envelope (`MAX_ENVELOPE_BYTES`) is two thirds of it, in base64 and with Celery's headers. Of what is longer
+only the reason, the length and the time are noted.
+"""
+MAX_TAKEN_BYTES: Final = 4_194_304
+"""The most that one look at a Redis list brings, in bytes of its items together."""
+MAX_HELD_BYTES: Final = 4_194_304
+"""Unacknowledged messages that one channel may hold, in bytes together. Its queues share them equally."""
+ROOM_PER_MESSAGE: Final = 4_096
+"""Bytes for each message of the prefetch count: an ordinary one is below that, so that it is the count that ends."""
+
+
+def held_bytes(queues: int, prefetch: int) -> int:
+    """The bytes of one queue that a channel may hold when it reads *queues* of them, *prefetch* messages of each.
+
+    A queue has its own share, so that long messages of one never hold up another. Beyond it the rest stays with the
+    broker; one message always fits.
+
+    >>> held_bytes(1, 200), held_bytes(5, 100), held_bytes(100, 100)
+    (4194304, 838860, 409600)
+    """
+    return max(MAX_HELD_BYTES // max(1, queues), ROOM_PER_MESSAGE * prefetch)
 
 
 def tokenize_queue(lane: Lane, platform: str) -> str:

@@ -66,18 +66,23 @@ def deaf(
     taken: Mapping[str, int],
     before: Mapping[str, int],
     reading: bool,
+    full: Callable[[str], bool] = lambda _: False,
 ) -> frozenset[str]:
     """Queues whose messages wait for nobody's reason but ours.
 
     *waiting*: messages in each queue; None: the broker was not asked or did not say. *taken* counts deliveries, now
     and *before*. *reading*: the consumer is connected, and the broker does not refuse it: otherwise it has said so.
+    *full*: whether what it holds of a queue leaves no room for more bytes.
     """
     if waiting is None or not reading:
         return frozenset()
     return frozenset(
         queue
         for queue, count in waiting.items()
-        if count > 0 and held.get(queue, 0) < concurrency and taken.get(queue, 0) == before.get(queue, 0)
+        if count > 0
+        and held.get(queue, 0) < concurrency
+        and taken.get(queue, 0) == before.get(queue, 0)
+        and not full(queue)
     )
 
 
@@ -121,9 +126,13 @@ class Watchdog(threading.Thread):
         concurrency: int,
         reading: Callable[[], bool],
         report: Callable[[], None],
+        full: Callable[[str], bool] = lambda _: False,
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        """*seconds*: after so long of nothing, *end* the process. *concurrency*: deliveries of one queue at most."""
+        """*seconds*: after so long of nothing, *end* the process. *concurrency*: deliveries of one queue at most.
+
+        *full*: whether the bytes that are held of a queue leave no room for more.
+        """
         super().__init__(name="tokenferry-watchdog", daemon=True)
         self._pool = pool
         self._witness = witness
@@ -131,6 +140,7 @@ class Watchdog(threading.Thread):
         self._concurrency = concurrency
         self._reading = reading
         self._report = report
+        self._full = full
         self._end = end
         self._looks: list[Signs] = []
         self._seen: tuple[int, int, dict[str, int]] | None = None
@@ -188,6 +198,7 @@ class Watchdog(threading.Thread):
             taken=self._pool.taken,
             before=before,
             reading=self._reading(),
+            full=self._full,
         )
 
     def _bite(self, why: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ TOGETHER: Final = 500
 """Scripts per round trip at most, so that one reply stays small."""
 LONGEST_PAUSE: Final = 5.0
 """Seconds at most before a script that was refused is tried again."""
+MINUTE: Final = 60.0
 ALARM_EVERY: Final = 60.0
 """Seconds between two lines in the log about one script that is refused."""
 
@@ -212,6 +213,23 @@ def now_at(url: str) -> float:
         return time.time()
     finally:
         client.close()
+
+
+class Clock:
+    """A clock that is asked once a minute: Unix seconds. For a thread that has no time to ask for every message."""
+
+    def __init__(self, ask: Callable[[], float]) -> None:
+        self._ask = ask
+        self._ahead = 0.0
+        """Seconds by which it is ahead of the monotonic clock."""
+        self._until = float("-inf")
+
+    def __call__(self) -> float:
+        """The time, asked anew where the last answer is a minute old."""
+        if time.monotonic() > self._until:
+            self._ahead = self._ask() - time.monotonic()
+            self._until = time.monotonic() + MINUTE
+        return time.monotonic() + self._ahead
 
 
 def _seconds(answer: Any) -> float:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
 from tokenferry.contract.onboarding import OnboardingEnvelope
+from tokenferry.contract.queues import MAX_MESSAGE_BYTES
 from tokenferry_worker.set_aside.notes import FOREIGN, argument, json_object, shape_of
 
 HEAD: Final = 1024
@@ -34,7 +35,9 @@ def note(body: str | bytes, reason: str, *, at: float, realtime: bool = True, **
     said: dict[str, object] = {"reason": reason, "at": int(at * 1000), **more}
     kept = _kept(text, realtime)
     if kept is not None and len(kept) <= MAX_ENVELOPE_BYTES:
-        return json.dumps({**said, "message": kept})
+        whole = json.dumps({**said, "message": kept})
+        if len(whole) <= MAX_MESSAGE_BYTES:  # else nobody could read it: a letter that is not ASCII takes six bytes
+            return whole
     raw = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
     said |= {"bytes": len(raw), "sha256": sha256(raw).hexdigest()}
     if kept is None:

@@ -9,7 +9,10 @@ What differs:
 * *Leases*: a thread renews every delivery this channel holds. A process that dies or freezes stops renewing, and any
   other consumer puts its messages back at the consumed end of the queue. The server's clock decides, nobody else's.
   Each hand-over has a tag of its own: who wakes too late has no say in what is another's by now.
-* *Credit* is per queue: ``prefetch_count`` deliveries of each queue, so that a busy queue never blocks another.
+* *Credit* is per queue: ``prefetch_count`` deliveries of each queue, and so many bytes (``held_bytes``), so that a busy
+  queue never blocks another.
+* *Reading* is strict. Of an item that is too long or no message a note goes to the quarantine, and no library sees it;
+  nothing is inflated; where a message came from is what we know, not what it says.
 * *Acknowledgements* are noted, and travel with the next take or a few milliseconds later. They outlive a lost
   connection, and the credit comes back at once whether the broker can be reached or not.
 
@@ -20,7 +23,7 @@ except that they are not registered: acknowledging one does nothing. Needs Redis
 
 from tokenferry.broker.redis_transport.addresses import kombu_url
 from tokenferry.broker.redis_transport.channel import Channel
-from tokenferry.broker.redis_transport.register import QUARANTINE
 from tokenferry.broker.redis_transport.transport import Transport
+from tokenferry.contract.queues import QUARANTINE
 
 __all__ = ["QUARANTINE", "Channel", "Transport", "kombu_url"]

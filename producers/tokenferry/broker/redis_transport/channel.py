@@ -14,7 +14,6 @@ from typing import Any
 import redis
 from kombu.log import get_logger
 from kombu.transport import redis as stock
-from kombu.utils.json import loads as kombu_loads
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
@@ -23,8 +22,10 @@ from tokenferry.broker.redis_transport.bell import Bell
 from tokenferry.broker.redis_transport.connections import PlainConnection, TlsConnection
 from tokenferry.broker.redis_transport.credit import QoS
 from tokenferry.broker.redis_transport.keeper import Keeper
-from tokenferry.broker.redis_transport.register import QUARANTINE, Keys, Register, Taken, remains
+from tokenferry.broker.redis_transport.register import Keys, Register, Taken
 from tokenferry.broker.redis_transport.waiter import Waiter, track_changes
+from tokenferry.contract.queues import QUARANTINE
+from tokenferry.contract.work_messages import UNDECODABLE, Item, Refused, read_item
 
 logger = get_logger(__name__)
 
@@ -115,12 +116,21 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         self._begin()
-        for name, tag, payload in self._hold(self._register.take(queue)):
-            message = self._message(name, tag, payload)
-            if message is not None and no_ack:
-                self.qos.ack(tag)
-            return message
+        more = True
+        while more:
+            taken, more = self._register.take(queue)
+            for name, tag, payload in self._hold(taken):
+                message = self._message(name, tag, payload)
+                if message is not None:
+                    if no_ack:
+                        self.qos.ack(tag)
+                    return message
+                more = name != QUARANTINE  # what is unreadable there goes back to it
         return None
+
+    def is_full(self, queue: str) -> bool:
+        """Whether nothing more of *queue* is taken before something is acknowledged."""
+        return self.qos.credit(queue) is None
 
     def ask(self) -> None:
         """Called by the poller before it waits."""
@@ -136,8 +146,8 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         return self._deliver_taken()
 
     def _hold(self, taken: list[Taken]) -> list[Taken]:
-        for queue, tag, _ in taken:
-            self.qos.hold(tag, queue)
+        for queue, tag, payload in taken:
+            self.qos.hold(tag, queue, len(payload))
         return taken
 
     def _deliver_taken(self) -> bool:
@@ -162,14 +172,16 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         return True
 
     def _message(self, queue: str, tag: str, payload: bytes) -> Any:
-        """The message in *payload*, or None: then it has been moved to the quarantine, and its body was not logged."""
+        """The message in *payload*, or None: then it has been noted in quarantine, and its content was not logged."""
+        item = read_item(payload)
+        if isinstance(item, Item):
+            return self.Message(_raw(item, queue, tag), channel=self)
+        logger.error("a message of %r is not readable (%s); noted in %r", queue, item.reason, QUARANTINE)
+        note = payload if queue == QUARANTINE else item.note(len(payload)).encode()
         try:
-            raw: Any = kombu_loads(payload.decode())  # type: ignore[no-untyped-call,unused-ignore]
-            raw["properties"]["delivery_tag"] = tag
-            return self.Message(raw, channel=self)
-        except Exception as error:
-            logger.error("undecodable message from %r moved to %r: %s", queue, QUARANTINE, type(error).__name__)
-        self._register.set_aside(tag, remains(queue, payload))
+            self._register.set_aside(tag, note)
+        except (*self.connection_errors, ResponseError) as error:
+            logger.warning("it was not moved (%s): it returns when its lease ends", type(error).__name__)
         self.qos.release(tag)
         return None
 
@@ -251,11 +263,11 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
                 if isinstance(place, dict):
                     place["redelivered"] = True
             priority = self._get_message_priority(payload)
-            text = plain_dumps(payload)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return self.global_keyprefix + QUARANTINE, value
-        queues = self._lookup(exchange, routing_key) or [routing_key]
-        return self.global_keyprefix + self._q_for_pri(queues[0], priority), text
+            queues = self._lookup(exchange, routing_key) or [routing_key]
+            return self.global_keyprefix + self._q_for_pri(queues[0], priority), plain_dumps(payload)
+        except Exception:
+            # Anybody may have written it. One that cannot be given back must not keep the others from it.
+            return self.global_keyprefix + QUARANTINE, Refused(UNDECODABLE).note(len(value))
 
     # -- the end
 
@@ -281,3 +293,24 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         bell, self.bell = self.bell, None
         if bell is not None:
             bell.close()
+
+
+def _raw(item: Item, queue: str, tag: str) -> dict[str, Any]:
+    """*item* in the form of which kombu makes a message. Where it came from is what we know, not what it says."""
+    delivery_info: dict[str, Any] = {"exchange": "", "routing_key": queue}
+    if item.redelivered:
+        delivery_info["redelivered"] = True
+    return {
+        "body": item.body,
+        "headers": item.headers,
+        "content-type": item.content_type,
+        "content-encoding": item.content_encoding,
+        "properties": {
+            "body_encoding": None,
+            "correlation_id": item.correlation_id,
+            "reply_to": item.reply_to,
+            "priority": item.priority,
+            "delivery_info": delivery_info,
+            "delivery_tag": tag,
+        },
+    }

@@ -11,6 +11,9 @@ from kombu.log import get_logger
 from kombu.transport import redis as stock
 from redis.exceptions import ResponseError
 
+from tokenferry.broker.redis_transport.register import Credit
+from tokenferry.contract.queues import held_bytes
+
 logger = get_logger(__name__)
 
 MOST_PER_TAKE = 250
@@ -24,23 +27,26 @@ class QoS(stock.QoS):  # type: ignore[misc,unused-ignore]
         super().__init__(channel, prefetch_count)
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._held: dict[str, str] = {}  # delivery tag -> queue, in the order taken
+        self._held: dict[str, tuple[str, int]] = {}  # delivery tag -> queue and bytes, in the order taken
         self._used: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
 
-    def credit(self, queue: str) -> int:
-        """Messages that may still be taken from *queue*."""
-        if not self.prefetch_count:
-            return MOST_PER_TAKE
-        return min(MOST_PER_TAKE, max(0, int(self.prefetch_count) - self._used[queue]))
+    def credit(self, queue: str) -> Credit | None:
+        """What may still be taken from *queue*; None: nothing."""
+        prefetch = int(self.prefetch_count or 0)
+        room = held_bytes(len(self.channel.active_queues), prefetch) - self._bytes[queue]
+        messages = min(MOST_PER_TAKE, prefetch - self._used[queue]) if prefetch else MOST_PER_TAKE
+        return Credit(messages, room) if messages > 0 and room > 0 else None
 
     def can_consume(self) -> bool:
         return any(self.credit(queue) for queue in self.channel.active_queues)
 
-    def hold(self, tag: str, queue: str) -> None:
-        """Count a delivery as ours: its lease is renewed from now on."""
+    def hold(self, tag: str, queue: str, length: int) -> None:
+        """Count a delivery of *length* bytes as ours: its lease is renewed from now on."""
         with self._lock:
-            self._held[tag] = queue
+            self._held[tag] = queue, length
             self._used[queue] += 1
+            self._bytes[queue] += length
 
     def holds(self, tag: str) -> bool:
         return tag in self._held
@@ -52,10 +58,12 @@ class QoS(stock.QoS):  # type: ignore[misc,unused-ignore]
     def release(self, tag: str) -> bool:
         """Give the credit of a delivery back. False if it is not ours (any more): somebody else has it by now."""
         with self._lock:
-            queue = self._held.pop(tag, None)
-            if queue is not None:
+            held = self._held.pop(tag, None)
+            if held is not None:
+                queue, length = held
                 self._used[queue] -= 1
-            return queue is not None
+                self._bytes[queue] -= length
+            return held is not None
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Do nothing: the take has registered it."""

@@ -1,5 +1,8 @@
--- overdue(KEYS = [unacked, unacked_index], ARGV = [lease seconds, visibility timeout seconds, at most])
+-- overdue(KEYS = [unacked, unacked_index],
+--         ARGV = [lease seconds, visibility timeout seconds, at most, most bytes of one message, most bytes in all])
 --   -> [(tag, lease, registered value)...], the youngest first
+--
+-- Of what is longer than a take would have registered, the value is '': nobody can use it.
 --
 -- What nobody has renewed for a lease. A lease in the future means that this server's clock was set back: it counts
 -- as over, because waiting for it could take for ever. What a stock consumer registered (no space after the bracket)
@@ -7,17 +10,20 @@
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local lease, visibility, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local found = {}
+local longest, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local found, bytes = {}, 0
 
 local function collect(tags)
   for _, tag in ipairs(tags) do
-    if #found >= 3 * most then return end
+    if #found >= 3 * most or bytes >= most_bytes then return end
     local value, score = redis.call('HGET', KEYS[1], tag), redis.call('ZSCORE', KEYS[2], tag)
     if not value then
       redis.call('ZREM', KEYS[2], tag)
     elseif string.sub(value, 1, 2) ~= '[ ' and tonumber(score) >= now - visibility then  -- a stock consumer's
     elseif math.abs(now - tonumber(score)) >= (tonumber(string.match(tag, '@([%d.]+):')) or lease) then
+      if #value > longest then value = '' end
       found[#found + 1], found[#found + 2], found[#found + 3] = tag, score, value
+      bytes = bytes + #value
     end
   end
 end

@@ -6,17 +6,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from kombu.log import get_logger
 
+from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, QUARANTINE
+
 logger = get_logger(__name__)
 
 MOST_PER_CALL = 500
-"""Tags in one call of any script but the take: the server serves nobody else meanwhile."""
-QUARANTINE = "quarantine"
-"""The list that receives what `remains` of payloads that no consumer could decode, newest at the head."""
+"""Tags in one call of any script but the take, and messages that one take may refuse: the server serves nobody else
+meanwhile."""
+BESIDE_THE_MESSAGE = 1_024
+"""Bytes that the register adds to a message: the name of its queue, and the mark of a second delivery."""
 
 _TAKE, _RENEW, _OVERDUE, _GIVE_BACK = (
     Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
@@ -25,6 +28,23 @@ _TAKE, _RENEW, _OVERDUE, _GIVE_BACK = (
 
 Taken = tuple[str, str, bytes]
 """A delivery as it was taken: queue, delivery tag, payload."""
+
+
+class Credit(NamedTuple):
+    """How much more of one queue may be taken. The last message may be longer than the room that is left."""
+
+    messages: int
+    room: int
+    """Bytes."""
+
+
+class Answer(NamedTuple):
+    """What one take has brought."""
+
+    taken: list[Taken]
+    cut_short: bool
+    """Whether there may be more that the credit would have allowed."""
+
 
 _unsent_acks: dict[tuple[object, ...], deque[str]] = {}
 """Acknowledgements not yet written, by broker. They survive the channel they were made on."""
@@ -63,12 +83,12 @@ class Register:
 
     # -- taking
 
-    def take(self, queue: str) -> list[Taken]:
+    def take(self, queue: str) -> Answer:
         """Take one message of *queue* and wait for the answer (``take.lua``)."""
-        keys, arguments = self._take_words({queue: 1}, [])
-        return deliveries(self._take(keys=keys, args=arguments))
+        keys, arguments = self._take_words({queue: Credit(1, 1)}, [])
+        return answer(self._take(keys=keys, args=arguments))
 
-    def take_command(self, credit: dict[str, int], acks: list[str]) -> list[Any]:
+    def take_command(self, credit: dict[str, Credit], acks: list[str]) -> list[Any]:
         """The words of a take that is sent over another connection."""
         keys, arguments = self._take_words(credit, acks)
         return ["EVALSHA", self._take.sha, len(keys), *keys, *arguments]
@@ -77,11 +97,12 @@ class Register:
         """Give the server the script again that it has forgotten."""
         self._client.script_load(_TAKE)
 
-    def _take_words(self, credit: dict[str, int], acks: list[str]) -> tuple[list[str], list[Any]]:
+    def _take_words(self, credit: dict[str, Credit], acks: list[str]) -> tuple[list[str], list[Any]]:
         lists = [self._keys.lists_of(queue) for queue in credit]
-        counts = [word for pair in credit.items() for word in pair]
+        counts = [word for queue, (messages, room) in credit.items() for word in (queue, messages, room)]
         keys = [*self._pair, self._keys.quarantine, *(key for some in lists for key in some)]
-        return keys, [f"{uuid4().hex}@{self._keys.lease:g}", len(lists[0]), len(credit), *counts, *acks]
+        limits = [MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, MOST_PER_CALL]
+        return keys, [f"{uuid4().hex}@{self._keys.lease:g}", len(lists[0]), *limits, len(credit), *counts, *acks]
 
     # -- acknowledging
 
@@ -127,6 +148,7 @@ class Register:
     def reap(self, lease_seconds: float, visibility_seconds: float) -> None:
         """Give back what the dead and the frozen have left (``overdue.lua``)."""
         limits = [lease_seconds, visibility_seconds, MOST_PER_CALL]
+        limits += [MAX_MESSAGE_BYTES + BESIDE_THE_MESSAGE, MAX_TAKEN_BYTES]
         while found := self._overdue(keys=self._pair, args=limits):
             words = iter(found)
             moved = self._move_back(
@@ -134,7 +156,7 @@ class Register:
             )
             if moved:
                 logger.warning("%d deliveries of a lost consumer given back", len(moved))
-            if len(moved) < MOST_PER_CALL:
+            if not moved:
                 return
 
     def give_back(self, tags: list[str]) -> None:
@@ -159,19 +181,11 @@ class Register:
         return list(self._give_back(keys=[*self._pair, *lists], args=words)) if words else []
 
 
-def remains(queue: str, payload: bytes) -> bytes:
-    """What of an unreadable *payload* may rest in the quarantine.
-
-    Of what came by the realtime lane only that it was there: a verification code may be inside.
-    """
-    if "tokenize.realtime." not in queue:
-        return payload
-    return b'{"reason": "undecodable message", "message": "", "bytes": %d}' % len(payload)
-
-
-def deliveries(reply: list[Any]) -> list[Taken]:
-    """The deliveries in the answer of ``take.lua``."""
-    if reply[0]:
-        logger.error("%d undecodable messages moved to %r", reply[0], QUARANTINE)
-    words = iter(reply[1:])
-    return [(queue.decode(), tag.decode(), payload) for queue, tag, payload in zip(words, words, words, strict=True)]
+def answer(reply: list[Any]) -> Answer:
+    """The answer of ``take.lua``, understood."""
+    refused, cut_short, *words = reply
+    if refused:
+        logger.error("%d messages are too long or not readable; noted in %r, without content", refused, QUARANTINE)
+    parts = iter(words)
+    taken = [(queue.decode(), tag.decode(), payload) for queue, tag, payload in zip(parts, parts, parts, strict=True)]
+    return Answer(taken, bool(cut_short))

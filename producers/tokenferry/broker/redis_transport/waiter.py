@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.redis_transport.keeper import RETRY_SECONDS, refusal
 from tokenferry.broker.redis_transport.poller import RECHECK_SECONDS
-from tokenferry.broker.redis_transport.register import Register, Taken, deliveries
+from tokenferry.broker.redis_transport.register import Credit, Register, Taken, answer
 
 logger = get_logger(__name__)
 
@@ -26,7 +26,7 @@ class Question:
     """A take that is under way: when it was asked (monotonic seconds), with which credit, and what it acknowledges."""
 
     at: float
-    credit: dict[str, int]
+    credit: dict[str, Credit]
     acks: list[str]
 
 
@@ -111,10 +111,16 @@ class Waiter:
             # We slept while nobody renewed these: they are, or will be, somebody else's.
             self._armed = frozenset()
             raise Empty()
-        taken = deliveries(reply)
-        counts = Counter(queue for queue, _, _ in taken)
-        self._armed = frozenset(queue for queue, credit in asked.credit.items() if counts[queue] < credit)
-        if connection.can_read(timeout=0):
+        taken, cut_short = answer(reply)
+        counts, lengths = Counter(queue for queue, _, _ in taken), Counter[str]()
+        for queue, _, payload in taken:
+            lengths[queue] += len(payload)
+        self._armed = frozenset(
+            queue
+            for queue, credit in asked.credit.items()
+            if counts[queue] < credit.messages and lengths[queue] < credit.room
+        )
+        if cut_short or connection.can_read(timeout=0):
             self._armed = frozenset()  # a change arrived behind the answer, where no poller sees it
         return taken
 
@@ -122,9 +128,9 @@ class Waiter:
         """What a question under way has brought, when there will be no other one."""
         if self._asked is None:
             return []
-        taken = deliveries(self.client.connection.read_response(disable_decoding=True))
+        brought = answer(self.client.connection.read_response(disable_decoding=True))
         self._asked = None
-        return taken
+        return brought.taken
 
     def forget_question(self) -> None:
         asked, self._asked, self._armed = self._asked, None, frozenset()
