@@ -46,8 +46,12 @@ class Keeper(threading.Thread):
             now = monotonic()
             if now >= renew_at:
                 renew_at = now + (beat if self._does(channel.renew) else RETRY_SECONDS)
-            retry_at = float("inf") if self._does(channel.write_acks) else now + RETRY_SECONDS
-            if now >= reap_at:
+            written = self._does(channel.write_acks)
+            retry_at = float("inf") if written else now + RETRY_SECONDS
+            if now >= reap_at and not written:
+                # After an absence longer than a lease it would give back what is only waiting to be acknowledged.
+                reap_at = retry_at
+            elif now >= reap_at:
                 reap_at = now + beat * random.uniform(0.75, 1.25)  # not all consumers at once
                 self._does(channel.reap)
             if channel.troubled:
