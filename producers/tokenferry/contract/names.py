@@ -39,8 +39,8 @@ _ID: TypeAdapter[str] = TypeAdapter(Id)
 def is_id(value: object) -> bool:
     """True if *value* is an `Id`, so that it may stand in a log line.
 
-    >>> is_id("req-1"), is_id("req-1\\nforged line"), is_id(["req-1"]), is_id("4242424242424242")
-    (True, False, False, False)
+    >>> is_id("req-1"), is_id("req-1\\nforged line"), is_id(["req-1"])
+    (True, False, False)
     """
     try:
         _ID.validate_python(value, strict=True)

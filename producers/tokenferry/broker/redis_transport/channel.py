@@ -248,6 +248,8 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
 
     def reap(self) -> None:
         """Give back what the dead and the frozen have left."""
+        if self._waiter.acks_under_way:
+            self.renew()  # overdue as it may be after an absence: it is neither dead nor frozen
         self._register.reap(self.lease_seconds, self.visibility_timeout)
 
     def give_back(self, tags: list[str]) -> None:

@@ -109,8 +109,12 @@ class Keeper(threading.Thread):
             now = monotonic()
             if now >= renew_at:
                 renew_at = now + (beat if self._renewing.does() else RETRY_SECONDS)
-            retry_at = float("inf") if self._acknowledging.does() else now + RETRY_SECONDS
-            if now >= reap_at:
+            written = self._acknowledging.does()
+            retry_at = float("inf") if written else now + RETRY_SECONDS
+            if now >= reap_at and not written:
+                # After an absence longer than a lease it would give back what is only waiting to be acknowledged.
+                reap_at = retry_at
+            elif now >= reap_at:
                 reap_at = now + beat * random.uniform(0.75, 1.25)  # not all consumers at once
                 self._reaping.does()
             if channel.troubled:
