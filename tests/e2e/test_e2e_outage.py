@@ -11,7 +11,7 @@ from faults.scene import scene
 
 BROKERS = ("embedded", "rabbitmq")
 ROWS = 200
-pytestmark = [pytest.mark.timeout(300), pytest.mark.parametrize("kind", BROKERS)]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.campaign, pytest.mark.parametrize("kind", BROKERS)]
 
 
 def test_an_endpoint_that_nobody_can_reach_for_ten_seconds_costs_no_row(kind: BrokerKind, tmp_path: Path) -> None:
