@@ -319,6 +319,16 @@ class TestStrangeAnswers:
         found = (await judged(lambda request: answer, url="https://endpoint.invalid/v1"))["endpoint connection"]
         assert (found.state, found.do) == ("failed", "[platforms.main] base_url ends in /v1; leave it out")
 
+    async def test_a_proxy_that_lets_questions_pass_and_no_call_is_recognized(self) -> None:
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.method == "GET":
+                return httpx.Response(404, json={"error": {"type": "invalid_request_error", "param": "id"}})
+            return httpx.Response(200, text="<html>Uploads are not allowed here.</html>")
+
+        found = await judged(answer)
+        assert {found[f"endpoint {kind}"].state for kind in (*KINDS, "connect")} == {"failed"}
+        assert "proxy" in (found["endpoint card"].do or "")
+
     async def test_a_live_publishable_key_that_is_missing_costs_two_kinds_and_no_call(self) -> None:
         found = await judged(StrangeEndpoint(param="x"), mode="live", role="tokenize")
         assert {name for name, check in found.items() if check.state == "failed"} == {

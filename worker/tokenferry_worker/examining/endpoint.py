@@ -43,6 +43,7 @@ RAW_CARDS = (
     "until then send no card requests to this platform"
 )
 KEY = "take the key from the provider's dashboard again, and make sure it is of the right account"
+ELSEWHERE = "check base_url, and a proxy between here and there: something else than the endpoint answers"
 PERMISSION = "give the key the permission to write tokens, or use another key"
 
 
@@ -150,6 +151,8 @@ async def _kind(client: TokenClient, platform: str, kind: Kind) -> Check:
     except Blocked as error:
         if error.code == Code.RAW_CARD_DATA_REFUSED:
             return failed(name, platform, "the account may not send card numbers", RAW_CARDS)
+        if error.code == Code.NOT_THE_ENDPOINT:
+            return failed(name, platform, f"is not answered by the endpoint ({error.status})", ELSEWHERE)
         return failed(name, platform, f"not allowed for this key ({error.status} {error.code})", PERMISSION)
     except Declined as error:
         expected = error.error_type == "card_error" if kind == "card" else error.status in (400, 402)
@@ -170,6 +173,8 @@ async def _connect(client: TokenClient, platform: str) -> Check:
         async with asyncio.timeout(SECONDS):
             await client.post("/v1/accounts", NO_ACCOUNT, idempotency_key=_key())
     except Blocked as error:
+        if error.code == Code.NOT_THE_ENDPOINT:
+            return failed(name, platform, f"is not answered by the endpoint ({error.status})", ELSEWHERE)
         return warning(name, platform, f"this key may not make accounts ({error.status} {error.code})", do)
     except Declined as error:
         if error.param:
