@@ -67,6 +67,7 @@ def outage(**changes: Any) -> Outage:
     plain: dict[str, Any] = {
         "down": DOWN,
         "back": BACK,
+        "sent": 120.0,
         "told_at": {"early": 90.1, "open": 170.1, "spent": 171.1},
         "rate": 10.0,
         "read_timeout": 5.0,
@@ -163,6 +164,11 @@ def test_a_row_that_was_told_later_than_the_bound_is_late_and_one_in_time_is_not
     told = dict(outage().told_at)
     assert crimes(facts(), outage(told_at=told | {"open": BACK + bound - 0.1})) == []
     assert crimes(facts(), outage(told_at=told | {"open": BACK + bound + 0.1})) == ["late"]
+
+
+def test_the_bound_begins_when_the_last_row_was_accepted_if_that_is_after_the_return() -> None:
+    bound = judge_outage(facts(), outage())[1].bound
+    assert judge_outage(facts(), outage(sent=BACK + 7.0))[1].bound == pytest.approx(bound + 7.0)
 
 
 def test_as_long_as_one_was_never_told_it_is_not_settled() -> None:

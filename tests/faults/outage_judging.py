@@ -26,6 +26,8 @@ class Outage:
     down: float
     back: float
     """The same as `down` where there was no outage, but a poisonous row."""
+    sent: float
+    """When the last row was accepted: on a busy machine that may be after the return, and the bound begins then."""
     told_at: Mapping[str, float]
     """When the outcome of a request was first read, by request id."""
     rate: float
@@ -65,6 +67,7 @@ def judge_outage(facts: Facts, outage: Outage) -> tuple[Verdict, Figures]:
     good = {id_: case for id_, case in known.items() if id_ not in outage.poisonous}
     given_up = list(_given_up(good))
     bound = calls_left(facts, outage) / outage.rate + PROBE + outage.read_timeout + SLACK
+    bound += max(0.0, outage.sent - outage.back)
     findings = [
         # Of good rows none at all may be given up on, whatever the cause: that is said once for each, below.
         *(one for one in general.findings if one.crime != "gave up" or one.who in outage.poisonous),

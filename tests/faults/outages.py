@@ -104,17 +104,17 @@ def play_outage(scene: Scene, kind: str, *, rows: int, seconds: float, seed: int
         if kind != "poison":
             until(lambda: ear.listen() >= BEGUN * rows, "the first third of the rows", 300.0)
             down, back, seen_down = _outage(scene, door, kind, seconds, ear)
-        sender.join(300.0)
-        assert not sender.is_alive(), "the sender is still not done"
+        until(lambda: ear.listen() >= 0 and not sender.is_alive(), "the end of the sender", 300.0)
         assert sender.trouble is None, f"the sender did not end well: {sender.trouble!r}"
-        ear.listen_to_all(sender.accepted, back + 2 * rows / RATE + PROBE + READ_TIMEOUT + SLACK)
+        sent = time.time()
+        ear.listen_to_all(sender.accepted, sent + 2 * rows / RATE + PROBE + READ_TIMEOUT + SLACK)
         facts = scene.facts(sender.accepted, {}, on_the_way=0 if poisonous else ATTEMPTS)
         scene.diary += _circuits(scene.house.everything_said())
     finally:
         scene.dismiss()
         door.close()
     calls = _calls_between(scene.house.folder / "calls", down, back)
-    outage = Outage(down, back, ear.told_at, RATE, READ_TIMEOUT, calls, seen_down, poisonous)
+    outage = Outage(down, back, sent, ear.told_at, RATE, READ_TIMEOUT, calls, seen_down, poisonous)
     verdict, figures = judge_outage(facts, outage)
     return OutageReport(kind, scene.kind, seed, back - down, verdict, figures, scene.diary), facts
 
