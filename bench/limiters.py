@@ -31,9 +31,9 @@ from throttled import per_sec
 from throttled.asyncio import RedisStore, Throttled
 
 from tokenferry.broker import embedded
+from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.pacing import Budget
 
 RATE, BURST, PROCESSES, WAITERS = 100, 5, 2, 20
 Acquire = Callable[[], Awaitable[object]]

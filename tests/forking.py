@@ -184,8 +184,8 @@ def load() -> None:
 
     for name in set(cli.main.list_commands(None)) - {"emulator"}:  # type: ignore[arg-type]
         cli.main.get_command(None, name)  # type: ignore[arg-type]
-    import tokenferry_worker.consumer
-    import tokenferry_worker.pool  # noqa: F401
+    import tokenferry_worker.engine.consumer
+    import tokenferry_worker.engine.pool  # noqa: F401
 
     # Loaded late, by their names. Not the emulator: each of its processes has dice of its own.
     for name in (

@@ -32,7 +32,7 @@ from tokenferry.broker.patience import QueueUnanswered
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Broker, Configuration
 from tokenferry.contract.queues import QUARANTINE, results_queue
-from tokenferry_worker.set_aside.notes import SetAside
+from tokenferry_worker.dead_letters.record import SetAside
 
 LEASE = 1.0
 REASONS = ("not a result", "undecodable message", "longer than any message of ours")

@@ -24,7 +24,7 @@ from conftest import KeyFolder
 
 from tokenferry.broker.embedded import Embedded
 from tokenferry.configuration import load
-from tokenferry_worker.supervising import AFTER_GRACE
+from tokenferry_worker.engine.supervisor import AFTER_GRACE
 
 ROOT = Path(__file__).parent.parent
 SYSTEMD, KUBERNETES = ROOT / "deploy" / "systemd", ROOT / "deploy" / "kubernetes"

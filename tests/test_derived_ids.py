@@ -31,15 +31,17 @@ from tokenferry.contract.targets import TARGETS, AccountCreate, CustomerSource, 
 from tokenferry.importing.resuming import About as ImportedFile
 from tokenferry.importing.resuming import Memory
 from tokenferry.sealing import Signer, key_id
-from tokenferry_worker import making, onboarding, orders, stepping, tokenizing
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.circuits import About, is_outage, scopes_of
+from tokenferry_worker.circuits.scopes import About, is_outage, scopes_of
+from tokenferry_worker.deliveries import onboarding, tokenizing
+from tokenferry_worker.deliveries.onboarding import steps
+from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import _of_round
 from tokenferry_worker.on_redis.ledger import entry_key, token_key
 from tokenferry_worker.on_redis.limiter import budget_key, changes_key, line_of
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.ports import Became
-from tokenferry_worker.telling import attached, failed
+from tokenferry_worker.tokens import creating, orders
+from tokenferry_worker.tokens.ledger import Became
+from tokenferry_worker.tokens.results import attached, failed
 
 MINIMAL: dict[str, tuple[dict[str, Any], str]] = {
     "customer_create": ({}, "735904d35ef4864ab77b334239193b52a9389969b1037964bb909067faa01a91"),
@@ -99,8 +101,8 @@ def header(**changed: Any) -> Header:
 
 
 def test_the_idempotency_key_of_a_tokenization() -> None:
-    assert making.idempotency_key("req-1", 0) == "tokenferry:req-1:0"
-    assert making.idempotency_key("req-1", 3) == "tokenferry:req-1:3"
+    assert creating.idempotency_key("req-1", 0) == "tokenferry:req-1:0"
+    assert creating.idempotency_key("req-1", 3) == "tokenferry:req-1:3"
 
 
 @pytest.mark.parametrize(
@@ -148,12 +150,12 @@ def test_the_digest_of_a_target(to: str) -> None:
     ],
 )
 def test_the_id_of_an_onboardings_step(shelf: str, onboarding_id: str, step: str, round_: int, id_: str) -> None:
-    assert stepping.step_id(shelf, onboarding_id, step, round_) == id_
+    assert steps.step_id(shelf, onboarding_id, step, round_) == id_
 
 
 def test_the_names_of_an_onboardings_steps_and_the_key_of_a_step_without_a_token() -> None:
     assert (person_step("jenny"), external_account_step("1")) == ("person:jenny", "external_account:1")
-    assert stepping.idempotency_key("onb-1") == "tokenferry:onboard:onb-1"
+    assert steps.idempotency_key("onb-1") == "tokenferry:onboard:onb-1"
 
 
 @pytest.mark.parametrize(

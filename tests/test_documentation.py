@@ -14,7 +14,7 @@ import pytest
 from tokenferry.broker import embedded
 from tokenferry.configuration import Configuration, Limits, Platform
 from tokenferry.contract.codes import Code
-from tokenferry_worker.retries import TABLE, Reaction
+from tokenferry_worker.provider.retries import TABLE, Reaction
 
 ROOT = Path(__file__).parent.parent
 

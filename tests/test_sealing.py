@@ -26,8 +26,8 @@ from tokenferry.contract.requests import CardRequest
 from tokenferry.contract.targets import CustomerSource, digest
 from tokenferry.sealing import SUITES, Recipient, Signer, UnusableKey, key_id, seal, sign_attach
 from tokenferry_worker.errors import Unopenable
-from tokenferry_worker.identities import Identity, Signers, load_identities
-from tokenferry_worker.opening import Opener, read_attach
+from tokenferry_worker.keys.identities import Identity, Signers, load_identities
+from tokenferry_worker.keys.opening import Opener, read_attach
 
 VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.json"))
 CANARY = "4000000000000002"

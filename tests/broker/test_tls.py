@@ -20,7 +20,7 @@ from tokenferry.broker import connecting, queue_browser
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import BrokerUnavailable, Outgoing, Publisher
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
-from tokenferry_worker import app
+from tokenferry_worker.engine import app
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
 

@@ -22,10 +22,10 @@ from tokenferry import Order, Producer
 from tokenferry.cli import main
 from tokenferry.configuration import load
 from tokenferry.contract.targets import CustomerCreate
+from tokenferry_worker.engine.supervisor import AFTER_GRACE
 from tokenferry_worker.health import probes
 from tokenferry_worker.health.judging import Health
 from tokenferry_worker.health.witness import QueueWitness
-from tokenferry_worker.supervising import AFTER_GRACE
 
 COUNT = 6
 QUEUE = "tokenize.bulk.paced"

@@ -31,8 +31,8 @@ def lurk(path):
     with open(path) as file:
         kind = file.read()
     from kombu.asynchronous import get_event_loop
-    from tokenferry_worker.consumer import CarefulConsumer
-    from tokenferry_worker.pool import AsyncioPool
+    from tokenferry_worker.engine.consumer import CarefulConsumer
+    from tokenferry_worker.engine.pool import AsyncioPool
     hub = get_event_loop()
     (pool,) = [one for one in gc.get_objects() if isinstance(one, AsyncioPool)]
     (consumer,) = [one for one in gc.get_objects() if isinstance(one, CarefulConsumer)]

@@ -20,7 +20,7 @@ def early_ack() -> None:
     """Deliveries are acknowledged when they are received, as Celery does unless told otherwise."""
     from celery import Celery
 
-    from tokenferry_worker import app
+    from tokenferry_worker.engine import app
 
     build: Any = app.build
 
@@ -36,14 +36,14 @@ def early_ack() -> None:
 
 def random_key() -> None:
     """Each call for a token has a key of its own, instead of one derived from the request."""
-    from tokenferry_worker import making
+    from tokenferry_worker.tokens import creating
 
-    _replace(making, "idempotency_key", lambda request_id, _: f"tokenferry:{request_id}:{secrets.randbits(30)}")
+    _replace(creating, "idempotency_key", lambda request_id, _: f"tokenferry:{request_id}:{secrets.randbits(30)}")
 
 
 def random_attach_key() -> None:
     """Each call that spends a token has a key of its own."""
-    from tokenferry_worker import spending
+    from tokenferry_worker.tokens import spending
 
     _replace(spending, "idempotency_key", lambda *_: f"tokenferry:attach:{secrets.token_hex(20)}:spend")
 
@@ -73,7 +73,7 @@ def no_renewal() -> None:
 
 def told_unconfirmed() -> None:
     """A delivery is acknowledged without waiting until the broker has confirmed its result."""
-    from tokenferry_worker.settling import Settler
+    from tokenferry_worker.deliveries.settling import Settler
 
     async def publish(self: Any, message: Any) -> None:
         ignored: Future[None] = self.publisher.submit(message)

@@ -26,8 +26,8 @@ from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES
 from tokenferry.contract.onboarding import MAX_DOCUMENT_BYTES, Onboarding, OnboardingEnvelope
 from tokenferry.contract.queues import ONBOARD_TASK, onboard_queue, results_queue
 from tokenferry.contract.results import OnboardingProgress, StepResult
-from tokenferry_worker.identities import Signers, load_identities
-from tokenferry_worker.opening import Opener
+from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.opening import Opener
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"reference": "seller-1", "account": {"country": "US", "type": "custom"}}

@@ -11,14 +11,15 @@ from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.results import AttachResult
 from tokenferry.contract.targets import CustomerSource
 from tokenferry.sealing import Signer, sign_attach
-from tokenferry_worker.attaching import Attacher
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import Desk
-from tokenferry_worker.identities import Signers
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.deliveries.attaching import Attacher
+from tokenferry_worker.keys.identities import Signers
+from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Settled
-from tokenferry_worker.ports import Journal, Ledger
-from tokenferry_worker.spending import Spender
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.tokens.journal import Journal
+from tokenferry_worker.tokens.ledger import Ledger
+from tokenferry_worker.tokens.spending import Spender
 
 from .standins import (
     NOW,

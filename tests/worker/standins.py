@@ -15,13 +15,15 @@ from urllib.parse import parse_qsl
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
-from tokenferry_worker.answers import Answer, Greeting
-from tokenferry_worker.circuits import Board, Circuit
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.scopes import Board, Circuit
 from tokenferry_worker.errors import Blocked, Declined, Forgotten, Reused, TokenferryError, Unavailable
-from tokenferry_worker.lifecycle import Ending
-from tokenferry_worker.pacing import Budget
-from tokenferry_worker.ports import Became, Begun, Claim, Place, Scope
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.limits.backpressure import Place
+from tokenferry_worker.limits.pacing import Budget
+from tokenferry_worker.provider.answers import Answer, Greeting
+from tokenferry_worker.tokens.journal import Begun
+from tokenferry_worker.tokens.ledger import Became, Claim, Scope
+from tokenferry_worker.tokens.lifecycle import Ending
 
 NOW = 1_800_000_000.0
 """Unix seconds at which every story begins."""

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenferry_worker.answers import RAW_CARD_REFUSAL, Answer, read
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
-from tokenferry_worker.making import display
+from tokenferry_worker.provider.answers import RAW_CARD_REFUSAL, Answer, read
+from tokenferry_worker.tokens.results import display
 
 RECORDED = sorted((Path(__file__).parents[1] / "recorded").glob("*.json"))
 STATUS = {"any-api-error-backend": 500, "payment-method-create-validation-error-phone-unverified": 400}

@@ -21,14 +21,14 @@ from tokenferry.contract.targets import (
     PaymentMethod,
 )
 from tokenferry.sealing import Signer
-from tokenferry_worker.answers import Answer
-from tokenferry_worker.calling import PUSHED_BACK
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.outcomes import DeadLettered, Parked, Quarantined
-from tokenferry_worker.ports import Scope
+from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.attempts import PUSHED_BACK
+from tokenferry_worker.tokens.ledger import Scope
 
 from .attaching_story import Story, Tell, attacher_of, begin, code_of, result_of
 from .standins import (

@@ -8,11 +8,11 @@ import pytest
 
 from tokenferry.configuration import Limits, Platform
 from tokenferry.contract.targets import AccountCreate
-from tokenferry_worker.budgets import Budgets
+from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.pacing import Budget
 
 BUDGETS = Budgets("main", Platform(limits=Limits(connected_account_per_second=5.0)))
 USED = {

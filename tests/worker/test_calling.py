@@ -10,14 +10,15 @@ import pytest
 from redis.asyncio import Redis
 
 from tokenferry.configuration import Limits, Platform
-from tokenferry_worker.answers import Answer
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import Attempts, Desk, TooLate
-from tokenferry_worker.circuits import About
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.scopes import About
+from tokenferry_worker.clock import RealWorld
+from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.switchboard import Switchboard
-from tokenferry_worker.wiring import RealWorld
+from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.attempts import Attempts, TooLate
+from tokenferry_worker.provider.platforms import Desk
 
 from .standins import MemoryCircuits, ScriptedEndpoint
 

@@ -11,15 +11,15 @@ import pytest
 from redis.asyncio import Redis
 
 from tokenferry.configuration import Platform
-from tokenferry_worker.answers import Answer
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import Attempts, Desk, TooLate
-from tokenferry_worker.circuits import About, Park, cure, is_its_own, parks, scope_of, scopes_of
+from tokenferry_worker.circuits.breaker import CircuitBook, Switchboard
+from tokenferry_worker.circuits.scopes import About, Park, cure, is_its_own, parks, scope_of, scopes_of
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError
+from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.ports import CircuitBook
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.attempts import Attempts, TooLate
+from tokenferry_worker.provider.platforms import Desk
 
 from .standins import NOW, MemoryCircuits, MemoryLimiter, ScriptedEndpoint, StoryWorld, blocked, watched
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokenferry.contract.codes import Code
-from tokenferry_worker.answers import Answer
+from tokenferry_worker.provider.answers import Answer
 
 from .standins import NOW, Step, timed_out, token
 from .test_tokenizing import Story, Tell, failure_of, settled, tell

@@ -39,13 +39,13 @@ from tokenferry.contract.targets import CustomerCreate
 from tokenferry.producer import Sealer
 from tokenferry.sealing import Recipient, Signer, sign_attach
 from tokenferry_worker.commands.dead_letters import dead_letters
-from tokenferry_worker.identities import Signers, load_identities
+from tokenferry_worker.dead_letters.expiry import Sweeper
+from tokenferry_worker.dead_letters.record import FOREIGN, SetAside, Wanted
+from tokenferry_worker.dead_letters.retention import note
+from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.opening import Opener, read_attach
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.opening import Opener, read_attach
-from tokenferry_worker.set_aside.keeping import note
-from tokenferry_worker.set_aside.notes import FOREIGN, SetAside, Wanted
-from tokenferry_worker.set_aside.sweeping import Sweeper
 
 from .standins import MemoryCircuits, stores_clock
 

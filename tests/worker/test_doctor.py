@@ -23,11 +23,11 @@ from tokenferry.broker.embedded import Embedded as Server
 from tokenferry.cli import main
 from tokenferry.configuration import Platform
 from tokenferry_emulator.testing import EmulatorProcess
-from tokenferry_worker.examining import endpoint, preflight
-from tokenferry_worker.examining.deadline import within
-from tokenferry_worker.examining.verdicts import Check, ok
-from tokenferry_worker.examining.words import masked
-from tokenferry_worker.token_client import EndpointKeys, TokenClient
+from tokenferry_worker.doctor import endpoint, preflight
+from tokenferry_worker.doctor.deadline import within
+from tokenferry_worker.doctor.verdicts import Check, ok
+from tokenferry_worker.doctor.words import masked
+from tokenferry_worker.provider.client import EndpointKeys, TokenClient
 
 CANARY = "canary0000000000"
 DATABASE = 11

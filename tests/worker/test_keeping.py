@@ -23,10 +23,10 @@ from tokenferry.contract.queues import MAX_MESSAGE_BYTES
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry.contract.work_messages import Refused
 from tokenferry.producer import Sealer
-from tokenferry_worker.consumer import ASIDE_AGAIN, CarefulConsumer
+from tokenferry_worker.dead_letters.record import FOREIGN, SetAside, argument
+from tokenferry_worker.dead_letters.retention import HEAD, dated, note
+from tokenferry_worker.engine.consumer import ASIDE_AGAIN, CarefulConsumer
 from tokenferry_worker.on_redis.store import Clock
-from tokenferry_worker.set_aside.keeping import HEAD, dated, note
-from tokenferry_worker.set_aside.notes import FOREIGN, SetAside, argument
 
 from .standins import NOW, FlakyPublisher
 

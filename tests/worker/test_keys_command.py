@@ -17,8 +17,8 @@ from tokenferry.contract.requests import CardRequest
 from tokenferry.sealing import Recipient, Signer, UnusableKey, seal
 from tokenferry_worker.commands.keys import keys
 from tokenferry_worker.errors import Unopenable
-from tokenferry_worker.identities import Signers, load_identities
-from tokenferry_worker.opening import Opener
+from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.opening import Opener
 
 CARD = CardRequest(number="4242424242424242", exp_month="12", exp_year="2034")
 

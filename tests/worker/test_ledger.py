@@ -11,13 +11,15 @@ import pytest
 from redis.asyncio import Redis
 
 from tokenferry_worker.errors import Forgotten, Reused
-from tokenferry_worker.lifecycle import Ending
-from tokenferry_worker.on_redis.headway import RedisHeadway
+from tokenferry_worker.limits.backpressure import Headway, Place
+from tokenferry_worker.limits.pacing import Budget
+from tokenferry_worker.on_redis.backpressure import RedisHeadway
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.pacing import Budget
-from tokenferry_worker.ports import Became, Begun, Claim, Headway, Journal, Ledger, Place, Scope
+from tokenferry_worker.tokens.journal import Begun, Journal
+from tokenferry_worker.tokens.ledger import Became, Claim, Ledger, Scope
+from tokenferry_worker.tokens.lifecycle import Ending
 
 from .standins import MemoryHeadway, MemoryJournal, MemoryLedger
 

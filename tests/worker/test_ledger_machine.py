@@ -29,23 +29,23 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.results import AttachResult, Display
 from tokenferry.contract.targets import CustomerSource
 from tokenferry.sealing import Signer, sign_attach
-from tokenferry_worker.answers import Answer
-from tokenferry_worker.attaching import Attacher
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import Desk
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.outages import Unanswered
 from tokenferry_worker.commands.keys import keys
+from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.errors import Declined, Unavailable
-from tokenferry_worker.identities import Signers
-from tokenferry_worker.lifecycle import ABSENT, STEPS
+from tokenferry_worker.keys.identities import Signers
+from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.orders import idempotency_key
-from tokenferry_worker.outages import Unanswered
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Settled
-from tokenferry_worker.ports import Became, Claim, Scope
-from tokenferry_worker.spending import HELD_PAUSE, Spender
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.tokens.ledger import Became, Claim, Scope
+from tokenferry_worker.tokens.lifecycle import ABSENT, STEPS
+from tokenferry_worker.tokens.orders import idempotency_key
+from tokenferry_worker.tokens.spending import HELD_PAUSE, Spender
 
 from .standins import (
     NOW,

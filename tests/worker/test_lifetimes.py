@@ -17,9 +17,9 @@ from tokenferry.contract.requests import CardRequest, PiiRequest, TokenRequest
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import Target, digest
 from tokenferry.sealing import Recipient, Signer, seal
-from tokenferry_worker.answers import Answer
 from tokenferry_worker.outcomes import Anew, Outcome, Quarantined
-from tokenferry_worker.ports import Scope
+from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.tokens.ledger import Scope
 
 from .attaching_story import TARGET, Story, Tell, begin, code_of, result_of
 from .standins import NOW, Holding, customer, not_connected, timed_out

@@ -12,10 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from tokenferry.contract.names import LANES
+from tokenferry_worker.limits.pacing import Budget, cut, recovered, take
 from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.limiter import MICROSECONDS, NEW_GATES, SHARED, RedisLimiter, numbers
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.pacing import Budget, cut, recovered, take
 
 pytestmark = pytest.mark.anyio
 

@@ -19,9 +19,9 @@ from tokenferry.broker.embedded import Embedded
 from tokenferry.cli import main
 from tokenferry.configuration import load
 from tokenferry_worker.commands.asking import asked
+from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.controls import Controls
-from tokenferry_worker.pacing import Budget
 from tokenferry_worker.sharing import SharedBudgets
 
 CONFIGURATION = """

@@ -19,22 +19,22 @@ from tokenferry.contract.queues import ONBOARD_TASK
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import OnboardingProgress, OnboardingResult, StepResult
 from tokenferry.sealing import Recipient, Signer, seal_onboarding
-from tokenferry_worker.answers import Answer
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import Desk
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.deliveries.onboarding import Onboarder, requirements_of
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
-from tokenferry_worker.identities import Signers, load_identities
-from tokenferry_worker.making import Maker
+from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.opening import Opener
+from tokenferry_worker.limits.backpressure import Place
+from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.onboarding import Onboarder, requirements_of
-from tokenferry_worker.opening import Opener
+from tokenferry_worker.onboarding.steps import Stepper, step_id
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
-from tokenferry_worker.ports import Place
-from tokenferry_worker.spending import Spender
-from tokenferry_worker.stepping import Stepper, step_id
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.tokens.creating import Maker
+from tokenferry_worker.tokens.spending import Spender
 
 from .standins import (
     NOW,

@@ -22,15 +22,16 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import AttachResult, Display, OnboardingResult, TokenResult
 from tokenferry.contract.targets import CustomerSource
-from tokenferry_worker.answers import Answer, Greeting
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import KEY_IS_SAFE, Desk
-from tokenferry_worker.circuits import Park
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.outages import CALLS, WINDOW, Unanswered
+from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
-from tokenferry_worker.making import Maker, Wanted
-from tokenferry_worker.outages import CALLS, WINDOW, Unanswered
-from tokenferry_worker.spending import Spender
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.provider.answers import Answer, Greeting
+from tokenferry_worker.provider.attempts import KEY_IS_SAFE
+from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.tokens.creating import Maker, Wanted
+from tokenferry_worker.tokens.spending import Spender
 
 from .quick_time import QuickWorld, played
 from .standins import (

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenferry.contract.names import Lane
-from tokenferry_worker.pacing import Budget, Gate, Word, take
+from tokenferry_worker.limits.pacing import Budget, Gate, Word, take
 
 BUDGET = Budget("b", per_second=25, burst=2)
 

@@ -18,8 +18,8 @@ from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK, parked_queue
-from tokenferry_worker.parking import Carrier
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.parking import Carrier
 
 from .standins import MemoryCircuits
 

@@ -15,8 +15,9 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Reject
 
-from tokenferry_worker import stopping
-from tokenferry_worker.pool import AsyncioPool, Handler, Pauses
+from tokenferry_worker.deliveries.settling import Handler
+from tokenferry_worker.engine import signals
+from tokenferry_worker.engine.pool import AsyncioPool, Pauses
 
 CANARY = "4000000000000002"
 
@@ -441,7 +442,7 @@ def test_a_loop_that_ends_while_it_should_work_is_told_and_ends_the_process(
         raise SystemExit(f"no text of an error is told: {CANARY}")
 
     pool._loop.call_soon_threadsafe(end)
-    hub.run_until(stopping.at_once)
+    hub.run_until(signals.at_once)
     hub.run_until(lambda: pool.turns > turned)  # an idle hub is woken, so that it looks
     pool._thread.join(30)
     assert pool.failed

@@ -18,11 +18,11 @@ from tokenferry.contract.targets import (
     ExternalAccount,
     PaymentIntentConfirm,
 )
-from tokenferry_worker.answers import Answer
 from tokenferry_worker.errors import Declined, Unavailable
-from tokenferry_worker.looking import QUIET
+from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.outcomes import DeadLettered, Parked
-from tokenferry_worker.pacing import Budget
+from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.tokens.reconciling import QUIET
 
 from .attaching_story import TARGET, Story, Tell, begin, code_of, result_of
 from .standins import NOW, blocked, customer, declined, not_connected, rate_limited, server_error, timed_out

@@ -15,8 +15,8 @@ from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.queues import TOKENIZE_TASK, parked_queue
-from tokenferry_worker.reminding import Reminder
-from tokenferry_worker.switchboard import Switchboard
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.reminders import Reminder
 
 from .standins import MemoryCircuits, watched
 

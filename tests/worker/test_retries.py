@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenferry_worker.retries import TABLE, Reaction, Row, pause, reaction
+from tokenferry_worker.provider.retries import TABLE, Reaction, Row, pause, reaction
 
 INVALID = "invalid_request_error"
 CARD = "card_error"

@@ -12,8 +12,8 @@ from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK
 from tokenferry.contract.results import Failure, TokenResult, parse_result
 from tokenferry.contract.targets import CustomerSource
+from tokenferry_worker.deliveries.settling import Settler
 from tokenferry_worker.outcomes import Anew, DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
-from tokenferry_worker.settling import Settler
 
 from .standins import NOW, FlakyPublisher, MemoryCircuits, stores_clock
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from celery.worker import state
 
-from tokenferry_worker import stopping
+from tokenferry_worker.engine import signals
 
 ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
@@ -18,7 +18,7 @@ def obedient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(state, "should_stop", None)
     monkeypatch.setattr(state, "should_terminate", None)
     before = {number: signal.getsignal(number) for number in ALL}
-    stopping.obey_signals()
+    signals.obey_signals()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -26,7 +26,7 @@ def obedient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def asked() -> tuple[bool, bool]:
     """Whether Celery's loop would end, and whether it would not even finish what is in hand."""
-    return state.should_stop is not None, stopping.at_once()
+    return state.should_stop is not None, signals.at_once()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -40,7 +40,7 @@ def test_the_first_one_stops_and_the_second_one_hurries(number: signal.Signals) 
 
 def test_sigquit_hurries_at_once() -> None:
     signal.raise_signal(signal.SIGQUIT)
-    assert stopping.at_once()
+    assert signals.at_once()
 
 
 def test_a_closing_terminal_is_the_supervisors_business() -> None:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tokenferry_worker import supervising
+from tokenferry_worker.engine import supervisor
+from tokenferry_worker.engine.supervisor import Supervisor
 from tokenferry_worker.health import probes
 from tokenferry_worker.health.vitals import Report
-from tokenferry_worker.supervising import Supervisor
 
 SUPERVISOR = """
 import sys
-from tokenferry_worker import supervising
+from tokenferry_worker.engine import supervisor as supervising
 from tokenferry_worker.health import probes
 supervising.AT_ONCE = 90.0
 supervising.AFTER_GRACE = 0.5
@@ -272,12 +272,12 @@ def test_systemd_hears_that_it_is_ready_alive_and_stopping(stage: Stage) -> None
 
 
 def test_it_stops_telling_systemd_that_it_lives_once_it_hangs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervising, "TO_START", 0.1)
-    supervisor = Supervisor([], 1, patience=0.1)
-    assert supervisor.health().live
+    monkeypatch.setattr(supervisor, "TO_START", 0.1)
+    watched = Supervisor([], 1, patience=0.1)
+    assert watched.health().live
     time.sleep(0.2)
-    assert not supervisor.health().live
-    assert "the supervisor hangs" in supervisor.health().why[0]
+    assert not watched.health().live
+    assert "the supervisor hangs" in watched.health().why[0]
 
 
 def test_the_report_of_a_stand_in_is_a_report() -> None:

@@ -18,7 +18,7 @@ from tokenferry.configuration import InvalidConfiguration, Platform
 from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import CardRequest, Kind
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
-from tokenferry_worker.token_client import STRIPE_VERSION, EndpointKeys, TokenClient
+from tokenferry_worker.provider.client import STRIPE_VERSION, EndpointKeys, TokenClient
 
 pytestmark = pytest.mark.anyio
 

@@ -21,19 +21,20 @@ from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, PiiReque
 from tokenferry.contract.results import Failure, TokenResult
 from tokenferry.contract.targets import AccountCreate, CustomerSource, Target, digest
 from tokenferry.sealing import Recipient, Signer, seal, sign_attach
-from tokenferry_worker.answers import Answer
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import PUSHED_BACK, Desk
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.deliveries.onboarding import fingerprint as onboarding_fingerprint
+from tokenferry_worker.deliveries.tokenizing import BESIDE_THE_REQUEST, Tokenizer
 from tokenferry_worker.errors import Blocked, Declined, Forgotten
-from tokenferry_worker.headway import places
-from tokenferry_worker.identities import Signers, load_identities
-from tokenferry_worker.making import Maker
-from tokenferry_worker.onboarding import fingerprint as onboarding_fingerprint
-from tokenferry_worker.opening import Opener, read_attach
+from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.opening import Opener, read_attach
+from tokenferry_worker.limits.backpressure import places
+from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
-from tokenferry_worker.ports import Scope
-from tokenferry_worker.switchboard import Switchboard
-from tokenferry_worker.tokenizing import BESIDE_THE_REQUEST, Tokenizer
+from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.attempts import PUSHED_BACK
+from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.tokens.creating import Maker
+from tokenferry_worker.tokens.ledger import Scope
 
 from .standins import (
     NOW,

@@ -13,11 +13,11 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.results import Display
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry.sealing import Signer
-from tokenferry_worker.answers import Answer
 from tokenferry_worker.errors import Unavailable
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.provider.answers import Answer
 
 from .attaching_story import Story, attacher_of, code_of, result_of
 from .standins import (

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenferry.configuration import InvalidConfiguration, load
+from tokenferry_worker.engine.pool import AsyncioPool
 from tokenferry_worker.health.watchdog import EXIT_CODE, LOOKS, Signs, Watchdog, deaf, verdict
-from tokenferry_worker.pool import AsyncioPool
 from tokenferry_worker.wiring import check
 
 from .test_pool import App, Bench, Hub

@@ -13,10 +13,11 @@ from tokenferry.broker.embedded import Embedded
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, QUARANTINE, TOKENIZE_TASK
 from tokenferry.sealing import UnusableKey
-from tokenferry_worker import app, wiring
+from tokenferry_worker import wiring
+from tokenferry_worker.deliveries.settling import Settler
+from tokenferry_worker.engine import app
 from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.outcomes import Quarantined
-from tokenferry_worker.settling import Settler
 
 from .standins import FlakyPublisher, MemoryCircuits, stores_clock
 

@@ -23,11 +23,11 @@ from redis.exceptions import ReadOnlyError
 from tokenferry.broker import connecting, sentinel
 from tokenferry.configuration import Configuration
 from tokenferry.contract.names import Lane
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import PUSHED_BACK
+from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, line_of, numbers
 from tokenferry_worker.on_redis.store import Script
-from tokenferry_worker.pacing import Budget
+from tokenferry_worker.provider.attempts import PUSHED_BACK
 
 
 class SharedBudgets:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -26,54 +24,38 @@ from tokenferry.contract.queues import (
 )
 from tokenferry.contract.results import OnboardingProgress
 from tokenferry.sealing import Signer, UnusableKey, read_private_key_file, sign_attach
-from tokenferry_worker.attaching import Attacher
-from tokenferry_worker.budgets import Budgets
-from tokenferry_worker.calling import Desk
 from tokenferry_worker.cancelling import cancel_and_wait
+from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.parking import Carrier
+from tokenferry_worker.circuits.reminders import Reminder
+from tokenferry_worker.clock import RealWorld
+from tokenferry_worker.dead_letters.expiry import Sweeper
+from tokenferry_worker.deliveries.attaching import Attacher
+from tokenferry_worker.deliveries.onboarding import Onboarder
+from tokenferry_worker.deliveries.settling import Handler, Settler
+from tokenferry_worker.deliveries.tokenizing import Tokenizer
 from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.health.vitals import Vitals
-from tokenferry_worker.identities import Signers, load_identities
-from tokenferry_worker.making import Maker
+from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.opening import Opener
+from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.on_redis.backpressure import RedisHeadway
 from tokenferry_worker.on_redis.circuits import RedisCircuits
-from tokenferry_worker.on_redis.headway import RedisHeadway
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.onboarding import Onboarder
-from tokenferry_worker.opening import Opener
+from tokenferry_worker.onboarding.steps import Stepper
 from tokenferry_worker.outcomes import Outcome
-from tokenferry_worker.parking import Carrier
-from tokenferry_worker.pool import Handler
-from tokenferry_worker.reminding import Reminder
-from tokenferry_worker.set_aside.sweeping import Sweeper
-from tokenferry_worker.settling import Settler
-from tokenferry_worker.spending import Spender
-from tokenferry_worker.stepping import Stepper
-from tokenferry_worker.switchboard import Switchboard
-from tokenferry_worker.token_client import EndpointKeys, TokenClient
-from tokenferry_worker.tokenizing import Tokenizer
+from tokenferry_worker.provider.client import EndpointKeys, TokenClient
+from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.tokens.creating import Maker
+from tokenferry_worker.tokens.spending import Spender
 
 log = logging.getLogger(__name__)
 
 Role = Literal["tokenize", "attach", "onboard", "all"]
-
-
-class RealWorld:
-    """The clock on the wall and fair dice."""
-
-    def now(self) -> float:
-        """Unix seconds."""
-        return time.time()
-
-    def dice(self) -> float:
-        """A random number in [0, 1)."""
-        return random.random()
-
-    async def sleep(self, seconds: float) -> None:
-        """Let others run for *seconds*."""
-        await asyncio.sleep(seconds)
 
 
 def queues_of(configuration: Configuration, role: Role) -> list[str]:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from tokenferry.broker import connecting
 from tokenferry.configuration import Configuration
-from tokenferry_worker.examining.words import why
+from tokenferry_worker.doctor.words import why
 from tokenferry_worker.on_redis.store import Store
 
 T = TypeVar("T")

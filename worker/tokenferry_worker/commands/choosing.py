@@ -19,8 +19,8 @@ from tokenferry.broker.queue_browser import Item, Shelf
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import Duration, config_option
-from tokenferry_worker.examining.words import why
-from tokenferry_worker.set_aside.notes import SetAside, Wanted
+from tokenferry_worker.dead_letters.record import SetAside, Wanted
+from tokenferry_worker.doctor.words import why
 
 F = TypeVar("F", bound=Callable[..., Any])
 

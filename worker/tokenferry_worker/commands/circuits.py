@@ -15,7 +15,7 @@ from tokenferry.broker.patience import ask, is_missing
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.contract.queues import parked_queue
 from tokenferry.options import config_option
-from tokenferry_worker.circuits import cure, parks, plainly
+from tokenferry_worker.circuits.scopes import cure, parks, plainly
 from tokenferry_worker.commands.asking import asked
 from tokenferry_worker.commands.choosing import broker_trouble
 from tokenferry_worker.on_redis.circuits import RedisCircuits

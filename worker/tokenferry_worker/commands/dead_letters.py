@@ -17,7 +17,7 @@ from rich.table import Table
 from tokenferry.configuration import load_to_look
 from tokenferry_worker.commands.choosing import NAMES, counted, filters, fitting, guard, looking, missing, wanted, where
 from tokenferry_worker.commands.redriving import redrive
-from tokenferry_worker.set_aside.notes import SetAside, Wanted
+from tokenferry_worker.dead_letters.record import SetAside, Wanted
 
 WIDEST: Final = 1000
 """Columns: more than a line of the list can have."""

@@ -10,8 +10,8 @@ import click
 
 from tokenferry.configuration import load
 from tokenferry.options import config_option
-from tokenferry_worker.examining import preflight, settings
-from tokenferry_worker.examining.report import Report
+from tokenferry_worker.doctor import preflight, settings
+from tokenferry_worker.doctor.report import Report
 from tokenferry_worker.wiring import Role
 
 EPILOG = """

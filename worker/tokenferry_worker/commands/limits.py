@@ -16,10 +16,10 @@ from rich.table import Table
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.options import Duration, Number, OneLine, config_option
-from tokenferry_worker.budgets import Budgets
 from tokenferry_worker.commands.asking import asked
+from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.controls import Controls, Verb
-from tokenferry_worker.pacing import Budget
 
 LASTS = 30 * 86_400.0
 """Seconds an operator's word is in force when they do not say."""

@@ -20,13 +20,13 @@ from tokenferry.broker.publishing import Publisher, PublishError
 from tokenferry.configuration import Configuration, load_to_look
 from tokenferry.options import Number
 from tokenferry_worker.commands.choosing import filters, fitting, guard, looking, missing, wanted
-from tokenferry_worker.examining.words import why
-from tokenferry_worker.identities import Signers
+from tokenferry_worker.dead_letters.record import Wanted
+from tokenferry_worker.dead_letters.redriving import GONE, Fate, Redriver
+from tokenferry_worker.dead_letters.resealing import Resealer
+from tokenferry_worker.doctor.words import why
+from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.set_aside.notes import Wanted
-from tokenferry_worker.set_aside.redriving import GONE, Fate, Redriver
-from tokenferry_worker.set_aside.resealing import Resealer
 
 TOLD_EVERY: Final = 2.0
 """Seconds between two lines of progress."""

@@ -20,12 +20,12 @@ from tokenferry.configuration import Configuration, InvalidConfiguration, Worker
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import config_option
 from tokenferry_worker import wiring
-from tokenferry_worker.app import run
-from tokenferry_worker.circuits import cure, plainly
+from tokenferry_worker.circuits.scopes import cure, plainly
+from tokenferry_worker.engine.app import run
+from tokenferry_worker.engine.supervisor import Supervisor, ending_at_once
 from tokenferry_worker.errors import Blocked
 from tokenferry_worker.health import probes
-from tokenferry_worker.supervising import Supervisor, ending_at_once
-from tokenferry_worker.token_client import TokenClient
+from tokenferry_worker.provider.client import TokenClient
 from tokenferry_worker.wiring import Role
 
 log = logging.getLogger("tokenferry.worker")

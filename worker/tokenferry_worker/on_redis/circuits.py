@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from tokenferry_worker.circuits import Board, Circuit
+from tokenferry_worker.circuits.scopes import Board, Circuit
 from tokenferry_worker.on_redis.store import Script, Store
 
 DAY_MS: Final = 86_400_000

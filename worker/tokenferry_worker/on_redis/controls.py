@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, budget_key, changes_key, numbers
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.pacing import Budget
 
 Verb = Literal["set", "pause", "resume", "reset"]
 

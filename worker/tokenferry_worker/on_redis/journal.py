@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tokenferry_worker.errors import Forgotten, Reused
-from tokenferry_worker.on_redis.headway import place_key
+from tokenferry_worker.limits.backpressure import Place
+from tokenferry_worker.on_redis.backpressure import place_key
 from tokenferry_worker.on_redis.ledger import entry_key, token_key
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.ports import Begun, Place, Scope
+from tokenferry_worker.tokens.journal import Begun
+from tokenferry_worker.tokens.ledger import Scope
 
 
 class RedisJournal:

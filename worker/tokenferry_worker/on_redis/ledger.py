@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from tokenferry_worker.cancelling import cancel_and_wait
-from tokenferry_worker.lifecycle import Ending
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.ports import Became, Claim, Scope
+from tokenferry_worker.tokens.ledger import Became, Claim, Scope
+from tokenferry_worker.tokens.lifecycle import Ending
 
 
 @dataclass

@@ -15,8 +15,8 @@ from typing import Final
 
 from tokenferry.contract.names import Lane
 from tokenferry_worker.cancelling import cancel_and_wait
+from tokenferry_worker.limits.pacing import Budget, Gate, Word, take
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.pacing import Budget, Gate, Word, take
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""One delivery, from the body of its message to the messages it leaves behind."""

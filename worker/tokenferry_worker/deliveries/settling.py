@@ -1,0 +1,91 @@
+"""The one place where an outcome becomes messages, before the delivery is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tokenferry.broker.publishing import Outgoing, PublishError, Publishes
+from tokenferry.contract.queues import (
+    ATTACH_TASK,
+    DEAD_LETTERS,
+    QUARANTINE,
+    TOKENIZE_TASK,
+    attach_queue,
+    parked_queue,
+    results_queue,
+    tokenize_queue,
+)
+from tokenferry_worker.circuits.breaker import CircuitBook
+from tokenferry_worker.dead_letters.retention import note
+from tokenferry_worker.outcomes import Anew, DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
+
+Handler = Callable[[str], Awaitable[None]]
+"""Carries one delivery from its body to its settled outcome. Returning means: acknowledge."""
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settler:
+    """Publishes what an outcome asks for and returns only when the broker has confirmed all of it."""
+
+    publisher: Publishes
+    circuits: CircuitBook
+    clock: Callable[[], Awaitable[float]]
+    """Unix seconds, by the store."""
+
+    async def settle(self, outcome: Outcome, body: str, *, realtime: bool = True) -> None:
+        """Tell whoever is to be told. *body*: the delivery's message, kept as it came where it must and may be kept.
+
+        *realtime*: whether it may have come by the realtime lane.
+        """
+        match outcome:
+            case Settled():
+                await self._tell(outcome)
+            case HandedOn(order):
+                request = order.request
+                queue = attach_queue(request.lane, request.platform)
+                await self._publish(Outgoing.task(queue, ATTACH_TASK, request.attach_id, order.model_dump_json()))
+            case Anew(sealed, platform, lane, request_id):
+                await self._publish(Outgoing.task(tokenize_queue(lane, platform), TOKENIZE_TASK, request_id, sealed))
+            case DeadLettered(settled, code):
+                why = settled.result.failure
+                known = {
+                    "outcome_id": settled.result.outcome_id,
+                    "attempts": why.attempts if why else 0,
+                    "history": [attempt.model_dump() for attempt in why.history] if why else [],
+                }
+                kept = note(body, code, at=await self.clock(), realtime=realtime, **known)
+                await self._publish(Outgoing(DEAD_LETTERS, kept))
+                await self._tell(settled)
+            case Dropped(settled):
+                await self._tell(settled)
+            case Quarantined(reason):
+                kept = note(body, reason, at=await self.clock(), realtime=realtime)
+                await self._publish(Outgoing(QUARANTINE, kept))
+                log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
+            case Parked(scope, task, id_):
+                await self._publish(Outgoing.task(parked_queue(scope), task, id_, body))
+                # Only now: who carries parked messages back forgets a queue that it finds empty.
+                await self.circuits.parked(scope)
+
+    async def _tell(self, settled: Settled) -> None:
+        if settled.reply_to is not None:
+            body = settled.result.model_dump_json(exclude_none=True)
+            await self._publish(Outgoing(results_queue(settled.reply_to), body))
+
+    async def _publish(self, message: Outgoing) -> None:
+        """Publish until it is confirmed: the delivery waits unacknowledged, so nothing is lost meanwhile."""
+        pause = 0.2
+        while True:
+            try:
+                await asyncio.wrap_future(self.publisher.submit(message))
+                return
+            except PublishError as error:
+                log.warning("publish to %s failed (%s); trying again", message.queue, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 10.0)

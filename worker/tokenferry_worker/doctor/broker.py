@@ -1,0 +1,148 @@
+"""The broker: is it there, will it keep what it is given, and are its queues the ones a worker declares?"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
+from redis.exceptions import ResponseError
+
+from tokenferry.broker import connecting
+from tokenferry.broker.patience import QueueUnanswered, ask
+from tokenferry.configuration import Configuration
+from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
+from tokenferry_worker import wiring
+from tokenferry_worker.doctor import servers
+from tokenferry_worker.doctor.verdicts import Check, failed, ok, warning
+from tokenferry_worker.doctor.words import masked, why
+from tokenferry_worker.wiring import Role
+
+PATIENCE = 5.0
+"""Seconds that may pass until queues answer, all of them together: the whole examination has ten."""
+CURE = "start it, or correct [broker] url in the configuration"
+LEFTOVERS = {
+    QUARANTINE: "somebody sends what no worker can read: look who writes to this broker, and with which keys "
+    "(`tokenferry dead-letters list --quarantine`)",
+    DEAD_LETTERS: "requests were given up on: find the cause (`tokenferry dead-letters list`), mend it, redrive them",
+}
+"""Queues that should be empty, and what it means when they are not."""
+
+
+def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
+    """Connects exactly as a worker does. Declares nothing that is not there yet."""
+    where = masked(configuration.broker.url)
+    connection = connecting.connect(configuration)
+    try:
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
+            channel = connection.default_channel  # opening it is what makes Redis answer
+        except Exception as error:
+            yield failed("broker connection", where, why(error), CURE)
+            return
+        yield ok("broker connection", where, "answers")
+        queues = [*wiring.queues_of(configuration, role), QUARANTINE, DEAD_LETTERS]
+        if connecting.is_amqp(connecting.broker_url(configuration)):
+            yield from _rabbitmq(connection, where, queues)
+        else:
+            yield from _redis(channel.client, where, queues)
+    finally:
+        connection.collect(socket_timeout=0.1)
+
+
+def _redis(client: Any, where: str, queues: list[str]) -> Iterator[Check]:
+    told = servers.facts(client)
+    yield from servers.version("broker", where, told)
+    yield from servers.persistence("broker", where, told)
+    yield from servers.eviction("broker", where, told)
+    for queue in queues:
+        try:
+            yield _counted(queue, int(client.llen(queue)))
+        except ResponseError as error:
+            wrong = "is a key of another type" if "WRONGTYPE" in str(error) else why(error)
+            do = "give Tokenferry a database of its own, or a user that may use this key"
+            yield failed("broker queue", queue, wrong, do)
+
+
+def _rabbitmq(connection: Any, where: str, queues: list[str]) -> Iterator[Check]:
+    properties = connection.connection.server_properties
+    number = str(properties.get("version", "of an unknown version"))
+    product = str(properties.get("product", "an AMQP server"))
+    if tuple(map(int, re.findall(r"\d+", number)[:2])) < (3, 10):
+        says = f"{product} {number} knows no dead-lettering that loses nothing (at-least-once)"
+        yield failed("broker version", where, says, "use RabbitMQ 3.10 or newer")
+    else:
+        yield ok("broker version", where, f"{product} {number}")
+    yield _exchange(connection)
+    until = time.monotonic() + PATIENCE
+    for queue in queues:
+        yield _queue(connection, queue, seconds=max(0.0, until - time.monotonic()))
+
+
+def _exchange(connection: Any) -> Check:
+    name, exchange = "broker exchange", connecting.EXCHANGE
+    try:
+        # Passive first, so that nothing is made; then as ours, which changes nothing where it is ours.
+        connection.channel().exchange_declare(exchange, type="topic", passive=True)
+        connection.channel().exchange_declare(exchange, type="topic", durable=True, auto_delete=False)
+    except NotFound:
+        return ok(name, exchange, "is not there yet; whoever starts first declares it")
+    except PreconditionFailed as error:
+        return failed(
+            name, exchange, f"exists as another kind of exchange ({connecting.difference(error)})", "delete it"
+        )
+    except AccessRefused:
+        return failed(name, exchange, "this user may not declare it", "give the user `configure` permission")
+    return ok(name, exchange, "a durable topic exchange")
+
+
+def _queue(connection: Any, queue: str, *, seconds: float) -> Check:
+    name = "broker queue"
+    ours = connecting.quorum_arguments(queue)
+
+    def look(connection: Any) -> int:
+        # A refusal ends the channel, so each question has its own.
+        with connection.channel() as channel:
+            waiting = channel.queue_declare(queue, passive=True).message_count
+        with connection.channel() as channel:
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=ours)
+        return int(waiting)
+
+    try:
+        waiting = ask(connection, look, queue=queue, seconds=seconds)
+    except QueueUnanswered as error:
+        return failed(name, queue, str(error), "look at the queue there: `rabbitmq-queues quorum_status`")
+    except NotFound:  # any other meaning of this code would have been asked again
+        return ok(name, queue, "is not there yet; whoever starts first declares it")
+    except PreconditionFailed as error:
+        other = _of_another_type(connection, queue)
+        says = (
+            f"exists as another kind of queue ({other}), not as a quorum queue"
+            if other
+            else (f"exists with other settings than ours ({connecting.difference(error)})")
+        )
+        return failed(name, queue, f"{says}: nobody can use it", connecting.cure(queue))
+    except AccessRefused:
+        return failed(name, queue, "this user may not declare it", "give the user `configure` permission")
+    return _counted(queue, waiting)
+
+
+def _of_another_type(connection: Any, queue: str) -> str | None:
+    """Its type, where it is no quorum queue. Asked for alone, because RabbitMQ names one difference of many."""
+    try:
+        with connection.channel() as channel:
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+    except PreconditionFailed as error:
+        other = connecting.difference(error)
+        # A queue without a type is a classic one.
+        return other.replace("none", "classic") if other.startswith("x-queue-type:") else None
+    return None
+
+
+def _counted(queue: str, waiting: int) -> Check:
+    says = "empty" if not waiting else f"{waiting} message{'' if waiting == 1 else 's'} waiting"
+    if waiting and queue in LEFTOVERS:
+        return warning("broker queue", queue, says, LEFTOVERS[queue])
+    return ok("broker queue", queue, says)

@@ -1,0 +1,49 @@
+"""Examinations that may hang: each in a thread of its own, waited for as long as agreed and then left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from tokenferry_worker.doctor.verdicts import Check, failed
+from tokenferry_worker.doctor.words import why
+
+SECONDS: Final = 10.0
+"""Client libraries count their time-outs anew for every step and repetition, so the deadline is kept here."""
+
+
+async def within(
+    seconds: float, name: str, subject: str, examination: Callable[[], Iterator[Check]], do: str
+) -> list[Check]:
+    """What *examination* found within *seconds*; one more failed check, *name*, when it was not finished by then.
+
+    Whatever it raises becomes that failed check too, without its text: it may quote an address with a password.
+    """
+    found: list[Check] = []
+    loop = asyncio.get_running_loop()
+    finished: asyncio.Future[Exception | None] = loop.create_future()
+
+    def tell(error: Exception | None) -> None:
+        if not finished.done():
+            finished.set_result(error)
+
+    def run() -> None:
+        trouble: Exception | None = None
+        try:
+            for check in examination():
+                found.append(check)
+        except Exception as error:
+            trouble = error
+        try:
+            loop.call_soon_threadsafe(tell, trouble)
+        except RuntimeError:  # too late: the loop is closed, and nobody waits
+            pass
+
+    threading.Thread(target=run, name=f"tokenferry-{name}", daemon=True).start()
+    try:
+        error = await asyncio.wait_for(finished, seconds)
+    except TimeoutError:
+        return [*found, failed(name, subject, f"was not finished within {seconds:g} s", do)]
+    return [*found, failed(name, subject, why(error), do)] if error else found

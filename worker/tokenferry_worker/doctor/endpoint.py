@@ -1,0 +1,201 @@
+"""The endpoint, per platform: does it take our keys, and for which kinds? Found out without making a single token.
+
+Each kind is asked for with a request that cannot succeed. Who may make tokens of the kind is told what is wrong
+with it; who may not is told that. At most eight calls per platform, outside the fleet's budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from tokenferry.configuration import Configuration, InvalidConfiguration, Platform
+from tokenferry.contract.codes import Code
+from tokenferry.contract.requests import Kind
+from tokenferry_worker import wiring
+from tokenferry_worker.doctor.deadline import SECONDS
+from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, refused, warning
+from tokenferry_worker.doctor.words import host
+from tokenferry_worker.errors import Blocked, Declined, Unavailable
+from tokenferry_worker.provider.answers import Greeting
+from tokenferry_worker.provider.client import PUBLISHABLE_IN_LIVE, EndpointKeys, TokenClient
+from tokenferry_worker.wiring import Role
+
+INCOMPLETE: Final[Mapping[Kind, str]] = {
+    # The published test number with a wrong check digit.
+    "card": "card[number]=4242+4242+4242+4241&card[exp_month]=12&card[exp_year]=2040",
+    "bank_account": "bank_account[country]=US&bank_account[currency]=usd",
+    "pii": "pii[id_number]=",
+    "account": "account[business_type]=preflight",
+    "person": "person[dob][day]=preflight",
+    "cvc_update": "cvc_update[cvc]=",
+}
+"""A form of every kind that no endpoint makes a token of."""
+NO_ACCOUNT: Final = "business_type=preflight"
+"""Asks for a connected account of a type that does not exist."""
+
+RAW_CARDS = (
+    "ask the provider for access to raw card data APIs (live and test mode are allowed separately); "
+    "until then send no card requests to this platform"
+)
+KEY = "take the key from the provider's dashboard again, and make sure it is of the right account"
+ELSEWHERE = "check base_url, and a proxy between here and there: something else than the endpoint answers"
+PERMISSION = "give the key the permission to write tokens, or use another key"
+
+
+async def examine(configuration: Configuration, name: str, platform: Platform, role: Role) -> list[Check]:
+    """Every question for one platform; the later ones only where the earlier ones went well."""
+    try:
+        keys = wiring.endpoint_keys(configuration, name, platform)
+    except InvalidConfiguration as error:
+        found = refused("endpoint keys", name, error, f"correct [platforms.{name}]: no worker starts like this")
+        return [found, *_without_publishable(name, platform, role)]
+    client = TokenClient(platform, keys, connections=8, read_timeout=SECONDS, connect_timeout=SECONDS / 2)
+    try:
+        return [*_keys(name, platform, keys), *await ask(client, name, platform, role)]
+    finally:
+        await client.aclose()
+
+
+async def ask(client: TokenClient, name: str, platform: Platform, role: Role) -> list[Check]:
+    """What only the endpoint itself can tell."""
+    lacking = _without_publishable(name, platform, role)
+    before = time.time()
+    try:
+        async with asyncio.timeout(SECONDS):
+            greeting = await client.greet()
+    except (Unavailable, TimeoutError) as error:
+        reason = error.reason if isinstance(error, Unavailable) else "no answer in time"
+        says = f"{host(platform.base_url)} is out of reach ({reason})"
+        do = f"check network, DNS and [platforms.{name}] base_url; requests wait until it can be reached"
+        return [failed("endpoint connection", name, says, do), *lacking]
+    found = [*_greeted(name, platform, greeting), *_clock(name, greeting, (before + time.time()) / 2)]
+    if any(check.state == "failed" for check in found):
+        return [*found, *lacking]
+    kinds = [kind for kind in INCOMPLETE if role != "attach" and kind not in _unaskable(platform)]
+    questions = [_kind(client, name, kind) for kind in kinds]
+    if role != "tokenize":
+        questions.append(_connect(client, name))
+    return [*found, *await asyncio.gather(*questions), *lacking]
+
+
+def _keys(name: str, platform: Platform, keys: EndpointKeys) -> Iterator[Check]:
+    both = "a secret and a publishable key" if keys.publishable else "a secret key"
+    yield ok("endpoint keys", name, f"{both} of {platform.mode} mode")
+
+
+def _unaskable(platform: Platform) -> frozenset[Kind]:
+    """Kinds that no call can be made for: their key is missing."""
+    return PUBLISHABLE_IN_LIVE if platform.live and platform.publishable_key is None else frozenset()
+
+
+def _without_publishable(name: str, platform: Platform, role: Role) -> list[Check]:
+    if role == "attach":
+        return []
+    do = f'write publishable_key = {{ env = "NAME" }} into [platforms.{name}]'
+    says = "live account and person tokens need the publishable key, and none is configured"
+    return [failed(f"endpoint {kind}", name, says, do) for kind in sorted(_unaskable(platform))]
+
+
+def _greeted(name: str, platform: Platform, greeting: Greeting) -> Iterator[Check]:
+    where = host(platform.base_url)
+    match greeting.refusal:
+        case Blocked(status=status, code=Code.NOT_THE_ENDPOINT):
+            yield failed(
+                "endpoint connection", name, f"{where} does not answer like Stripe ({status})", _other(name, platform)
+            )
+        case Blocked(status=status) if 300 <= status < 400:
+            do = f"correct [platforms.{name}] base_url: the endpoint itself never redirects"
+            yield failed("endpoint connection", name, f"{where} redirects elsewhere ({status})", do)
+        case Blocked(status=status, code=code):
+            yield ok("endpoint connection", name, f"{where} answers")
+            yield failed("endpoint secret-key", name, f"is not accepted ({status} {code})", KEY)
+        case Unavailable(status=status) if status == 429 or (status or 0) >= 500:
+            yield ok("endpoint connection", name, f"{where} answers")
+            says = f"unknown: the endpoint is not willing to answer now ({status})"
+            yield warning("endpoint secret-key", name, says, "try again in a minute")
+        case Unavailable(status=status):
+            do = f"correct [platforms.{name}] base_url"
+            yield failed("endpoint connection", name, f"{where} is no token endpoint (it answers {status})", do)
+        case _:
+            yield ok("endpoint connection", name, f"{where} answers in {greeting.seconds * 1000:.0f} ms")
+            yield ok("endpoint secret-key", name, "is accepted")
+
+
+def _other(name: str, platform: Platform) -> str:
+    """What to do where something else than the endpoint answers."""
+    if platform.base_url.rstrip("/").endswith("/v1"):
+        return f"[platforms.{name}] base_url ends in /v1; leave it out"
+    return f"check [platforms.{name}] base_url, and a proxy between here and there: something else answers"
+
+
+def _clock(name: str, greeting: Greeting, now: float) -> Iterator[Check]:
+    try:
+        # It tells the second that has begun: half a second later on average.
+        theirs = parsedate_to_datetime(greeting.date or "").timestamp() + 0.5
+    except ValueError:
+        yield warning("endpoint clock", name, "unknown: the answer has no date")
+        return
+    yield clock("endpoint clock", name, theirs - now)
+
+
+async def _kind(client: TokenClient, platform: str, kind: Kind) -> Check:
+    name = f"endpoint {kind}"
+    try:
+        async with asyncio.timeout(SECONDS):
+            await client.create_token(kind, INCOMPLETE[kind], idempotency_key=_key())
+    except Blocked as error:
+        if error.code == Code.RAW_CARD_DATA_REFUSED:
+            return failed(name, platform, "the account may not send card numbers", RAW_CARDS)
+        if error.code == Code.NOT_THE_ENDPOINT:
+            return failed(name, platform, f"is not answered by the endpoint ({error.status})", ELSEWHERE)
+        return failed(name, platform, f"not allowed for this key ({error.status} {error.code})", PERMISSION)
+    except Declined as error:
+        expected = error.error_type == "card_error" if kind == "card" else error.status in (400, 402)
+        if expected:
+            return ok(name, platform, "allowed")
+        return _unknown(name, platform, f"{error.status} {error.code}")
+    except (Unavailable, TimeoutError) as error:
+        return _unknown(name, platform, _reason(error))
+    says = "unknown: the endpoint made a token of a request that should have been refused"
+    return warning(name, platform, says, "make sure that base_url is the endpoint and not a stand-in")
+
+
+async def _connect(client: TokenClient, platform: str) -> Check:
+    """Without Connect an account is refused as a whole, with it the parameter that is wrong is named."""
+    name = "endpoint connect"
+    do = "sign the account up for Connect before accounts, persons or external accounts are asked for"
+    try:
+        async with asyncio.timeout(SECONDS):
+            await client.post("/v1/accounts", NO_ACCOUNT, idempotency_key=_key())
+    except Blocked as error:
+        if error.code == Code.NOT_THE_ENDPOINT:
+            return failed(name, platform, f"is not answered by the endpoint ({error.status})", ELSEWHERE)
+        return warning(name, platform, f"this key may not make accounts ({error.status} {error.code})", do)
+    except Declined as error:
+        if error.param:
+            return ok(name, platform, "connected accounts are allowed")
+        return warning(name, platform, f"seems not to be enabled ({error.status} {error.code})", do)
+    except (Unavailable, TimeoutError) as error:
+        return _unknown(name, platform, _reason(error))
+    says = "unknown: the endpoint answered a wrong request as if it were right"
+    return warning(name, platform, says, "look at the newest connected account in the dashboard")
+
+
+def _unknown(name: str, platform: str, reason: str) -> Check:
+    return warning(name, platform, f"unknown: no answer to go by ({reason})", "try again in a minute")
+
+
+def _reason(error: Unavailable | TimeoutError) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing within {SECONDS:g} s"
+    return f"{error.status} {error.reason}" if error.status else error.reason
+
+
+def _key() -> str:
+    """Random, unlike the key of any request: a stored refusal of last week says nothing about today."""
+    return f"preflight-{secrets.token_hex(16)}"

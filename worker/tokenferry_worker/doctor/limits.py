@@ -1,0 +1,60 @@
+"""The budgets as they will be kept, beside those that are documented for every account."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from tokenferry.configuration import Configuration, InvalidConfiguration, Platform
+from tokenferry_worker import wiring
+from tokenferry_worker.doctor.verdicts import Check, ok, warning
+from tokenferry_worker.limits.budgets import Budgets
+
+
+def examine(configuration: Configuration) -> Iterator[Check]:
+    """One line per platform, and one more where two platforms spend one account's budget twice."""
+    for name, platform in configuration.platforms.items():
+        rates, documented = _rates(name, platform), _rates(name, Platform(mode=platform.mode))
+        above = {what: documented[what] for what, rate in rates.items() if rate > documented.get(what, rate)}
+        says = _spelled(rates)
+        if above:
+            usual = ", ".join(f"{_plain(what)} {rate:g}/s" for what, rate in above.items())
+            says += f"; above what is documented for {platform.mode} mode ({usual})"
+            do = f"make sure the account was granted that; else lower [platforms.{name}.limits]"
+            yield warning("limits budgets", name, says, do)
+        else:
+            yield ok("limits budgets", name, says)
+    yield from _shared(configuration)
+
+
+def _rates(name: str, platform: Platform) -> dict[str, float]:
+    """Calls per second by budget, under its name without the platform's."""
+    return {budget.name.removeprefix(f"{name}:"): budget.per_second for budget in Budgets(name, platform).all()}
+
+
+def _spelled(rates: dict[str, float]) -> str:
+    """All endpoints of one rate together, and those of another one by name."""
+    endpoints = {what: rate for what, rate in rates.items() if what.startswith("endpoint:")}
+    usual = Counter(endpoints.values()).most_common(1)[0][0]
+    told = {what: rate for what, rate in rates.items() if what not in endpoints or rate != usual}
+    parts = [f"{_plain(what)} {rate:g}/s" for what, rate in told.items()]
+    return ", ".join([*parts[:1], f"each endpoint {usual:g}/s", *parts[1:]])
+
+
+def _plain(what: str) -> str:
+    return what.removeprefix("endpoint:").replace("global", "in all").replace("_", " ")
+
+
+def _shared(configuration: Configuration) -> Iterator[Check]:
+    by_key: dict[str | None, list[str]] = {}
+    for name, platform in configuration.platforms.items():
+        try:
+            by_key.setdefault(wiring.endpoint_keys(configuration, name, platform).secret, []).append(name)
+        except InvalidConfiguration:
+            continue  # said where the keys are examined
+    for names in by_key.values():
+        if len(names) > 1:
+            says = "use one secret key: each of them keeps the whole budget of one account"
+            yield warning(
+                "limits account", ", ".join(names), says, "share the rates out in their [platforms.NAME.limits]"
+            )

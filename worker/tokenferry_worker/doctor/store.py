@@ -1,0 +1,88 @@
+"""The store: can it run our scripts, how far away is it, and what time does it think it is?"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Final, cast
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from tokenferry.broker import connecting, sentinel
+from tokenferry.configuration import Configuration
+from tokenferry_worker.doctor import servers
+from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, warning
+from tokenferry_worker.doctor.words import masked, why
+from tokenferry_worker.on_redis.store import Script
+
+CURE = "start it, or correct [store] url in the configuration"
+FAR: Final = 0.025
+"""Seconds. Every call to the endpoint asks the store for a permit first, some once more: a share of 1/25 s."""
+ROUNDS: Final = 5
+LIVES_MS: Final = 5_000
+"""The key of the trial script passes away by itself, should nobody remove it."""
+
+
+def examine(configuration: Configuration) -> Iterator[Check]:
+    """Leaves nothing behind."""
+    where = masked(configuration.store.url)
+    client = sentinel.client(
+        connecting.store_url(configuration),
+        decode_responses=True,
+        socket_timeout=5.0,
+        socket_connect_timeout=5.0,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        try:
+            seconds, ahead = _round_trip(client)
+        except RedisError as error:
+            yield failed("store connection", where, why(error), CURE)
+            return
+        yield ok("store connection", where, "answers")
+        told = servers.facts(client)
+        yield from servers.version("store", where, told)
+        yield from servers.eviction("store", where, told)
+        yield _script(client, where, configuration.store.prefix)
+        says = f"{seconds * 1000:.1f} ms"
+        if seconds > FAR:
+            yield warning(
+                "store round-trip", where, f"{says}: every permit waits for it", "move it nearer to the workers"
+            )
+        else:
+            yield ok("store round-trip", where, says)
+        yield clock("store clock", where, ahead)
+    finally:
+        client.close()
+
+
+def _round_trip(client: Redis) -> tuple[float, float]:
+    """The seconds of the shortest of a few questions, and how far the server's clock is ahead of ours."""
+    found = []
+    for _ in range(ROUNDS):
+        before, asked = time.time(), time.perf_counter()
+        whole, millionths = client.time()
+        seconds = time.perf_counter() - asked
+        found.append((seconds, whole + millionths / 1e6 - before - seconds / 2))
+    return min(found)
+
+
+def _script(client: Redis, where: str, prefix: str) -> Check:
+    """The ledger's own claim, of a token that does not exist: it asks the clock and writes, as they all do."""
+    name, key = "store script", f"{prefix}:doctor:{secrets.token_hex(8)}"
+    claim = client.register_script(Script("claim").source)
+    try:
+        answer = claim(keys=[key], args=["doctor", LIVES_MS, LIVES_MS])
+        client.delete(key)
+    except RedisError as error:
+        full = str(error).startswith("OOM")
+        says = "the server is full" if full else why(error)
+        do = "give it more memory" if full else "allow EVALSHA, SCRIPT LOAD and writes below the prefix of [store]"
+        return failed(name, where, f"Lua: {says}", do)
+    if list(cast("list[object]", answer))[:1] != ["granted"]:
+        return failed(name, where, "Lua: a script gave a wrong answer", "use Redis 6.2 or newer, or Valkey")
+    return ok(name, where, "Lua scripts run and write")

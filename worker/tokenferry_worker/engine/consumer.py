@@ -1,0 +1,221 @@
+"""Celery's consumer behind a strict reading of our own: Celery sees only what we have read, and no header steers it.
+
+What is not ours is set aside, silently; no message ends the process. And the consumer shows that it is alive, and
+whether it is connected.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from typing import Any, ClassVar
+
+from amqp.exceptions import AccessRefused, ChannelError, NotAllowed, RecoverableConnectionError
+from celery.exceptions import CPendingDeprecationWarning
+from celery.worker.consumer import Consumer
+from celery.worker.loops import asynloop
+from celery.worker.state import maybe_shutdown
+
+from tokenferry.broker.publishing import Outgoing, PublishError
+from tokenferry.contract.queues import QUARANTINE, tokenize_queue
+from tokenferry.contract.work_messages import (
+    INVALID,
+    NOT_A_TASK,
+    UNDECODABLE,
+    UNKNOWN_TASK,
+    Refused,
+    WorkMessage,
+    read_work,
+)
+from tokenferry_worker.dead_letters.retention import note
+
+log = logging.getLogger(__name__)
+
+
+RETRY_EVERY = (1, 1, 5)
+"""Seconds between tries to reach the broker: the first pause, how much longer each is than the last, the longest."""
+ASIDE_AGAIN = 5.0
+"""Seconds until another try to set a message aside: it would come back at once, and hold up what is ours."""
+
+
+class Checked:
+    """A work message as Celery is given it: what our reading has accepted, and no header that the publisher chose."""
+
+    content_type = "application/json"
+    content_encoding = "utf-8"
+
+    def __init__(self, work: WorkMessage, message: Any) -> None:
+        """*message*: as the transport made it. It is needed to acknowledge, and may forget its content."""
+        self.headers = {"task": work.task, "id": work.id, "ignore_result": True}
+        self.body = work.argument
+        self.payload: tuple[list[str], dict[str, Any], dict[str, Any]] = ([work.argument], {}, {})
+        self.properties: dict[str, Any] = {}
+        self.delivery_info = {"exchange": "", "routing_key": _queue_of(message)}
+        self.ack_log_error = message.ack_log_error
+        self.reject_log_error = message.reject_log_error
+
+
+class CarefulConsumer(Consumer):
+    """Hands our messages to Celery, and moves everything else to the quarantine queue."""
+
+    class Blueprint(Consumer.Blueprint):
+        """Celery's, less what declares 28 quorum queues for delays on RabbitMQ: no message of ours is ever delayed."""
+
+        default_steps: ClassVar = [step for step in Consumer.Blueprint.default_steps if "DelayedDelivery" not in step]
+
+    def is_reading(self) -> bool:
+        """Whether it is connected, and the broker hands out messages as far as it has said."""
+        consumer = getattr(self, "task_consumer", None)
+        return self.connection is not None and consumer is not None and not getattr(consumer.channel, "troubled", False)
+
+    def is_full(self, queue: str) -> bool:
+        """Whether what it holds of *queue* leaves no room for more bytes (`held_bytes`)."""
+        channel = getattr(getattr(self, "task_consumer", None), "channel", None)
+        return channel is not None and bool(channel.is_full(queue))
+
+    def loop(self, *arguments: Any) -> None:
+        """Celery's, in which a channel that RabbitMQ has closed is a lost connection, and not the end of the worker."""
+        try:
+            asynloop(*arguments)
+        except ChannelError as error:
+            raise RecoverableConnectionError(str(error)) from None
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, trying for ever; each try shows the watchdog that we do.
+
+        Also where the broker refuses us, which kombu takes for final: a password may be put right there, too.
+        """
+
+        def failed(error: BaseException, pause: float) -> None:
+            log.error("the broker at %s cannot be reached (%s); trying again in %g s", _address(conn), error, pause)
+
+        def between() -> None:
+            self.pool.turns += 1
+            maybe_shutdown()
+
+        first, step, longest = RETRY_EVERY
+        pause = first
+        while True:
+            try:
+                conn.ensure_connection(
+                    failed, None, interval_start=first, interval_step=step, interval_max=longest, callback=between
+                )
+            except (AccessRefused, NotAllowed) as error:
+                log.error(
+                    "the broker at %s refuses us (%s): correct user, password and virtual host in [broker] url, "
+                    "or there; trying again in %g s",
+                    _address(conn),
+                    type(error).__name__,
+                    pause,
+                )
+            else:
+                self.first_connection_attempt = False
+                return conn
+            for _ in range(pause):
+                between()
+                time.sleep(1.0)
+            pause = min(pause + step, longest)
+
+    def on_connection_error_after_connected(self, exc: BaseException) -> None:
+        """Let go of a lost connection, and call off what came over it.
+
+        It cannot be acknowledged any more and comes again. Two deliveries of one request would do no harm, but while
+        they wait each further loss would add one, and all of them would count towards poison.
+        """
+        self.pool.turns += 1  # to let go of a silent broker takes as many waits as there are words to say to it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)  # Celery's advice to do the same
+            super().on_connection_error_after_connected(exc)
+        self.pool.turns += 1
+        self.pool.call_off()
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        """What is called with each message, of whatever content. Raises for a lost connection or a dead pool only."""
+        hand_over = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> None:
+            work: WorkMessage | Refused | None = None
+            try:
+                work = self._read(message)
+                if isinstance(work, Refused):
+                    self._set_aside(message, work.reason)
+                    return
+                checked = Checked(work, message)
+                message.body, message.headers, message.properties = b"", {}, {}  # held no longer than they are needed
+                hand_over(checked)
+            except self.connection_errors:
+                raise
+            except Exception as error:
+                if not self.pool.is_running:
+                    raise
+                log.error("a message could not be handed to Celery (%s)", type(error).__name__)
+                if isinstance(work, WorkMessage):
+                    message.body = work.argument
+                self._set_aside(message, INVALID)
+
+        return on_message
+
+    def _read(self, message: Any) -> WorkMessage | Refused:
+        refused: Refused | None = getattr(message, "refused", None)
+        if refused is not None:
+            return refused
+        parts = message.headers, message.content_type, message.content_encoding, message.body
+        return read_work(*parts, tasks=self.pool.tasks)
+
+    # What Celery would decide itself. It has nothing left to decide; these are here because its own would log bodies.
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """A message that is no task."""
+        self._set_aside(message, NOT_A_TASK)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        """A task that is not ours."""
+        self._set_aside(message, UNKNOWN_TASK)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        """A task message with broken parts."""
+        self._set_aside(message, INVALID)
+
+    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+        """A message that kombu cannot decode."""
+        self._set_aside(message, UNDECODABLE)
+
+    def _set_aside(self, message: Any, reason: str) -> None:
+        queue = _queue_of(message)
+        self.pool.taken[queue] += 1
+        self.pool.turns += 1  # what follows may take long, once for each of them
+        try:
+            self.app.tokenferry_publisher().publish(Outgoing(QUARANTINE, self._note(message, reason, queue)))
+        except PublishError as error:
+            said = "a message is not ours or not readable (%s), but was not moved to %s (%s); trying again"
+            log.warning(said, reason, QUARANTINE, error)
+            again = (log, self.connection_errors, True)
+            self.timer.call_after(ASIDE_AGAIN, message.reject_log_error, again)
+        else:
+            log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
+            message.ack_log_error(log, self.connection_errors)
+
+    def _note(self, message: Any, reason: str, queue: str) -> str:
+        at = self.app.tokenferry_clock()
+        if getattr(message, "refused", None) is None:
+            realtime = not queue or queue.startswith(tokenize_queue("realtime", ""))
+            try:
+                return note(message.body or "", reason, at=at, realtime=realtime)
+            except Exception as error:  # whatever it holds, it must not come back for ever
+                log.error("what is not ours cannot be kept (%s); it is noted", type(error).__name__)
+        return Refused(reason).note(getattr(message, "length", 0), at=int(at * 1000))
+
+
+def _queue_of(message: Any) -> str:
+    """The queue that a message came from: both transports write it where its routing key stood."""
+    return str(message.delivery_info.get("routing_key", ""))
+
+
+def _address(conn: Any) -> str:
+    """The broker without its password, as people write it: the scheme of our transport is nobody's business."""
+    uri = str(conn.as_uri())
+    for ours, theirs in (("tokenferry-amqp", "amqp"), ("tokenferry", "redis")):
+        if uri.startswith(ours):
+            return uri.replace(ours, theirs, 1)
+    return uri

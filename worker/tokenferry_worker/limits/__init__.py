@@ -1,0 +1,1 @@
+"""The rate: budgets, permits, and how far tokenizing may run ahead of attaching."""

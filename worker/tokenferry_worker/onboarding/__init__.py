@@ -1,0 +1,1 @@
+"""The steps of a whole account, and what is recorded of each."""

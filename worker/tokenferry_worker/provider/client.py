@@ -1,0 +1,218 @@
+"""The provider's endpoint, in our words. The only module that imports httpx.
+
+httpx's own connection pool costs 14.8 CPU seconds per 1,000 calls at 200 connections against 0.24 for aiohttp's
+(measured, `docs/performance.md`), so the API is httpx and the transport is aiohttp.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import quote
+
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from tokenferry.configuration import InvalidConfiguration, Platform
+from tokenferry.contract.codes import Code
+from tokenferry.contract.requests import Kind
+from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
+from tokenferry_worker.provider.answers import Answer, Greeting, read
+
+STRIPE_VERSION: Final = "2026-10-28.endive"
+"""Pinned, so that an account's default version cannot change what is sent and answered."""
+
+HEADERS: Final = {
+    "Stripe-Version": STRIPE_VERSION,
+    "User-Agent": "tokenferry/0.1 (+asynchronous tokenization)",
+    "Accept": "application/json",
+    "Content-Type": "application/x-www-form-urlencoded",
+}
+
+PUBLISHABLE_IN_LIVE: Final[frozenset[Kind]] = frozenset({"account", "person"})
+"""Kinds whose tokens a live secret key cannot make (API reference, tokens: account and person)."""
+
+COLLECTION: Final = 2
+"""Slashes in a path that names no object: ``/v1/tokens``."""
+
+KeyUse = Literal["secret", "publishable"]
+
+
+@dataclass(frozen=True)
+class EndpointKeys:
+    """The keys of one platform. Prints nothing."""
+
+    secret: str = field(repr=False)
+    publishable: str | None = field(repr=False)
+
+    def check(self, name: str, platform: Platform) -> None:
+        """Refuse keys of the wrong kind or mode. That they do not travel in clear is the configuration's to see to.
+
+        Raises `InvalidConfiguration`, which never quotes a key.
+        """
+        where = f"[platforms.{name}]"
+        for use, key, prefixes in (
+            ("secret_key", self.secret, ("sk", "rk")),
+            ("publishable_key", self.publishable, ("pk",)),
+        ):
+            if key is None:
+                continue
+            if (
+                not any(key.startswith(f"{prefix}_") for prefix in prefixes)
+                or not key.isascii()
+                or not key.isprintable()
+            ):
+                other = "publishable" if use == "secret_key" and key.startswith("pk_") else "secret"
+                hint = f"it looks like a {other} key" if key[:3] in ("pk_", "sk_", "rk_") else "it is not a key at all"
+                raise InvalidConfiguration(
+                    f"{where} {use} must begin with {' or '.join(p + '_' for p in prefixes)}: {hint}"
+                )
+            if not any(key.startswith(f"{prefix}_{platform.mode}_") for prefix in prefixes):
+                raise InvalidConfiguration(f'{where} {use} is not a {platform.mode} key, but mode = "{platform.mode}"')
+
+
+class TokenClient:
+    """Calls of one platform. One per process and platform; close it at the end."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        keys: EndpointKeys,
+        *,
+        connections: int,
+        read_timeout: float,
+        connect_timeout: float,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Time-outs in seconds. *connections*: calls that may be in flight at once."""
+        self._platform = platform
+        self._keys = keys
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=50.0)
+        # The transport is called directly: redirects, cookies, authentication and event hooks of `AsyncClient` are not
+        # wanted here, and cost more than the call itself.
+        self._transport = transport or AiohttpTransport(limits=limits)
+        self._base_url = platform.base_url.rstrip("/")
+        time_outs = {"connect": connect_timeout, "read": read_timeout, "write": read_timeout, "pool": read_timeout}
+        self._extensions = {"timeout": time_outs}
+
+    async def create_token(
+        self, kind: Kind, form: str, *, idempotency_key: str, connected_account: str | None = None
+    ) -> Answer:
+        """`POST /v1/tokens` with the already encoded *form*.
+
+        Raises `Declined`, `Blocked`, `Unavailable`. A 200 that is not a token of this kind is `Unavailable`.
+        """
+        use: KeyUse = "publishable" if self._platform.live and kind in PUBLISHABLE_IN_LIVE else "secret"
+        answer = await self._post("/v1/tokens", form, use, idempotency_key, connected_account)
+        if answer.object != "token" or answer.text("type") != kind:
+            raise Unavailable("the answer is not a token of the kind asked for", 200, answer.request_id)
+        return answer
+
+    async def post(self, path: str, form: str, *, idempotency_key: str, connected_account: str | None = None) -> Answer:
+        """POST to a consuming endpoint with the secret key. Raises as `create_token`."""
+        return await self._post(path, form, "secret", idempotency_key, connected_account)
+
+    async def get(self, path: str, *, connected_account: str | None = None) -> Answer:
+        """GET an object with the secret key. Raises as `create_token`; whatever happens, nothing was changed."""
+        headers = self._headers("secret", None, connected_account)
+        try:
+            status, answered, content = await self._send("GET", path, headers, b"")
+        except Exception as error:
+            raise Unavailable(type(error).__name__, maybe_done=False) from None
+        return read(status, answered, content)
+
+    async def key_is_accepted(self) -> bool | None:
+        """Whether the secret key opens anything at all. None when the endpoint could not be reached.
+
+        Raises `Blocked` where something else answers: base_url is wrong, or a proxy stands before the endpoint.
+        """
+        try:
+            refusal = (await self.greet()).refusal
+        except Unavailable:
+            return None
+        if isinstance(refusal, Unavailable) and not refusal.answered:
+            return None
+        if not isinstance(refusal, Blocked):
+            return True
+        if refusal.code == Code.NOT_THE_ENDPOINT or refusal.status not in (401, 403):
+            raise refusal
+        return False
+
+    async def greet(self) -> Greeting:
+        """Ask with the secret key for a token that does not exist, and expect a 404 that says so.
+
+        Any other 404 is `Blocked`: no endpoint is there. Raises `Unavailable` when the endpoint could not be reached.
+        """
+        headers = self._headers("secret", None, None)
+        asked = time.perf_counter()
+        try:
+            status, answered, content = await self._send("GET", "/v1/tokens/tok_preflight", headers, b"")
+        except Exception as error:
+            raise Unavailable(type(error).__name__, maybe_done=False) from None
+        refusal: TokenferryError | None = None
+        try:
+            # As if the path named no object: only "no such token" is an answer to this.
+            read(status, answered, content, names_object=False)
+        except TokenferryError as error:
+            refusal = error
+        return Greeting(status, refusal, answered.get("date"), time.perf_counter() - asked)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._transport.aclose()
+
+    async def _post(
+        self, path: str, form: str, use: KeyUse, idempotency_key: str, connected_account: str | None
+    ) -> Answer:
+        headers = self._headers(use, idempotency_key, connected_account)
+        try:
+            status, answered, content = await self._send("POST", path, headers, form.encode("ascii"))
+        except Exception as error:
+            # Only the type: the text of some holds the URL or bytes of the answer. Not only httpx's errors: what it
+            # does not know of its transport's (an answer that is not HTTP), it lets through.
+            raise _without_answer(error) from None
+        return read(status, answered, content, names_object=path.count("/") > COLLECTION)
+
+    async def _send(
+        self, method: str, path: str, headers: Mapping[str, str], content: bytes
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One exchange: status, headers by lower-case name, body. Raises what httpx and its transport raise."""
+        url, extensions = self._base_url + path, self._extensions
+        request = httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
+        response = await self._transport.handle_async_request(request)
+        try:
+            body = await response.aread()
+        except BaseException:
+            # Half an answer would keep its connection, of which there are only so many.
+            with suppress(Exception):
+                await response.aclose()
+            raise
+        answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+        return response.status_code, answered, body
+
+    def _headers(self, use: KeyUse, idempotency_key: str | None, connected_account: str | None) -> Mapping[str, str]:
+        key = self._keys.secret if use == "secret" else self._keys.publishable
+        if key is None:
+            raise Declined(0, Code.PUBLISHABLE_KEY_MISSING, ours=True)
+        headers = {**HEADERS, "Authorization": f"Bearer {key}"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        if connected_account is not None:
+            headers["Stripe-Account"] = quote(connected_account, safe="_")
+        return headers
+
+
+def _without_answer(error: Exception) -> Unavailable:
+    """What a call came to that may have left this machine, by the name httpx has for it.
+
+    The aiohttp transport reports a connection that was lost after sending as `ConnectTimeout` too; its cause tells.
+    """
+    if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+        return Unavailable(type(error).__name__)
+    causes = {kind.__name__ for kind in type(error.__cause__).__mro__}
+    if error.__cause__ is None or causes & {"ClientConnectorError", "ConnectionTimeoutError"}:
+        return Unavailable(type(error).__name__, maybe_done=False)
+    return Unavailable(httpx.ReadError.__name__)

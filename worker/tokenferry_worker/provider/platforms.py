@@ -1,0 +1,33 @@
+"""One platform as a worker sees it: its client, its budgets and its mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from tokenferry_worker.circuits.outages import Unanswered
+from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.provider.protocol import Endpoint
+from tokenferry_worker.provider.second_opinion import SecondOpinion
+
+
+@dataclass
+class Desk:
+    """One platform as a worker sees it: where to call, and with which budgets."""
+
+    name: str
+    endpoint: Endpoint
+    budgets: Budgets
+    live: bool
+    unanswered: Unanswered = field(default_factory=Unanswered)
+    second_opinion: SecondOpinion = field(default_factory=SecondOpinion)
+
+    @property
+    def host(self) -> str:
+        """Where its calls go, for a person."""
+        return urlsplit(self.budgets.platform.base_url).netloc
+
+
+def mode_of(desk: Desk) -> str:
+    """What the ledger calls the mode of a platform."""
+    return "live" if desk.live else "test"

@@ -1,0 +1,26 @@
+"""What the rest of the worker needs of the provider's HTTP client."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tokenferry.contract.requests import Kind
+from tokenferry_worker.provider.answers import Answer, Greeting
+
+
+class Endpoint(Protocol):
+    """The provider's endpoint with the keys of one platform."""
+
+    async def create_token(
+        self, kind: Kind, form: str, *, idempotency_key: str, connected_account: str | None = None
+    ) -> Answer: ...
+
+    async def post(
+        self, path: str, form: str, *, idempotency_key: str, connected_account: str | None = None
+    ) -> Answer: ...
+
+    async def get(self, path: str, *, connected_account: str | None = None) -> Answer: ...
+
+    async def greet(self) -> Greeting:
+        """Ask something that costs nothing. Raises `Unavailable` where there was no answer of any kind."""
+        ...

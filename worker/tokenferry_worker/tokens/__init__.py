@@ -1,0 +1,1 @@
+"""One token: created once, spent once, and looked into when an answer was lost."""
