@@ -28,8 +28,8 @@ from tokenferry.contract.queues import (
 )
 from tokenferry.contract.steps import external_account_step, person_step
 from tokenferry.contract.targets import TARGETS, AccountCreate, CustomerSource, digest, target_from
-from tokenferry.importing.resuming import About as ImportedFile
-from tokenferry.importing.resuming import Memory
+from tokenferry.importing.checkpoint import About as ImportedFile
+from tokenferry.importing.checkpoint import Memory
 from tokenferry.sealing import Signer, key_id
 from tokenferry_worker.circuits.scopes import About, is_outage, scopes_of
 from tokenferry_worker.deliveries import onboarding, tokenizing

@@ -51,13 +51,14 @@ from tokenferry.cli import main
 from tokenferry.configuration import Broker, Configuration, Keys, Platform
 from tokenferry.configuration import Outbox as Settings
 from tokenferry.contract.targets import CustomerCreate
-from tokenferry.outbox import Limits, Sender, SenderLock, keeping
-from tokenferry.outbox.book import AFTERMATH, READ, Book
+from tokenferry.outbox import Limits, Sender, SenderLock
+from tokenferry.outbox import outbox as outbox_module
+from tokenferry.outbox.store import AFTERMATH, READ, Book
 
 NUMBER, CVC = "4242424242424242", "987"
 HOUR = 3_600_000
 DAY = 24 * HOUR
-NOW = keeping.now_ms()
+NOW = outbox_module.now_ms()
 
 
 def card(**more: str) -> CardRequest:
@@ -947,7 +948,7 @@ def test_what_is_refused_until_half_a_day_after_its_end_is_given_up_and_makes_ro
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher = Scripted(gone=PublishError("the broker refused the message", maybe_sent=False))
-    end = keeping.now_ms() - AFTERMATH
+    end = outbox_module.now_ms() - AFTERMATH
     with Outbox(desk.path, limits=Limits(rows=2)) as outbox:
         for id_, expires_at in (("past", end - 1000), ("late", end + HOUR)):
             outbox.submit(replace(sealed(id_, queue="gone"), expires_at=expires_at)).result(30)

@@ -37,12 +37,12 @@ from tokenferry import (
 )
 from tokenferry.broker.errors import StillQueued
 from tokenferry.broker.publishing import Outgoing, Publisher, PublishError, PublishTimeout
+from tokenferry.bulk.outputs import masked
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, Keys, Platform
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.envelope import Envelope, Header
 from tokenferry.contract.names import new_id
 from tokenferry.contract.targets import CustomerCreate, CustomerSource, InvalidTarget, digest
-from tokenferry.importing.outputs import masked
 from tokenferry.producer import WINDOW, Sealer
 from tokenferry.sealing import UnusableKey
 

@@ -25,13 +25,13 @@ from e2e.house import until
 
 from tokenferry import AttachResult, Results, TokenResult
 from tokenferry.broker.publishing import Outgoing, Publisher
+from tokenferry.bulk.interrupting import Interruption
 from tokenferry.cli import main
 from tokenferry.commands.result_file import ResultFile
 from tokenferry.commands.taking import batches
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.queues import QUARANTINE, attach_queue, results_queue
 from tokenferry.contract.results import Failure, OnboardingProgress, StepResult
-from tokenferry.importing.interrupting import Interruption
 
 from .conftest import KeyFolder
 
@@ -237,7 +237,7 @@ from tokenferry import Results
 from tokenferry.commands.result_file import ResultFile
 from tokenferry.commands.taking import take_out
 from tokenferry.configuration import load
-from tokenferry.importing.interrupting import Interruption
+from tokenferry.bulk.interrupting import Interruption
 
 class Pausing(ResultFile):
     def append(self, results):

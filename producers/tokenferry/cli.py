@@ -22,13 +22,13 @@ import click
 
 from tokenferry.broker.embedded import EmbeddedServerError
 from tokenferry.broker.publishing import PublishError
+from tokenferry.bulk.outputs import OutputFailed, UnusableOutput, masked
 from tokenferry.commands.printing import standard_output
 from tokenferry.configuration import InvalidConfiguration
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry.importing.columns import InvalidMapping
-from tokenferry.importing.outputs import OutputFailed, UnusableOutput, masked
-from tokenferry.importing.rows import UnreadableFile
+from tokenferry.inputs.columns import InvalidMapping
+from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.outbox import UnusableOutbox
 from tokenferry.sealing import UnusableKey
 

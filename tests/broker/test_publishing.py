@@ -31,6 +31,7 @@ from tokenferry.broker import depth, embedded, publishing
 from tokenferry.broker.connecting import EXCHANGE
 from tokenferry.broker.depth import Bound
 from tokenferry.broker.embedded import Embedded
+from tokenferry.broker.pending import Waiting
 from tokenferry.broker.publishing import (
     BrokerFull,
     BrokerUnavailable,
@@ -39,7 +40,6 @@ from tokenferry.broker.publishing import (
     PublishError,
     PublishTimeout,
 )
-from tokenferry.broker.waiting import Waiting
 from tokenferry.configuration import Broker, Configuration
 
 DEADLINE = 2.0

@@ -14,8 +14,8 @@ from e2e.house import House, Program, until
 from tokenferry import AttachResult, Order, Outbox, Producer, Results, TokenResult
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry.outbox import SenderLock
-from tokenferry.outbox.book import Book
-from tokenferry.outbox.keeping import now_ms
+from tokenferry.outbox.outbox import now_ms
+from tokenferry.outbox.store import Book
 
 REQUESTS = 60
 

@@ -20,8 +20,8 @@ from faults.workload import Mixture, sending_program
 
 from tokenferry import AttachResult, TokenResult
 from tokenferry.contract.results import parse_result
-from tokenferry.outbox.book import Book
-from tokenferry.outbox.keeping import now_ms
+from tokenferry.outbox.outbox import now_ms
+from tokenferry.outbox.store import Book
 
 COUNT: Final = 200
 OUTBOX: Final = '[outbox]\npath = "{path}"\nresend_after = 10.0\n'

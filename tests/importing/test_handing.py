@@ -10,10 +10,10 @@ import pytest
 
 from tokenferry.broker.errors import StillQueued
 from tokenferry.broker.publishing import BrokerFull, BrokerUnavailable, Outgoing
+from tokenferry.bulk.submitter import Handing
+from tokenferry.bulk.window import Underway
 from tokenferry.configuration import Configuration
 from tokenferry.contract.results import OnboardingResult
-from tokenferry.importing.handing import Handing
-from tokenferry.importing.window import Underway
 from tokenferry.onboarding.accounts import Accounts
 from tokenferry.outbox import OutboxFailed, OutboxFull
 
@@ -115,7 +115,7 @@ def test_what_got_its_outcome_while_it_was_refused_is_not_handed_over_again(conf
 @pytest.fixture
 def empty_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue is empty."""
-    monkeypatch.setattr("tokenferry.importing.handing.depth.ask", lambda _, queues: dict.fromkeys(queues, 0))
+    monkeypatch.setattr("tokenferry.bulk.submitter.depth.ask", lambda _, queues: dict.fromkeys(queues, 0))
 
 
 @pytest.mark.usefixtures("empty_queue")
@@ -135,7 +135,7 @@ def test_what_waits_where_nobody_asks_is_handed_over_again_six_times_in_three_da
     run = OneAccount(configuration, silence=60.0)
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
     run.window.last_result = clock.now
-    monkeypatch.setattr("tokenferry.importing.handing.time", clock)
+    monkeypatch.setattr("tokenferry.bulk.submitter.time", clock)
     minutes = []
     for minute in range(1, 3 * 24 * 60):
         clock.now += 60.0

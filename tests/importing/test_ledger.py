@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
+from tokenferry.bulk.outputs import Outputs, UnusableOutput, masked, shown_key
+from tokenferry.bulk.window import Closed
 from tokenferry.contract.requests import Problem
 from tokenferry.contract.results import AttachResult, Display, Failure, TokenResult
-from tokenferry.importing.examining import Examiner
-from tokenferry.importing.ledger import Counts, Ledger, Outstanding
-from tokenferry.importing.orders import Defaults
-from tokenferry.importing.outputs import Outputs, UnusableOutput, masked, shown_key
-from tokenferry.importing.progress import Budget, Meter, seconds_left
-from tokenferry.importing.report import Summary
-from tokenferry.importing.rows import BrokenRow, Row
-from tokenferry.importing.window import Closed
+from tokenferry.importing.import_window import Counts, Ledger, Outstanding
+from tokenferry.importing.meter import Budget, Meter, seconds_left
+from tokenferry.importing.row_checks import Examiner
+from tokenferry.importing.summary import Summary
+from tokenferry.inputs.orders import Defaults
+from tokenferry.inputs.rows import BrokenRow, Row
 
 ABOUT: dict[str, Any] = {"request_id": "req-1", "kind": "card", "platform": "main", "settled_at": 1}
 TOKEN = TokenResult(

@@ -9,11 +9,11 @@ import pytest
 
 from tokenferry.contract.requests import AccountRequest, CardRequest, InvalidRequest
 from tokenferry.contract.targets import AccountCreate, Charge, CustomerCreate
-from tokenferry.importing.columns import field_of, known_names
-from tokenferry.importing.csv_rows import CsvRows
-from tokenferry.importing.lines import Lines
-from tokenferry.importing.orders import Defaults, order_from
-from tokenferry.importing.rows import Row
+from tokenferry.inputs.columns import field_of, known_names
+from tokenferry.inputs.csv_rows import CsvRows
+from tokenferry.inputs.lines import Lines
+from tokenferry.inputs.orders import Defaults, order_from
+from tokenferry.inputs.rows import Row
 from tokenferry.producer import Order
 
 DEFAULTS = Defaults(frozenset({"main"}), reply_to="import-1")

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenferry.importing.columns import InvalidMapping, parse_maps
-from tokenferry.importing.csv_rows import CsvRows
-from tokenferry.importing.jsonl_rows import JsonlRows
-from tokenferry.importing.lines import LONGEST, Lines
-from tokenferry.importing.rows import BrokenRow, Row, UnreadableFile
+from tokenferry.inputs.columns import InvalidMapping, parse_maps
+from tokenferry.inputs.csv_rows import CsvRows
+from tokenferry.inputs.jsonl_rows import JsonlRows
+from tokenferry.inputs.lines import LONGEST, Lines
+from tokenferry.inputs.rows import BrokenRow, Row, UnreadableFile
 
 
 def lines(content: str | bytes) -> Lines:

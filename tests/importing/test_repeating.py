@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tokenferry.importing.repeating import Attached, attached_in
+from tokenferry.importing.repeats import Attached, attached_in
 
 from .conftest import CANARY, House, StandIn
 

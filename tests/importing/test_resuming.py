@@ -15,7 +15,7 @@ import redis
 from e2e.brokers import kill_synced
 
 from tokenferry.broker import embedded
-from tokenferry.importing.resuming import done_in
+from tokenferry.importing.checkpoint import done_in
 
 from .conftest import CANARY, House, StandIn, interrupt, write_configuration
 from .taking import eventually
@@ -146,7 +146,7 @@ def test_a_full_queue_is_waited_for_and_never_gets_longer(house: House) -> None:
 def test_messages_that_the_broker_lost_are_sent_again_after_a_silence(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenferry.importing.handing.SILENCE", 0.5)
+    monkeypatch.setattr("tokenferry.bulk.submitter.SILENCE", 0.5)
     queue = f"tokenize.bulk.{house.platform}"
     file = house.file(cards(10))
     process = house.start(*house.arguments(file), "--quiet")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tokenferry.bulk.window import Underway
 from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingResult, Requirements, StepResult
-from tokenferry.importing.rows import UnreadableFile
-from tokenferry.importing.window import Underway
+from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.onboarding.accounts import LATER, Accounts
 from tokenferry.onboarding.documents import Numbered, documents
-from tokenferry.onboarding.report import Summary, progress
+from tokenferry.onboarding.summary import Summary, progress
 
 ACCOUNT = {"country": "US", "type": "custom"}
 

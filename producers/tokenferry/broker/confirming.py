@@ -23,7 +23,7 @@ from tokenferry.broker.errors import (
     want_of_room,
 )
 from tokenferry.broker.patience import BUSY
-from tokenferry.broker.waiting import MOST_PAUSE, Waiting
+from tokenferry.broker.pending import MOST_PAUSE, Waiting
 from tokenferry.contract.queues import results_queue
 
 RESULTS: Final = results_queue("")

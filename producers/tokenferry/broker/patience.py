@@ -16,7 +16,7 @@ from amqp.exceptions import AMQPError, InternalError, NotFound, RecoverableConne
 from kombu import Connection
 from kombu.exceptions import ChannelError
 
-from tokenferry.broker.waiting import pause
+from tokenferry.broker.pending import pause
 
 T = TypeVar("T")
 

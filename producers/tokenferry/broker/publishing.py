@@ -16,11 +16,11 @@ from typing import Final
 
 from kombu import Connection
 
-from tokenferry.broker import connecting, forking
+from tokenferry.broker import connecting, fork_guard
 from tokenferry.broker.confirming import BATCH, ConfirmingChannel
 from tokenferry.broker.errors import Blocked, BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
 from tokenferry.broker.outgoing import Outgoing, Publishes
-from tokenferry.broker.waiting import GRACE, Waiting, pause, wait, wait_async
+from tokenferry.broker.pending import GRACE, Waiting, pause, wait, wait_async
 from tokenferry.configuration import Configuration
 
 __all__ = [
@@ -49,7 +49,7 @@ class Publisher:
         self._channel = ConfirmingChannel(connection, amqp=amqp)
         self._idle = SIGN_OF_LIFE if amqp else None
         self._timeout = timeout
-        self._process = forking.Process("a publisher")
+        self._process = fork_guard.Process("a publisher")
         self._incoming: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._trouble: PublishError | None = None
         """Why there is no connection, while there is none."""

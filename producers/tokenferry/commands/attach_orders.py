@@ -15,9 +15,9 @@ from tokenferry.contract.names import LETTERS, EndpointId, Id, Name, TokenId, ne
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import AnyResult, TokenResult, parse_result
 from tokenferry.contract.targets import TARGETS, AttachTarget, InvalidTarget, digest, target_from
-from tokenferry.importing.jsonl_rows import parsed
-from tokenferry.importing.lines import Line
-from tokenferry.importing.shapes import planted, shape_of
+from tokenferry.inputs.jsonl_rows import parsed
+from tokenferry.inputs.lines import Line
+from tokenferry.inputs.shapes import planted, shape_of
 
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 FIELDS: Final = ("token", "kind", "target", "platform", "connected_account", "attach_id", "created")

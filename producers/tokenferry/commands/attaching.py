@@ -12,19 +12,19 @@ from typing import BinaryIO
 import click
 
 from tokenferry import unsealed
-from tokenferry.commands.attach_desk import Desk
+from tokenferry.broker.reachability import CONNECTION_LOST, reach
+from tokenferry.bulk.interrupting import Interruption
 from tokenferry.commands.attach_orders import KINDS, Defaults, RefusedOrder, order_from, target_of
+from tokenferry.commands.attach_session import Desk
 from tokenferry.commands.result_file import ResultFile
 from tokenferry.commands.taking import acknowledge, batches, check_route, elsewhere
 from tokenferry.configuration import Configuration, load, load_to_look
 from tokenferry.consuming import Results
 from tokenferry.contract.names import LANES, Lane
 from tokenferry.contract.targets import TARGETS
-from tokenferry.importing.interrupting import Interruption
-from tokenferry.importing.lines import Lines
-from tokenferry.importing.objects import object_from, standard_input
-from tokenferry.importing.reaching import CONNECTION_LOST, reach
-from tokenferry.importing.rows import UnreadableFile
+from tokenferry.inputs.lines import Lines
+from tokenferry.inputs.objects import object_from, standard_input
+from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.options import config_option, timeout_option
 from tokenferry.producer import Producer
 

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 
 import click
 
-from tokenferry.importing.ending import Ending
-from tokenferry.importing.objects import standard_input
-from tokenferry.importing.outputs import UnusableOutput
-from tokenferry.importing.progress import Progress
-from tokenferry.importing.rows import UnreadableFile
-from tokenferry.importing.running import Patience
+from tokenferry.bulk.bulk_run import Patience
+from tokenferry.bulk.outputs import UnusableOutput
+from tokenferry.bulk.progress import Progress
+from tokenferry.bulk.run_summary import Ending
+from tokenferry.inputs.objects import standard_input
+from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.options import SECONDS, config_option
 
 Decorator = Callable[[Any], Any]

@@ -10,23 +10,23 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
+from tokenferry.broker.reachability import reach
+from tokenferry.bulk.outputs import Outputs
 from tokenferry.commands import bulk
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
-from tokenferry.importing.columns import parse_maps
-from tokenferry.importing.csv_rows import CsvRows
-from tokenferry.importing.examining import Examiner, examine
-from tokenferry.importing.jsonl_rows import JsonlRows
-from tokenferry.importing.ledger import Counts, Ledger
-from tokenferry.importing.lines import Lines
-from tokenferry.importing.orders import Defaults
-from tokenferry.importing.outputs import Outputs
-from tokenferry.importing.progress import Budget, Meter
-from tokenferry.importing.reaching import reach
-from tokenferry.importing.report import Summary
-from tokenferry.importing.resuming import About, Done, Memory, done_in
-from tokenferry.importing.rows import UnreadableFile
+from tokenferry.importing.checkpoint import About, Done, Memory, done_in
+from tokenferry.importing.import_window import Counts, Ledger
+from tokenferry.importing.meter import Budget, Meter
+from tokenferry.importing.row_checks import Examiner, examine
 from tokenferry.importing.run import Import
+from tokenferry.importing.summary import Summary
+from tokenferry.inputs.columns import parse_maps
+from tokenferry.inputs.csv_rows import CsvRows
+from tokenferry.inputs.jsonl_rows import JsonlRows
+from tokenferry.inputs.lines import Lines
+from tokenferry.inputs.orders import Defaults
+from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.producer import Producer, Sealer
 
 DELIMITERS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}

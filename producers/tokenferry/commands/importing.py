@@ -10,9 +10,9 @@ from tokenferry.commands.bulk import end, file_options, patience_options, tellin
 from tokenferry.commands.import_run import DELIMITERS, ImportRun, Wanted
 from tokenferry.configuration import load
 from tokenferry.contract.names import LANES
-from tokenferry.importing.columns import known_names
-from tokenferry.importing.orders import KINDS
-from tokenferry.importing.repeating import refuse_to_attach_again
+from tokenferry.importing.repeats import refuse_to_attach_again
+from tokenferry.inputs.columns import known_names
+from tokenferry.inputs.orders import KINDS
 
 EPILOG = """
 \b

@@ -12,17 +12,17 @@ from typing import Any
 
 import click
 
+from tokenferry.broker.reachability import reach
+from tokenferry.bulk.outputs import Outputs
 from tokenferry.checks import check_onboarding
 from tokenferry.commands.bulk import Wanted, end, file_options, patience_options, shown, telling_options
 from tokenferry.configuration import Configuration, load
 from tokenferry.consuming import Results
-from tokenferry.importing.outputs import Outputs
-from tokenferry.importing.reaching import reach
-from tokenferry.importing.rows import UnreadableFile
+from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.onboarding.accounts import Accounts, Counts
 from tokenferry.onboarding.documents import Numbered, documents
-from tokenferry.onboarding.report import Summary, progress
 from tokenferry.onboarding.run import OnboardingRun, refuse
+from tokenferry.onboarding.summary import Summary, progress
 from tokenferry.producer import Producer
 
 EPILOG = """

@@ -16,8 +16,8 @@ from tokenferry.broker.publishing import Publisher
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.options import Duration, config_option
 from tokenferry.outbox import Sender, SenderLock, UnusableOutbox
-from tokenferry.outbox.book import Book
-from tokenferry.outbox.keeping import now_ms
+from tokenferry.outbox.outbox import now_ms
+from tokenferry.outbox.store import Book
 
 EPILOG = """
 \b

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import click
 
-from tokenferry.importing.outputs import OutputFailed
+from tokenferry.bulk.outputs import OutputFailed
 
 
 class _Output:

@@ -11,15 +11,15 @@ import click
 from pydantic import ValidationError
 
 from tokenferry.broker import queue_browser
+from tokenferry.broker.reachability import CONNECTION_LOST, lost, reach
+from tokenferry.bulk.interrupting import Interruption
+from tokenferry.bulk.outputs import OutputFailed
 from tokenferry.commands.result_file import ResultFile
 from tokenferry.commands.taking import check_route, elsewhere, take_out
 from tokenferry.configuration import Configuration, load_to_look
 from tokenferry.consuming import Results
 from tokenferry.contract.queues import results_queue
 from tokenferry.contract.results import OnboardingProgress, parse_message
-from tokenferry.importing.interrupting import Interruption
-from tokenferry.importing.outputs import OutputFailed
-from tokenferry.importing.reaching import CONNECTION_LOST, lost, reach
 from tokenferry.options import config_option
 
 ONLY_LOOKS = "`results` now only looks: nothing was taken off the route; use --out FILE to take"

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.results import AnyResult
-from tokenferry.importing.outputs import OutputFailed, UnusableOutput
 
 TAIL: Final = 64 * 1024 * 1024
 """Bytes at the end of the file whose outcome ids are known again: some hundred thousand results."""

@@ -14,6 +14,7 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker.errors import PublishError
+from tokenferry.broker.reachability import CONNECTION_LOST
 from tokenferry.commands.printing import printed
 from tokenferry.commands.taking import acknowledge, hold
 from tokenferry.configuration import load
@@ -22,11 +23,10 @@ from tokenferry.contract.names import LANES, Id, Lane, Name, new_id
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry.importing.ledger import Outstanding, settled_line
-from tokenferry.importing.objects import object_from
-from tokenferry.importing.orders import KINDS, Defaults, order_from
-from tokenferry.importing.reaching import CONNECTION_LOST
-from tokenferry.importing.rows import Row
+from tokenferry.importing.import_window import Outstanding, settled_line
+from tokenferry.inputs.objects import object_from
+from tokenferry.inputs.orders import KINDS, Defaults, order_from
+from tokenferry.inputs.rows import Row
 from tokenferry.options import config_option, timeout_option
 from tokenferry.producer import Order, Producer
 

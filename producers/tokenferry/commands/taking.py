@@ -12,13 +12,13 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker import queue_browser
+from tokenferry.broker.reachability import CONNECTION_LOST, lost
+from tokenferry.bulk.interrupting import Interruption
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
 from tokenferry.contract.names import Name
 from tokenferry.contract.queues import results_queue
 from tokenferry.contract.results import AnyResult
-from tokenferry.importing.interrupting import Interruption
-from tokenferry.importing.reaching import CONNECTION_LOST, lost
 
 log = logging.getLogger(__name__)
 

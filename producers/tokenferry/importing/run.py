@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import replace
 
+from tokenferry.bulk.bulk_run import Patience, Run
+from tokenferry.bulk.outputs import Outputs
+from tokenferry.bulk.submitter import RESUMED_SILENCE, SILENCE, Handing
 from tokenferry.configuration import InvalidConfiguration
 from tokenferry.consuming import Results
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry.importing.examining import Examiner, problems_in_sealing
-from tokenferry.importing.handing import RESUMED_SILENCE, SILENCE, Handing
-from tokenferry.importing.ledger import Ledger, Outstanding
-from tokenferry.importing.outputs import Outputs
-from tokenferry.importing.resuming import Memory
-from tokenferry.importing.rows import BrokenRow, Row
-from tokenferry.importing.running import Patience, Run
+from tokenferry.importing.checkpoint import Memory
+from tokenferry.importing.import_window import Ledger, Outstanding
+from tokenferry.importing.row_checks import Examiner, problems_in_sealing
+from tokenferry.inputs.rows import BrokenRow, Row
 from tokenferry.producer import Producer
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tokenferry.bulk.window import Tally, Underway, Window, Write
 from tokenferry.contract.results import OnboardingProgress, OnboardingResult
-from tokenferry.importing.window import Tally, Underway, Window, Write
 
 LATER: Final = 1000
 """Incomplete accounts that are remembered, because one that is redriven meanwhile has another outcome."""

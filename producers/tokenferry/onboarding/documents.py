@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from tokenferry.contract.names import Id
 from tokenferry.contract.onboarding import Onboarding, onboarding_from
 from tokenferry.contract.requests import InvalidRequest, Problem
-from tokenferry.importing.jsonl_rows import parsed, why_none
-from tokenferry.importing.lines import BOM, Lines
-from tokenferry.importing.rows import UnreadableFile
+from tokenferry.inputs.jsonl_rows import parsed, why_none
+from tokenferry.inputs.lines import BOM, Lines
+from tokenferry.inputs.rows import UnreadableFile
 
 LONGEST_ARRAY: Final = 64 * 1024 * 1024
 """Bytes of an array, which is read as a whole. JSON lines are read one at a time and have no such limit."""

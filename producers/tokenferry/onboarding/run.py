@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from tokenferry.bulk.bulk_run import Patience, Run
+from tokenferry.bulk.outputs import Outputs
+from tokenferry.bulk.submitter import Handing
+from tokenferry.bulk.window import Underway
 from tokenferry.consuming import Results
 from tokenferry.contract.requests import InvalidRequest, Problem
-from tokenferry.importing.handing import Handing
-from tokenferry.importing.outputs import Outputs
-from tokenferry.importing.running import Patience, Run
-from tokenferry.importing.window import Underway
 from tokenferry.onboarding.accounts import Accounts, Counts
 from tokenferry.onboarding.documents import Numbered
 from tokenferry.producer import Producer

@@ -4,10 +4,10 @@ Optional. What it gives: a producer that need not repeat anything when it dies t
 that sends again what has no outcome, so that a message a broker has lost is found.
 """
 
-from tokenferry.outbox.book import Limits
 from tokenferry.outbox.errors import OutboxFailed, OutboxFull, UnusableOutbox
-from tokenferry.outbox.keeping import Outbox
 from tokenferry.outbox.locking import SenderLock
+from tokenferry.outbox.outbox import Outbox
 from tokenferry.outbox.sending import Sender
+from tokenferry.outbox.store import Limits
 
 __all__ = ["Limits", "Outbox", "OutboxFailed", "OutboxFull", "Sender", "SenderLock", "UnusableOutbox"]

@@ -27,10 +27,10 @@ from tokenferry.broker.publishing import (
     wait,
 )
 from tokenferry.configuration import Configuration
-from tokenferry.outbox.book import AFTERMATH, Book, Entry
 from tokenferry.outbox.errors import OutboxFailed
-from tokenferry.outbox.keeping import now_ms
 from tokenferry.outbox.locking import SenderLock
+from tokenferry.outbox.outbox import now_ms
+from tokenferry.outbox.store import AFTERMATH, Book, Entry
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from tokenferry.bulk.outputs import Outputs
 from tokenferry.configuration import InvalidConfiguration
 from tokenferry.contract.requests import InvalidRequest, Problem
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry.importing.ledger import Counts
-from tokenferry.importing.orders import Defaults, order_from
-from tokenferry.importing.outputs import Outputs
-from tokenferry.importing.rows import BrokenRow, Row
+from tokenferry.importing.import_window import Counts
+from tokenferry.inputs.orders import Defaults, order_from
+from tokenferry.inputs.rows import BrokenRow, Row
 from tokenferry.producer import Order, Sealer
 
 

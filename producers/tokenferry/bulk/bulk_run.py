@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
+from tokenferry.bulk.interrupting import Interrupted, Interruption
+from tokenferry.bulk.outputs import OutputFailed, Outputs
+from tokenferry.bulk.results_reader import Following
+from tokenferry.bulk.submitter import Handing
+from tokenferry.bulk.window import Window
 from tokenferry.consuming import Results
-from tokenferry.importing.following import Following
-from tokenferry.importing.handing import Handing
-from tokenferry.importing.interrupting import Interrupted, Interruption
-from tokenferry.importing.outputs import OutputFailed, Outputs
-from tokenferry.importing.window import Window
 from tokenferry.producer import Producer
 
 GRACE: Final = 5.0

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tokenferry.broker import forking
+from tokenferry.broker import fork_guard
 from tokenferry.outbox.errors import OutboxFailed, OutboxFull, UnusableOutbox
 
 APPLICATION: Final = 0x54464F42
@@ -73,7 +73,7 @@ class File:
         """
         self.path = path
         self._lock = threading.Lock()
-        self._process = forking.Process("an outbox")
+        self._process = fork_guard.Process("an outbox")
         try:
             with _opening:
                 _make(path)

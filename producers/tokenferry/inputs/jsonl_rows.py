@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokenferry.importing.csv_rows import keyed
-from tokenferry.importing.lines import Lines
-from tokenferry.importing.rows import BrokenRow, Row, UnreadableFile
+from tokenferry.inputs.csv_rows import keyed
+from tokenferry.inputs.lines import Lines
+from tokenferry.inputs.rows import BrokenRow, Row, UnreadableFile
 
 
 class JsonlRows:

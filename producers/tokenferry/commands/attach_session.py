@@ -15,6 +15,7 @@ import click
 
 from tokenferry.broker.publishing import PublishError
 from tokenferry.broker.publishing import wait as confirmed
+from tokenferry.broker.reachability import CONNECTION_LOST
 from tokenferry.commands.attach_orders import (
     AttachOrder,
     Defaults,
@@ -31,8 +32,7 @@ from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.results import AnyResult, AttachResult
 from tokenferry.contract.targets import InvalidTarget, digest
-from tokenferry.importing.lines import Lines
-from tokenferry.importing.reaching import CONNECTION_LOST
+from tokenferry.inputs.lines import Lines
 from tokenferry.producer import Producer
 
 WINDOW: Final = 500

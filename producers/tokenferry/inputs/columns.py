@@ -15,8 +15,8 @@ from typing import get_args
 
 from tokenferry.contract.requests import REQUESTS, Kind
 from tokenferry.contract.targets import TARGETS
-from tokenferry.importing.rows import UnreadableFile
-from tokenferry.importing.shapes import Shape, shape_of
+from tokenferry.inputs.rows import UnreadableFile
+from tokenferry.inputs.shapes import Shape, shape_of
 
 ABOUT_THE_ROW = ("key", "kind", "platform", "connected_account", "lane")
 """Columns that are about the row rather than in the request."""

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from tokenferry.contract.names import LANES, EndpointId, Lane
 from tokenferry.contract.requests import InvalidRequest, Kind, Problem, TokenRequest, request_from
 from tokenferry.contract.targets import TARGETS, InvalidTarget, Target, target_from
-from tokenferry.importing.columns import ABOUT_THE_ROW, shapes
-from tokenferry.importing.rows import Row
-from tokenferry.importing.shapes import Shape, planted
+from tokenferry.inputs.columns import ABOUT_THE_ROW, shapes
+from tokenferry.inputs.rows import Row
+from tokenferry.inputs.shapes import Shape, planted
 from tokenferry.producer import Order
 
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from tokenferry.importing.window import Tally
+from tokenferry.bulk.window import Tally
 
 Numbers = TypeVar("Numbers", bound=Tally)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from tokenferry.bulk.outputs import OutputFailed, Outputs
+from tokenferry.bulk.window import Closed, Window
 from tokenferry.consuming import Results
 from tokenferry.contract.results import AnyResult
-from tokenferry.importing.outputs import OutputFailed, Outputs
-from tokenferry.importing.window import Closed, Window
 
 
 class Following(threading.Thread):

@@ -12,9 +12,9 @@ from tokenferry.broker import connecting, depth
 from tokenferry.broker.embedded import EmbeddedServerError
 from tokenferry.broker.errors import StillQueued
 from tokenferry.broker.publishing import Outgoing, PublishError
+from tokenferry.bulk.outputs import OutputFailed
+from tokenferry.bulk.window import Underway, Window
 from tokenferry.configuration import Configuration
-from tokenferry.importing.outputs import OutputFailed
-from tokenferry.importing.window import Underway, Window
 from tokenferry.outbox import OutboxFailed, OutboxFull
 from tokenferry.producer import FULL
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tokenferry.importing.ending import Ending
-from tokenferry.importing.progress import spelled
+from tokenferry.bulk.progress import spelled
+from tokenferry.bulk.run_summary import Ending
 from tokenferry.onboarding.accounts import Accounts, Counts
 
 

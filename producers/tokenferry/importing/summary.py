@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tokenferry.importing.ending import Ending
-from tokenferry.importing.ledger import Counts
-from tokenferry.importing.progress import spelled
+from tokenferry.bulk.progress import spelled
+from tokenferry.bulk.run_summary import Ending
+from tokenferry.importing.import_window import Counts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tokenferry.importing.jsonl_rows import parsed, why_none
-from tokenferry.importing.lines import BOM, LONGEST, trouble_in
-from tokenferry.importing.rows import UnreadableFile
+from tokenferry.inputs.jsonl_rows import parsed, why_none
+from tokenferry.inputs.lines import BOM, LONGEST, trouble_in
+from tokenferry.inputs.rows import UnreadableFile
 
 
 def standard_input() -> BinaryIO:

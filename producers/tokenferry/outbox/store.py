@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tokenferry.broker.publishing import Outgoing
-from tokenferry.outbox.file import File
+from tokenferry.outbox.database import File
 
 AFTERMATH: Final = 12 * 3_600_000
 """Milliseconds after its expiry until a request is given up: meanwhile a worker may still answer `expired`."""

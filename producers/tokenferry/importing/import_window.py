@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tokenferry.bulk.window import Tally, Underway, Window
 from tokenferry.contract.results import AttachResult, TokenResult
-from tokenferry.importing.window import Tally, Underway, Window
 
 RECENT = 10.0
 """Seconds over which the current rate is measured."""

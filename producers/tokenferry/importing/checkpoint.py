@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.names import new_id
-from tokenferry.importing.ledger import Counts
-from tokenferry.importing.outputs import OutputFailed, UnusableOutput
+from tokenferry.importing.import_window import Counts
 from tokenferry.sealing import Signer
 
 FORMAT: Final = 1

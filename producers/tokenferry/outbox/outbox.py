@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
-from tokenferry.broker import forking
+from tokenferry.broker import fork_guard
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.configuration import Configuration
-from tokenferry.outbox.book import Book, Limits
 from tokenferry.outbox.errors import OutboxFailed, OutboxFull
+from tokenferry.outbox.store import Book, Limits
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Outbox:
         """Set whenever there is something new to be sent."""
         self._limits = limits or Limits()
         self._wait = wait
-        self._process = forking.Process("an outbox")
+        self._process = fork_guard.Process("an outbox")
         self._book = Book(path, durable=True, wait=wait)
         self._outcomes: Book | None = None
         self._routes: dict[str, float] = {}

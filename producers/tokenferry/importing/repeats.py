@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenferry.bulk.outputs import UnusableOutput
 from tokenferry.contract.codes import Code
-from tokenferry.importing.outputs import UnusableOutput
 
 _DOUBTFUL = frozenset({Code.TOKEN_IN_DOUBT, Code.OUTCOME_UNKNOWN})
 """Failures after which a call may have had its effect all the same."""

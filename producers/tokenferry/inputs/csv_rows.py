@@ -10,9 +10,9 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from tokenferry.importing.columns import Field, field_of, looks_like_data, read_header
-from tokenferry.importing.lines import LONGEST, Line, Lines
-from tokenferry.importing.rows import BrokenRow, Row, UnreadableFile
+from tokenferry.inputs.columns import Field, field_of, looks_like_data, read_header
+from tokenferry.inputs.lines import LONGEST, Line, Lines
+from tokenferry.inputs.rows import BrokenRow, Row, UnreadableFile
 
 DELIMITERS: Final = (",", ";", "\t", "|")
 MOST_LINES: Final = 100
