@@ -32,7 +32,7 @@ from tokenferry.broker.patience import QueueUnanswered
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Broker, Configuration
 from tokenferry.contract.queues import QUARANTINE, results_queue
-from tokenferry_worker.dead_letters.record import SetAside
+from tokenferry_worker.dead_letters.record import DeadLetter
 
 LEASE = 1.0
 REASONS = ("not a result", "undecodable message", "longer than any message of ours")
@@ -213,7 +213,7 @@ def test_bombs_and_foreign_bodies_cost_a_reader_no_memory_and_are_not_published_
     assert len(noted) >= len(shapes) + 200
     assert sum(map(len, noted)) < 1_000_000, "no content among them"
     for note in noted:
-        assert (letter := SetAside.read(note.decode())).reason in REASONS, letter.reason
+        assert (letter := DeadLetter.read(note.decode())).reason in REASONS, letter.reason
         assert letter.message == ""
 
 

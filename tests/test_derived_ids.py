@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tokenferry.broker.embedded.home import Home
-from tokenferry.configuration import Limits, Platform
+from tokenferry.configuration import LimitSettings, Platform
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import Header
 from tokenferry.contract.onboarding import OnboardingHeader
@@ -28,10 +28,10 @@ from tokenferry.contract.queues import (
 )
 from tokenferry.contract.steps import external_account_step, person_step
 from tokenferry.contract.targets import TARGETS, AccountCreate, CustomerSource, digest, target_from
-from tokenferry.importing.checkpoint import About as ImportedFile
-from tokenferry.importing.checkpoint import Memory
+from tokenferry.importing.checkpoint import Checkpoint
+from tokenferry.importing.checkpoint import SameImport as ImportedFile
 from tokenferry.sealing import Signer, key_id
-from tokenferry_worker.circuits.scopes import About, is_outage, scopes_of
+from tokenferry_worker.circuits.scopes import CallScope, is_outage, scopes_of
 from tokenferry_worker.deliveries import onboarding, tokenizing
 from tokenferry_worker.deliveries.onboarding import steps
 from tokenferry_worker.limits.budgets import Budgets
@@ -200,7 +200,7 @@ def test_the_ids_of_outcomes() -> None:
 
 
 def test_the_request_ids_and_the_route_of_an_import() -> None:
-    imported = Memory(name="req-abcdefgh")
+    imported = Checkpoint(name="req-abcdefgh")
     assert [imported.request_id(row) for row in (1, 20)] == ["req-abcdefgh-1", "req-abcdefgh-20"]
     assert (imported.row("req-abcdefgh-20"), imported.row("req-other-20")) == (20, None)
     assert imported.route == "import-abcdefgh"
@@ -222,7 +222,7 @@ def test_the_names_of_keys_queues_and_circuits() -> None:
     assert tokenize_queues("main") == ["tokenize.realtime.main", "tokenize.bulk.main"]
     assert attach_queues("main") == ["attach.realtime.main", "attach.bulk.main"]
     assert (onboard_queue("main"), results_queue("shop")) == ("onboard.main", "results.shop")
-    scopes = [scope for scope in scopes_of(About("main", "tokens", "card", "acct_1")) if not is_outage(scope)]
+    scopes = [scope for scope in scopes_of(CallScope("main", "tokens", "card", "acct_1")) if not is_outage(scope)]
     assert tuple(scopes) == ("main", "main/endpoint/tokens", "main/account/acct_1", "main/kind/card")
     assert [parked_queue(scope) for scope in scopes] == [
         "parked.main.0d6e4079",
@@ -239,7 +239,7 @@ def test_the_place_of_the_embedded_servers_socket_where_its_own_folder_is_too_de
 
 def test_the_keys_in_the_store() -> None:
     store = Store(None, "tokenferry")  # type: ignore[arg-type]  # nothing is asked
-    budgets = Budgets("main", Platform(limits=Limits(connected_account_per_second=5.0)))
+    budgets = Budgets("main", Platform(limits=LimitSettings(connected_account_per_second=5.0)))
     used = budgets.of("accounts", "acct_1", creates_account=True)
     assert [budget_key(store, budget.name) for budget in used] == [
         "tokenferry:budget:main:global",

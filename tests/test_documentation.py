@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tokenferry.broker import embedded
-from tokenferry.configuration import Configuration, Limits, Platform
+from tokenferry.configuration import Configuration, LimitSettings, Platform
 from tokenferry.contract.codes import Code
 from tokenferry_worker.provider.retries import TABLE, Reaction
 
@@ -39,7 +39,7 @@ def test_every_file_a_page_names_exists(page: Path) -> None:
 
 def test_every_setting_and_every_code_of_ours_is_on_its_page() -> None:
     pages = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("settings", "codes")}
-    models = [Platform, Limits, *(field.annotation for field in Configuration.model_fields.values())]
+    models = [Platform, LimitSettings, *(field.annotation for field in Configuration.model_fields.values())]
     settings = {name for model in models for name in getattr(model, "model_fields", ())} - {"limits"}
     assert not [name for name in sorted(settings) if f"`{name}`" not in pages["settings"]]
     assert not [code for code in Code if f"| `{code}` |" not in pages["codes"]]

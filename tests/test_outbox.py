@@ -48,12 +48,12 @@ from tokenferry import (
 from tokenferry.broker import embedded
 from tokenferry.broker.publishing import BrokerFull, Outgoing, Publisher, PublishError
 from tokenferry.cli import main
-from tokenferry.configuration import Broker, Configuration, Keys, Platform
-from tokenferry.configuration import Outbox as Settings
+from tokenferry.configuration import Broker, Configuration, KeySettings, Platform
+from tokenferry.configuration import OutboxSettings as Settings
 from tokenferry.contract.targets import CustomerCreate
-from tokenferry.outbox import Limits, Sender, SenderLock
+from tokenferry.outbox import OutboxLimits, Sender, SenderLock
 from tokenferry.outbox import outbox as outbox_module
-from tokenferry.outbox.store import AFTERMATH, READ, Book
+from tokenferry.outbox.store import AFTERMATH, READ, OutboxStore
 
 NUMBER, CVC = "4242424242424242", "987"
 HOUR = 3_600_000
@@ -86,7 +86,7 @@ class Desk:
     """A broker, a platform nobody else uses, and a file for an outbox."""
 
     url: str
-    keys: Keys
+    keys: KeySettings
     folder: Path
     platform: str = field(default_factory=lambda: f"p{secrets.token_hex(6)}")
     max_waiting: int = 1_000_000
@@ -119,7 +119,7 @@ class Desk:
         ]
 
     def status(self) -> dict[str, Any]:
-        book = Book(self.path, durable=False)
+        book = OutboxStore(self.path, durable=False)
         try:
             return book.status(now=NOW)
         finally:
@@ -150,12 +150,12 @@ class Desk:
 
 
 @pytest.fixture(scope="session")
-def keys(key_folder: Any) -> Keys:
-    return Keys(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
+def keys(key_folder: Any) -> KeySettings:
+    return KeySettings(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
 
 
 @pytest.fixture
-def desk(valkey: Any, keys: Keys, tmp_path: Path) -> Iterator[Desk]:
+def desk(valkey: Any, keys: KeySettings, tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(valkey.redis_url, keys, tmp_path)
     yield desk
     OneRedis(valkey.redis_url).take(desk.queue)
@@ -170,8 +170,8 @@ def dead(desk: Desk) -> Iterator[Configuration]:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book(tmp_path / "outbox.db", durable=True)
+def book(tmp_path: Path) -> Iterator[OutboxStore]:
+    book = OutboxStore(tmp_path / "outbox.db", durable=True)
     yield book
     book.close()
 
@@ -325,7 +325,9 @@ def test_every_id_that_a_killed_process_returned_reaches_the_broker(desk: Desk, 
     assert max(arrived.values()) <= 2
 
 
-def test_a_broker_that_is_killed_in_the_middle_costs_nothing_that_was_accepted(keys: Keys, tmp_path: Path) -> None:
+def test_a_broker_that_is_killed_in_the_middle_costs_nothing_that_was_accepted(
+    keys: KeySettings, tmp_path: Path
+) -> None:
     server = embedded.ensure(tmp_path / "data", owner=True)
     desk = Desk(server.redis_url, keys, tmp_path)
     try:
@@ -483,14 +485,14 @@ def test_a_confirmation_that_could_not_be_written_down_is_written_before_anythin
 
 
 def test_a_full_outbox_takes_no_more_and_says_so(desk: Desk, dead: Configuration) -> None:
-    with Outbox(desk.path, limits=Limits(rows=3)) as outbox, Producer(dead, outbox=outbox) as producer:
+    with Outbox(desk.path, limits=OutboxLimits(rows=3)) as outbox, Producer(dead, outbox=outbox) as producer:
         for _ in range(3):
             producer.send(card())
         with pytest.raises(OutboxFull, match="max_rows is 3") as caught:
             producer.send(card(), request_id="req-4")
         assert (caught.value.request_id, caught.value.maybe_sent) == ("req-4", False)
         assert desk.status()["waiting"] == 3
-    with Outbox(desk.path, limits=Limits(bytes=1000)) as outbox, pytest.raises(OutboxFull):
+    with Outbox(desk.path, limits=OutboxLimits(bytes=1000)) as outbox, pytest.raises(OutboxFull):
         outbox.submit(sealed("req-5")).result(30)
 
 
@@ -498,7 +500,7 @@ def test_a_stream_waits_for_room_instead_of_failing(
     desk: Desk, dead: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenferry.producer.FULL_PAUSE", 0.02)
-    with Outbox(desk.path, limits=Limits(rows=3)) as outbox, Producer(dead, outbox=outbox) as producer:
+    with Outbox(desk.path, limits=OutboxLimits(rows=3)) as outbox, Producer(dead, outbox=outbox) as producer:
         ids = producer.send_many(Order(card(), request_id=f"req-{n}") for n in range(5))
         assert [next(ids) for _ in range(3)] == ["req-0", "req-1", "req-2"]
         threading.Timer(0.1, lambda: [outbox.settled(f"req-{n}") for n in range(3)]).start()
@@ -509,8 +511,8 @@ def test_a_stream_waits_for_room_instead_of_failing(
         assert caught.value.request_id == "more-1"
 
 
-def test_confirmed_requests_that_nobody_here_hears_of_make_room_for_new_ones(book: Book) -> None:
-    few = Limits(rows=3)
+def test_confirmed_requests_that_nobody_here_hears_of_make_room_for_new_ones(book: OutboxStore) -> None:
+    few = OutboxLimits(rows=3)
     assert book.append([sealed(f"req-{n}") for n in range(3)], now=NOW, limits=few) == [True] * 3
     book.confirm([entry.seq for entry in book.to_send(2, besides=())], now=NOW, resend_after=1)
     assert book.append([sealed(f"more-{n}") for n in range(3)], now=NOW, limits=few) == [True, True, False]
@@ -676,11 +678,11 @@ def test_the_commands_say_when_no_outbox_is_configured_or_none_is_there(desk: De
 # -- until the outcome is known
 
 
-def accepted(book: Book, *messages: Outgoing, at: int = NOW) -> None:
-    assert all(book.append(messages, now=at, limits=Limits()))
+def accepted(book: OutboxStore, *messages: Outgoing, at: int = NOW) -> None:
+    assert all(book.append(messages, now=at, limits=OutboxLimits()))
 
 
-def confirmed(book: Book, *, at: int = NOW, resend_after: int = 600_000) -> list[str]:
+def confirmed(book: OutboxStore, *, at: int = NOW, resend_after: int = 600_000) -> list[str]:
     entries = book.to_send(1000, besides=())
     book.confirm([entry.seq for entry in entries], now=at, resend_after=resend_after)
     return [entry.message.id for entry in entries]
@@ -718,7 +720,7 @@ def test_a_request_sent_again_after_its_result_was_dealt_with_waits_for_no_other
             assert desk.status()["confirmed"] == 0
 
 
-def test_an_outcome_that_is_faster_than_the_confirmation_is_not_forgotten(book: Book) -> None:
+def test_an_outcome_that_is_faster_than_the_confirmation_is_not_forgotten(book: OutboxStore) -> None:
     accepted(book, sealed("req-1"))
     (entry,) = book.to_send(1, besides=())
     book.settle("req-1")
@@ -726,21 +728,21 @@ def test_an_outcome_that_is_faster_than_the_confirmation_is_not_forgotten(book: 
     assert book.status(now=NOW)["queues"] == {}
 
 
-def test_what_waits_is_sent_in_order_and_a_queue_that_takes_no_more_holds_up_no_other(book: Book) -> None:
+def test_what_waits_is_sent_in_order_and_a_queue_that_takes_no_more_holds_up_no_other(book: OutboxStore) -> None:
     accepted(book, *(sealed(f"req-{n}", queue=f"q{n % 2}") for n in range(6)))
     assert [entry.message.id for entry in book.to_send(2, besides={"q0"})] == ["req-1", "req-3"]
     assert confirmed(book) == [f"req-{n}" for n in range(6)]
     assert book.to_send(1, besides=()) == []
 
 
-def test_what_comes_out_is_what_went_in(book: Book) -> None:
+def test_what_comes_out_is_what_went_in(book: OutboxStore) -> None:
     message = sealed("req-1", route="onboarding")
     accepted(book, message)
     (entry,) = book.to_send(1, besides=())
     assert entry.message == message
 
 
-def test_only_what_is_no_longer_in_its_queue_is_sent_again_the_oldest_first(book: Book) -> None:
+def test_only_what_is_no_longer_in_its_queue_is_sent_again_the_oldest_first(book: OutboxStore) -> None:
     book.read_route("read", now=NOW)
     accepted(book, *(sealed(f"req-{n}", route="read") for n in range(5)), sealed("deaf", route="elsewhere"))
     confirmed(book)
@@ -752,7 +754,7 @@ def test_only_what_is_no_longer_in_its_queue_is_sent_again_the_oldest_first(book
     assert confirmed(book, at=later) == ["req-0", "req-1"]
 
 
-def test_each_further_send_waits_four_times_as_long(book: Book) -> None:
+def test_each_further_send_waits_four_times_as_long(book: OutboxStore) -> None:
     book.read_route("read", now=NOW)
     accepted(book, sealed("req-1", route="read", life=300 * DAY))
     now, pauses = NOW, []
@@ -767,7 +769,7 @@ def test_each_further_send_waits_four_times_as_long(book: Book) -> None:
     assert pauses == [600_000 * 4**n for n in range(5)]
 
 
-def sent_while_there_is_no_outcome(book: Book, *, in_their_queue: bool) -> list[int]:
+def sent_while_there_is_no_outcome(book: OutboxStore, *, in_their_queue: bool) -> list[int]:
     """The hours at which a hundred requests are all sent, from the first time until they are given up."""
     book.read_route("read", now=NOW)
     accepted(book, *(sealed(f"req-{n}", route="read") for n in range(100)))
@@ -784,16 +786,18 @@ def sent_while_there_is_no_outcome(book: Book, *, in_their_queue: bool) -> list[
     return hours
 
 
-def test_what_waits_in_its_queue_for_workers_that_are_down_is_sent_once_more_at_half_its_life(book: Book) -> None:
+def test_what_waits_in_its_queue_for_workers_that_are_down_is_sent_once_more_at_half_its_life(
+    book: OutboxStore,
+) -> None:
     assert sent_while_there_is_no_outcome(book, in_their_queue=True) == [0, 36]
 
 
-def test_what_waits_where_nobody_asks_is_sent_half_a_dozen_times_and_no_more(book: Book) -> None:
+def test_what_waits_where_nobody_asks_is_sent_half_a_dozen_times_and_no_more(book: OutboxStore) -> None:
     """Parked at an open circuit, or handed on to be attached."""
     assert sent_while_there_is_no_outcome(book, in_their_queue=False) == [0, 0, 0, 3, 14, 56]
 
 
-def test_a_short_life_is_not_slept_through_and_half_of_it_gone_is_reason_enough_once(book: Book) -> None:
+def test_a_short_life_is_not_slept_through_and_half_of_it_gone_is_reason_enough_once(book: OutboxStore) -> None:
     book.read_route("read", now=NOW)
     accepted(book, sealed("req-1", route="read", life=900_000))
     confirmed(book)
@@ -803,7 +807,7 @@ def test_a_short_life_is_not_slept_through_and_half_of_it_gone_is_reason_enough_
     assert book.send_again("tokenize.bulk.main", 0, now=NOW + DAY) == 0
 
 
-def test_an_outcome_that_never_comes_is_counted_and_given_up_half_a_day_after_the_end(book: Book) -> None:
+def test_an_outcome_that_never_comes_is_counted_and_given_up_half_a_day_after_the_end(book: OutboxStore) -> None:
     tidy = {"keep": HOUR, "horizon": 300 * DAY}
     end = NOW + 3 * DAY + AFTERMATH
     accepted(book, sealed("req-1", route="read"))
@@ -814,7 +818,7 @@ def test_an_outcome_that_never_comes_is_counted_and_given_up_half_a_day_after_th
     assert (book.status(now=end)["given_up"], book.status(now=end)["confirmed"]) == (1, 0)
 
 
-def test_nothing_is_sent_again_when_workers_may_have_forgotten_its_outcome(book: Book) -> None:
+def test_nothing_is_sent_again_when_workers_may_have_forgotten_its_outcome(book: OutboxStore) -> None:
     book.read_route("read", now=NOW)
     accepted(book, sealed("req-1", route="read", life=300 * DAY), sealed("new", route="read", life=300 * DAY))
     book.confirm([book.to_send(1, besides=())[0].seq], now=NOW, resend_after=1)
@@ -823,7 +827,7 @@ def test_nothing_is_sent_again_when_workers_may_have_forgotten_its_outcome(book:
     assert [entry.message.id for entry in book.to_send(9, besides=())] == ["new"]
 
 
-def test_where_nobody_here_hears_of_outcomes_a_confirmed_request_is_kept_for_an_hour(book: Book) -> None:
+def test_where_nobody_here_hears_of_outcomes_a_confirmed_request_is_kept_for_an_hour(book: OutboxStore) -> None:
     tidy = {"keep": HOUR, "horizon": 300 * DAY}
     accepted(book, sealed("silent"), sealed("elsewhere", route="elsewhere"), sealed("waits"))
     book.confirm([entry.seq for entry in book.to_send(2, besides=())], now=NOW, resend_after=1)
@@ -835,7 +839,7 @@ def test_where_nobody_here_hears_of_outcomes_a_confirmed_request_is_kept_for_an_
     assert [entry.message.id for entry in book.to_send(9, besides=())] == ["waits"]
 
 
-def test_a_route_that_nobody_has_read_for_a_week_is_not_waited_for(book: Book) -> None:
+def test_a_route_that_nobody_has_read_for_a_week_is_not_waited_for(book: OutboxStore) -> None:
     book.read_route("read", now=NOW)
     accepted(book, sealed("req-1", route="read", life=300 * DAY))
     confirmed(book)
@@ -949,7 +953,7 @@ def test_what_is_refused_until_half_a_day_after_its_end_is_given_up_and_makes_ro
 ) -> None:
     publisher = Scripted(gone=PublishError("the broker refused the message", maybe_sent=False))
     end = outbox_module.now_ms() - AFTERMATH
-    with Outbox(desk.path, limits=Limits(rows=2)) as outbox:
+    with Outbox(desk.path, limits=OutboxLimits(rows=2)) as outbox:
         for id_, expires_at in (("past", end - 1000), ("late", end + HOUR)):
             outbox.submit(replace(sealed(id_, queue="gone"), expires_at=expires_at)).result(30)
         sender = sender_with(desk, publisher)

@@ -38,7 +38,7 @@ from tokenferry import (
 from tokenferry.broker.errors import StillQueued
 from tokenferry.broker.publishing import Outgoing, Publisher, PublishError, PublishTimeout
 from tokenferry.bulk.outputs import masked
-from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, Keys, Platform
+from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, KeySettings, Platform
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.envelope import Envelope, Header
 from tokenferry.contract.names import new_id
@@ -60,13 +60,13 @@ on_valkey = pytest.mark.parametrize("broker", ["valkey"], indirect=True)
 
 
 @pytest.fixture(scope="session")
-def keys(key_folder: Any) -> Keys:
+def keys(key_folder: Any) -> KeySettings:
     """What a producer holds: a public key and a signature of its own."""
-    return Keys(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
+    return KeySettings(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
 
 
 def configured(
-    url: str, keys: Keys, *platforms: str, timeout: float = 10.0, max_waiting: int = 1_000_000
+    url: str, keys: KeySettings, *platforms: str, timeout: float = 10.0, max_waiting: int = 1_000_000
 ) -> Configuration:
     return Configuration(
         broker=Broker(url=url, publish_timeout=timeout, max_waiting=max_waiting),
@@ -80,7 +80,7 @@ class Desk:
     """A broker, and a platform on it that no other test uses."""
 
     broker: Place
-    keys: Keys
+    keys: KeySettings
     platform: str = field(default_factory=lambda: f"p{secrets.token_hex(6)}")
 
     @property
@@ -115,7 +115,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(broker: Place, keys: Keys) -> Iterator[Desk]:
+def desk(broker: Place, keys: KeySettings) -> Iterator[Desk]:
     desk = Desk(broker, keys)
     yield desk
     for queue in ("tokenize.realtime", "tokenize.bulk", "attach"):
@@ -123,7 +123,7 @@ def desk(broker: Place, keys: Keys) -> Iterator[Desk]:
 
 
 @pytest.fixture
-def dead(keys: Keys) -> Iterator[Configuration]:
+def dead(keys: KeySettings) -> Iterator[Configuration]:
     """The configuration of a broker that is not there."""
     with socket.socket() as bound:  # bound and not listening: nobody else can open it meanwhile
         bound.bind(("127.0.0.1", 0))
@@ -131,7 +131,7 @@ def dead(keys: Keys) -> Iterator[Configuration]:
 
 
 @pytest.fixture
-def silent(keys: Keys) -> Iterator[Configuration]:
+def silent(keys: KeySettings) -> Iterator[Configuration]:
     """The configuration of a broker that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as hole:
         yield configured(f"redis://127.0.0.1:{hole.getsockname()[1]}", keys, "main", timeout=2.0)
@@ -328,7 +328,7 @@ def test_a_card_number_given_for_something_else_about_an_account_is_never_repeat
 
 @pytest.mark.parametrize("field_", ["token", "request_id", "platform", "connected_account"])
 def test_a_card_number_in_a_result_whose_token_is_to_be_spent_is_never_repeated(
-    dead: Configuration, keys: Keys, field_: str
+    dead: Configuration, keys: KeySettings, field_: str
 ) -> None:
     result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main")).model_copy(update={field_: LOST})
     with Producer(dead) as producer, pytest.raises(InvalidRequest) as caught:
@@ -338,7 +338,7 @@ def test_a_card_number_in_a_result_whose_token_is_to_be_spent_is_never_repeated(
 
 @pytest.mark.parametrize("field_", ["attach_id", "reply_to"])
 def test_a_card_number_in_an_order_to_spend_a_token_is_never_repeated(
-    dead: Configuration, keys: Keys, field_: str
+    dead: Configuration, keys: KeySettings, field_: str
 ) -> None:
     result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main"))
 
@@ -356,7 +356,7 @@ def test_a_card_number_in_an_order_to_spend_a_token_is_never_repeated(
             astray(caught.value, field_)
 
 
-def test_a_card_number_in_a_target_is_never_repeated_and_never_signed(dead: Configuration, keys: Keys) -> None:
+def test_a_card_number_in_a_target_is_never_repeated_and_never_signed(dead: Configuration, keys: KeySettings) -> None:
     result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main"))
     target = CustomerSource(customer="cus_1").model_copy(update={"customer": LOST})
     with Producer(dead) as producer:
@@ -368,7 +368,7 @@ def test_a_card_number_in_a_target_is_never_repeated_and_never_signed(dead: Conf
 
 @pytest.mark.parametrize("given", ["cus_1", "pm_1", "tok-1", "not a token"])
 def test_what_is_no_token_id_is_refused_with_a_word_on_what_one_looks_like(
-    dead: Configuration, keys: Keys, given: str
+    dead: Configuration, keys: KeySettings, given: str
 ) -> None:
     result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main")).model_copy(update={"token": given})
     with Producer(dead) as producer, pytest.raises(InvalidRequest, match="a token id looks like tok_") as caught:
@@ -421,7 +421,7 @@ def test_a_stream_that_fails_names_the_order_it_failed_at(dead: Configuration) -
     assert caught.value.request_id == "req-here"
 
 
-def test_a_failed_attach_names_the_attach_id(dead: Configuration, keys: Keys) -> None:
+def test_a_failed_attach_names_the_attach_id(dead: Configuration, keys: KeySettings) -> None:
     result = token(Desk(OneRedis("redis://127.0.0.1"), keys, "main"))
     with Producer(dead) as producer, pytest.raises(BrokerUnavailable) as caught:
         producer.attach(result, CustomerCreate(), attach_id="att-1")
@@ -741,16 +741,16 @@ def test_nothing_of_a_closed_producer_is_left_running(desk: Desk) -> None:
 
 
 @pytest.fixture
-def own_keys(keys: Keys, tmp_path: Path) -> Keys:
+def own_keys(keys: KeySettings, tmp_path: Path) -> KeySettings:
     """A copy of the producer's two files, to be spoilt."""
     recipient, signing = (shutil.copy2(path, tmp_path) for path in (keys.recipient, keys.producer_signing_key))
-    return Keys(recipient=recipient, producer_signing_key=signing)
+    return KeySettings(recipient=recipient, producer_signing_key=signing)
 
 
 @pytest.mark.parametrize("producer_of", [Producer, AsyncProducer])
 @pytest.mark.parametrize("spoilt", ["recipient missing", "signing key missing", "signing key open to others"])
 def test_a_producer_without_its_keys_does_not_begin(
-    own_keys: Keys, producer_of: type[Producer | AsyncProducer], spoilt: str
+    own_keys: KeySettings, producer_of: type[Producer | AsyncProducer], spoilt: str
 ) -> None:
     match spoilt:
         case "recipient missing":

@@ -16,7 +16,7 @@ from tokenferry import (
     TokenRequest,
     TokenResult,
 )
-from tokenferry.configuration import Configuration, Keys, Platform
+from tokenferry.configuration import Configuration, KeySettings, Platform
 from tokenferry.contract.connect import Individual
 from tokenferry.contract.targets import CustomerCreate, CustomerSource
 from tokenferry.ordering import Sealer
@@ -106,7 +106,7 @@ def test_a_short_number_is_not_found_in_others_by_chance() -> None:
 
 
 def test_neither_a_request_nor_an_order_leaves_the_producer_with_one(key_folder: KeyFolder) -> None:
-    keys = Keys(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
+    keys = KeySettings(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
     sealer = Sealer(Configuration(keys=keys, platforms={"main": Platform()}))
     target = CustomerCreate(description=f"card {NUMBER}")
     with pytest.raises(InvalidRequest) as refused:

@@ -2,6 +2,6 @@
 
 from tokenferry_emulator.app import create_app
 from tokenferry_emulator.settings import Settings
-from tokenferry_emulator.world import World
+from tokenferry_emulator.world import EmulatorState
 
-__all__ = ["Settings", "World", "create_app"]
+__all__ = ["EmulatorState", "Settings", "create_app"]

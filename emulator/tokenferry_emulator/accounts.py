@@ -1,19 +1,19 @@
 """Connected accounts: made and changed with account tokens, PII tokens and external accounts."""
 
 from tokenferry_emulator import identity
-from tokenferry_emulator.calls import Call, metadata_of
+from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.connected import connected_account
 from tokenferry_emulator.errors import invalid
 from tokenferry_emulator.external_accounts import Incoming, check_collection, incoming, own_account, replace_default
 from tokenferry_emulator.ids import new_id
 from tokenferry_emulator.tokens import person_fields
-from tokenferry_emulator.world import Json, Thing, Token, World, platform_account_id
+from tokenferry_emulator.world import EmulatorState, Json, Thing, Token, platform_account_id
 
 #: What an account token carries; beside one, or on an account made with one, these cannot be sent plainly.
 _LEGAL_ENTITY = ("business_type", "company", "individual", "tos_acceptance")
 
 
-async def create_account(call: Call) -> Json:
+async def create_account(call: ApiCall) -> Json:
     """A connected account of the platform."""
     token, fields = _claimed_account(call, None)
     if token is not None and not token.payload.get("tos_shown_and_accepted"):
@@ -33,7 +33,7 @@ async def create_account(call: Call) -> Json:
     return render(call.world, account)
 
 
-async def update_account(call: Call) -> Json:
+async def update_account(call: ApiCall) -> Json:
     """Sent values replace, others stay; an external account replaces the default of its currency."""
     account = own_account(call, call.ids[0])
     token, fields = _claimed_account(call, account)
@@ -46,14 +46,14 @@ async def update_account(call: Call) -> Json:
     return render(call.world, account)
 
 
-async def read_account(call: Call) -> Json:
+async def read_account(call: ApiCall) -> Json:
     await call.work()
     if call.ids[0] == platform_account_id(call.scope):
         return _own_body(call)
     return render(call.world, own_account(call, call.ids[0]))
 
 
-async def read_own_account(call: Call) -> Json:
+async def read_own_account(call: ApiCall) -> Json:
     """GET /v1/account: the account of the key, or the connected one."""
     await call.work()
     if call.scope.connected is not None:
@@ -61,7 +61,7 @@ async def read_own_account(call: Call) -> Json:
     return _own_body(call)
 
 
-def render(world: World, account: Thing) -> Json:
+def render(world: EmulatorState, account: Thing) -> Json:
     """The account as answered, with its external accounts and what is still due."""
     data = [world.things[member].body for member in account.members]
     body = {
@@ -82,7 +82,7 @@ def render(world: World, account: Thing) -> Json:
     return body
 
 
-def _claimed_account(call: Call, account: Thing | None) -> tuple[Token | None, Json]:
+def _claimed_account(call: ApiCall, account: Thing | None) -> tuple[Token | None, Json]:
     """The account token, and the legal entity it (or the form) brings."""
     sent = [name for name in _LEGAL_ENTITY if call.form.get(name) is not None]
     token_id = call.form.get("account_token")
@@ -114,18 +114,18 @@ def _only_pii(individual: Json) -> bool:
     )
 
 
-def _individual(call: Call) -> Json:
+def _individual(call: ApiCall) -> Json:
     individual = call.form.get("individual")
     return person_fields(call, individual, "individual") if individual else {}
 
 
-def _incoming(call: Call, account: Thing | None) -> tuple[Incoming | None, str]:
+def _incoming(call: ApiCall, account: Thing | None) -> tuple[Incoming | None, str]:
     param = "bank_account" if "bank_account" in call.form else "external_account"
     return incoming(call, account.id if account else None, param), param
 
 
 def _change(
-    call: Call, account: Thing, token: Token | None, fields: Json, individual: Json, new: Incoming | None
+    call: ApiCall, account: Thing, token: Token | None, fields: Json, individual: Json, new: Incoming | None
 ) -> None:
     body, private = account.body, account.private
     for name in ("business_type", "email", "default_currency"):
@@ -153,7 +153,7 @@ def _change(
         body["capabilities"] = dict.fromkeys(body["capabilities"], "active")
 
 
-def _requirements(world: World, account: Thing) -> Json:
+def _requirements(world: EmulatorState, account: Thing) -> Json:
     body, individual = account.body, account.private.get("individual") or {}
     persons = [world.things[person].body for person in account.private["persons"]]
     due = [] if body["business_type"] else ["business_type"]
@@ -193,7 +193,7 @@ def _requirements(world: World, account: Thing) -> Json:
     }
 
 
-def _own_body(call: Call) -> Json:
+def _own_body(call: ApiCall) -> Json:
     return {
         "id": platform_account_id(call.scope),
         "object": "account",

@@ -5,12 +5,12 @@ from starlette.applications import Starlette
 from tokenferry_emulator import wire
 from tokenferry_emulator.control import control_routes
 from tokenferry_emulator.endpoint import Request, answer
-from tokenferry_emulator.world import World
+from tokenferry_emulator.world import EmulatorState
 
 
-def create_app(world: World | None = None) -> wire.App:
+def create_app(world: EmulatorState | None = None) -> wire.App:
     """An app over *world*, or over a new world with default settings."""
-    world = world or World()
+    world = world or EmulatorState()
     control = Starlette(routes=control_routes(world))
 
     async def app(scope: wire.Scope, receive: wire.Receive, send: wire.Send) -> None:

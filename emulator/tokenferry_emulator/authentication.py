@@ -17,7 +17,7 @@ _KEY = re.compile(r"(?P<kind>sk|pk|rk)_(?P<mode>test|live)_(?P<account>[A-Za-z0-
 _REALM = ((b"www-authenticate", b'Bearer realm="Stripe"'),)
 
 
-class Scope(NamedTuple):
+class KeyScope(NamedTuple):
     """Where an object lives: nothing made in one scope can be seen from another."""
 
     account: str
@@ -25,7 +25,7 @@ class Scope(NamedTuple):
     connected: str | None = None
 
     @property
-    def platform(self) -> "Scope":
+    def platform(self) -> "KeyScope":
         return self._replace(connected=None)
 
 
@@ -33,7 +33,7 @@ class Scope(NamedTuple):
 class Caller:
     """The owner of a key."""
 
-    scope: Scope
+    scope: KeyScope
     publishable: bool
     masked: str
     raw_cards: bool
@@ -55,7 +55,7 @@ def authenticate(header: str | None, accepted: frozenset[str], rejected: Collect
     if parts is None or "invalid" in key or (accepted and key not in accepted) or key in rejected:
         raise _refused(f"Invalid API Key provided: {masked}")
     return Caller(
-        scope=Scope(parts["account"], parts["mode"] == "live"),
+        scope=KeyScope(parts["account"], parts["mode"] == "live"),
         publishable=parts["kind"] == "pk",
         masked=masked,
         raw_cards="noraw" not in key and "raw_cards" not in rejected,

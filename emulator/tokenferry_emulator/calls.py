@@ -5,21 +5,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenferry_emulator import banks, cards
-from tokenferry_emulator.authentication import Caller, Scope
+from tokenferry_emulator.authentication import Caller, KeyScope
 from tokenferry_emulator.errors import Refusal, invalid, no_such
 from tokenferry_emulator.ids import new_id
-from tokenferry_emulator.world import Json, Thing, Token, World
+from tokenferry_emulator.world import EmulatorState, Json, Thing, Token
 
-Handler = Callable[["Call"], Awaitable[Json]]
+Handler = Callable[["ApiCall"], Awaitable[Json]]
 
 
 @dataclass(slots=True)
-class Call:
+class ApiCall:
     """What a handler sees. A handler checks, awaits ``work()`` once, and only then changes the world."""
 
-    world: World
+    world: EmulatorState
     caller: Caller
-    scope: Scope
+    scope: KeyScope
     path: str
     ids: tuple[str, ...]
     form: Json
@@ -39,7 +39,7 @@ class Call:
             await self.world.sleep(self.seconds)
 
     def claim(
-        self, token_id: str, *kinds: str, param: str, scopes: Collection[Scope] | None = None, what: str = ""
+        self, token_id: str, *kinds: str, param: str, scopes: Collection[KeyScope] | None = None, what: str = ""
     ) -> Token:
         """Take a token for this call, or refuse: unknown here, spent, in use, or of another type."""
         token = self._magic(token_id) or self.world.tokens.get(token_id)
@@ -125,7 +125,7 @@ class Call:
         return no_such("token", token_id, param=param, status=400)
 
 
-def magic_token(world: World, scope: Scope, name: str) -> Token | None:
+def magic_token(world: EmulatorState, scope: KeyScope, name: str) -> Token | None:
     """A fresh token behind a reusable test name like ``tok_visa``; None for every other name, and in live mode."""
     if scope.live:
         return None
@@ -151,7 +151,7 @@ PREFIXES = {
 }
 
 
-def token_body(world: World, scope: Scope, kind: str, inner: Json | None, client_ip: str | None) -> Json:
+def token_body(world: EmulatorState, scope: KeyScope, kind: str, inner: Json | None, client_ip: str | None) -> Json:
     """A token as answered, keys in the recorded order."""
     body: Json = {"id": new_id(PREFIXES[kind]), "object": "token"}
     if inner is not None:

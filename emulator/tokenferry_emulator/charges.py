@@ -1,7 +1,7 @@
 """Charges, top-ups and Sources made from a token directly: the older ways to spend one."""
 
 from tokenferry_emulator import cards
-from tokenferry_emulator.calls import Call, metadata_of
+from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.cards import Behaviour
 from tokenferry_emulator.customers import saved_source
 from tokenferry_emulator.errors import Refusal, invalid, missing
@@ -9,7 +9,7 @@ from tokenferry_emulator.ids import new_id
 from tokenferry_emulator.world import Json, Thing, Token
 
 
-async def create_charge(call: Call) -> Json:
+async def create_charge(call: ApiCall) -> Json:
     """Charges a token, or a customer's source; a declined charge is kept and named in the error."""
     amount, currency = amount_of(call)
     token, source, behaviour = _payer(call)
@@ -34,12 +34,12 @@ async def create_charge(call: Call) -> Json:
     return charge
 
 
-async def read_charge(call: Call) -> Json:
+async def read_charge(call: ApiCall) -> Json:
     await call.work()
     return call.find("charge", call.ids[0], param="id").body
 
 
-async def create_topup(call: Call) -> Json:
+async def create_topup(call: ApiCall) -> Json:
     amount, currency = amount_of(call)
     token = None
     if call.form.get("source"):
@@ -69,12 +69,12 @@ async def create_topup(call: Call) -> Json:
     return body
 
 
-async def read_topup(call: Call) -> Json:
+async def read_topup(call: ApiCall) -> Json:
     await call.work()
     return call.find("topup", call.ids[0], param="id").body
 
 
-async def create_source(call: Call) -> Json:
+async def create_source(call: ApiCall) -> Json:
     """POST /v1/sources: what the token holds wins over what is sent beside it."""
     kind = call.form.get("type")
     if not kind:
@@ -112,12 +112,12 @@ async def create_source(call: Call) -> Json:
     return body
 
 
-async def read_source(call: Call) -> Json:
+async def read_source(call: ApiCall) -> Json:
     await call.work()
     return call.find("source", call.ids[0], param="source").body
 
 
-def amount_of(call: Call) -> tuple[int, str]:
+def amount_of(call: ApiCall) -> tuple[int, str]:
     for name in ("amount", "currency"):
         if call.form.get(name) is None:
             raise missing(name)
@@ -126,7 +126,7 @@ def amount_of(call: Call) -> tuple[int, str]:
     return call.form["amount"], call.form["currency"].lower()
 
 
-def _payer(call: Call) -> tuple[Token | None, Json, Behaviour]:
+def _payer(call: ApiCall) -> tuple[Token | None, Json, Behaviour]:
     """What is charged: a saved source of the customer, a Source, or a token."""
     world, wanted = call.world, call.form.get("source")
     if "customer" in call.form:
@@ -156,7 +156,7 @@ def _unverified() -> Refusal:
     )
 
 
-def _charge_body(call: Call, amount: int, currency: str, source: Json) -> Json:
+def _charge_body(call: ApiCall, amount: int, currency: str, source: Json) -> Json:
     captured = call.form.get("capture") is not False
     return {
         "id": new_id("ch"),

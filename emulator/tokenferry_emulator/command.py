@@ -10,7 +10,7 @@ from tokenferry_emulator import server
 from tokenferry_emulator.app import create_app
 from tokenferry_emulator.faults import KINDS, Faults, UnreadableFaults
 from tokenferry_emulator.settings import Rates, Settings
-from tokenferry_emulator.world import World
+from tokenferry_emulator.world import EmulatorState
 
 
 class Finite(click.FloatRange):
@@ -125,4 +125,4 @@ def emulator(
         listener = server.bind(port)
     except OSError as error:
         raise click.UsageError(f"cannot listen on 127.0.0.1:{port}: {error.strerror}") from None
-    server.serve(create_app(World(settings)), listener)
+    server.serve(create_app(EmulatorState(settings)), listener)

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from tokenferry_emulator.authentication import Scope
+from tokenferry_emulator.authentication import KeyScope
 from tokenferry_emulator.bank_countries import FORMATS
-from tokenferry_emulator.world import Json, Thing, World
+from tokenferry_emulator.world import EmulatorState, Json, Thing
 
 
-def owned_account(world: World, platform: Scope, account_id: str) -> Thing | None:
+def owned_account(world: EmulatorState, platform: KeyScope, account_id: str) -> Thing | None:
     """The account, if the platform has it. A given account belongs to the first platform that names it."""
     if account_id in world.settings.connected_accounts and account_id not in world.things:
         world.things[account_id] = connected_account(world, platform, account_id, {"type": "custom"})
@@ -15,7 +15,7 @@ def owned_account(world: World, platform: Scope, account_id: str) -> Thing | Non
     return thing if thing is not None and thing.kind == "account" and thing.scope == platform else None
 
 
-def connected_account(world: World, platform: Scope, account_id: str, form: dict[str, Any]) -> Thing:
+def connected_account(world: EmulatorState, platform: KeyScope, account_id: str, form: dict[str, Any]) -> Thing:
     """A new account, not yet kept."""
     kind = form.get("type")
     controller = form.get("controller") or {}

@@ -12,12 +12,12 @@ from starlette.routing import Route
 
 from tokenferry_emulator.faults import UnreadableFaults
 from tokenferry_emulator.settings import Rates
-from tokenferry_emulator.world import World
+from tokenferry_emulator.world import EmulatorState
 
 _RATES = tuple(field.name for field in fields(Rates))
 
 
-def control_routes(world: World) -> list[Route]:
+def control_routes(world: EmulatorState) -> list[Route]:
     """The routes ``/_ledger``, ``/_faults``, ``/_limits``, ``/_keys``, ``/_reset`` and ``/_health``."""
 
     async def ledger(_: Request) -> Response:

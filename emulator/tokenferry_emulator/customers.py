@@ -1,15 +1,15 @@
 """Customers and their sources: the first place where a card or bank token is spent."""
 
 from tokenferry_emulator import cards
-from tokenferry_emulator.calls import Call, metadata_of
+from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.errors import invalid, missing
 from tokenferry_emulator.ids import new_id
-from tokenferry_emulator.world import Json, Thing, Token, World
+from tokenferry_emulator.world import EmulatorState, Json, Thing, Token
 
 _PLAIN = ("address", "description", "email", "name", "phone", "preferred_locales", "shipping", "tax_exempt")
 
 
-async def create_customer(call: Call) -> Json:
+async def create_customer(call: ApiCall) -> Json:
     """A customer, with the token as its default source. If the token fails, no customer is made."""
     token = _claimed_source(call, None)
     await call.work()
@@ -24,7 +24,7 @@ async def create_customer(call: Call) -> Json:
     return render(call, customer)
 
 
-async def update_customer(call: Call) -> Json:
+async def update_customer(call: ApiCall) -> Json:
     """Changes a customer; a token in ``source`` becomes the new default and replaces the old one."""
     customer = call.find("customer", call.ids[0], param="id")
     token = _claimed_source(call, customer)
@@ -45,12 +45,12 @@ async def update_customer(call: Call) -> Json:
     return render(call, customer)
 
 
-async def read_customer(call: Call) -> Json:
+async def read_customer(call: ApiCall) -> Json:
     await call.work()
     return render(call, call.find("customer", call.ids[0], param="id"))
 
 
-async def create_source(call: Call) -> Json:
+async def create_source(call: ApiCall) -> Json:
     """One more source; it becomes the default only if there was none."""
     customer = call.find("customer", call.ids[0], param="customer")
     token = _claimed_source(call, customer)
@@ -65,7 +65,7 @@ async def create_source(call: Call) -> Json:
     return source.body
 
 
-async def list_sources(call: Call) -> Json:
+async def list_sources(call: ApiCall) -> Json:
     await call.work()
     customer = call.find("customer", call.ids[0], param="customer")
     wanted = call.form.get("object")
@@ -73,19 +73,19 @@ async def list_sources(call: Call) -> Json:
     return call.listed([body for body in bodies if wanted in (None, body["object"])])
 
 
-async def read_source(call: Call) -> Json:
+async def read_source(call: ApiCall) -> Json:
     await call.work()
     customer = call.find("customer", call.ids[0], param="customer")
     return saved_source(call.world, customer, call.ids[1]).body
 
 
-def saved_source(world: World, customer: Thing, source_id: str) -> Thing:
+def saved_source(world: EmulatorState, customer: Thing, source_id: str) -> Thing:
     if source_id not in customer.members:
         raise invalid(f"No such source: '{source_id}'", status=404, code="resource_missing", param="id")
     return world.things[source_id]
 
 
-def save_source(call: Call, customer: Thing, token: Token) -> Thing:
+def save_source(call: ApiCall, customer: Thing, token: Token) -> Thing:
     """The stored card or bank account; it keeps the id it had inside the token."""
     inner = token.body[token.kind]
     body = cards.checked(inner, token.behaviour) if token.kind == "card" else dict(inner)
@@ -98,7 +98,7 @@ def save_source(call: Call, customer: Thing, token: Token) -> Thing:
     return call.world.keep(source)
 
 
-def _claimed_source(call: Call, customer: Thing | None) -> Token | None:
+def _claimed_source(call: ApiCall, customer: Thing | None) -> Token | None:
     param = "card" if "card" in call.form else "source"
     if not call.form.get(param):
         return None
@@ -122,12 +122,12 @@ def _claimed_source(call: Call, customer: Thing | None) -> Token | None:
     return token
 
 
-def _ask_issuer(call: Call, token: Token) -> None:
+def _ask_issuer(call: ApiCall, token: Token) -> None:
     if token.behaviour.on_attach is not None:
         raise call.declined(token, token.behaviour.on_attach.refusal())
 
 
-def _new_body(call: Call) -> Json:
+def _new_body(call: ApiCall) -> Json:
     return {
         "id": new_id("cus").replace("cus_1", "cus_", 1)[:18],
         "object": "customer",
@@ -159,7 +159,7 @@ def _new_body(call: Call) -> Json:
     }
 
 
-def render(call: Call, customer: Thing) -> Json:
+def render(call: ApiCall, customer: Thing) -> Json:
     """The customer as answered: its sources are shown where asked for, and always before version 2020-08-27."""
     if not call.wants("sources") and call.version >= "2020-08-27":
         return customer.body

@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenferry_emulator import latency, locks, parameters, routes, wire
-from tokenferry_emulator.authentication import Caller, Scope, authenticate, no_access, only_secret_keys
-from tokenferry_emulator.calls import Call
+from tokenferry_emulator.authentication import Caller, KeyScope, authenticate, no_access, only_secret_keys
+from tokenferry_emulator.calls import ApiCall
 from tokenferry_emulator.connected import owned_account
 from tokenferry_emulator.errors import Refusal, backend_failure, invalid
 from tokenferry_emulator.faults import KINDS
 from tokenferry_emulator.form import Pairs, nest, pairs_of
-from tokenferry_emulator.idempotency import Answer
+from tokenferry_emulator.idempotency import StoredAnswer
 from tokenferry_emulator.ids import new_request_id
 from tokenferry_emulator.limits import rate_limited
 from tokenferry_emulator.routes import Route
 from tokenferry_emulator.wire import Headers, Reply
-from tokenferry_emulator.world import World, platform_account_id
+from tokenferry_emulator.world import EmulatorState, platform_account_id
 
 DEFAULT_VERSION = "2026-10-28.endive"
 _RATE_FAULTS = {
@@ -54,7 +54,7 @@ class Request:
         return self.header(b"idempotency-key") if self.method == "POST" else None
 
 
-async def answer(world: World, request: Request) -> Reply:
+async def answer(world: EmulatorState, request: Request) -> Reply:
     """The reply to one call below /v1. Faults that need the connection are named in it."""
     route, ids = routes.find(request.method, request.path)
     pattern, key = route.pattern if route else "", request.idempotency_key or ""
@@ -82,7 +82,7 @@ async def answer(world: World, request: Request) -> Reply:
 
 
 async def _answered(
-    world: World, request: Request, route: Route | None, ids: tuple[str, ...], fault: str | None
+    world: EmulatorState, request: Request, route: Route | None, ids: tuple[str, ...], fault: str | None
 ) -> Reply:
     try:
         if fault == "error_500_before":
@@ -110,7 +110,13 @@ async def _answered(
 
 
 async def _executed(
-    world: World, request: Request, route: Route, ids: tuple[str, ...], caller: Caller, scope: Scope, fault: str | None
+    world: EmulatorState,
+    request: Request,
+    route: Route,
+    ids: tuple[str, ...],
+    caller: Caller,
+    scope: KeyScope,
+    fault: str | None,
 ) -> Reply:
     if fault == "lock_timeout":
         raise locks.lock_timeout()
@@ -140,19 +146,19 @@ async def _executed(
 
 
 async def _handled(
-    world: World,
+    world: EmulatorState,
     request: Request,
     route: Route,
     ids: tuple[str, ...],
     caller: Caller,
-    scope: Scope,
+    scope: KeyScope,
     pairs: Pairs,
     fault: str | None,
 ) -> tuple[Reply, bool]:
     """The reply, and whether the idempotency layer keeps it."""
-    call: Call | None = None
+    call: ApiCall | None = None
     try:
-        call = Call(
+        call = ApiCall(
             world=world,
             caller=caller,
             scope=scope,
@@ -176,21 +182,21 @@ async def _handled(
             call.release()
 
 
-def _locked(call: Call, route: Route) -> contextlib.AbstractAsyncContextManager[None]:
+def _locked(call: ApiCall, route: Route) -> contextlib.AbstractAsyncContextManager[None]:
     object_id = call.ids[0] if route.locks == "id" else call.form.get("customer") if route.locks else None
     if not object_id:
         return contextlib.nullcontext()
     return call.world.locks.held(object_id, call.world.settings.lock_timeout_ms / 1000.0)
 
 
-def _keep(world: World, scope: Scope, key: str, kept: Answer, reply: Reply, stored: bool) -> None:
+def _keep(world: EmulatorState, scope: KeyScope, key: str, kept: StoredAnswer, reply: Reply, stored: bool) -> None:
     if stored:
         kept.status, kept.body = reply.status, reply.body
     else:
         world.idempotency.forget(scope, key)
 
 
-def _scope(world: World, caller: Caller, request: Request) -> Scope:
+def _scope(world: EmulatorState, caller: Caller, request: Request) -> KeyScope:
     """The caller's own scope, or that of the connected account it speaks for."""
     account = request.header(b"stripe-account")
     platform = caller.scope
@@ -202,7 +208,7 @@ def _scope(world: World, caller: Caller, request: Request) -> Scope:
     return platform._replace(connected=account)
 
 
-def _limited(world: World, scope: Scope, route: Route, fault: str | None) -> None:
+def _limited(world: EmulatorState, scope: KeyScope, route: Route, fault: str | None) -> None:
     world.ledger.reached_the_limiter(route.name)
     reason = _RATE_FAULTS.get(fault or "")
     reason = reason or world.limiter.admit(scope, route.name, creates_account=route.name == _CREATE_ACCOUNT)

@@ -2,7 +2,7 @@
 
 from tokenferry_emulator import banks, cards
 from tokenferry_emulator.authentication import no_access
-from tokenferry_emulator.calls import Call, metadata_of
+from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.cards import Behaviour
 from tokenferry_emulator.connected import owned_account
 from tokenferry_emulator.errors import invalid, missing, no_such
@@ -21,7 +21,7 @@ class Incoming:
         self.token = token
 
 
-def incoming(call: Call, account_id: str | None, param: str) -> Incoming | None:
+def incoming(call: ApiCall, account_id: str | None, param: str) -> Incoming | None:
     """What was sent in *param*, checked; None if nothing was. *account_id* None means an account yet to be made."""
     sent = call.form.get(param)
     if not sent:
@@ -39,7 +39,7 @@ def incoming(call: Call, account_id: str | None, param: str) -> Incoming | None:
     return Incoming(token.kind, inner, token.behaviour, token)
 
 
-def save(call: Call, account: Thing, new: Incoming, *, default: bool) -> Thing:
+def save(call: ApiCall, account: Thing, new: Incoming, *, default: bool) -> Thing:
     """Stores it. The id of the token's card or bank account survives only if the token was made on this account."""
     world = call.world
     body = cards.checked(new.inner, new.behaviour) if new.kind == "card" else dict(new.inner)
@@ -62,7 +62,7 @@ def save(call: Call, account: Thing, new: Incoming, *, default: bool) -> Thing:
     return saved
 
 
-def replace_default(call: Call, account: Thing, new: Incoming) -> Thing:
+def replace_default(call: ApiCall, account: Thing, new: Incoming) -> Thing:
     """What an account update does: the previous default of that currency is deleted."""
     world, currency = call.world, new.inner["currency"]
     for member in list(account.members):
@@ -73,7 +73,7 @@ def replace_default(call: Call, account: Thing, new: Incoming) -> Thing:
     return save(call, account, new, default=True)
 
 
-async def create_external_account(call: Call) -> Json:
+async def create_external_account(call: ApiCall) -> Json:
     """Adds one more."""
     account = own_account(call, call.ids[0])
     check_collection(account)
@@ -88,7 +88,7 @@ async def create_external_account(call: Call) -> Json:
     return saved.body
 
 
-async def list_external_accounts(call: Call) -> Json:
+async def list_external_accounts(call: ApiCall) -> Json:
     await call.work()
     account = own_account(call, call.ids[0])
     wanted = call.form.get("object")
@@ -96,7 +96,7 @@ async def list_external_accounts(call: Call) -> Json:
     return call.listed([body for body in bodies if wanted in (None, body["object"])])
 
 
-async def read_external_account(call: Call) -> Json:
+async def read_external_account(call: ApiCall) -> Json:
     await call.work()
     account = own_account(call, call.ids[0])
     if call.ids[1] not in account.members:
@@ -104,7 +104,7 @@ async def read_external_account(call: Call) -> Json:
     return call.world.things[call.ids[1]].body
 
 
-def own_account(call: Call, account_id: str) -> Thing:
+def own_account(call: ApiCall, account_id: str) -> Thing:
     """The connected account a path names; 403 if this platform has none of that id."""
     account = owned_account(call.world, call.scope.platform, account_id)
     if account is None or call.scope.connected not in (None, account_id):
@@ -121,7 +121,7 @@ def check_collection(account: Thing) -> None:
         )
 
 
-def _inline(call: Call, sent: Json, param: str) -> Incoming:
+def _inline(call: ApiCall, sent: Json, param: str) -> Incoming:
     world = call.world
     if sent.get("object") == "card" or "number" in sent:
         if not (world.settings.raw_cards and call.caller.raw_cards):

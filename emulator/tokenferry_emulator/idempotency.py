@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tokenferry_emulator.authentication import Scope
+from tokenferry_emulator.authentication import KeyScope
 from tokenferry_emulator.errors import idempotency, invalid
 from tokenferry_emulator.form import Pairs
 
@@ -19,7 +19,7 @@ LONGEST_KEY = 255
 
 
 @dataclass(slots=True)
-class Answer:
+class StoredAnswer:
     """What the first request was answered; *status* 0 while it is still being answered."""
 
     path: str
@@ -36,9 +36,9 @@ class Idempotency:
     def __init__(self, clock: Callable[[], float], secret: bytes) -> None:
         self._clock = clock
         self._secret = secret
-        self._answers: dict[tuple[Scope, str], Answer] = {}
+        self._answers: dict[tuple[KeyScope, str], StoredAnswer] = {}
 
-    def begin(self, scope: Scope, key: str, path: str, pairs: Pairs, request_id: str) -> Answer:
+    def begin(self, scope: KeyScope, key: str, path: str, pairs: Pairs, request_id: str) -> StoredAnswer:
         """The answer to complete or to forget, or the finished one (status other than 0) to replay."""
         if len(key) > LONGEST_KEY:
             raise invalid(f"Idempotency-Key cannot be longer than {LONGEST_KEY} characters.")
@@ -48,7 +48,7 @@ class Idempotency:
         if known is not None and now - known.begun >= KEPT_SECONDS:
             known = None
         if known is None:
-            answer = Answer(path, parameters, request_id, now)
+            answer = StoredAnswer(path, parameters, request_id, now)
             self._answers[scope, key] = answer
             return answer
         if known.path != path:
@@ -71,7 +71,7 @@ class Idempotency:
             )
         return known
 
-    def forget(self, scope: Scope, key: str) -> None:
+    def forget(self, scope: KeyScope, key: str) -> None:
         """The request did not get as far as executing: the key is free again."""
         self._answers.pop((scope, key), None)
 

@@ -22,7 +22,7 @@ class Peak:
         self.highest = max(self.highest, len(times))
 
 
-class Ledger:
+class CallLedger:
     """Counts calls, tokens and uses. *clock* gives seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

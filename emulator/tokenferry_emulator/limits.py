@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tokenferry_emulator.authentication import Scope
+from tokenferry_emulator.authentication import KeyScope
 from tokenferry_emulator.errors import Refusal, invalid
 from tokenferry_emulator.settings import Rates
 
@@ -27,7 +27,7 @@ class Bucket:
         return self.room >= 1.0 - 1e-9
 
 
-class Limiter:
+class RateLimiter:
     """Admits calls, or says why not. *clock* gives seconds that never go back."""
 
     def __init__(self, rates: Rates, clock: Callable[[], float]) -> None:
@@ -41,7 +41,7 @@ class Limiter:
         self.rates = rates
         self._buckets.clear()
 
-    def admit(self, scope: Scope, endpoint: str, *, creates_account: bool = False) -> str | None:
+    def admit(self, scope: KeyScope, endpoint: str, *, creates_account: bool = False) -> str | None:
         """None if the call may pass, else the reason it may not."""
         rates = self.rates
         if rates.concurrency is not None and self._answering.get(scope[:2], 0) >= rates.concurrency:
@@ -64,10 +64,10 @@ class Limiter:
             bucket.room -= 1.0
         return None
 
-    def enter(self, scope: Scope) -> None:
+    def enter(self, scope: KeyScope) -> None:
         self._answering[scope[:2]] = self._answering.get(scope[:2], 0) + 1
 
-    def leave(self, scope: Scope) -> None:
+    def leave(self, scope: KeyScope) -> None:
         self._answering[scope[:2]] -= 1
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tokenferry_emulator.calls import Call, metadata_of
+from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.charges import amount_of
 from tokenferry_emulator.errors import Refusal, invalid, no_such
 from tokenferry_emulator.ids import new_id
@@ -12,7 +12,7 @@ from tokenferry_emulator.world import Json, Thing, Token
 _CVC_PARAM = "payment_method_options[card][cvc_token]"
 
 
-async def create_payment_intent(call: Call) -> Json:
+async def create_payment_intent(call: ApiCall) -> Json:
     amount, currency = amount_of(call)
     if call.form.get("customer"):
         call.find("customer", call.form["customer"], param="customer", status=400)
@@ -31,7 +31,7 @@ async def create_payment_intent(call: Call) -> Json:
     return intent.body
 
 
-async def confirm_payment_intent(call: Call) -> Json:
+async def confirm_payment_intent(call: ApiCall) -> Json:
     """Confirms; the only place where a CVC token is spent."""
     intent = call.find("payment_intent", call.ids[0], param="intent")
     if intent.body["status"] not in ("requires_payment_method", "requires_confirmation"):
@@ -49,19 +49,19 @@ async def confirm_payment_intent(call: Call) -> Json:
     return intent.body
 
 
-async def read_payment_intent(call: Call) -> Json:
+async def read_payment_intent(call: ApiCall) -> Json:
     await call.work()
     return call.find("payment_intent", call.ids[0], param="intent").body
 
 
-def _claimed_cvc(call: Call) -> Token | None:
+def _claimed_cvc(call: ApiCall) -> Token | None:
     options: dict[str, Any] = (call.form.get("payment_method_options") or {}).get("card") or {}
     if not options.get("cvc_token"):
         return None
     return call.claim(options["cvc_token"], "cvc_update", param=_CVC_PARAM, what="CVC update")
 
 
-def _chosen_method(call: Call) -> tuple[Thing | Json | None, Token | None]:
+def _chosen_method(call: ApiCall) -> tuple[Thing | Json | None, Token | None]:
     """A stored payment method, or the card to make one of, and the token it came as."""
     if call.form.get("payment_method"):
         method = call.world.things.get(call.form["payment_method"])
@@ -79,7 +79,7 @@ def _chosen_method(call: Call) -> tuple[Thing | Json | None, Token | None]:
     return {"inner": inner, "behaviour": behaviour, "data": data}, token
 
 
-def _choose(call: Call, intent: Thing, method: Thing | Json | None, token: Token | None) -> None:
+def _choose(call: ApiCall, intent: Thing, method: Thing | Json | None, token: Token | None) -> None:
     if isinstance(method, dict):
         method = keep_card(call, method["inner"], method["behaviour"], method["data"])
         if token is not None:
@@ -89,7 +89,7 @@ def _choose(call: Call, intent: Thing, method: Thing | Json | None, token: Token
         intent.body["status"] = "requires_confirmation"
 
 
-def _confirm(call: Call, intent: Thing, token: Token | None, cvc: Token | None) -> None:
+def _confirm(call: ApiCall, intent: Thing, token: Token | None, cvc: Token | None) -> None:
     method = call.world.things[intent.body["payment_method"]]
     decline = method.behaviour.on_charge
     if cvc is not None and (decline is None or call.world.settings.decline_consumes):
@@ -114,7 +114,7 @@ def _no_method() -> Refusal:
     )
 
 
-def _body(call: Call, amount: int, currency: str) -> Json:
+def _body(call: ApiCall, amount: int, currency: str) -> Json:
     intent_id = new_id("pi")
     return {
         "id": intent_id,

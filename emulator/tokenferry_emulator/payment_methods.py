@@ -3,7 +3,7 @@
 from typing import Any
 
 from tokenferry_emulator import banks, cards
-from tokenferry_emulator.calls import Call, metadata_of
+from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.cards import Behaviour
 from tokenferry_emulator.errors import invalid, missing
 from tokenferry_emulator.ids import new_id
@@ -21,7 +21,7 @@ _BRANDS = {
 }
 
 
-async def create_payment_method(call: Call) -> Json:
+async def create_payment_method(call: ApiCall) -> Json:
     """A payment method; a card token goes into it. No issuer is asked yet."""
     kind = call.form.get("type")
     if not kind:
@@ -41,7 +41,7 @@ async def create_payment_method(call: Call) -> Json:
     return method.body
 
 
-async def attach_payment_method(call: Call) -> Json:
+async def attach_payment_method(call: ApiCall) -> Json:
     """Attaches it; here the issuer is asked."""
     customer_id = call.form.get("customer")
     if not customer_id:
@@ -64,12 +64,12 @@ async def attach_payment_method(call: Call) -> Json:
     return method.body
 
 
-async def read_payment_method(call: Call) -> Json:
+async def read_payment_method(call: ApiCall) -> Json:
     await call.work()
     return call.find("payment_method", call.ids[0], param="payment_method").body
 
 
-def claimed_card(call: Call, fields: Json, path: str) -> tuple[Token | None, Json, Behaviour]:
+def claimed_card(call: ApiCall, fields: Json, path: str) -> tuple[Token | None, Json, Behaviour]:
     """The card behind ``card[token]`` or behind raw details; a token is held by the call."""
     if "token" in fields:
         if others := sorted(set(fields) & {"number", "exp_month", "exp_year", "cvc"}):
@@ -84,7 +84,7 @@ def claimed_card(call: Call, fields: Json, path: str) -> tuple[Token | None, Jso
     return None, inner, behaviour
 
 
-def keep_card(call: Call, inner: Json, behaviour: Behaviour, form: dict[str, Any]) -> Thing:
+def keep_card(call: ApiCall, inner: Json, behaviour: Behaviour, form: dict[str, Any]) -> Thing:
     """A stored payment method of a card."""
     body = _body(call, "card", form)
     brand = _BRANDS.get(inner["brand"], "unknown")
@@ -114,7 +114,7 @@ def keep_card(call: Call, inner: Json, behaviour: Behaviour, form: dict[str, Any
     return call.world.keep(Thing("payment_method", call.scope, body, behaviour))
 
 
-async def _create_us_bank_account(call: Call) -> Json:
+async def _create_us_bank_account(call: ApiCall) -> Json:
     fields = call.form.get("us_bank_account")
     if not isinstance(fields, dict):
         raise missing("us_bank_account")
@@ -142,7 +142,7 @@ async def _create_us_bank_account(call: Call) -> Json:
     return call.world.keep(method).body
 
 
-def _body(call: Call, kind: str, form: dict[str, Any]) -> Json:
+def _body(call: ApiCall, kind: str, form: dict[str, Any]) -> Json:
     sent = form.get("billing_details") or {}
     address = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
     return {

@@ -1,7 +1,7 @@
 """Persons of a connected account: made and changed with person tokens, PII tokens or plain fields."""
 
 from tokenferry_emulator import identity
-from tokenferry_emulator.calls import Call, metadata_of
+from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.errors import no_such
 from tokenferry_emulator.external_accounts import own_account
 from tokenferry_emulator.ids import new_id
@@ -11,7 +11,7 @@ from tokenferry_emulator.world import Json, Thing
 _NOT_OF_THE_PERSON = ("person_token", "metadata", "expand")
 
 
-async def create_person(call: Call) -> Json:
+async def create_person(call: ApiCall) -> Json:
     account = own_account(call, call.ids[0])
     fields = _fields(call)
     await call.work()
@@ -22,7 +22,7 @@ async def create_person(call: Call) -> Json:
     return _changed(call, person)
 
 
-async def update_person(call: Call) -> Json:
+async def update_person(call: ApiCall) -> Json:
     """Sent values replace, others stay."""
     account = own_account(call, call.ids[0])
     person = _person(call, account)
@@ -36,12 +36,12 @@ async def update_person(call: Call) -> Json:
     return _changed(call, person)
 
 
-async def read_person(call: Call) -> Json:
+async def read_person(call: ApiCall) -> Json:
     await call.work()
     return _person(call, own_account(call, call.ids[0])).body
 
 
-async def list_persons(call: Call) -> Json:
+async def list_persons(call: ApiCall) -> Json:
     await call.work()
     account = own_account(call, call.ids[0])
     bodies = [call.world.things[person].body for person in account.private["persons"]]
@@ -49,13 +49,13 @@ async def list_persons(call: Call) -> Json:
     return call.listed([body for body in bodies if all(body["relationship"].get(k) == v for k, v in wanted)])
 
 
-def _person(call: Call, account: Thing) -> Thing:
+def _person(call: ApiCall, account: Thing) -> Thing:
     if call.ids[1] not in account.private["persons"]:
         raise no_such("person", call.ids[1], param="person")
     return call.world.things[call.ids[1]]
 
 
-def _fields(call: Call) -> Json:
+def _fields(call: ApiCall) -> Json:
     """The token's fields, and over them the plain ones; metadata stays apart."""
     token_fields: Json = {}
     if token_id := call.form.get("person_token"):
@@ -64,7 +64,7 @@ def _fields(call: Call) -> Json:
     return identity.merged(token_fields, person_fields(call, plain, ""))
 
 
-def _changed(call: Call, person: Thing) -> Json:
+def _changed(call: ApiCall, person: Thing) -> Json:
     person.body["metadata"].update(metadata_of(call.form))
     for held in call.held:
         call.spend(held, person.id)

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tokenferry_emulator.app import create_app
-from tokenferry_emulator.world import World
+from tokenferry_emulator.world import EmulatorState
 
 CARD = {"card[number]": "4242424242424242", "card[exp_month]": "12", "card[exp_year]": "2044", "card[cvc]": "123"}
 DEBIT = {**CARD, "card[number]": "4000056655665556", "card[currency]": "usd"}
@@ -62,7 +62,7 @@ class EmulatorProcess:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """What came back; header names are in lower case."""
 
     status_code: int
@@ -81,12 +81,12 @@ class Answer:
 class Provider:
     """The app in this process, spoken to over ASGI with one secret key."""
 
-    def __init__(self, world: World, key: str = "sk_test_alpha") -> None:
+    def __init__(self, world: EmulatorState, key: str = "sk_test_alpha") -> None:
         self.world = world
         self.key = key
         self._app = create_app(world)
 
-    async def asked(self, method: str, path: str, form: Form = None, **headers: str) -> Answer:
+    async def asked(self, method: str, path: str, form: Form = None, **headers: str) -> HttpAnswer:
         """One call; header names with underscores, as ``idempotency_key``."""
         path, _, query = path.partition("?")
         sent = {"authorization": f"Bearer {self.key}", **{name.replace("_", "-"): headers[name] for name in headers}}
@@ -110,23 +110,23 @@ class Provider:
 
         await self._app(scope, receive, send)
         content = b"".join(message.get("body", b"") for message in told[1:])
-        return Answer(told[0]["status"], {k.decode(): v.decode("latin-1") for k, v in told[0]["headers"]}, content)
+        return HttpAnswer(told[0]["status"], {k.decode(): v.decode("latin-1") for k, v in told[0]["headers"]}, content)
 
-    def ask(self, method: str, path: str, form: Form = None, **headers: str) -> Answer:
+    def ask(self, method: str, path: str, form: Form = None, **headers: str) -> HttpAnswer:
         return asyncio.run(self.asked(method, path, form, **headers))
 
-    def at_once(self, calls: Iterable[tuple[str, Form, Mapping[str, str]]]) -> list[Answer]:
+    def at_once(self, calls: Iterable[tuple[str, Form, Mapping[str, str]]]) -> list[HttpAnswer]:
         """POST all of them at the same time: path, form and headers of each."""
 
-        async def gathered() -> list[Answer]:
+        async def gathered() -> list[HttpAnswer]:
             return await asyncio.gather(*(self.asked("POST", path, form, **headers) for path, form, headers in calls))
 
         return asyncio.run(gathered())
 
-    def post(self, path: str, form: Form = None, **headers: str) -> Answer:
+    def post(self, path: str, form: Form = None, **headers: str) -> HttpAnswer:
         return self.ask("POST", path, form, **headers)
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> HttpAnswer:
         return self.ask("GET", path, None, **headers)
 
     def made(self, path: str, form: Form = None, **headers: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from tokenferry_emulator import banks, cards, identity
 from tokenferry_emulator.authentication import only_publishable_keys
-from tokenferry_emulator.calls import Call, magic_token, token_body
+from tokenferry_emulator.calls import ApiCall, magic_token, token_body
 from tokenferry_emulator.cards import Behaviour
 from tokenferry_emulator.errors import Refusal, invalid, missing, no_such
 from tokenferry_emulator.ids import new_id
@@ -13,7 +13,7 @@ from tokenferry_emulator.world import Json, Thing, Token
 _KINDS = ("card", "bank_account", "pii", "account", "person", "cvc_update")
 
 
-async def create_token(call: Call) -> Json:
+async def create_token(call: ApiCall) -> Json:
     """Make a token of exactly one kind."""
     given = [kind for kind in _KINDS if kind in call.form]
     if len(given) > 1:
@@ -41,7 +41,7 @@ async def create_token(call: Call) -> Json:
     return token.body
 
 
-async def read_token(call: Call) -> Json:
+async def read_token(call: ApiCall) -> Json:
     """The token as it is now. A reusable test name gives a fresh token at each call, as on the real endpoint."""
     await call.work()
     if fresh := magic_token(call.world, call.scope, call.ids[0]):
@@ -55,7 +55,7 @@ async def read_token(call: Call) -> Json:
     return token.body
 
 
-def _make(call: Call, kind: str) -> Token:
+def _make(call: ApiCall, kind: str) -> Token:
     inner: Json | None = None
     behaviour = Behaviour()
     payload: Json = {}
@@ -86,7 +86,7 @@ def _make(call: Call, kind: str) -> Token:
     return Token(body["id"], kind, call.scope, body, behaviour, payload)
 
 
-def person_fields(call: Call, fields: Json, path: str) -> Json:
+def person_fields(call: ApiCall, fields: Json, path: str) -> Json:
     """A person's fields as they may be kept; identity numbers may come as PII tokens, which this call then holds."""
     plain = dict(fields)
     extra: Json = {}
@@ -100,7 +100,7 @@ def person_fields(call: Call, fields: Json, path: str) -> Json:
     return {**identity.kept(plain, path), **extra}
 
 
-def _account_fields(call: Call, fields: Json) -> Json:
+def _account_fields(call: ApiCall, fields: Json) -> Json:
     payload = dict(fields)
     if fields.get("individual"):
         payload["individual"] = person_fields(call, fields["individual"], "account[individual]")
@@ -109,7 +109,7 @@ def _account_fields(call: Call, fields: Json) -> Json:
     return payload
 
 
-def _clone(call: Call, saved: object) -> tuple[str, Json, Behaviour]:
+def _clone(call: ApiCall, saved: object) -> tuple[str, Json, Behaviour]:
     """A token of the connected account from a card or bank account saved on the platform's customer."""
     if isinstance(saved, dict):
         raise invalid(
@@ -137,7 +137,7 @@ def _clone(call: Call, saved: object) -> tuple[str, Json, Behaviour]:
     return kind, inner, source.behaviour
 
 
-def _from_payment_method(call: Call, fields: Json) -> Json:
+def _from_payment_method(call: ApiCall, fields: Json) -> Json:
     if others := sorted(set(fields) - {"payment_method"}):
         raise invalid(
             "You may not provide other bank account parameters when you provide a payment method.",

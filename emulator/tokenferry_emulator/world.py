@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenferry_emulator.authentication import Scope
+from tokenferry_emulator.authentication import KeyScope
 from tokenferry_emulator.cards import Behaviour
 from tokenferry_emulator.errors import no_such
 from tokenferry_emulator.faults import Faults
 from tokenferry_emulator.idempotency import Idempotency
-from tokenferry_emulator.ledger import Ledger
-from tokenferry_emulator.limits import Limiter
+from tokenferry_emulator.ledger import CallLedger
+from tokenferry_emulator.limits import RateLimiter
 from tokenferry_emulator.locks import Locks
 from tokenferry_emulator.settings import Settings
 
@@ -31,7 +31,7 @@ class Token:
 
     id: str
     kind: str
-    scope: Scope
+    scope: KeyScope
     body: Json
     behaviour: Behaviour = field(default_factory=Behaviour)
     payload: Json = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Thing:
     """Any stored object. *members* are ids of what belongs to it: sources, external accounts, persons."""
 
     kind: str
-    scope: Scope
+    scope: KeyScope
     body: Json
     behaviour: Behaviour = field(default_factory=Behaviour)
     members: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Thing:
         return str(self.body["id"])
 
 
-class World:
+class EmulatorState:
     """One run's state. *clock* is the wall clock and *steady* one that never goes back, both in seconds."""
 
     def __init__(
@@ -74,7 +74,7 @@ class World:
         self.steady = steady
         self.sleep = sleep
         self.faults = Faults(self.settings.faults, self.settings.seed)
-        self.limiter = Limiter(self.settings.rates, steady)
+        self.limiter = RateLimiter(self.settings.rates, steady)
         self.reset()
 
     def reset(self) -> None:
@@ -83,7 +83,7 @@ class World:
         self.dice = random.Random(self.settings.seed)
         self.tokens: dict[str, Token] = {}
         self.things: dict[str, Thing] = {}
-        self.ledger = Ledger(self.steady)
+        self.ledger = CallLedger(self.steady)
         self.idempotency = Idempotency(self.clock, self.secret)
         self.locks = Locks()
         #: keys and connected accounts that are refused from now on; "raw_cards": so are card numbers
@@ -102,7 +102,7 @@ class World:
         thing = self.things.pop(thing_id)
         self.ledger.objects[thing.kind] -= 1
 
-    def find(self, kind: str, thing_id: str, scope: Scope, *, param: str, status: int = 404) -> Thing:
+    def find(self, kind: str, thing_id: str, scope: KeyScope, *, param: str, status: int = 404) -> Thing:
         """The object of that kind in that scope, or the provider's "No such …"."""
         thing = self.things.get(thing_id)
         if thing is None or thing.kind != kind or thing.scope != scope:
@@ -110,6 +110,6 @@ class World:
         return thing
 
 
-def platform_account_id(scope: Scope) -> str:
+def platform_account_id(scope: KeyScope) -> str:
     """The platform's own account: the same id for the same key, in both modes."""
     return f"acct_{hashlib.sha256(scope.account.encode()).hexdigest()[:16]}"

@@ -101,7 +101,7 @@ class Broker(Section):
         return checked(url, amqp=True)
 
 
-class Outbox(Section):
+class OutboxSettings(Section):
     """Where accepted requests are kept until the broker, and then their requester, has them. Producers only."""
 
     path: Path | None = None
@@ -116,7 +116,7 @@ class Outbox(Section):
     """Seconds for which `outbox reconcile` can find a confirmed request whose route is not read with this outbox."""
 
 
-class Store(Section):
+class StoreSettings(Section):
     """Where workers keep journal, ledger and limiter: Redis or Valkey."""
 
     url: str = EMBEDDED
@@ -138,7 +138,7 @@ class Store(Section):
         return checked(url, amqp=False)
 
 
-class Keys(Section):
+class KeySettings(Section):
     """Files of the envelope's keys, as `tokenferry keys generate --out DIR` writes them."""
 
     recipient: Path = Path("keys/recipient.pem")
@@ -153,7 +153,7 @@ class Keys(Section):
     """Folder of public keys of every producer and worker whose signature counts."""
 
 
-class Limits(Section):
+class LimitSettings(Section):
     """Calls per second the account allows; what is not set is the documented default of the mode.
 
     Live: 100 in all, 25 per endpoint, 30 account creations. Test: 25, 25 and 5 (docs.stripe.com/rate-limits).
@@ -198,7 +198,7 @@ class Platform(Section):
     """Secret or restricted key. Workers only."""
     publishable_key: SecretReference | None = None
     """Needed in live mode for account and person tokens, which refuse a secret key."""
-    limits: Limits = Limits()
+    limits: LimitSettings = LimitSettings()
 
     @field_validator("base_url")
     @classmethod
@@ -273,9 +273,9 @@ class Configuration(BaseSettings):
     data: Path = Path(".tokenferry")
     """Folder of the embedded server, and of the sockets by which `tokenferry health` finds workers."""
     broker: Broker = Broker()
-    outbox: Outbox = Outbox()
-    store: Store = Store()
-    keys: Keys = Keys()
+    outbox: OutboxSettings = OutboxSettings()
+    store: StoreSettings = StoreSettings()
+    keys: KeySettings = KeySettings()
     platforms: dict[Name, Platform] = Field(default_factory=dict)
     worker: Worker = Worker()
     _folder: Path = PrivateAttr(default_factory=Path.cwd)

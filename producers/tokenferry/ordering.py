@@ -61,7 +61,7 @@ LOOKS: Final = MappingProxyType(
 Read = TypeVar("Read", bound=Message)
 
 
-class _Place(Message):
+class _PlatformName(Message):
     platform: Name
 
 
@@ -94,7 +94,7 @@ class Sealer:
 
         Raises `InvalidConfiguration`, and `InvalidRequest` for what is no name at all.
         """
-        return self.configuration.meant(name if name is None else _read(_Place, platform=name).platform)
+        return self.configuration.meant(name if name is None else _read(_PlatformName, platform=name).platform)
 
     def message(self, order: Order) -> tuple[str, Outgoing]:
         """Check and seal one order: its request id and the message.

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Handed:
+class _PendingSend:
     """One message on its way to whoever accepts it."""
 
     id: str
@@ -102,9 +102,9 @@ class _Handed:
 
 
 @contextmanager
-def _under_way() -> Iterator[deque[_Handed]]:
+def _under_way() -> Iterator[deque[_PendingSend]]:
     """What a stream has begun, and nobody has been told of. Where it ends early that is taken back, or named."""
-    window: deque[_Handed] = deque()
+    window: deque[_PendingSend] = deque()
     try:
         yield window
     except BaseException as end:
@@ -114,7 +114,7 @@ def _under_way() -> Iterator[deque[_Handed]]:
         raise
 
 
-class _Opened:
+class _ProducerBase:
     """What both producers open, share and close: a sealer, a publisher, perhaps an outbox and its sender."""
 
     def __init__(
@@ -149,16 +149,16 @@ class _Opened:
         handed = self._begin(*self.sealer.message(order))
         return handed.id, handed.future
 
-    def _begin(self, id_: str, message: Outgoing, *, timeout: float | None = None) -> _Handed:
+    def _begin(self, id_: str, message: Outgoing, *, timeout: float | None = None) -> _PendingSend:
         seconds = self.configuration.broker.publish_timeout if timeout is None else timeout
         outbox = self.outbox if message.expires_at is not None else None
 
         def hand_over() -> Future[None]:
             return outbox.submit(message) if outbox else self.publisher.submit(message, timeout=seconds)
 
-        return _Handed(id_, hand_over(), hand_over, seconds, outbox)
+        return _PendingSend(id_, hand_over(), hand_over, seconds, outbox)
 
-    def _window(self, orders: Iterable[Order], window: deque[_Handed]) -> Iterator[_Handed]:
+    def _window(self, orders: Iterable[Order], window: deque[_PendingSend]) -> Iterator[_PendingSend]:
         """What to wait for next. No more than `WINDOW` are on their way at a time.
 
         Raises what is wrong with an order in its turn, when all before it have been waited for.
@@ -186,7 +186,7 @@ class _Opened:
         self.publisher.close() if self.everything_sent else self.publisher.close(timeout=1.0)
 
 
-class Producer(_Opened):
+class Producer(_ProducerBase):
     """Sends requests, waiting each time until they are accepted: by the broker, or by the outbox where there is one.
 
     >>> with Producer() as producer:                                                    # doctest: +SKIP
@@ -264,7 +264,7 @@ class Producer(_Opened):
         self.close()
 
 
-class AsyncProducer(_Opened):
+class AsyncProducer(_ProducerBase):
     """The same for asyncio: nothing blocks the loop but the sealing itself (about 0.1 ms)."""
 
     async def send(self, request: TokenRequest, *, timeout: float | None = None, **options: Any) -> str:

@@ -31,7 +31,7 @@ from tokenferry.broker import depth, embedded, publishing
 from tokenferry.broker.connecting import EXCHANGE
 from tokenferry.broker.depth import Bound
 from tokenferry.broker.embedded import Embedded
-from tokenferry.broker.pending import Waiting
+from tokenferry.broker.pending import PendingPublish
 from tokenferry.broker.publishing import (
     BrokerFull,
     BrokerUnavailable,
@@ -519,7 +519,7 @@ def test_a_message_that_was_given_up_is_not_tried_again() -> None:
     class Slow:
         """A channel whose broker refuses everything, and takes longer to say so than any message may wait."""
 
-        def send(self, due: Sequence[Waiting]) -> None:
+        def send(self, due: Sequence[PendingPublish]) -> None:
             for waiting in due:
                 tried.append(waiting.message.body)
                 waiting.begin_try()

@@ -121,7 +121,7 @@ def test_a_server_of_the_authority_that_was_named_is_used(behind: Behind, author
         )
         publisher = stack.enter_context(Publisher.to(configuration))
         publisher.publish(Outgoing("quarantine", "over TLS"))
-        with queue_browser.opened(configuration, "quarantine") as shelf:
+        with queue_browser.open_browser(configuration, "quarantine") as shelf:
             assert [item.body for item in shelf if shelf.remove(item)] == ["over TLS"]
         with app.build(configuration, "tokenize").connection_for_read() as connection:  # as Celery connects
             connection.ensure_connection(max_retries=1, reraise_as_library_errors=False)

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.contract.requests import Kind
-from tokenferry.contract.targets import TARGETS, AttachTarget, Call, InvalidTarget, digest, target_from
+from tokenferry.contract.targets import TARGETS, AttachTarget, InvalidTarget, TargetCall, digest, target_from
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(AttachTarget)
 
@@ -302,12 +302,12 @@ def test_everything_given_is_sent_and_the_token_comes_first(data, kind, params):
     ],
 )
 def test_the_call_that_spends_a_token(data, kind, path, form):
-    assert target_from(data).call("tok_1", kind) == Call(path, form)
+    assert target_from(data).call("tok_1", kind) == TargetCall(path, form)
 
 
 def test_a_payment_method_is_attached_by_a_second_call_without_the_token():
     target = target_from({"to": "payment_method", "customer": "cus_1"})
-    assert target.follow_up("pm_7") == Call("/v1/payment_methods/pm_7/attach", "customer=cus_1")
+    assert target.follow_up("pm_7") == TargetCall("/v1/payment_methods/pm_7/attach", "customer=cus_1")
     assert target_from({"to": "payment_method"}).follow_up("pm_7") is None
     assert target_from({"to": "customer_create"}).follow_up("cus_7") is None
     with pytest.raises(InvalidTarget):

@@ -15,7 +15,7 @@ from tokenferry import AttachResult, Order, Outbox, Producer, Results, TokenResu
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry.outbox import SenderLock
 from tokenferry.outbox.outbox import now_ms
-from tokenferry.outbox.store import Book
+from tokenferry.outbox.store import OutboxStore
 
 REQUESTS = 60
 
@@ -28,7 +28,7 @@ def outbox_of(house: House, name: str) -> Path:
 
 
 def held(path: Path) -> dict[str, int]:
-    book = Book(path, durable=False)
+    book = OutboxStore(path, durable=False)
     try:
         return book.status(now=now_ms())
     finally:

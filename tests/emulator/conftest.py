@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tokenferry_emulator import Settings, World
+from tokenferry_emulator import EmulatorState, Settings
 from tokenferry_emulator.testing import EmulatorProcess, Provider
 
 
@@ -28,9 +28,9 @@ def fresh(emulator: EmulatorProcess) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def provider() -> Provider:
-    return Provider(World())
+    return Provider(EmulatorState())
 
 
 @pytest.fixture
 def provider_with() -> Callable[[Settings], Provider]:
-    return lambda settings: Provider(World(settings))
+    return lambda settings: Provider(EmulatorState(settings))

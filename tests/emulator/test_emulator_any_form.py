@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenferry_emulator import World
+from tokenferry_emulator import EmulatorState
 from tokenferry_emulator.parameters import Parameter, table
 from tokenferry_emulator.routes import ROUTES, Route
 from tokenferry_emulator.testing import BANK, CARD, DEBIT, Provider
@@ -26,7 +26,7 @@ def _paths(parameter: Parameter, path: str = "") -> Iterator[str]:
 
 def _provider() -> tuple[Provider, list[str]]:
     """A provider with one object of each kind, and all their ids."""
-    provider = Provider(World())
+    provider = Provider(EmulatorState())
     account = provider.custom_account({"external_account": provider.token(BANK)})
     person = provider.made(f"/v1/accounts/{account}/persons", {"first_name": "J"})["id"]
     customer = provider.made("/v1/customers", {"source": "tok_visa"})["id"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tokenferry_emulator import Settings, World
+from tokenferry_emulator import EmulatorState, Settings
 from tokenferry_emulator.testing import BANK, CARD, DEBIT, Provider
 
 ACCOUNT = {"account[business_type]": "individual", "account[tos_shown_and_accepted]": "true"}
@@ -322,7 +322,7 @@ def test_an_identity_number_that_does_not_match_leaves_the_person_unverified(pro
 
 def test_a_token_that_is_too_old_is_unknown_where_a_lifetime_is_set() -> None:
     now = [1_800_000_000.0]
-    provider = Provider(World(Settings(token_lifetime=600), clock=lambda: now[0]))
+    provider = Provider(EmulatorState(Settings(token_lifetime=600), clock=lambda: now[0]))
     token = provider.token()
     now[0] += 601
     assert provider.refused("/v1/customers", {"source": token})[1]["code"] == "resource_missing"

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tokenferry_emulator import Settings, World
-from tokenferry_emulator.testing import BANK, CARD, Answer, Provider
+from tokenferry_emulator import EmulatorState, Settings
+from tokenferry_emulator.testing import BANK, CARD, HttpAnswer, Provider
 
 
-def _code(answer: Answer) -> str | None:
+def _code(answer: HttpAnswer) -> str | None:
     code: str | None = answer.json()["error"].get("code")
     return code
 
@@ -122,7 +122,7 @@ def test_keys_belong_to_account_mode_and_connected_account(provider: Provider) -
 
 def test_a_key_is_pruned_after_24_hours() -> None:
     now = [1_800_000_000.0]
-    provider = Provider(World(clock=lambda: now[0]))
+    provider = Provider(EmulatorState(clock=lambda: now[0]))
     first = provider.token(idempotency_key="k")
     now[0] += 24 * 3600 - 1
     assert provider.token(idempotency_key="k") == first

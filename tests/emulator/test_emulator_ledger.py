@@ -3,7 +3,7 @@
 import gc
 import json
 
-from tokenferry_emulator import World
+from tokenferry_emulator import EmulatorState
 from tokenferry_emulator.ledger import Peak
 from tokenferry_emulator.testing import BANK, CARD, Provider
 
@@ -67,7 +67,7 @@ def test_a_reset_forgets_tokens_and_counts(provider: Provider) -> None:
 
 
 def test_no_number_that_was_sent_is_kept_anywhere_in_the_world() -> None:
-    world = World()
+    world = EmulatorState()
     provider = Provider(world)
     secrets = ["4242424242424242", "000123456789", "987", "521734896", "4444"]
     card = {**CARD, "card[cvc]": "987"}
@@ -87,7 +87,7 @@ def test_no_number_that_was_sent_is_kept_anywhere_in_the_world() -> None:
     assert customer in everything
 
 
-def _texts(world: World) -> set[str]:
+def _texts(world: EmulatorState) -> set[str]:
     """Every string that can be reached from the world, whole."""
     seen: set[int] = set()
     found: set[str] = set()

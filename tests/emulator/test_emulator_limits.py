@@ -5,19 +5,19 @@ from itertools import count
 
 import pytest
 
-from tokenferry_emulator import Settings, World
-from tokenferry_emulator.authentication import Scope
-from tokenferry_emulator.limits import Limiter
+from tokenferry_emulator import EmulatorState, Settings
+from tokenferry_emulator.authentication import KeyScope
+from tokenferry_emulator.limits import RateLimiter
 from tokenferry_emulator.settings import Rates
 from tokenferry_emulator.testing import CARD, Provider
 
-SCOPE = Scope("alpha", live=False)
+SCOPE = KeyScope("alpha", live=False)
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(25.0, 5.0), (3.0, 1.0), (100.0, 20.0)])
 def test_in_no_second_do_more_calls_pass_than_rate_and_burst(rate: float, burst: float) -> None:
     now = [0.0]
-    limiter = Limiter(Rates(endpoint_rate=rate, burst=burst), lambda: now[0])
+    limiter = RateLimiter(Rates(endpoint_rate=rate, burst=burst), lambda: now[0])
     passed = []
     for _ in range(5000):
         if limiter.admit(SCOPE, "POST /v1/tokens") is None:
@@ -30,7 +30,7 @@ def test_in_no_second_do_more_calls_pass_than_rate_and_burst(rate: float, burst:
 
 def test_a_paced_caller_is_never_refused() -> None:
     now = [0.0]
-    limiter = Limiter(Rates(endpoint_rate=25.0, burst=1.0), lambda: now[0])
+    limiter = RateLimiter(Rates(endpoint_rate=25.0, burst=1.0), lambda: now[0])
     for at in range(500):
         now[0] = at / 25.0
         assert limiter.admit(SCOPE, "POST /v1/tokens") is None
@@ -72,7 +72,7 @@ def test_endpoints_and_accounts_have_their_own_buckets(provider_with: Callable[[
 
 def test_connected_accounts_have_their_own_limit_and_share_that_of_the_platform() -> None:
     now = [0.0]
-    limiter = Limiter(Rates(endpoint_rate=1.0, burst=3.0), lambda: now[0])
+    limiter = RateLimiter(Rates(endpoint_rate=1.0, burst=3.0), lambda: now[0])
     connected = SCOPE._replace(connected="acct_1")
     assert [limiter.admit(connected, "e") for _ in range(4)] == [None, None, None, "endpoint-rate"]
     assert limiter.admit(SCOPE, "e") == "endpoint-rate"
@@ -134,7 +134,7 @@ def test_latency_is_slept_before_the_effect_with_the_clock_it_was_given() -> Non
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    provider = Provider(World(Settings(latency_ms=250, connect_latency_ms=1000), sleep=sleep))
+    provider = Provider(EmulatorState(Settings(latency_ms=250, connect_latency_ms=1000), sleep=sleep))
     provider.token()
     provider.custom_account()
     assert slept == [0.25, 1.25]
@@ -147,7 +147,7 @@ def test_sampled_latency_is_like_the_measured_one_and_the_same_for_the_same_seed
         async def sleep(seconds: float) -> None:
             slept.append(seconds)
 
-        provider = Provider(World(Settings(sampled_latency=True, seed=seed), sleep=sleep))
+        provider = Provider(EmulatorState(Settings(sampled_latency=True, seed=seed), sleep=sleep))
         for _ in range(100):
             provider.token()
         return sorted(slept)

@@ -21,7 +21,7 @@ from faults.workload import Mixture, sending_program
 from tokenferry import AttachResult, TokenResult
 from tokenferry.contract.results import parse_result
 from tokenferry.outbox.outbox import now_ms
-from tokenferry.outbox.store import Book
+from tokenferry.outbox.store import OutboxStore
 
 COUNT: Final = 200
 OUTBOX: Final = '[outbox]\npath = "{path}"\nresend_after = 10.0\n'
@@ -80,7 +80,7 @@ class Outboxed(threading.Thread):
 
     def held(self) -> int:
         """Requests that the outbox still waits for an outcome of."""
-        book = Book(self._outbox, durable=False)
+        book = OutboxStore(self._outbox, durable=False)
         try:
             status = book.status(now=now_ms())
         finally:

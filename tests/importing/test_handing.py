@@ -10,8 +10,8 @@ import pytest
 
 from tokenferry.broker.errors import StillQueued
 from tokenferry.broker.publishing import BrokerFull, BrokerUnavailable, Outgoing
-from tokenferry.bulk.submitter import Handing
-from tokenferry.bulk.window import Underway
+from tokenferry.bulk.submitter import Submitter
+from tokenferry.bulk.window import Pending
 from tokenferry.configuration import Configuration
 from tokenferry.contract.results import OnboardingResult
 from tokenferry.onboarding.accounts import Accounts
@@ -46,13 +46,13 @@ class OneAccount:
         self,
         configuration: Configuration,
         *answers: Answer,
-        taken: Callable[[Underway], None] = lambda account: None,
+        taken: Callable[[Pending], None] = lambda account: None,
         silence: float = 0.0,
     ) -> None:
         self.desk = Desk(*answers)
         self.window = Accounts()
         self.said: list[str] = []
-        self.handing = Handing(
+        self.handing = Submitter(
             self.desk.submit,
             configuration,
             self.window,
@@ -61,7 +61,7 @@ class OneAccount:
             note=self.said.append,
             silence=silence,
         )
-        self.account = Underway(1, "seller-1", message=Outgoing("onboard.main", "sealed"))
+        self.account = Pending(1, "seller-1", message=Outgoing("onboard.main", "sealed"))
         self.window.enter("req-1", self.account, print)
         self.handing.hand_over("req-1", self.account)
 
@@ -149,7 +149,7 @@ def test_what_waits_where_nobody_asks_is_handed_over_again_six_times_in_three_da
 
 @pytest.mark.usefixtures("empty_queue")
 def test_a_message_that_was_let_go_is_not_looked_for(configuration: Configuration) -> None:
-    def let_go(account: Underway) -> None:
+    def let_go(account: Pending) -> None:
         account.message = None
 
     run = OneAccount(configuration, taken=let_go)

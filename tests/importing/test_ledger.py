@@ -10,11 +10,11 @@ from tokenferry.bulk.outputs import Outputs, UnusableOutput, masked, shown_key
 from tokenferry.bulk.window import Closed
 from tokenferry.contract.requests import Problem
 from tokenferry.contract.results import AttachResult, Display, Failure, TokenResult
-from tokenferry.importing.import_window import Counts, Ledger, Outstanding
-from tokenferry.importing.meter import Budget, Meter, seconds_left
+from tokenferry.importing.import_window import ImportCounts, ImportWindow, PendingRow
+from tokenferry.importing.meter import Meter, RateInForce, seconds_left
 from tokenferry.importing.row_checks import Examiner
-from tokenferry.importing.summary import Summary
-from tokenferry.inputs.orders import Defaults
+from tokenferry.importing.summary import ImportSummary
+from tokenferry.inputs.orders import RowDefaults
 from tokenferry.inputs.rows import BrokenRow, Row
 
 ABOUT: dict[str, Any] = {"request_id": "req-1", "kind": "card", "platform": "main", "settled_at": 1}
@@ -35,9 +35,9 @@ DECLINED = AttachResult(
 )
 
 
-def entered(*, attaches: bool = False) -> tuple[Ledger, list[dict[str, Any]]]:
-    ledger, lines = Ledger(), []
-    ledger.enter("req-1", Outstanding(2, "row key", "card", attaches=attaches), lines.append)
+def entered(*, attaches: bool = False) -> tuple[ImportWindow, list[dict[str, Any]]]:
+    ledger, lines = ImportWindow(), []
+    ledger.enter("req-1", PendingRow(2, "row key", "card", attaches=attaches), lines.append)
     return ledger, lines
 
 
@@ -99,10 +99,10 @@ def test_a_closed_ledger_takes_no_result_so_that_it_stays_on_its_route() -> None
 
 def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
     now = [0.0]
-    ledger = Ledger(clock=lambda: now[0])
+    ledger = ImportWindow(clock=lambda: now[0])
     for number in range(100):
         now[0] = number * 0.1
-        ledger.enter("req-1", Outstanding(1, "a", "card", attaches=False), print)
+        ledger.enter("req-1", PendingRow(1, "a", "card", attaches=False), print)
         ledger.settle(TOKEN, lambda line: None)
     assert ledger.rate() == pytest.approx(10, rel=0.05)
     now[0] = 30.0
@@ -110,10 +110,10 @@ def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
 
 
 def test_the_eta_counts_every_call_that_is_still_to_be_made() -> None:
-    budget = Budget(tokens=25, calls=25)
+    budget = RateInForce(tokens=25, calls=25)
     assert seconds_left(rows_left=0, tokens_open=50, attaches_open=0, share=0, budget=budget) == 2
     assert seconds_left(rows_left=0, tokens_open=50, attaches_open=50, share=1, budget=budget) == 6
-    assert seconds_left(rows_left=50, tokens_open=0, attaches_open=0, share=1, budget=Budget(25, 100)) == 2
+    assert seconds_left(rows_left=50, tokens_open=0, attaches_open=0, share=1, budget=RateInForce(25, 100)) == 2
 
 
 def test_progress_shows_numbers_rate_and_eta_in_one_line() -> None:
@@ -122,30 +122,30 @@ def test_progress_shows_numbers_rate_and_eta_in_one_line() -> None:
 
     ledger, _ = entered()
     ledger.counts.rows = 25
-    line = Meter(ledger, Budget(25, 25), Half(), 100).line()
+    line = Meter(ledger, RateInForce(25, 25), Half(), 100).line()
     assert line == (
         "25 rows read of about 50 | 1 sealed | 0 tokenized | 0 attached | 0 failed | 0 refused | 0% of 25/s | ETA 0 s"
     )
-    assert Meter(ledger, Budget(25, 25), Half(), None).line().endswith("ETA unknown")
+    assert Meter(ledger, RateInForce(25, 25), Half(), None).line().endswith("ETA unknown")
 
 
 @pytest.mark.parametrize(
     ("counts", "reason", "code"),
     [
-        (Counts(rows=1, tokenized=1), None, 0),
-        (Counts(rows=1, refused=1), None, 1),
-        (Counts(rows=1, failed=1), None, 1),
-        (Counts(rows=1, unfinished=1), None, 1),
-        (Counts(rows=1, tokenized=1), "interrupted", 1),
+        (ImportCounts(rows=1, tokenized=1), None, 0),
+        (ImportCounts(rows=1, refused=1), None, 1),
+        (ImportCounts(rows=1, failed=1), None, 1),
+        (ImportCounts(rows=1, unfinished=1), None, 1),
+        (ImportCounts(rows=1, tokenized=1), "interrupted", 1),
     ],
 )
-def test_only_a_file_whose_every_row_succeeded_ends_with_0(counts: Counts, reason: str | None, code: int) -> None:
-    assert Summary(counts, 1.0, None, None, "import-1", reason, budget_per_second=25.0).exit_code == code
+def test_only_a_file_whose_every_row_succeeded_ends_with_0(counts: ImportCounts, reason: str | None, code: int) -> None:
+    assert ImportSummary(counts, 1.0, None, None, "import-1", reason, budget_per_second=25.0).exit_code == code
 
 
 def test_the_summary_says_what_is_unfinished_and_how_to_go_on(tmp_path: Any) -> None:
-    counts = Counts(rows=9, sealed=9, tokenized=7, unfinished=2)
-    summary = Summary(
+    counts = ImportCounts(rows=9, sealed=9, tokenized=7, unfinished=2)
+    summary = ImportSummary(
         counts, 1.0, tmp_path / "out.jsonl", None, "import-1", "interrupted", 10, False, budget_per_second=25.0
     )
     said = summary.unfinished()
@@ -157,18 +157,18 @@ def test_the_summary_says_what_is_unfinished_and_how_to_go_on(tmp_path: Any) -> 
 
 
 def test_reasons_are_counted() -> None:
-    counts = Counts(rows=2, refused=2)
-    examiner = Examiner(Defaults(frozenset({"main"})), Outputs(None, None), counts)
+    counts = ImportCounts(rows=2, refused=2)
+    examiner = Examiner(RowDefaults(frozenset({"main"})), Outputs(None, None), counts)
     examiner.refuse(2, "a", [Problem("card.number", "is short")])
     examiner.refuse(3, "b", [Problem("card.number", "is short"), Problem("kind", "is odd")])
-    summary = Summary(counts, 1.0, None, None, "import-1", budget_per_second=25.0)
+    summary = ImportSummary(counts, 1.0, None, None, "import-1", budget_per_second=25.0)
     assert summary.as_json()["refusals_by_reason"] == {"card.number: is short": 2, "kind: is odd": 1}
     assert "        2  card.number: is short" in summary.lines()
 
 
 def test_a_second_row_with_the_same_key_is_refused_even_if_the_first_one_was() -> None:
-    counts = Counts()
-    examiner = Examiner(Defaults(frozenset({"main"})), Outputs(None, None), counts)
+    counts = ImportCounts()
+    examiner = Examiner(RowDefaults(frozenset({"main"})), Outputs(None, None), counts)
     assert examiner.order(Row(2, "a", {"kind": "pii"})) is None
     assert examiner.order(Row(3, "a", {"kind": "pii", "id_number": "1"})) is None
     assert examiner.order(BrokenRow(4, "a", "row", "is broken")) is None

@@ -12,15 +12,15 @@ from tokenferry.contract.targets import AccountCreate, Charge, CustomerCreate
 from tokenferry.inputs.columns import field_of, known_names
 from tokenferry.inputs.csv_rows import CsvRows
 from tokenferry.inputs.lines import Lines
-from tokenferry.inputs.orders import Defaults, order_from
+from tokenferry.inputs.orders import RowDefaults, order_from
 from tokenferry.inputs.rows import Row
 from tokenferry.producer import Order
 
-DEFAULTS = Defaults(frozenset({"main"}), reply_to="import-1")
+DEFAULTS = RowDefaults(frozenset({"main"}), reply_to="import-1")
 CARD = {"number": "4242424242424242", "exp_month": "12", "exp_year": "2034"}
 
 
-def from_cells(defaults: Defaults = DEFAULTS, /, **cells: str) -> Order:
+def from_cells(defaults: RowDefaults = DEFAULTS, /, **cells: str) -> Order:
     """The order of a one-row CSV file; `__` in a name stands for a dot."""
     names = [name.replace("__", ".") for name in cells]
     content = ",".join(names) + "\n" + ",".join(cells.values()) + "\n"
@@ -29,7 +29,7 @@ def from_cells(defaults: Defaults = DEFAULTS, /, **cells: str) -> Order:
     return order_from(row, defaults)
 
 
-def from_json(defaults: Defaults = DEFAULTS, /, **values: Any) -> Order:
+def from_json(defaults: RowDefaults = DEFAULTS, /, **values: Any) -> Order:
     return order_from(Row(1, "a", values), defaults)
 
 
@@ -110,7 +110,7 @@ def test_digits_as_names_stay_names_where_names_are_free() -> None:
 
 
 def test_defaults_apply_to_rows_that_do_not_say_themselves() -> None:
-    defaults = Defaults(
+    defaults = RowDefaults(
         frozenset({"main", "other"}), kind="card", platform="main", connected_account="acct_1", lane="realtime"
     )
     one, two = from_cells(defaults, **CARD), from_cells(defaults, platform="other", lane="bulk", **CARD)

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from tokenferry.bulk.window import Underway
+from tokenferry.bulk.window import Pending
 from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingResult, Requirements, StepResult
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.onboarding.accounts import LATER, Accounts
-from tokenferry.onboarding.documents import Numbered, documents
-from tokenferry.onboarding.summary import Summary, progress
+from tokenferry.onboarding.documents import NumberedDocument, documents
+from tokenferry.onboarding.summary import OnboardingSummary, progress
 
 ACCOUNT = {"country": "US", "type": "custom"}
 
 
-def read(content: str | bytes) -> list[Numbered]:
+def read(content: str | bytes) -> list[NumberedDocument]:
     raw = content if isinstance(content, bytes) else content.encode()
     return list(documents(io.BufferedReader(io.BytesIO(raw))))
 
@@ -113,7 +113,7 @@ FAILED = StepResult(
 def test_every_outcome_is_written_once_and_counted() -> None:
     accounts, written = Accounts(), []
     for number, reference in enumerate(("a", "b", "c"), 1):
-        accounts.enter(f"req-{reference}", Underway(number, reference), written.append)
+        accounts.enter(f"req-{reference}", Pending(number, reference), written.append)
     due = Requirements(currently_due=("external_account",))
     accounts.settle(result("req-a", complete=True, steps=[DONE], requirements=due), written.append)
     accounts.settle(result("req-b", steps=[DONE, FAILED], failure=FAILED.failure), written.append)
@@ -131,7 +131,7 @@ def test_a_second_outcome_gets_a_line_of_its_own_and_counts_in_place_of_the_firs
     """It was given up on, and redriven while the others were still under way."""
     accounts, written = Accounts(), []
     for number, reference in enumerate(("a", "b"), 1):
-        accounts.enter(f"req-{reference}", Underway(number, reference), written.append)
+        accounts.enter(f"req-{reference}", Pending(number, reference), written.append)
     first = result("req-a", steps=[DONE, FAILED], failure=FAILED.failure)
     second = result("req-a", complete=True, steps=[DONE, DONE]).model_copy(update={"outcome_id": "req-a:onboarding:2"})
     for outcome in (first, first, second, second, result("req-z", complete=True, steps=[DONE])):
@@ -146,7 +146,7 @@ def test_a_second_outcome_gets_a_line_of_its_own_and_counts_in_place_of_the_firs
 def test_accounts_with_an_outcome_are_not_remembered_for_ever() -> None:
     accounts, written = Accounts(), []
     for number in range(LATER + 1):
-        accounts.enter(f"req-{number}", Underway(number, "a"), written.append)
+        accounts.enter(f"req-{number}", Pending(number, "a"), written.append)
         accounts.settle(result(f"req-{number}", steps=[FAILED]), written.append)
     for number in (0, 1):
         later = result(f"req-{number}", complete=True, steps=[DONE])
@@ -156,7 +156,7 @@ def test_accounts_with_an_outcome_are_not_remembered_for_ever() -> None:
 
 def test_an_account_given_up_on_counts_with_its_own_failure_and_those_of_its_steps() -> None:
     accounts = Accounts()
-    accounts.enter("req-a", Underway(1, "a"), lambda _: None)
+    accounts.enter("req-a", Pending(1, "a"), lambda _: None)
     given_up = Failure(code="deliveries_exhausted", source="tokenferry")
     accounts.settle(result("req-a", steps=[DONE, FAILED], failure=given_up), lambda _: None)
     assert set(accounts.counts.failures_by_code) == {"deliveries_exhausted", "person: invalid_dob (person[dob])"}
@@ -166,7 +166,7 @@ def test_steps_of_accounts_under_way_count_until_their_outcome_does_and_only_tho
     said: list[str] = []
     accounts = Accounts()
     accounts.tell = said.append
-    accounts.enter("req-a", Underway(1, "seller-1"), print)
+    accounts.enter("req-a", Pending(1, "seller-1"), print)
     word = OnboardingProgress(request_id="req-a", onboarding_id="a", step=DONE, taken=1, done=1, steps=3)
     failed = word.model_copy(update={"step": FAILED, "taken": 2})
     for each in (word, word, failed, word.model_copy(update={"request_id": "req-b", "done": 3})):
@@ -183,9 +183,11 @@ def test_steps_of_accounts_under_way_count_until_their_outcome_does_and_only_tho
 
 def test_the_summary_says_what_is_where_and_how_to_go_on() -> None:
     accounts = Accounts()
-    accounts.enter("req-a", Underway(1, "a"), print)
+    accounts.enter("req-a", Pending(1, "a"), print)
     accounts.close()
-    summary = Summary(accounts.counts, 1.0, Path("o.jsonl"), Path("r.csv"), "onboard-1", "interrupted", 7, False)
+    summary = OnboardingSummary(
+        accounts.counts, 1.0, Path("o.jsonl"), Path("r.csv"), "onboard-1", "interrupted", 7, False
+    )
     said = summary.unfinished() or ""
     for part in ("interrupted", "1 account has no outcome", "o.jsonl", "tokenferry results onboard-1", "again"):
         assert part in said

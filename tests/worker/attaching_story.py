@@ -11,12 +11,12 @@ from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.results import AttachResult
 from tokenferry.contract.targets import CustomerSource
 from tokenferry.sealing import Signer, sign_attach
-from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Settled
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Journal
 from tokenferry_worker.tokens.ledger import Ledger
 from tokenferry_worker.tokens.spending import Spender
@@ -29,7 +29,7 @@ from .standins import (
     MemoryLimiter,
     ScriptedEndpoint,
     ShownEndpoint,
-    StoryWorld,
+    StoryClock,
 )
 
 TARGET = CustomerSource(customer="cus_1")
@@ -44,7 +44,7 @@ class Story:
     journal: MemoryJournal
     ledger: MemoryLedger
     limiter: MemoryLimiter
-    world: StoryWorld
+    world: StoryClock
     signer: Signer
 
     def order(self, **changed: Any) -> str:
@@ -72,13 +72,15 @@ class Story:
 
 
 def attacher_of(
-    key_folder: Any, endpoint: ScriptedEndpoint, journal: Journal, ledger: Ledger, world: StoryWorld
+    key_folder: Any, endpoint: ScriptedEndpoint, journal: Journal, ledger: Ledger, world: StoryClock
 ) -> tuple[Attacher, MemoryLimiter]:
     limiter, platform = MemoryLimiter(), Platform(mode="test", base_url="http://127.0.0.1:1")
     attacher = Attacher(
         signers=Signers.load(key_folder.signers),
-        spender=Spender({"main": ledger}, limiter, Switchboard(MemoryCircuits(), look_every=0.01), world, attempts=4),
-        desks={"main": Desk("main", endpoint, Budgets("main", platform), False)},
+        spender=Spender(
+            {"main": ledger}, limiter, CircuitBreaker(MemoryCircuits(), look_every=0.01), world, attempts=4
+        ),
+        platforms={"main": PlatformContext("main", endpoint, Budgets("main", platform), False)},
         journal=journal,
         deliveries=3,
     )
@@ -90,7 +92,7 @@ Tell = Callable[..., Story]
 
 def begin(key_folder: Any, *script: Any, endpoint: ScriptedEndpoint | None = None) -> Story:
     """Begins a story with what the endpoint will answer."""
-    endpoint, world = endpoint or ShownEndpoint(*script), StoryWorld()
+    endpoint, world = endpoint or ShownEndpoint(*script), StoryClock()
     ledger = MemoryLedger(world.now)
     journal = ledger.orders = MemoryJournal(ledger, MemoryJournal(ledger))
     attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)

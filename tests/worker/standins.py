@@ -15,21 +15,21 @@ from urllib.parse import parse_qsl
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.scopes import Board, Circuit
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.scopes import Circuit, CircuitSnapshot
 from tokenferry_worker.errors import Blocked, Declined, Forgotten, Reused, TokenferryError, Unavailable
-from tokenferry_worker.limits.backpressure import Place
+from tokenferry_worker.limits.backpressure import Slot
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.provider.answers import Answer, Greeting
 from tokenferry_worker.tokens.journal import Begun
-from tokenferry_worker.tokens.ledger import Became, Claim, Scope
+from tokenferry_worker.tokens.ledger import Became, Claim, TokenScope
 from tokenferry_worker.tokens.lifecycle import Ending
 
 NOW = 1_800_000_000.0
 """Unix seconds at which every story begins."""
 
 
-class StoryWorld:
+class StoryClock:
     """A clock that only sleeping moves, and dice that always show one half."""
 
     def __init__(self, now: float = NOW) -> None:
@@ -39,7 +39,7 @@ class StoryWorld:
     def now(self) -> float:
         return self.clock
 
-    def dice(self) -> float:
+    def random(self) -> float:
         return 0.5
 
     async def sleep(self, seconds: float) -> None:
@@ -167,7 +167,7 @@ class MemoryLimiter:
     async def done(self, budgets: Sequence[Budget], call: str) -> None:
         self.under_way -= 1
 
-    async def push_back(self, budget: Budget, seconds: float) -> None:
+    async def back_off(self, budget: Budget, seconds: float) -> None:
         self.pushed_back.append((budget.name, seconds))
 
 
@@ -200,10 +200,10 @@ class MemoryJournal:
         entry.deliveries += 1
         return Begun(entry.deliveries, entry.epoch, entry.outcome)
 
-    async def excuse(self, id_: str) -> None:
+    async def uncount(self, id_: str) -> None:
         self.entry(id_).deliveries -= 1
 
-    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Place] = ()) -> str:
+    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Slot] = ()) -> str:
         if ours and id_ not in self.entries:
             raise Forgotten
         entry = self.entry(id_)
@@ -212,12 +212,12 @@ class MemoryJournal:
             self.left.append((id_, tuple(place.name for place in leaving)))
         return entry.outcome
 
-    async def made(self, id_: str, outcome: str, token: str, scope: Scope, *, at: int) -> str:
+    async def record_token(self, id_: str, outcome: str, token: str, scope: TokenScope, *, at: int) -> str:
         if self.entry(id_).outcome is None:
             self.ledger.tokens.setdefault(token, Holding("available", scope=scope, made_at=at))
         return await self.record(id_, outcome)
 
-    async def anew(self, id_: str, token: str, places: Sequence[Place]) -> bool:
+    async def retokenize(self, id_: str, token: str, places: Sequence[Slot]) -> bool:
         held = self.ledger.tokens.setdefault(token, Holding("expired", id_))
         if held.state != "expired":
             return False
@@ -241,7 +241,7 @@ class Holding:
     by: str = ""
     fence: int = 0
     until: float = 0.0
-    scope: Scope | None = None
+    scope: TokenScope | None = None
     became: Became | None = None
     made_at: int | None = None
 
@@ -277,13 +277,13 @@ class MemoryLedger:
         by: str,
         *,
         lease: float,
-        scope: Scope | None = None,
+        scope: TokenScope | None = None,
         lost: int | None = None,
         journaled: bool = False,
     ) -> Claim:
         held = self.holding(token)
         if journaled and self.orders is not None and (told := self.orders.entry(by).outcome):
-            return Claim("told", by, held.fence, told=told)
+            return Claim("told", by, held.fence, settled_outcome=told)
         if held.scope is not None and scope is not None:
             for name in ("platform", "mode", "account", "kind"):
                 also = (scope.also,) if name == "account" and scope.also else ()
@@ -291,7 +291,9 @@ class MemoryLedger:
                     return Claim("misfit", name, held.fence)
         if held.state in ("spent", "burnt", "expired"):
             mine = held.by == by
-            return Claim(held.state, held.by, held.fence, mine, held.became, unheard=not mine and held.scope is None)
+            return Claim(
+                held.state, held.by, held.fence, mine, held.became, unknown_to_ledger=not mine and held.scope is None
+            )
         doubtful = held.state in ("leased", "unknown")
         lives = held.state == "leased" and held.until > self.now()
         if doubtful and held.by not in (by, ""):
@@ -305,7 +307,9 @@ class MemoryLedger:
         unheard = not doubtful and held.scope is None
         held.fence = max(held.fence + 1, int(self.now() * 1_000_000))
         held.state, held.by, held.until = "leased", by, self.now() + lease
-        return Claim("granted", by, held.fence, again, elsewhere=elsewhere, unheard=unheard, made_at=held.made_at)
+        return Claim(
+            "granted", by, held.fence, again, used_by_unknown=elsewhere, unknown_to_ledger=unheard, made_at=held.made_at
+        )
 
     @asynccontextmanager
     async def keeping(self, token: str, claim: Claim, *, lease: float) -> AsyncIterator[Hold]:
@@ -351,7 +355,7 @@ class MemoryLedger:
             yield
 
 
-class MemoryHeadway:
+class MemoryBackpressure:
     """Who is ahead, in a dict; nobody passes away by himself."""
 
     def __init__(self) -> None:
@@ -359,7 +363,7 @@ class MemoryHeadway:
         self.asked = 0
         self.lasts = 0.0
 
-    async def go(self, id_: str, places: Sequence[Place], *, lasts: float) -> bool:
+    async def acquire(self, id_: str, places: Sequence[Slot], *, lasts: float) -> bool:
         self.asked += 1
         self.lasts = lasts
         taken = [self.seats.setdefault(place.name, set()) for place in places]
@@ -369,7 +373,7 @@ class MemoryHeadway:
             seats.add(id_)
         return True
 
-    async def back(self, id_: str, places: Sequence[Place]) -> None:
+    async def release(self, id_: str, places: Sequence[Slot]) -> None:
         for place in places:
             self.seats.get(place.name, set()).discard(id_)
 
@@ -410,7 +414,7 @@ class MemoryCircuits:
         self.circuits.setdefault(scope, Opened(status, code, request_id, now, next=now + self.first))
         return not known
 
-    async def ask(
+    async def admit(
         self, scopes: Sequence[str], by: str = "", *, tried: bool = False
     ) -> Literal["closed", "open", "probe"]:
         self.asked += 1
@@ -424,7 +428,7 @@ class MemoryCircuits:
             circuit.probing = self.now() + self.lasts
         return "probe" if found else "closed"
 
-    async def again(self, scope: str, *, failed: bool, by: str = "") -> None:
+    async def end_probe(self, scope: str, *, failed: bool, by: str = "") -> None:
         if circuit := self.circuits.get(scope):
             circuit.probes += failed
             circuit.probing, circuit.last = 0.0, by
@@ -434,23 +438,23 @@ class MemoryCircuits:
         circuit = self.circuits.pop(scope, None)
         return None if circuit is None else self.now() - circuit.at
 
-    async def look(self) -> Board:
+    async def snapshot(self) -> CircuitSnapshot:
         self.looks += 1
         now = self.now()
         circuits = {
             scope: Circuit(scope, c.status, c.code, c.request_id, c.at, c.probes, max(c.next, c.probing) - now)
             for scope, c in self.circuits.items()
         }
-        return Board(circuits, dict(self.resting))
+        return CircuitSnapshot(circuits, dict(self.resting))
 
-    async def parked(self, scope: str) -> None:
+    async def count_parked(self, scope: str) -> None:
         self.resting[scope] = self.resting.get(scope, 0) + 1
 
-    async def emptied(self, scope: str, count: int) -> None:
+    async def forget_parked(self, scope: str, count: int) -> None:
         if self.resting.get(scope) == count:
             del self.resting[scope]
 
-    async def mind(self, scope: str, by: str, *, lease: float) -> bool:
+    async def try_lead(self, scope: str, by: str, *, lease: float) -> bool:
         holder, until = self.duties.get(scope, ("", 0.0))
         if holder != by and until > self.now():
             return False
@@ -461,12 +465,12 @@ class MemoryCircuits:
         if circuit := self.circuits.get(scope):
             circuit.next = circuit.probing = 0.0
             return True
-        await self.parked(scope)
+        await self.count_parked(scope)
         return False
 
 
 @asynccontextmanager
-async def watched(switchboard: Switchboard) -> AsyncIterator[Switchboard]:
+async def watched(switchboard: CircuitBreaker) -> AsyncIterator[CircuitBreaker]:
     """A switchboard that looks at its book while the block runs, as a worker process does."""
     task = asyncio.create_task(switchboard.watch())
     try:

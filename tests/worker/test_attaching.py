@@ -27,8 +27,8 @@ from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.outcomes import DeadLettered, Parked, Quarantined
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import PUSHED_BACK
-from tokenferry_worker.tokens.ledger import Scope
+from tokenferry_worker.provider.attempts import LEAST_BACK_OFF
+from tokenferry_worker.tokens.ledger import TokenScope
 
 from .attaching_story import Story, Tell, attacher_of, begin, code_of, result_of
 from .standins import (
@@ -37,7 +37,7 @@ from .standins import (
     MemoryJournal,
     MemoryLedger,
     SpendingEndpoint,
-    StoryWorld,
+    StoryClock,
     blocked,
     customer,
     declined,
@@ -51,7 +51,7 @@ from .standins import (
 
 pytestmark = pytest.mark.anyio
 
-SCOPE = Scope("main", "test", "", "card")
+SCOPE = TokenScope("main", "test", "", "card")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def test_creating_an_account_draws_on_a_budget_of_its_own(tell: Tell) -> N
     story = tell(rate_limited("resource-specific"), Answer("account", "acct_9", {}))
     await story.handle(kind="account", token="ct_1", target=AccountCreate())
     assert story.limiter.permits[0][0] == ("main:global", "main:endpoint:accounts", "main:account_creation")
-    assert story.limiter.pushed_back == [("main:account_creation", PUSHED_BACK)]
+    assert story.limiter.pushed_back == [("main:account_creation", LEAST_BACK_OFF)]
 
 
 async def test_delivered_twice_it_tells_the_same_outcome_and_spends_once(tell: Tell) -> None:
@@ -223,14 +223,14 @@ async def test_an_order_that_knows_no_age_does_not_make_a_token_younger_than_it_
 @pytest.mark.parametrize(
     ("belongs", "code"),
     [
-        (Scope("other", "test", "", "card"), Code.TOKEN_OF_ANOTHER_PLATFORM),
-        (Scope("main", "live", "", "card"), Code.TOKEN_OF_ANOTHER_MODE),
-        (Scope("main", "test", "acct_1", "card"), Code.TOKEN_OF_ANOTHER_ACCOUNT),
-        (Scope("main", "test", "", "bank_account"), Code.TOKEN_OF_ANOTHER_KIND),
+        (TokenScope("other", "test", "", "card"), Code.TOKEN_OF_ANOTHER_PLATFORM),
+        (TokenScope("main", "live", "", "card"), Code.TOKEN_OF_ANOTHER_MODE),
+        (TokenScope("main", "test", "acct_1", "card"), Code.TOKEN_OF_ANOTHER_ACCOUNT),
+        (TokenScope("main", "test", "", "bank_account"), Code.TOKEN_OF_ANOTHER_KIND),
     ],
 )
 async def test_a_token_that_belongs_elsewhere_is_refused_before_any_call(
-    tell: Tell, belongs: Scope, code: Code
+    tell: Tell, belongs: TokenScope, code: Code
 ) -> None:
     story = tell()
     story.ledger.tokens["tok_1"] = Holding("available", scope=belongs)
@@ -243,7 +243,7 @@ async def test_an_accounts_own_token_goes_into_that_account_in_the_platforms_nam
     tell: Tell, account: str, ok: bool
 ) -> None:
     story = tell(Answer("card", "card_1", {}))
-    story.ledger.tokens["tok_1"] = Holding("available", scope=Scope("main", "test", "acct_1", "card"))
+    story.ledger.tokens["tok_1"] = Holding("available", scope=TokenScope("main", "test", "acct_1", "card"))
     assert result_of(await story.handle(target=ExternalAccount(account=account))).ok == ok
 
 
@@ -403,7 +403,7 @@ async def test_a_refused_account_or_endpoint_parks_the_order_with_its_token_free
         outcome = await story.handle(connected_account=account)
         assert outcome == Parked(scope, ATTACH_TASK, "attach-1")
     assert (story.state, len(story.endpoint.calls), story.journal.entry("attach-1").deliveries) == ("available", 1, 0)
-    await story.attacher.spender.circuits.proved([scope])
+    await story.attacher.spender.circuits.on_success([scope])
     assert result_of(await story.handle(connected_account=account)).ok
 
 
@@ -444,7 +444,7 @@ async def test_parked_after_a_call_that_may_have_spent_the_token_nobody_else_get
     story = tell(timed_out(), blocked(403), customer())
     assert isinstance(await story.handle(), Parked)
     assert story.state == "unknown"
-    await story.attacher.spender.circuits.proved(["main/endpoint/customer_sources"])
+    await story.attacher.spender.circuits.on_success(["main/endpoint/customer_sources"])
     assert result_of(await story.handle()).ok
     assert len(set(story.endpoint.keys)) == 1
 
@@ -507,7 +507,7 @@ async def test_of_twenty_orders_in_two_workers_on_one_store_exactly_one_spends_i
     endpoint, signer = SpendingEndpoint(), Signer.load(key_folder.worker)
     workers = []
     for _ in range(2):
-        store, world = Store(client, prefix), StoryWorld()
+        store, world = Store(client, prefix), StoryClock()
         ledger, journal = RedisLedger(store, "main", days=1), RedisJournal(store, "attach", days=1)
         attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)
         workers.append(Story(attacher, endpoint, MemoryJournal(), MemoryLedger(), limiter, world, signer))

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tokenferry.configuration import Limits, Platform
+from tokenferry.configuration import LimitSettings, Platform
 from tokenferry.contract.targets import AccountCreate
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.pacing import Budget
@@ -14,7 +14,7 @@ from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.store import Store
 
-BUDGETS = Budgets("main", Platform(limits=Limits(connected_account_per_second=5.0)))
+BUDGETS = Budgets("main", Platform(limits=LimitSettings(connected_account_per_second=5.0)))
 USED = {
     "a token": BUDGETS.tokens(),
     "a token for an account": BUDGETS.tokens("acct_1"),
@@ -66,7 +66,7 @@ async def shares(store: Store, *budgets: Budget) -> list[float]:
 @pytest.mark.anyio
 async def test_an_endpoint_that_refuses_one_account_is_slowed_for_every_account(store: Store) -> None:
     one, other = ({budget.scope: budget for budget in BUDGETS.tokens(account)} for account in ("acct_1", "acct_2"))
-    await RedisLimiter(store).push_back(BUDGETS.refused("endpoint-rate", tuple(one.values())), 0.25)
+    await RedisLimiter(store).back_off(BUDGETS.refused("endpoint-rate", tuple(one.values())), 0.25)
     assert await shares(store, other["endpoint"], one["connected_account"], one["platform"]) == [0.93, 1.0, 1.0]
-    await RedisLimiter(store).push_back(BUDGETS.refused("resource-specific", tuple(one.values())), 0.25)
+    await RedisLimiter(store).back_off(BUDGETS.refused("resource-specific", tuple(one.values())), 0.25)
     assert await shares(store, one["connected_account"], other["connected_account"]) == [0.93, 1.0]

@@ -9,31 +9,31 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tokenferry.configuration import Limits, Platform
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.scopes import About
-from tokenferry_worker.clock import RealWorld
+from tokenferry.configuration import LimitSettings, Platform
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.scopes import CallScope
+from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import Attempts, TooLate
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.provider.platforms import PlatformContext
 
 from .standins import MemoryCircuits, ScriptedEndpoint
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(global_per_second=50_000, endpoint_per_second=50_000, burst=100, in_flight={"tokens": 1})
-DESK = Desk("main", ScriptedEndpoint(), Budgets("main", Platform(limits=LIMITS)), live=False)
+LIMITS = LimitSettings(global_per_second=50_000, endpoint_per_second=50_000, burst=100, in_flight={"tokens": 1})
+DESK = PlatformContext("main", ScriptedEndpoint(), Budgets("main", Platform(limits=LIMITS)), live=False)
 
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_delivery_that_is_called_off_or_too_late_leaves_no_call_under_way(
     client: Redis, store: Store, seed: int
 ) -> None:
-    dice, world = random.Random(seed), RealWorld()
-    limiter, circuits = RedisLimiter(store), Switchboard(MemoryCircuits())
+    dice, world = random.Random(seed), SystemClock()
+    limiter, circuits = RedisLimiter(store), CircuitBreaker(MemoryCircuits())
     budgets = DESK.budgets.tokens()
 
     async def call() -> Answer:
@@ -42,7 +42,7 @@ async def test_a_delivery_that_is_called_off_or_too_late_leaves_no_call_under_wa
         return Answer("token", "tok_1", {})
 
     async def deliver() -> Answer:
-        about = About("main", "tokens", "card")
+        about = CallScope("main", "tokens", "card")
         until = world.now() + dice.choice([0.0005, 0.002, 60.0])
         attempts = Attempts(
             limiter, circuits, world, DESK, about, "bulk", budgets, limit=3, until=until, may_park=False

@@ -11,27 +11,35 @@ import pytest
 from redis.asyncio import Redis
 
 from tokenferry.configuration import Platform
-from tokenferry_worker.circuits.breaker import CircuitBook, Switchboard
-from tokenferry_worker.circuits.scopes import About, Park, cure, is_its_own, parks, scope_of, scopes_of
+from tokenferry_worker.circuits.breaker import CircuitBreaker, CircuitStore
+from tokenferry_worker.circuits.scopes import (
+    CallScope,
+    Park,
+    concerns_this_call_only,
+    parks,
+    remedy,
+    scope_of,
+    scopes_of,
+)
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import Attempts, TooLate
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.provider.platforms import PlatformContext
 
-from .standins import NOW, MemoryCircuits, MemoryLimiter, ScriptedEndpoint, StoryWorld, blocked, watched
+from .standins import NOW, MemoryCircuits, MemoryLimiter, ScriptedEndpoint, StoryClock, blocked, watched
 
 pytestmark = pytest.mark.anyio
 
-CARD = About("main", "tokens", "card")
-CONNECTED = About("main", "tokens", "card", "acct_1")
-ATTACH = About("main", "customers")
-CONNECTED_ATTACH = About("main", "customers", connected_account="acct_1")
-PERSON_OF_ACCOUNT = About("main", "persons", named_account="acct_1")
-LIVE_PERSON = About("main", "tokens", "person", publishable=True)
-LIVE_CONNECTED_PERSON = About("main", "tokens", "person", "acct_1", publishable=True)
+CARD = CallScope("main", "tokens", "card")
+CONNECTED = CallScope("main", "tokens", "card", "acct_1")
+ATTACH = CallScope("main", "customers")
+CONNECTED_ATTACH = CallScope("main", "customers", connected_account="acct_1")
+PERSON_OF_ACCOUNT = CallScope("main", "persons", named_account="acct_1")
+LIVE_PERSON = CallScope("main", "tokens", "person", publishable=True)
+LIVE_CONNECTED_PERSON = CallScope("main", "tokens", "person", "acct_1", publishable=True)
 
 TABLE = [
     (401, CARD, "main", "secret_key"),
@@ -54,44 +62,44 @@ TABLE = [
 
 @pytest.mark.parametrize(("status", "about", "scope", "advice"), TABLE)
 def test_a_refusal_opens_the_narrowest_scope_it_speaks_for_and_names_its_cure(
-    status: int, about: About, scope: str, advice: str
+    status: int, about: CallScope, scope: str, advice: str
 ) -> None:
     error = Blocked(status, "refused")
     assert scope_of(error, about) == scope
     assert scope in scopes_of(about), "else nobody would ever wait for it"
-    assert advice in cure(scope, status)
-    assert cure(scope, status).endswith(".")
+    assert advice in remedy(scope, status)
+    assert remedy(scope, status).endswith(".")
 
 
 @pytest.mark.parametrize("code", ["account_invalid", "unauthorized"])
 def test_a_403_for_the_account_in_the_path_is_that_calls_affair_and_any_other_refusal_is_not(code: str) -> None:
-    assert is_its_own(Blocked(403, code), PERSON_OF_ACCOUNT)
-    assert not is_its_own(Blocked(401, code), PERSON_OF_ACCOUNT)
-    assert not is_its_own(Blocked(403, code), ATTACH)
+    assert concerns_this_call_only(Blocked(403, code), PERSON_OF_ACCOUNT)
+    assert not concerns_this_call_only(Blocked(401, code), PERSON_OF_ACCOUNT)
+    assert not concerns_this_call_only(Blocked(403, code), ATTACH)
     in_its_name = replace(PERSON_OF_ACCOUNT, connected_account="acct_1")
-    assert not is_its_own(Blocked(403, code), in_its_name)
+    assert not concerns_this_call_only(Blocked(403, code), in_its_name)
 
 
 @pytest.mark.parametrize("status", [301, 401, 402, 403])
 @pytest.mark.parametrize("code", ["refused", "not_the_endpoint"])
 @pytest.mark.parametrize("about", [CARD, CONNECTED, ATTACH, CONNECTED_ATTACH, LIVE_PERSON, LIVE_CONNECTED_PERSON])
-def test_whatever_is_refused_is_a_scope_the_call_depends_on(status: int, about: About, code: str) -> None:
+def test_whatever_is_refused_is_a_scope_the_call_depends_on(status: int, about: CallScope, code: str) -> None:
     assert scope_of(Blocked(status, code), about) in scopes_of(about)
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404])
 @pytest.mark.parametrize("about", [CARD, ATTACH, CONNECTED_ATTACH, PERSON_OF_ACCOUNT])
 def test_where_something_else_answers_no_call_of_the_platform_is_made_and_the_cure_is_base_url(
-    status: int, about: About
+    status: int, about: CallScope
 ) -> None:
     error = Blocked(status, "not_the_endpoint")
-    assert not is_its_own(error, about)
+    assert not concerns_this_call_only(error, about)
     assert scope_of(error, about) == "main"
-    assert "base_url" in cure("main", status, error.code)
+    assert "base_url" in remedy("main", status, error.code)
 
 
 @pytest.mark.parametrize("about", [CARD, CONNECTED, ATTACH, LIVE_PERSON])
-def test_every_call_depends_on_an_endpoint_that_answers_whatever_key_it_is_made_with(about: About) -> None:
+def test_every_call_depends_on_an_endpoint_that_answers_whatever_key_it_is_made_with(about: CallScope) -> None:
     assert scopes_of(about)[:2] == ("main/outage", f"main/outage/{about.endpoint}")
 
 
@@ -107,7 +115,7 @@ def test_only_what_leaves_others_in_the_same_queue_able_to_work_is_parked() -> N
 # -- the book
 
 
-Book = Callable[..., CircuitBook]
+Book = Callable[..., CircuitStore]
 
 
 @pytest.fixture(params=["in_the_store", "in_memory"])
@@ -116,14 +124,14 @@ def book(request: pytest.FixtureRequest, store: Store) -> Book:
     return (lambda **times: RedisCircuits(store, **times)) if request.param == "in_the_store" else MemoryCircuits
 
 
-async def opened(book: CircuitBook, scope: str = "main") -> bool:
+async def opened(book: CircuitStore, scope: str = "main") -> bool:
     return await book.open(scope, 401, "unauthorized", "req_1")
 
 
-async def due(book: CircuitBook, scope: str = "main") -> None:
+async def due(book: CircuitStore, scope: str = "main") -> None:
     """Wait until *scope* may be probed."""
     async with asyncio.timeout(30):
-        while (await book.look()).open[scope].due_in > 0:
+        while (await book.snapshot()).open[scope].due_in > 0:
             await asyncio.sleep(0.01)
 
 
@@ -136,7 +144,7 @@ async def test_of_twenty_who_open_a_circuit_one_is_told_to_raise_the_alarm(book:
 async def test_what_is_open_can_be_looked_up_with_its_reason(book: Book) -> None:
     circuits = book(first=5.0)
     await opened(circuits, "main/account/acct_1")
-    (circuit,) = (await circuits.look()).open.values()
+    (circuit,) = (await circuits.snapshot()).open.values()
     assert (circuit.scope, circuit.status, circuit.code) == ("main/account/acct_1", 401, "unauthorized")
     assert (circuit.request_id, circuit.probes) == ("req_1", 0)
     assert 4.0 < circuit.due_in <= 5.0
@@ -145,10 +153,10 @@ async def test_what_is_open_can_be_looked_up_with_its_reason(book: Book) -> None
 async def test_before_a_probe_is_due_nobody_may_call_and_then_exactly_one(book: Book) -> None:
     circuits = book(first=30.0, lasts=30.0)
     await opened(circuits)
-    assert await circuits.ask(["main", "main/kind/card"]) == "open"
-    assert await circuits.ask(["main/kind/card"]) == "closed"
+    assert await circuits.admit(["main", "main/kind/card"]) == "open"
+    assert await circuits.admit(["main/kind/card"]) == "closed"
     await circuits.force("main")
-    words = await asyncio.gather(*(circuits.ask(["main"]) for _ in range(20)))
+    words = await asyncio.gather(*(circuits.admit(["main"]) for _ in range(20)))
     assert sorted(words) == ["open"] * 19 + ["probe"]
 
 
@@ -157,20 +165,20 @@ async def test_a_call_that_depends_on_two_open_circuits_probes_both_or_none(book
     await opened(circuits, "main")
     await circuits.force("main")
     await opened(circuits, "main/kind/card")
-    assert await circuits.ask(["main", "main/kind/card"]) == "open"
+    assert await circuits.admit(["main", "main/kind/card"]) == "open"
     await circuits.force("main/kind/card")
-    assert await circuits.ask(["main", "main/kind/card"]) == "probe"
-    assert await circuits.ask(["main"]) == await circuits.ask(["main/kind/card"]) == "open"
+    assert await circuits.admit(["main", "main/kind/card"]) == "probe"
+    assert await circuits.admit(["main"]) == await circuits.admit(["main/kind/card"]) == "open"
 
 
 async def test_the_right_of_a_prober_that_died_passes_on(book: Book) -> None:
     circuits = book(first=0.02, lasts=2.0)
     await opened(circuits)
     await due(circuits)
-    assert await circuits.ask(["main"]) == "probe"
-    assert await circuits.ask(["main"]) == "open"
+    assert await circuits.admit(["main"]) == "probe"
+    assert await circuits.admit(["main"]) == "open"
     await due(circuits)
-    assert await circuits.ask(["main"]) == "probe"
+    assert await circuits.admit(["main"]) == "probe"
 
 
 async def test_every_failed_probe_doubles_the_pause_up_to_the_longest(book: Book) -> None:
@@ -178,11 +186,11 @@ async def test_every_failed_probe_doubles_the_pause_up_to_the_longest(book: Book
     await opened(circuits)
     pauses = []
     for _ in range(5):
-        await circuits.again("main", failed=True)
-        pauses.append(round((await circuits.look()).open["main"].due_in))
+        await circuits.end_probe("main", failed=True)
+        pauses.append(round((await circuits.snapshot()).open["main"].due_in))
     assert pauses == [10, 20, 40, 60, 60]
-    await circuits.again("other", failed=True)
-    assert set((await circuits.look()).open) == {"main"}, "what is closed stays closed"
+    await circuits.end_probe("other", failed=True)
+    assert set((await circuits.snapshot()).open) == {"main"}, "what is closed stays closed"
 
 
 async def test_a_probe_that_is_due_is_first_for_who_was_not_tried_yet_then_for_the_others_last_for_who_probed_last(
@@ -190,21 +198,21 @@ async def test_a_probe_that_is_due_is_first_for_who_was_not_tried_yet_then_for_t
 ) -> None:
     circuits = book(first=0.0, longest=0.0, lasts=30.0, others=30.0)
     await opened(circuits)
-    await circuits.again("main", failed=True, by="poison")
-    assert await circuits.ask(["main"], "poison", tried=True) == "open"
-    assert await circuits.ask(["main"], "another", tried=True) == "open"
-    assert await circuits.ask(["main"], "new") == "probe"
+    await circuits.end_probe("main", failed=True, by="poison")
+    assert await circuits.admit(["main"], "poison", tried=True) == "open"
+    assert await circuits.admit(["main"], "another", tried=True) == "open"
+    assert await circuits.admit(["main"], "new") == "probe"
     circuits = book(first=0.0, longest=0.0, lasts=30.0, others=1.0)
     await opened(circuits)  # nothing new: it is open still
-    await circuits.again("main", failed=True, by="poison")
+    await circuits.end_probe("main", failed=True, by="poison")
     async with asyncio.timeout(30):
-        while (word := await circuits.ask(["main"], "another", tried=True)) == "open":
-            assert await circuits.ask(["main"], "poison", tried=True) == "open"
+        while (word := await circuits.admit(["main"], "another", tried=True)) == "open":
+            assert await circuits.admit(["main"], "poison", tried=True) == "open"
             await asyncio.sleep(0.01)
     assert word == "probe"
-    await circuits.again("main", failed=True, by="poison")
+    await circuits.end_probe("main", failed=True, by="poison")
     async with asyncio.timeout(30):
-        while await circuits.ask(["main"], "poison", tried=True) == "open":
+        while await circuits.admit(["main"], "poison", tried=True) == "open":
             await asyncio.sleep(0.01)
 
 
@@ -215,11 +223,11 @@ async def test_a_circuit_that_the_version_before_has_opened_is_understood(store:
     await client.sadd(store.key("circuits"), "main")
     for key in (store.key("circuit", "main"), store.key("circuits")):
         await client.pexpire(key, 60_000)
-    (circuit,) = (await circuits.look()).open.values()
+    (circuit,) = (await circuits.snapshot()).open.values()
     assert (circuit.scope, circuit.status, circuit.code, circuit.probes) == ("main", 401, "unauthorized", 3)
-    assert await circuits.ask(["main"], "req-1") == "probe"
-    await circuits.again("main", failed=True, by="req-1")
-    assert (await circuits.look()).open["main"].probes == 4
+    assert await circuits.admit(["main"], "req-1") == "probe"
+    await circuits.end_probe("main", failed=True, by="req-1")
+    assert (await circuits.snapshot()).open["main"].probes == 4
     assert await circuits.close("main") is not None
 
 
@@ -228,7 +236,7 @@ async def test_it_is_closed_once_and_for_everybody(book: Book) -> None:
     await opened(circuits)
     lasted = await asyncio.gather(*(circuits.close("main") for _ in range(5)))
     assert len([seconds for seconds in lasted if seconds is not None]) == 1
-    assert await circuits.ask(["main"]) == "closed"
+    assert await circuits.admit(["main"]) == "closed"
     assert await opened(circuits), "and the next refusal is news again"
 
 
@@ -237,23 +245,23 @@ async def test_a_queue_with_parked_messages_is_forgotten_only_when_nothing_came_
 ) -> None:
     circuits = book()
     for _ in range(3):
-        await circuits.parked("main/kind/card")
-    assert (await circuits.look()).parked == {"main/kind/card": 3}
-    await circuits.parked("main/kind/card")
-    await circuits.emptied("main/kind/card", 3)
-    assert (await circuits.look()).parked == {"main/kind/card": 4}
-    await circuits.emptied("main/kind/card", 4)
-    assert (await circuits.look()).parked == {}
+        await circuits.count_parked("main/kind/card")
+    assert (await circuits.snapshot()).parked == {"main/kind/card": 3}
+    await circuits.count_parked("main/kind/card")
+    await circuits.forget_parked("main/kind/card", 3)
+    assert (await circuits.snapshot()).parked == {"main/kind/card": 4}
+    await circuits.forget_parked("main/kind/card", 4)
+    assert (await circuits.snapshot()).parked == {}
 
 
 async def test_one_process_at_a_time_carries_messages_back(book: Book) -> None:
     circuits = book()
-    assert await circuits.mind("main/kind/card", "one", lease=2.0)
-    assert await circuits.mind("main/kind/card", "one", lease=2.0)
-    assert not await circuits.mind("main/kind/card", "other", lease=2.0)
-    assert await circuits.mind("main/kind/pii", "other", lease=2.0)
+    assert await circuits.try_lead("main/kind/card", "one", lease=2.0)
+    assert await circuits.try_lead("main/kind/card", "one", lease=2.0)
+    assert not await circuits.try_lead("main/kind/card", "other", lease=2.0)
+    assert await circuits.try_lead("main/kind/pii", "other", lease=2.0)
     async with asyncio.timeout(30):
-        while not await circuits.mind("main/kind/card", "other", lease=2.0):
+        while not await circuits.try_lead("main/kind/card", "other", lease=2.0):
             await asyncio.sleep(0.01)
 
 
@@ -261,9 +269,9 @@ async def test_an_operator_may_have_it_probed_at_once(store: Store, client: Redi
     circuits = RedisCircuits(store, first=60.0)
     await opened(circuits)
     assert await circuits.force("main")
-    assert await circuits.ask(["main"]) == "probe"
+    assert await circuits.admit(["main"]) == "probe"
     assert not await circuits.force("main/kind/card")
-    assert (await circuits.look()).parked == {"main/kind/card": 1}, "whatever its queue still holds is carried back"
+    assert (await circuits.snapshot()).parked == {"main/kind/card": 1}, "whatever its queue still holds is carried back"
 
 
 # -- the switchboard of one process
@@ -280,10 +288,10 @@ def refusing(status: int) -> Callable[[], Awaitable[Answer]]:
 def tell_desk() -> Callable[..., Attempts]:
     """The attempts of one call about whatever is asked."""
 
-    def begin(circuits: Switchboard, about: About, until: float | None = None) -> Attempts:
+    def begin(circuits: CircuitBreaker, about: CallScope, until: float | None = None) -> Attempts:
         platform = Platform(mode="test", base_url="http://127.0.0.1:1")
-        desk = Desk("main", ScriptedEndpoint(), Budgets("main", platform), False)
-        return Attempts(MemoryLimiter(), circuits, StoryWorld(), desk, about, "bulk", (), 8, until, may_park=True)
+        desk = PlatformContext("main", ScriptedEndpoint(), Budgets("main", platform), False)
+        return Attempts(MemoryLimiter(), circuits, StoryClock(), desk, about, "bulk", (), 8, until, may_park=True)
 
     return begin
 
@@ -292,17 +300,17 @@ async def test_two_processes_raise_one_alarm_and_let_one_call_at_a_time_through(
     book: Book, caplog: pytest.LogCaptureFixture
 ) -> None:
     circuits = book(first=0.1, longest=0.2, lasts=30.0)
-    fleet = [Switchboard(circuits, look_every=0.02) for _ in range(2)]
+    fleet = [CircuitBreaker(circuits, look_every=0.02) for _ in range(2)]
     through: list[str] = []
 
-    async def call(switchboard: Switchboard) -> None:
+    async def call(switchboard: CircuitBreaker) -> None:
         probed = await switchboard.enter(["main"], may_park=False)
         through.extend(probed)
-        await switchboard.proved(probed)
+        await switchboard.on_success(probed)
 
     with caplog.at_level(logging.WARNING):
         async with asyncio.timeout(30), watched(fleet[0]), watched(fleet[1]):
-            await asyncio.gather(*(switchboard.refused("main", blocked()) for switchboard in fleet * 20))
+            await asyncio.gather(*(switchboard.on_blocked("main", blocked()) for switchboard in fleet * 20))
             await asyncio.gather(*(call(switchboard) for switchboard in fleet * 20))
     assert through == ["main"]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
@@ -310,12 +318,12 @@ async def test_two_processes_raise_one_alarm_and_let_one_call_at_a_time_through(
 
 async def test_a_circuit_that_another_process_opened_is_met_at_the_next_look(book: Book) -> None:
     circuits = book(first=30.0)
-    switchboard = Switchboard(circuits, look_every=0.02)
+    switchboard = CircuitBreaker(circuits, look_every=0.02)
     async with asyncio.timeout(30), watched(switchboard):
         await opened(circuits, "main/kind/card")
         while not switchboard.is_open(scopes_of(CARD)):
             await asyncio.sleep(0.01)
-        assert not switchboard.is_open(scopes_of(About("main", "tokens", "pii")))
+        assert not switchboard.is_open(scopes_of(CallScope("main", "tokens", "pii")))
         with pytest.raises(Park) as caught:
             await switchboard.enter(scopes_of(CARD), may_park=True)
     assert caught.value.scope == "main/kind/card"
@@ -323,9 +331,9 @@ async def test_a_circuit_that_another_process_opened_is_met_at_the_next_look(boo
 
 async def test_what_needs_the_platform_waits_even_where_its_kind_would_be_parked() -> None:
     circuits = MemoryCircuits(first=0.05)
-    switchboard = Switchboard(circuits, look_every=0.01)
-    await switchboard.refused("main", blocked())
-    await switchboard.refused("main/kind/card", blocked(402))
+    switchboard = CircuitBreaker(circuits, look_every=0.01)
+    await switchboard.on_blocked("main", blocked())
+    await switchboard.on_blocked("main/kind/card", blocked(402))
     async with asyncio.timeout(30), watched(switchboard):
         probed = await switchboard.enter(scopes_of(CARD), may_park=True)
     assert list(probed) == ["main", "main/kind/card"]
@@ -342,7 +350,7 @@ async def test_a_narrower_refusal_of_a_probe_proves_what_is_wider_and_nothing_el
     for scope in scopes:
         await opened(circuits, scope)
     async with asyncio.timeout(30):
-        attempts = tell_desk(Switchboard(circuits, look_every=0.01), CONNECTED)
+        attempts = tell_desk(CircuitBreaker(circuits, look_every=0.01), CONNECTED)
         async with watched(attempts.circuits):
             while not attempts.circuits.is_open(scopes):
                 await asyncio.sleep(0.01)
@@ -355,7 +363,7 @@ async def test_a_narrower_refusal_of_a_probe_proves_what_is_wider_and_nothing_el
 async def test_a_wider_refusal_of_a_probe_proves_nothing(tell_desk: Callable[..., Attempts]) -> None:
     circuits = MemoryCircuits(first=0.02, longest=30.0)
     await opened(circuits, "main/kind/card")
-    attempts = tell_desk(Switchboard(circuits, look_every=0.01), CARD, until=NOW + 0.3)
+    attempts = tell_desk(CircuitBreaker(circuits, look_every=0.01), CARD, until=NOW + 0.3)
     async with asyncio.timeout(30), watched(attempts.circuits):
         while not attempts.circuits.is_open(["main/kind/card"]):
             await asyncio.sleep(0.01)
@@ -365,12 +373,14 @@ async def test_a_wider_refusal_of_a_probe_proves_nothing(tell_desk: Callable[...
     assert set(circuits.circuits) == {"main", "main/kind/card"}
 
 
-async def probing(tell_desk: Callable[..., Attempts], about: About, *scopes: str) -> tuple[MemoryCircuits, Attempts]:
+async def probing(
+    tell_desk: Callable[..., Attempts], about: CallScope, *scopes: str
+) -> tuple[MemoryCircuits, Attempts]:
     """Attempts whose next call is the probe of *scopes*."""
     circuits = MemoryCircuits(first=0.02, longest=30.0, lasts=30.0)
     for scope in scopes:
         await opened(circuits, scope)
-    return circuits, tell_desk(Switchboard(circuits, look_every=0.01), about)
+    return circuits, tell_desk(CircuitBreaker(circuits, look_every=0.01), about)
 
 
 async def test_a_probe_refused_for_the_account_in_its_path_ends_and_proves_only_that_the_key_is_accepted(
@@ -403,7 +413,7 @@ async def test_a_probe_that_is_not_made_after_all_gives_its_right_back(tell_desk
 
 async def test_with_nothing_open_a_call_asks_nobody(book: Book) -> None:
     circuits = MemoryCircuits()
-    switchboard = Switchboard(circuits, look_every=30.0)
+    switchboard = CircuitBreaker(circuits, look_every=30.0)
     async with watched(switchboard):
         for _ in range(100):
             assert not switchboard.is_open(scopes_of(CONNECTED))

@@ -39,9 +39,9 @@ from tokenferry.contract.targets import CustomerCreate
 from tokenferry.producer import Sealer
 from tokenferry.sealing import Recipient, Signer, sign_attach
 from tokenferry_worker.commands.dead_letters import dead_letters
-from tokenferry_worker.dead_letters.expiry import Sweeper
-from tokenferry_worker.dead_letters.record import FOREIGN, SetAside, Wanted
-from tokenferry_worker.dead_letters.retention import note
+from tokenferry_worker.dead_letters.expiry import ExpirySweeper
+from tokenferry_worker.dead_letters.record import FOREIGN, DeadLetter, DeadLetterFilter
+from tokenferry_worker.dead_letters.retention import retained
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener, read_attach
 from tokenferry_worker.on_redis.journal import RedisJournal
@@ -149,24 +149,24 @@ signers = "{keys.signers}"
         at = time.time() - ago
         history = [{"at": int(at * 1000), "status": 503, "code": "api_error"}]
         known = {"outcome_id": f"{id_}:token", "attempts": 5, "history": history}
-        self.put(DEAD_LETTERS, note(body or self.sealed(id_, **options), code, at=at, **known))
+        self.put(DEAD_LETTERS, retained(body or self.sealed(id_, **options), code, at=at, **known))
 
     def put(self, queue: str, body: str) -> None:
         self.publisher.publish(Outgoing(queue, body))
 
     def resting(self, queue: str = DEAD_LETTERS) -> list[str | None]:
         """The ids of what rests there, as any number of looks find them."""
-        with queue_browser.opened(self.configuration, queue) as shelf:
-            return [SetAside.read(item.body).id for item in shelf]
+        with queue_browser.open_browser(self.configuration, queue) as shelf:
+            return [DeadLetter.read(item.body).id for item in shelf]
 
     def bodies(self, queue: str) -> list[str]:
         """What rests there, word by word."""
-        with queue_browser.opened(self.configuration, queue) as shelf:
+        with queue_browser.open_browser(self.configuration, queue) as shelf:
             return [item.body for item in shelf]
 
     def take(self, queue: str) -> list[str]:
         """Everything in *queue*, for good."""
-        with queue_browser.opened(self.configuration, queue) as shelf:
+        with queue_browser.open_browser(self.configuration, queue) as shelf:
             return [item.body for item in shelf if shelf.remove(item)]
 
     def on_their_way(self, queue: str = "tokenize.bulk.main") -> list[str]:
@@ -278,7 +278,7 @@ class TestNotes:
         ],
     )
     def test_whatever_somebody_wrote_there_is_listed_without_repeating_it(self, here: Office, body: str) -> None:
-        letter = SetAside.read(body)
+        letter = DeadLetter.read(body)
         assert (letter.id, letter.platform, letter.at) == (None, None, None)
         here.put(QUARANTINE, body)
         for arguments in (("list", "--quarantine"), ("list", "--quarantine", "--json")):
@@ -289,33 +289,35 @@ class TestNotes:
 
     def test_a_message_that_the_broker_moved_by_itself_is_understood_too(self, here: Office) -> None:
         sealed = here.sealed("req-1")
-        letter = SetAside.read(json.dumps([[sealed], {}, {"callbacks": None}]))
+        letter = DeadLetter.read(json.dumps([[sealed], {}, {"callbacks": None}]))
         assert (letter.id, letter.reason, letter.message, letter.at) == ("req-1", FOREIGN, sealed, None)
 
     def test_everything_that_is_said_must_fit(self, here: Office) -> None:
-        letter = SetAside.read(note(here.sealed("req-1"), "attempts_exhausted", at=time.time()))
+        letter = DeadLetter.read(retained(here.sealed("req-1"), "attempts_exhausted", at=time.time()))
         now = time.time()
-        assert Wanted(ids=["req-1"], platform="main", code="attempts_exhausted", kind="card").fits(letter, now)
+        assert DeadLetterFilter(ids=["req-1"], platform="main", code="attempts_exhausted", kind="card").fits(
+            letter, now
+        )
         for wanted in (
-            Wanted(ids=["req-2"]),
-            Wanted(platform="other"),
-            Wanted(code="unopenable"),
-            Wanted(kind="pii", platform="main"),
-            Wanted(older_than=60.0),
+            DeadLetterFilter(ids=["req-2"]),
+            DeadLetterFilter(platform="other"),
+            DeadLetterFilter(code="unopenable"),
+            DeadLetterFilter(kind="pii", platform="main"),
+            DeadLetterFilter(older_than=60.0),
         ):
             assert not wanted.fits(letter, now)
-        assert Wanted(older_than=60.0).fits(letter, now + 61.0)
+        assert DeadLetterFilter(older_than=60.0).fits(letter, now + 61.0)
 
     def test_what_nobody_has_dated_yet_is_not_old(self, here: Office) -> None:
         """The broker itself has moved it, perhaps a second ago."""
-        letter = SetAside.read(json.dumps([[here.sealed("req-1")], {}, {"callbacks": None}]))
+        letter = DeadLetter.read(json.dumps([[here.sealed("req-1")], {}, {"callbacks": None}]))
         assert letter.at is None
-        assert not Wanted(older_than=60.0).fits(letter, time.time())
-        assert Wanted(ids=["req-1"]).fits(letter, time.time())
+        assert not DeadLetterFilter(older_than=60.0).fits(letter, time.time())
+        assert DeadLetterFilter(ids=["req-1"]).fits(letter, time.time())
 
     @pytest.mark.parametrize("words", ["redrive", "redrive --dry-run", "purge --yes", "purge --dry-run"])
     def test_an_id_that_is_not_there_is_said_and_ends_with_1(self, here: Office, words: str) -> None:
-        here.put(DEAD_LETTERS, note(here.sealed("req-1"), "attempts_exhausted", at=time.time()))
+        here.put(DEAD_LETTERS, retained(here.sealed("req-1"), "attempts_exhausted", at=time.time()))
         answer = here.run(*words.split(), "--id", "req-l")
         assert answer.exit_code == 1
         assert "none of the dead letters has it" in answer.output
@@ -404,11 +406,11 @@ class TestShelves:
 
     def test_the_oldest_come_first_and_only_what_is_removed_is_gone(self, office: Office) -> None:
         ids = [f"req-{n}" for n in range(450)]
-        body = note(office.sealed("req-x"), "unopenable", at=time.time())
+        body = retained(office.sealed("req-x"), "unopenable", at=time.time())
         sent = [office.publisher.submit(Outgoing(DEAD_LETTERS, body.replace("req-x", id_)), timeout=90) for id_ in ids]
         for future in sent:
             future.result(90)
-        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
             seen = []
             for n, item in enumerate(shelf):
                 seen.append(json.loads(json.loads(item.body)["message"])["header"]["request_id"])
@@ -425,15 +427,15 @@ class TestShelves:
         office.lay("req-2", body=office.sealed("req-2") + " " * 200_000)
         bodies = office.bodies(DEAD_LETTERS)
         assert len(bodies[1]) < 200
-        assert SetAside.read(bodies[1]).id is None
+        assert DeadLetter.read(bodies[1]).id is None
         assert office.resting() == ["req-1", None, "req-2"]
-        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
             assert all([shelf.remove(item) for item in shelf])
         assert office.resting() == []
 
     def test_what_comes_while_somebody_looks_waits_for_the_next_look(self, office: Office) -> None:
         office.lay("req-1")
-        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
             for item in shelf:
                 office.lay("req-2")  # as a redriven request does that fails again at once
                 shelf.remove(item)
@@ -444,7 +446,7 @@ class TestShelves:
             office.lay(f"req-{n}")
 
         def fail() -> None:
-            with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
                 for item in shelf:
                     shelf.remove(item)
                     raise KeyboardInterrupt
@@ -454,7 +456,7 @@ class TestShelves:
         assert set(office.resting()) >= {"req-1", "req-2"}
 
     def test_a_queue_that_is_not_there_is_empty_and_is_not_made(self, office: Office) -> None:
-        with queue_browser.opened(office.configuration, "not-there") as shelf:
+        with queue_browser.open_browser(office.configuration, "not-there") as shelf:
             assert list(shelf) == []
         if office.amqp:
             with Connection(office.configuration.broker.url) as connection, pytest.raises(Exception, match="404"):
@@ -473,9 +475,9 @@ class TestShelves:
         for n in range(6):
             office.lay(f"req-{n}")
         seen = []
-        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
             for item in shelf:
-                seen.append(SetAside.read(item.body).id)
+                seen.append(DeadLetter.read(item.body).id)
                 if len(seen) % 2:
                     assert shelf.remove(item)
                     office.lay(f"late-{len(seen)}")
@@ -490,7 +492,7 @@ class TestShelves:
         office.lay("req-1")
 
         def remove() -> None:
-            with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
                 (item,) = shelf
                 channel, tag = item.handle
                 shelf.remove(Item(item.body, (channel, tag + 1)))
@@ -504,8 +506,8 @@ class TestShelves:
     def test_what_two_find_at_once_is_removed_once(self, here: Office) -> None:
         here.lay("req-1")
         with (
-            queue_browser.opened(here.configuration, DEAD_LETTERS) as one,
-            queue_browser.opened(here.configuration, DEAD_LETTERS) as two,
+            queue_browser.open_browser(here.configuration, DEAD_LETTERS) as one,
+            queue_browser.open_browser(here.configuration, DEAD_LETTERS) as two,
         ):
             (mine,), (theirs,) = list(one), list(two)
             assert (one.remove(mine), two.remove(theirs)) == (True, False)
@@ -530,9 +532,9 @@ class TestHiccups:
         for id_ in ids:
             office.lay(id_)
         seen = []
-        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
             for n, item in enumerate(shelf):
-                seen.append(SetAside.read(item.body).id)
+                seen.append(DeadLetter.read(item.body).id)
                 if n % 4 == 1:
                     trouble(rabbit)
                 if n % 2:
@@ -545,13 +547,13 @@ class TestHiccups:
     def test_a_message_that_came_back_is_not_taken_for_another_one(self, office: Office, rabbit: RabbitMQ) -> None:
         for n in range(3):
             office.lay(f"req-{n}")
-        with queue_browser.opened(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
             items = iter(shelf)
             next(items)
             second = next(items)
             rabbit.cut()
             third = next(items)  # over another connection, where delivery tags count from 1 again
-            assert SetAside.read(third.body).id == "req-2"
+            assert DeadLetter.read(third.body).id == "req-2"
             assert shelf.remove(second)
         assert set(office.resting()) == {"req-0", "req-2"}
 
@@ -571,7 +573,7 @@ class TestHiccups:
         for n in range(3):
             office.lay(f"req-{n}", ago=400 * 86_400)
         hiccup(rabbit)
-        sweeper = Sweeper(office.configuration, office.publisher, MemoryCircuits(), stores_clock)
+        sweeper = ExpirySweeper(office.configuration, office.publisher, MemoryCircuits(), stores_clock)
         assert sweeper.sweep(DEAD_LETTERS, time.time()) == 3
         assert office.resting() == []
 
@@ -606,10 +608,12 @@ class TestHiccups:
 
 class TestSweeping:
     @pytest.fixture
-    def sweeper(self, office: Office) -> Sweeper:
-        return Sweeper(office.configuration, office.publisher, MemoryCircuits(), stores_clock)
+    def sweeper(self, office: Office) -> ExpirySweeper:
+        return ExpirySweeper(office.configuration, office.publisher, MemoryCircuits(), stores_clock)
 
-    def test_what_is_older_than_its_days_is_dropped_and_the_rest_stays(self, office: Office, sweeper: Sweeper) -> None:
+    def test_what_is_older_than_its_days_is_dropped_and_the_rest_stays(
+        self, office: Office, sweeper: ExpirySweeper
+    ) -> None:
         day = 86_400.0
         for id_, ago in (("req-1", 15 * day), ("req-2", 14 * day + 1), ("req-3", 13 * day), ("req-4", 0.0)):
             office.lay(id_, ago=ago)
@@ -617,22 +621,22 @@ class TestSweeping:
         assert sweeper.sweep(DEAD_LETTERS, time.time()) == 0
         assert office.resting() == ["req-3", "req-4"]
 
-    def test_what_nobody_has_dated_is_dated_and_ends_in_its_turn(self, office: Office, sweeper: Sweeper) -> None:
+    def test_what_nobody_has_dated_is_dated_and_ends_in_its_turn(self, office: Office, sweeper: ExpirySweeper) -> None:
         sealed = office.sealed("req-1")
         office.put(DEAD_LETTERS, json.dumps([[sealed], {}, {}]))
         assert sweeper.sweep(DEAD_LETTERS, time.time()) == 0
         (body,) = office.take(DEAD_LETTERS)
-        letter = SetAside.read(body)
+        letter = DeadLetter.read(body)
         assert (letter.id, letter.message, letter.reason) == ("req-1", sealed, FOREIGN)
         assert letter.at is not None
         assert abs(letter.at / 1000 - time.time()) < 60
 
-    def test_a_date_in_the_future_holds_up_nothing(self, office: Office, sweeper: Sweeper) -> None:
+    def test_a_date_in_the_future_holds_up_nothing(self, office: Office, sweeper: ExpirySweeper) -> None:
         office.lay("req-1", ago=-365 * 86_400.0)
         office.lay("req-2", ago=15 * 86_400.0)
         assert sweeper.sweep(DEAD_LETTERS, time.time()) == 1
         (body,) = office.take(DEAD_LETTERS)
-        assert abs((SetAside.read(body).at or 0) / 1000 - time.time()) < 60
+        assert abs((DeadLetter.read(body).at or 0) / 1000 - time.time()) < 60
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("days", [15, -15], ids=["forward", "back"])
@@ -640,23 +644,23 @@ class TestSweeping:
         self, here: Office, monkeypatch: pytest.MonkeyPatch, days: int
     ) -> None:
         here.lay("req-1")
-        here.put(QUARANTINE, note(here.sealed("cvc-1", lane="realtime"), "not ours", at=time.time()))
+        here.put(QUARANTINE, retained(here.sealed("cvc-1", lane="realtime"), "not ours", at=time.time()))
         before = [here.bodies(queue) for queue in (DEAD_LETTERS, QUARANTINE)]
         really = time.time
         monkeypatch.setattr(time, "time", lambda: really() + days * 86_400.0)
         store = Store.at(here.configuration.store.url, "test-office")
         swept: list[int] = []
-        both, sweep, loop = asyncio.Event(), Sweeper.sweep, asyncio.get_running_loop()
+        both, sweep, loop = asyncio.Event(), ExpirySweeper.sweep, asyncio.get_running_loop()
 
-        def sweep_and_tell(sweeper: Sweeper, queue: str, now: float) -> int:
+        def sweep_and_tell(sweeper: ExpirySweeper, queue: str, now: float) -> int:
             swept.append(sweep(sweeper, queue, now))
             if len(swept) == 2:
                 loop.call_soon_threadsafe(both.set)
             return swept[-1]
 
-        monkeypatch.setattr(Sweeper, "sweep", sweep_and_tell)
-        sweeper = Sweeper(here.configuration, here.publisher, MemoryCircuits(), store.now)
-        working = asyncio.create_task(sweeper.work())
+        monkeypatch.setattr(ExpirySweeper, "sweep", sweep_and_tell)
+        sweeper = ExpirySweeper(here.configuration, here.publisher, MemoryCircuits(), store.now)
+        working = asyncio.create_task(sweeper.run())
         await asyncio.wait_for(both.wait(), 30)
         working.cancel()
         await store.aclose()
@@ -664,7 +668,7 @@ class TestSweeping:
         assert [here.bodies(queue) for queue in (DEAD_LETTERS, QUARANTINE)] == before
 
     def test_one_that_cannot_be_dated_ends_no_sweep(
-        self, office: Office, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+        self, office: Office, sweeper: ExpirySweeper, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         office.put(DEAD_LETTERS, json.dumps([[office.sealed("req-1")], {}, {}]))
         office.lay("req-2", ago=15 * 86_400.0)
@@ -677,7 +681,7 @@ class TestSweeping:
             assert sweeper.sweep(DEAD_LETTERS, time.time()) == 1
         assert office.resting() == ["req-1"]
 
-    def test_there_may_be_nothing_at_all(self, sweeper: Sweeper) -> None:
+    def test_there_may_be_nothing_at_all(self, sweeper: ExpirySweeper) -> None:
         assert sweeper.sweep(QUARANTINE, time.time()) == 0
 
     @pytest.mark.anyio
@@ -685,16 +689,16 @@ class TestSweeping:
         book, swept = MemoryCircuits(), []
         both = asyncio.Event()
 
-        def sweep(sweeper: Sweeper, queue: str, _now: float) -> int:
+        def sweep(sweeper: ExpirySweeper, queue: str, _now: float) -> int:
             swept.append((sweeper.name, queue))
             if len(swept) == 2:
                 loop.call_soon_threadsafe(both.set)
             return 0
 
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr(Sweeper, "sweep", sweep)
-        sweepers = [Sweeper(here.configuration, here.publisher, book, stores_clock) for _ in range(5)]
-        tasks = [asyncio.create_task(sweeper.work()) for sweeper in sweepers]
+        monkeypatch.setattr(ExpirySweeper, "sweep", sweep)
+        sweepers = [ExpirySweeper(here.configuration, here.publisher, book, stores_clock) for _ in range(5)]
+        tasks = [asyncio.create_task(sweeper.run()) for sweeper in sweepers]
         async with asyncio.timeout(30):
             await both.wait()
         for task in tasks:
@@ -775,11 +779,11 @@ class TestCommands:
         forged = json.loads(office.sealed("forged-1"))
         forged["header"]["reply_to"] = "thief"
         office.journal("forged-1", failed())
-        office.put(DEAD_LETTERS, note(json.dumps(forged), "attempts_exhausted", at=time.time()))
-        office.put(DEAD_LETTERS, note("garbage", "not an envelope", at=time.time()))
+        office.put(DEAD_LETTERS, retained(json.dumps(forged), "attempts_exhausted", at=time.time()))
+        office.put(DEAD_LETTERS, retained("garbage", "not an envelope", at=time.time()))
         office.put(
             DEAD_LETTERS,
-            note(office.sealed("cvc-1", lane="realtime"), "not ours", at=time.time()),
+            retained(office.sealed("cvc-1", lane="realtime"), "not ours", at=time.time()),
         )
         office.lay("unknown-1", "unknown_platform", platform="other")
         office.toml.write_text(office.toml.read_text().replace("[platforms.other]\n", ""))
@@ -795,7 +799,7 @@ class TestCommands:
         assert "2 not redriven, expired" in said
 
     def test_quarantined_messages_go_as_soon_as_their_signature_is_known(self, here: Office, tmp_path: Path) -> None:
-        here.put(QUARANTINE, note(here.sealed("req-1"), "not signed by a known producer", at=time.time()))
+        here.put(QUARANTINE, retained(here.sealed("req-1"), "not signed by a known producer", at=time.time()))
         signers = here.configuration.keys.signers
         toml = here.toml.read_text()
         (tmp_path / "nobody").mkdir()
@@ -875,7 +879,7 @@ class TestCommands:
         office.empty()
         for n in range(3):
             office.lay(f"req-{n}")
-        really, removed = queue_browser._Held.remove, []
+        really, removed = queue_browser._AmqpBrowser.remove, []
 
         def remove(shelf: Any, item: Item) -> bool:
             if removed:
@@ -883,7 +887,7 @@ class TestCommands:
             removed.append(really(shelf, item))
             return removed[-1]
 
-        monkeypatch.setattr(queue_browser._Held, "remove", remove)
+        monkeypatch.setattr(queue_browser._AmqpBrowser, "remove", remove)
         monkeypatch.setattr(patience, "PATIENCE", 0.0)
         answer = office.run(*command, "--json")
         assert answer.exit_code == 1
@@ -1154,8 +1158,8 @@ class TestResealing:
         monkeypatch.setattr(Publisher, "submit", refuse)
         answer = rotated.run("redrive", "--all", "--reseal", "--json")
         assert (answer.exit_code, json.loads(answer.output)["trouble"]) == (1, "not confirmed")
-        with queue_browser.opened(rotated.configuration, DEAD_LETTERS) as shelf:
-            assert [SetAside.read(item.body).message for item in shelf] == [sealed]
+        with queue_browser.open_browser(rotated.configuration, DEAD_LETTERS) as shelf:
+            assert [DeadLetter.read(item.body).message for item in shelf] == [sealed]
 
     @pytest.mark.parametrize(
         ("broken", "words"),

@@ -27,7 +27,7 @@ from tokenferry_worker.doctor import endpoint, preflight
 from tokenferry_worker.doctor.deadline import within
 from tokenferry_worker.doctor.verdicts import Check, ok
 from tokenferry_worker.doctor.words import masked
-from tokenferry_worker.provider.client import EndpointKeys, TokenClient
+from tokenferry_worker.provider.client import ApiKeys, StripeClient
 
 CANARY = "canary0000000000"
 DATABASE = 11
@@ -236,9 +236,9 @@ async def judged(
 ) -> dict[str, Check]:
     """The checks of an endpoint that answers in a way the emulator does not."""
     platform = Platform.model_construct(mode=mode, base_url=url)
-    client = TokenClient(
+    client = StripeClient(
         platform,
-        EndpointKeys(secret=f"sk_{mode}_{CANARY}", publishable=None),
+        ApiKeys(secret=f"sk_{mode}_{CANARY}", publishable=None),
         connections=8,
         read_timeout=5,
         connect_timeout=5,

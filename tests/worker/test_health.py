@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from tokenferry.cli import main
 from tokenferry.configuration import InvalidConfiguration, load
 from tokenferry_worker.health import probes
-from tokenferry_worker.health.judging import Health, Process, judge
+from tokenferry_worker.health.judging import Health, ProcessHealth, judge
 from tokenferry_worker.health.notifying import notify
-from tokenferry_worker.health.vitals import Line, Report, Vitals
+from tokenferry_worker.health.vitals import ProcessReport, ReportLine, Vitals
 
 
-def report(**changes: object) -> Report:
+def report(**changes: object) -> ProcessReport:
     well = {
         "pid": 7,
         "role": "tokenize",
@@ -34,14 +34,14 @@ def report(**changes: object) -> Report:
         "broker": True,
         "store": True,
     }
-    return Report.model_validate({**well, **changes})
+    return ProcessReport.model_validate({**well, **changes})
 
 
-def process(told: Report | None = None, **changes: object) -> Process:
-    return Process.model_validate({"number": 0, "pid": 7, "silent": 0.5, "report": told or report(), **changes})
+def process(told: ProcessReport | None = None, **changes: object) -> ProcessHealth:
+    return ProcessHealth.model_validate({"number": 0, "pid": 7, "silent": 0.5, "report": told or report(), **changes})
 
 
-def health(*processes: Process, stopping: bool = False, supervised_ago: float = 0.1) -> Health:
+def health(*processes: ProcessHealth, stopping: bool = False, supervised_ago: float = 0.1) -> Health:
     return judge(6, processes or [process()], stopping=stopping, supervised_ago=supervised_ago, patience=60.0)
 
 
@@ -56,14 +56,14 @@ def test_a_worker_is_ready_when_every_process_works() -> None:
     ("story", "why"),
     [
         (process(report(phase="starting")), "process 0: starting"),
-        (Process(number=0, pid=7, silent=1.0, report=None), "process 0: starting"),
-        (Process(number=0, pid=None, silent=0.0, report=None), "process 0: died, to be replaced"),
+        (ProcessHealth(number=0, pid=7, silent=1.0, report=None), "process 0: starting"),
+        (ProcessHealth(number=0, pid=None, silent=0.0, report=None), "process 0: died, to be replaced"),
         (process(report(phase="stopping")), "process 0: stopping"),
         (process(report(broker=False)), "process 0: broker away"),
         (process(report(broker=False, store=False)), "process 0: broker and store away"),
     ],
 )
-def test_one_that_could_not_work_is_not_ready_and_yet_no_restart_would_help(story: Process, why: str) -> None:
+def test_one_that_could_not_work_is_not_ready_and_yet_no_restart_would_help(story: ProcessHealth, why: str) -> None:
     found = health(process(), story)
     assert (found.live, found.ready, found.why) == (True, False, [why])
 
@@ -81,8 +81,10 @@ def test_only_what_a_restart_cures_makes_it_not_live() -> None:
     assert not health(supervised_ago=61.0).live
     assert not health(process(silent=71.0)).live
     assert health(process(silent=69.0)).live  # its supervisor is about to kill it
-    assert health(Process(number=0, pid=None, silent=500.0, report=None)).live
-    assert health(Process(number=0, pid=7, silent=100.0, report=None)).live  # a busy machine, and it is only starting
+    assert health(ProcessHealth(number=0, pid=None, silent=500.0, report=None)).live
+    assert health(
+        ProcessHealth(number=0, pid=7, silent=100.0, report=None)
+    ).live  # a busy machine, and it is only starting
 
 
 # Reports
@@ -91,22 +93,22 @@ def test_only_what_a_restart_cures_makes_it_not_live() -> None:
 def test_a_report_survives_its_journey_and_half_a_report_is_none() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        Line(theirs.fileno()).tell(report())
+        ReportLine(theirs.fileno()).tell(report())
         line = ours.recv(65_536)
-    assert Report.read(line) == report()
-    assert Report.read(line[:-9]) is None
-    assert Report.read(b"") is None
+    assert ProcessReport.read(line) == report()
+    assert ProcessReport.read(line[:-9]) is None
+    assert ProcessReport.read(b"") is None
 
 
 def test_a_supervisor_that_does_not_listen_holds_nobody_up(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
-    line = Line(theirs.fileno())
+    line = ReportLine(theirs.fileno())
     for _ in range(5000):
         line.tell(report())  # far more than the line holds
     ours.close()
     line.tell(report())
     with (tmp_path / "no-line").open("wb") as file:
-        Line(file.fileno()).tell(report())
+        ReportLine(file.fileno()).tell(report())
 
 
 def test_vitals_report_what_the_parts_know() -> None:

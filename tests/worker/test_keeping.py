@@ -23,8 +23,8 @@ from tokenferry.contract.queues import MAX_MESSAGE_BYTES
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry.contract.work_messages import Refused
 from tokenferry.producer import Sealer
-from tokenferry_worker.dead_letters.record import FOREIGN, SetAside, argument
-from tokenferry_worker.dead_letters.retention import HEAD, dated, note
+from tokenferry_worker.dead_letters.record import FOREIGN, DeadLetter, argument
+from tokenferry_worker.dead_letters.retention import HEAD, redated, retained
 from tokenferry_worker.engine.consumer import ASIDE_AGAIN, CarefulConsumer
 from tokenferry_worker.on_redis.store import Clock
 
@@ -105,7 +105,7 @@ def test_what_may_carry_a_verification_code_is_not_kept_however_it_is_wrapped(
 ) -> None:
     sealed = seal(REQUESTS[request_], "realtime")
     body = WRAPPINGS[wrapped](sealed)
-    kept = note(body, "not ours", at=NOW, realtime=realtime)
+    kept = retained(body, "not ours", at=NOW, realtime=realtime)
     ciphertext = json.loads(sealed)["ciphertext"]
     assert not any(ciphertext[at : at + 12] in kept for at in range(0, len(ciphertext) - 12, 12))
     raw = body if isinstance(body, bytes) else body.encode()
@@ -118,27 +118,27 @@ def test_what_may_carry_a_verification_code_is_not_kept_however_it_is_wrapped(
 def test_its_header_is_kept_where_it_is_one_so_that_it_can_be_told_which_request_it_was(
     seal: Seal, wrapped: str
 ) -> None:
-    letter = SetAside.read(note(WRAPPINGS[wrapped](seal(REQUESTS["cvc"], "realtime")), "not ours", at=NOW))
+    letter = DeadLetter.read(retained(WRAPPINGS[wrapped](seal(REQUESTS["cvc"], "realtime")), "not ours", at=NOW))
     assert (letter.id, letter.lane, letter.message) == ("req-1", "realtime", "")
 
 
 @pytest.mark.parametrize("wrapped", ["plain", "task", "bytes", "more fields", "order", "order in a task"])
 def test_what_can_carry_none_is_kept_as_it_came_wherever_it_came_from(seal: Seal, wrapped: str) -> None:
     sealed = seal()
-    letter = SetAside.read(note(WRAPPINGS[wrapped](sealed), "not ours", at=NOW))
+    letter = DeadLetter.read(retained(WRAPPINGS[wrapped](sealed), "not ours", at=NOW))
     assert json.loads(sealed)["ciphertext"] in letter.message
     assert (letter.id is None) == (wrapped == "more fields")
 
 
 def test_of_a_task_only_its_argument_is_kept(seal: Seal) -> None:
     body = json.dumps([[seal()], {"body": seal(REQUESTS["cvc"], "realtime")}, {}])
-    assert SetAside.read(note(body, "not ours", at=NOW)).message == json.loads(body)[0][0]
+    assert DeadLetter.read(retained(body, "not ours", at=NOW)).message == json.loads(body)[0][0]
 
 
 def test_a_text_of_no_shape_is_kept_where_no_request_with_a_code_can_have_come(seal: Seal) -> None:
     half = seal(REQUESTS["cvc"], "realtime")[-200:]  # nothing in it says what it was
-    assert json.loads(note(half, "not ours", at=NOW, realtime=True))["message"] == ""
-    assert json.loads(note("{", "not ours", at=NOW, realtime=False))["message"] == "{"
+    assert json.loads(retained(half, "not ours", at=NOW, realtime=True))["message"] == ""
+    assert json.loads(retained("{", "not ours", at=NOW, realtime=False))["message"] == "{"
 
 
 def test_an_order_may_not_bring_a_request_that_may_carry_one(seal: Seal) -> None:
@@ -152,7 +152,7 @@ def test_an_order_may_not_bring_a_request_that_may_carry_one(seal: Seal) -> None
 
 @pytest.mark.parametrize("body", [b"\xff" * (4 << 20), "x" * (MAX_ENVELOPE_BYTES + 1)], ids=["bytes", "text"])
 def test_of_what_is_longer_than_any_message_of_ours_the_beginning_is_kept(body: str | bytes) -> None:
-    kept = note(body, "undecodable message", at=NOW, realtime=False)
+    kept = retained(body, "undecodable message", at=NOW, realtime=False)
     said = json.loads(kept)
     raw = body if isinstance(body, bytes) else body.encode()
     assert len(kept) < 4 * HEAD
@@ -161,21 +161,21 @@ def test_of_what_is_longer_than_any_message_of_ours_the_beginning_is_kept(body: 
 
 def test_another_date_changes_nothing_else(seal: Seal) -> None:
     history = [{"at": 1, "status": 503, "code": "api_error"}]
-    dead = note(seal(), Code.ATTEMPTS_EXHAUSTED, at=NOW, outcome_id="req-1:token:2", attempts=8, history=history)
-    quarantined = note(seal(REQUESTS["cvc"], "realtime"), "not ours", at=NOW)
+    dead = retained(seal(), Code.ATTEMPTS_EXHAUSTED, at=NOW, outcome_id="req-1:token:2", attempts=8, history=history)
+    quarantined = retained(seal(REQUESTS["cvc"], "realtime"), "not ours", at=NOW)
     for letter in (dead, quarantined):
-        assert json.loads(dated(letter, at=NOW + 60)) == json.loads(letter) | {"at": int((NOW + 60) * 1000)}
+        assert json.loads(redated(letter, at=NOW + 60)) == json.loads(letter) | {"at": int((NOW + 60) * 1000)}
 
 
 def test_what_has_never_been_dated_becomes_a_note(seal: Seal) -> None:
-    letter = SetAside.read(dated(json.dumps([[seal()], {}, {}]), at=NOW))
+    letter = DeadLetter.read(redated(json.dumps([[seal()], {}, {}]), at=NOW))
     assert (letter.id, letter.reason, letter.at) == ("req-1", FOREIGN, int(NOW * 1000))
-    assert SetAside.read(dated(seal(REQUESTS["cvc"], "realtime"), at=NOW)).message == ""
+    assert DeadLetter.read(redated(seal(REQUESTS["cvc"], "realtime"), at=NOW)).message == ""
 
 
 def test_a_text_that_would_be_too_long_in_a_note_is_cut(seal: Seal) -> None:
     """A letter that is not ASCII takes six bytes there, and a note must be readable by the rule for every message."""
-    kept = note("\u2603" * 200_000, "not ours", at=NOW, realtime=False)
+    kept = retained("\u2603" * 200_000, "not ours", at=NOW, realtime=False)
     assert len(kept) <= MAX_MESSAGE_BYTES
     assert json.loads(kept)["message"] == "\u2603" * HEAD
 
@@ -324,7 +324,7 @@ def test_of_what_the_transport_has_refused_a_note_is_kept() -> None:
         "message": "",
         "bytes": 60_000_000,
     }
-    assert SetAside.read(json.dumps(kept)).reason == "longer than any message of ours"
+    assert DeadLetter.read(json.dumps(kept)).reason == "longer than any message of ours"
 
 
 @pytest.mark.parametrize("queue", ["tokenize.realtime.main", ""])

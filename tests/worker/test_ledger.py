@@ -11,17 +11,17 @@ import pytest
 from redis.asyncio import Redis
 
 from tokenferry_worker.errors import Forgotten, Reused
-from tokenferry_worker.limits.backpressure import Headway, Place
+from tokenferry_worker.limits.backpressure import Backpressure, Slot
 from tokenferry_worker.limits.pacing import Budget
-from tokenferry_worker.on_redis.backpressure import RedisHeadway
+from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.tokens.journal import Begun, Journal
-from tokenferry_worker.tokens.ledger import Became, Claim, Ledger, Scope
+from tokenferry_worker.tokens.ledger import Became, Claim, Ledger, TokenScope
 from tokenferry_worker.tokens.lifecycle import Ending
 
-from .standins import MemoryHeadway, MemoryJournal, MemoryLedger
+from .standins import MemoryBackpressure, MemoryJournal, MemoryLedger
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ OUTCOME = '{"outcome_id":"req-1:token","token":"tok_1"}'
 MADE_AT = 1_800_000_000_000
 BECAME = Became("cus_1", "customer", "card_1")
 ENDINGS = frozenset(get_args(Ending))
-PLACES = (Place("main:global", 5), Place("main:endpoint:customers", 3))
+PLACES = (Slot("main:global", 5), Slot("main:endpoint:customers", 3))
 
 
 @pytest.fixture(params=["in_the_store", "in_memory"])
@@ -53,7 +53,12 @@ async def test_of_eight_orders_racing_for_one_token_exactly_one_is_granted(ledge
 async def test_the_claimant_itself_may_ask_again_and_is_told_so(ledger: Ledger) -> None:
     first = await ledger.claim("tok_1", "attach-1", lease=30)
     second = await ledger.claim("tok_1", "attach-1", lease=30)
-    assert (first.again, first.unheard, second.again, second.unheard) == (False, True, True, False)
+    assert (first.was_held, first.unknown_to_ledger, second.was_held, second.unknown_to_ledger) == (
+        False,
+        True,
+        True,
+        False,
+    )
     assert second.state == "granted"
     assert second.fence > first.fence
 
@@ -85,7 +90,7 @@ async def test_whoever_has_lost_a_lease_waits_for_as_long_as_the_later_one_lives
     async with asyncio.timeout(30):
         while (claim := await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence)).state == "held":
             await asyncio.sleep(0.01)
-    assert (claim.state, claim.again) == ("granted", True)
+    assert (claim.state, claim.was_held) == ("granted", True)
     assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=newer.fence)).state == "held"
     assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=claim.fence)).state == "granted", "its own"
 
@@ -120,14 +125,14 @@ async def test_an_outcome_is_there_before_the_token_is_free_and_its_order_gets_n
     assert not await ledger.close("tok_1", older, "available", outcome="older", ours=True)
     assert await ledger.close("tok_1", newer, "available", outcome="newer", ours=True)
     claim = await ledger.claim("tok_1", "attach-1", lease=30, journaled=True)
-    assert (claim.state, claim.told) == ("told", "newer")
+    assert (claim.state, claim.settled_outcome) == ("told", "newer")
     assert (await journal.begin("attach-1")).outcome == "newer"
     assert (await ledger.claim("tok_1", "attach-2", lease=30, journaled=True)).state == "granted"
 
 
 async def test_the_ledger_knows_when_a_token_was_made(both: tuple[Journal, Ledger]) -> None:
     journal, ledger = both
-    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
     assert (await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)).made_at == MADE_AT
     assert (await ledger.claim("tok_2", "req-2", lease=30, scope=MINE)).made_at is None
 
@@ -144,7 +149,7 @@ async def test_a_lease_that_ran_out_in_the_middle_is_nobodys_but_its_holders_to_
     other = await asked_until_it_lapses(ledger, "attach-2")
     assert (other.state, other.by) == ("unknown", "attach-1")
     again = await ledger.claim("tok_1", "attach-1", lease=30)
-    assert (again.state, again.again) == ("granted", True)
+    assert (again.state, again.was_held) == ("granted", True)
 
 
 async def test_a_holder_that_was_only_slow_still_has_the_last_word(ledger: Ledger) -> None:
@@ -179,16 +184,21 @@ async def test_a_token_given_back_is_there_for_everybody_and_was_not_tried(ledge
     claim = await ledger.claim("tok_1", "attach-1", lease=30)
     assert await ledger.close("tok_1", claim, "available")
     other = await ledger.claim("tok_1", "attach-2", lease=30)
-    assert (other.state, other.again) == ("granted", False)
+    assert (other.state, other.was_held) == ("granted", False)
     await ledger.close("tok_1", other, "available")
-    assert (await ledger.claim("tok_1", "attach-1", lease=30)).again is False
+    assert (await ledger.claim("tok_1", "attach-1", lease=30)).was_held is False
 
 
 async def test_used_by_nobody_knows_whom_is_for_every_order_to_find_out(ledger: Ledger) -> None:
     claim = await ledger.claim("tok_1", "attach-1", lease=30)
     await ledger.close("tok_1", claim, "unknown", elsewhere=True)
     other = await ledger.claim("tok_1", "attach-2", lease=30)
-    assert (other.state, other.again, other.elsewhere, other.unheard) == ("granted", True, True, False)
+    assert (other.state, other.was_held, other.used_by_unknown, other.unknown_to_ledger) == (
+        "granted",
+        True,
+        True,
+        False,
+    )
 
 
 async def test_a_store_wiped_in_the_middle_still_learns_that_a_token_is_spent(ledger: Ledger) -> None:
@@ -203,7 +213,7 @@ async def test_a_store_wiped_in_the_middle_still_learns_that_a_token_is_spent(le
 # -- a token made here is bound to whom it was made for
 
 
-MINE = Scope("main", "test", "acct_1", "card")
+MINE = TokenScope("main", "test", "acct_1", "card")
 
 
 @pytest.fixture(params=["in_the_store", "in_memory"])
@@ -217,10 +227,10 @@ def both(request: pytest.FixtureRequest, store: Store) -> tuple[Journal, Ledger]
 
 async def test_a_token_recorded_is_available_at_once_to_whom_it_belongs(both: tuple[Journal, Ledger]) -> None:
     journal, ledger = both
-    assert await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT) == OUTCOME
+    assert await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT) == OUTCOME
     assert (await journal.begin("req-1")).outcome == OUTCOME
     claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
-    assert (claim.state, claim.again, claim.unheard) == ("granted", False, False)
+    assert (claim.state, claim.was_held, claim.unknown_to_ledger) == ("granted", False, False)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +240,7 @@ async def test_an_order_of_another_scope_is_told_which_part_does_not_fit(
     both: tuple[Journal, Ledger], part: str, other: str
 ) -> None:
     journal, ledger = both
-    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
     claim = await ledger.claim("tok_1", "attach-1", lease=30, scope=replace(MINE, **{part: other}))
     assert (claim.state, claim.by) == ("misfit", part)
     assert (await ledger.claim("tok_1", "attach-1", lease=30, scope=MINE)).state == "granted"
@@ -240,7 +250,7 @@ async def test_an_accounts_own_token_may_go_into_that_account_in_the_platforms_n
     both: tuple[Journal, Ledger],
 ) -> None:
     journal, ledger = both
-    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
     for also, state in (("acct_2", "misfit"), ("acct_1", "granted")):
         scope = replace(MINE, account="", also=also)
         assert (await ledger.claim("tok_1", "attach-1", lease=30, scope=scope)).state == state
@@ -256,11 +266,11 @@ async def test_a_twin_that_recorded_too_late_registers_no_token_and_takes_nothin
     both: tuple[Journal, Ledger],
 ) -> None:
     journal, ledger = both
-    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
     claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
     await ledger.close("tok_1", claim, "spent", BECAME)
     for token in ("tok_1", "tok_2"):
-        assert await journal.made("req-1", OUTCOME.replace("tok_1", token), token, MINE, at=MADE_AT) == OUTCOME
+        assert await journal.record_token("req-1", OUTCOME.replace("tok_1", token), token, MINE, at=MADE_AT) == OUTCOME
     assert (await ledger.claim("tok_1", "attach-2", lease=30, scope=MINE)).state == "spent"
     assert (await ledger.claim("tok_2", "attach-2", lease=30, scope=replace(MINE, kind="pii"))).state == "granted"
 
@@ -270,7 +280,7 @@ async def test_a_twin_that_recorded_too_late_registers_no_token_and_takes_nothin
 
 async def expired(journal: Journal, ledger: Ledger) -> None:
     await journal.begin("req-1")
-    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
     claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
     assert await ledger.close("tok_1", claim, "expired")
 
@@ -280,12 +290,12 @@ async def test_the_request_of_an_expired_token_begins_once_more_with_a_new_key_h
 ) -> None:
     journal, ledger = both
     await expired(journal, ledger)
-    assert await journal.anew("req-1", "tok_1", PLACES)
-    assert await journal.anew("req-1", "tok_1", PLACES)
+    assert await journal.retokenize("req-1", "tok_1", PLACES)
+    assert await journal.retokenize("req-1", "tok_1", PLACES)
     assert await journal.begin("req-1") == Begun(1, 1, None)
     other = OUTCOME.replace("tok_1", "tok_2")
-    await journal.made("req-1", other, "tok_2", MINE, at=MADE_AT)
-    assert await journal.anew("req-1", "tok_1", PLACES), "a late twin of the order has its request said again"
+    await journal.record_token("req-1", other, "tok_2", MINE, at=MADE_AT)
+    assert await journal.retokenize("req-1", "tok_1", PLACES), "a late twin of the order has its request said again"
     assert (await journal.begin("req-1")).outcome == other
 
 
@@ -294,11 +304,11 @@ async def test_nothing_is_made_anew_while_the_token_is_anything_but_expired(
     both: tuple[Journal, Ledger], state: str
 ) -> None:
     journal, ledger = both
-    await journal.made("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
     claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
     if state != "leased":
         await ledger.close("tok_1", claim, state)  # type: ignore[arg-type]
-    assert not await journal.anew("req-1", "tok_1", PLACES)
+    assert not await journal.retokenize("req-1", "tok_1", PLACES)
     assert (await journal.begin("req-1")).outcome == OUTCOME
 
 
@@ -307,7 +317,7 @@ async def test_a_store_that_was_wiped_leaves_the_first_key_behind_because_it_wou
 ) -> None:
     journal, ledger = both
     for _ in range(2):
-        assert await journal.anew("req-1", "tok_1", PLACES)
+        assert await journal.retokenize("req-1", "tok_1", PLACES)
     assert (await journal.begin("req-1")).epoch == 1
     assert (await ledger.claim("tok_1", "req-1", lease=30)).state == "expired"
 
@@ -316,43 +326,43 @@ async def test_a_store_that_was_wiped_leaves_the_first_key_behind_because_it_wou
 
 
 @pytest.fixture(params=["in_the_store", "in_memory"])
-def headway(request: pytest.FixtureRequest, store: Store) -> Headway:
-    return RedisHeadway(store) if request.param == "in_the_store" else MemoryHeadway()
+def headway(request: pytest.FixtureRequest, store: Store) -> Backpressure:
+    return RedisBackpressure(store) if request.param == "in_the_store" else MemoryBackpressure()
 
 
-async def test_of_twenty_requests_at_once_as_many_go_ahead_as_there_is_room(headway: Headway) -> None:
-    went = await asyncio.gather(*(headway.go(f"req-{n}", PLACES, lasts=30) for n in range(20)))
+async def test_of_twenty_requests_at_once_as_many_go_ahead_as_there_is_room(headway: Backpressure) -> None:
+    went = await asyncio.gather(*(headway.acquire(f"req-{n}", PLACES, lasts=30) for n in range(20)))
     assert went.count(True) == 3
     (full, *_) = [f"req-{n}" for n in range(20) if not went[n]]
     (first, *_) = [f"req-{n}" for n in range(20) if went[n]]
-    assert await headway.go(first, PLACES, lasts=30), "who is ahead already, is"
-    await headway.back(first, PLACES)
-    assert await headway.go(full, PLACES, lasts=30)
+    assert await headway.acquire(first, PLACES, lasts=30), "who is ahead already, is"
+    await headway.release(first, PLACES)
+    assert await headway.acquire(full, PLACES, lasts=30)
 
 
-async def test_one_full_place_is_enough_to_wait_and_takes_no_seat_at_another(headway: Headway) -> None:
-    small = (Place("main:global", 5), Place("main:endpoint:charges", 1))
-    assert await headway.go("req-1", small, lasts=30)
-    assert not await headway.go("req-2", small, lasts=30)
-    rest = [await headway.go(f"req-{n}", PLACES[:1], lasts=30) for n in range(3, 8)]
+async def test_one_full_place_is_enough_to_wait_and_takes_no_seat_at_another(headway: Backpressure) -> None:
+    small = (Slot("main:global", 5), Slot("main:endpoint:charges", 1))
+    assert await headway.acquire("req-1", small, lasts=30)
+    assert not await headway.acquire("req-2", small, lasts=30)
+    rest = [await headway.acquire(f"req-{n}", PLACES[:1], lasts=30) for n in range(3, 8)]
     assert rest.count(True) == 4
 
 
 async def test_a_budget_that_was_changed_or_slowed_has_as_many_seats_as_it_allows_now(
     client: Redis, store: Store
 ) -> None:
-    headway, budget = RedisHeadway(store), Budget("main:endpoint:customers", 25.0)
-    place = [Place(budget.name, 10, budget.interval)]
+    headway, budget = RedisBackpressure(store), Budget("main:endpoint:customers", 25.0)
+    place = [Slot(budget.name, 10, budget.interval)]
 
     async def seats(**now: str | float) -> int:
         key, at = store.key("budget", budget.name), int((await client.time())[0]) * 1_000_000
         await client.hset(key, mapping={"at": at, "until": at + 60_000_000, "since": at, **now})  # type: ignore[misc]
         await client.pexpire(key, 60_000)
         taken = 0
-        while await headway.go(f"req-{taken}", place, lasts=30):
+        while await headway.acquire(f"req-{taken}", place, lasts=30):
             taken += 1
         for one in range(taken):
-            await headway.back(f"req-{one}", place)
+            await headway.release(f"req-{one}", place)
         await client.delete(key)
         return taken
 
@@ -365,34 +375,34 @@ async def test_a_budget_that_was_changed_or_slowed_has_as_many_seats_as_it_allow
 
 
 async def test_a_seat_nobody_gives_up_passes_away_by_itself(store: Store) -> None:
-    headway = RedisHeadway(store)
-    assert await headway.go("req-1", [Place("main:global", 1)], lasts=0.1)
+    headway = RedisBackpressure(store)
+    assert await headway.acquire("req-1", [Slot("main:global", 1)], lasts=0.1)
     async with asyncio.timeout(30):
-        while not await headway.go("req-2", [Place("main:global", 1)], lasts=30):
+        while not await headway.acquire("req-2", [Slot("main:global", 1)], lasts=30):
             await asyncio.sleep(0.02)
 
 
 async def test_a_seat_that_lasts_longer_outlives_those_taken_after_it(store: Store) -> None:
-    headway, place = RedisHeadway(store), [Place("main:global", 2)]
-    assert await headway.go("req-1", place, lasts=30)
-    assert await headway.go("req-2", place, lasts=0.05)
+    headway, place = RedisBackpressure(store), [Slot("main:global", 2)]
+    assert await headway.acquire("req-1", place, lasts=30)
+    assert await headway.acquire("req-2", place, lasts=0.05)
     await asyncio.sleep(0.1)
-    assert await headway.go("req-3", place, lasts=30)
-    assert not await headway.go("req-4", place, lasts=30)
+    assert await headway.acquire("req-3", place, lasts=30)
+    assert not await headway.acquire("req-4", place, lasts=30)
 
 
 async def test_an_outcome_or_a_token_too_old_gives_the_seat_up(store: Store) -> None:
-    headway, ledger = RedisHeadway(store), RedisLedger(store, "main", days=1)
+    headway, ledger = RedisBackpressure(store), RedisLedger(store, "main", days=1)
     requests, attaches = (RedisJournal(store, subject, days=1) for subject in ("request", "attach"))
-    place = (Place("main:global", 1),)
-    assert await headway.go("req-2", place, lasts=30)
+    place = (Slot("main:global", 1),)
+    assert await headway.acquire("req-2", place, lasts=30)
     await requests.record("req-2", "{}", leaving=place)
-    assert await headway.go("req-3", place, lasts=30)
+    assert await headway.acquire("req-3", place, lasts=30)
     await attaches.record("req-3", "{}", leaving=place)
-    assert await headway.go("req-1", place, lasts=30)
+    assert await headway.acquire("req-1", place, lasts=30)
     await expired(requests, ledger)
-    await requests.anew("req-1", "tok_1", place)
-    assert await headway.go("req-4", place, lasts=30)
+    await requests.retokenize("req-1", "tok_1", place)
+    assert await headway.acquire("req-4", place, lasts=30)
 
 
 # -- a lease is kept alive
@@ -522,7 +532,7 @@ async def test_an_id_stands_for_one_thing_and_another_one_changes_nothing(journa
 
 async def test_a_delivery_given_back_in_good_order_does_not_count(journal: Journal) -> None:
     await journal.begin("req-1")
-    await journal.excuse("req-1")
+    await journal.uncount("req-1")
     assert (await journal.begin("req-1")).deliveries == 1
 
 

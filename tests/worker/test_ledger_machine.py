@@ -29,8 +29,8 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.results import AttachResult, Display
 from tokenferry.contract.targets import CustomerSource
 from tokenferry.sealing import Signer, sign_attach
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.outages import Unanswered
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.outages import UnansweredCalls
 from tokenferry_worker.commands.keys import keys
 from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.errors import Declined, Unavailable
@@ -41,8 +41,8 @@ from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Settled
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.platforms import Desk
-from tokenferry_worker.tokens.ledger import Became, Claim, Scope
+from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.tokens.ledger import Became, Claim, TokenScope
 from tokenferry_worker.tokens.lifecycle import ABSENT, STEPS
 from tokenferry_worker.tokens.orders import idempotency_key
 from tokenferry_worker.tokens.spending import HELD_PAUSE, Spender
@@ -52,7 +52,7 @@ from .standins import (
     Greets,
     MemoryCircuits,
     MemoryLimiter,
-    StoryWorld,
+    StoryClock,
     declined,
     not_connected,
     server_error,
@@ -60,7 +60,7 @@ from .standins import (
 )
 
 TABLE = {(step.before, step.event, step.after) for step in STEPS}
-SCOPE = Scope("main", "test", "", "card")
+SCOPE = TokenScope("main", "test", "", "card")
 MADE_AT = int(NOW * 1000)
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -111,7 +111,7 @@ async def test_every_step_of_the_table_is_one_the_store_takes_and_there_is_no_ot
         """A token in this state, and the claim of `a` on it, if there is one."""
         token = f"tok_{next(numbers)}"
         if state == "available":
-            await journal.made(f"req-{token}", "{}", token, SCOPE, at=MADE_AT)
+            await journal.record_token(f"req-{token}", "{}", token, SCOPE, at=MADE_AT)
         if state in (ABSENT, "available"):
             return token, Claim("granted", "a", 1)
         claim = await ledger.claim(token, "a", lease=60)
@@ -136,7 +136,7 @@ async def test_every_step_of_the_table_is_one_the_store_takes_and_there_is_no_ot
             while not {step for step in TABLE if step[:2] == (state, "renew")} <= store.seen:
                 await asyncio.sleep(0.01)
         token, _ = await held(state)
-        await journal.made(f"late-{token}", "{}", token, SCOPE, at=MADE_AT)
+        await journal.record_token(f"late-{token}", "{}", token, SCOPE, at=MADE_AT)
     assert store.seen == TABLE
 
 
@@ -233,14 +233,14 @@ class Endpoint(Greets):
         return Answer("card", self.there[path], {})
 
 
-class NoOutage(Unanswered):
+class NoOutage(UnansweredCalls):
     """Four orders that fail one after the other are no outage here: nobody would come to close its circuit."""
 
     def is_out(self, path: str, now: float) -> bool:
         return False
 
 
-class World(StoryWorld):
+class World(StoryClock):
     """Whoever waits long enough sees what is under way come to its end, and the leases of the dead run out."""
 
     def __init__(self, endpoint: Endpoint, store: WatchedStore) -> None:
@@ -313,12 +313,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.points: list[str] = []
         self.journal = RedisJournal(self.store, "attach", days=1)
         ledger: Any = Dying(RedisLedger(self.store, "main", days=1), self.points)
-        desk = Desk("main", self.endpoint, Budgets("main", Platform(base_url="http://127.0.0.1:1")), False, NoOutage())
-        circuits = Switchboard(MemoryCircuits())
+        desk = PlatformContext(
+            "main", self.endpoint, Budgets("main", Platform(base_url="http://127.0.0.1:1")), False, NoOutage()
+        )
+        circuits = CircuitBreaker(MemoryCircuits())
         self.attacher = Attacher(
             signers=self.signers,
             spender=Spender({"main": ledger}, MemoryLimiter(), circuits, self.world, attempts=3),
-            desks={"main": desk},
+            platforms={"main": desk},
             journal=Dying(self.journal, self.points),
             deliveries=1000,
         )
@@ -377,7 +379,7 @@ class LedgerMachine(RuleBasedStateMachine):
         async def make() -> None:
             journal = RedisJournal(self.store, "request", days=1)
             for token in ("tok_1", "tok_2"):
-                await journal.made(f"req-{token}", "{}", token, SCOPE, at=MADE_AT)
+                await journal.record_token(f"req-{token}", "{}", token, SCOPE, at=MADE_AT)
 
         self.do(make())
 

@@ -17,9 +17,9 @@ from tokenferry.contract.requests import CardRequest, PiiRequest, TokenRequest
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import Target, digest
 from tokenferry.sealing import Recipient, Signer, seal
-from tokenferry_worker.outcomes import Anew, Outcome, Quarantined
+from tokenferry_worker.outcomes import Outcome, Quarantined, Retokenize
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.tokens.ledger import Scope
+from tokenferry_worker.tokens.ledger import TokenScope
 
 from .attaching_story import TARGET, Story, Tell, begin, code_of, result_of
 from .standins import NOW, Holding, customer, not_connected, timed_out
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 CARD = CardRequest(number="4242424242424242", exp_month="12", exp_year="2034")
 
 
-SCOPE = Scope("main", "test", "", "card")
+SCOPE = TokenScope("main", "test", "", "card")
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def order(story: Story, body: str | None, **changed: Any) -> Outcome:
 
 async def test_a_token_too_old_is_made_anew_from_the_request_as_it_was_sealed(tell: Tell, sealed: Any) -> None:
     story, body = late(tell()), sealed()
-    assert await order(story, body) == Anew(body, "main", "bulk", "req-1")
+    assert await order(story, body) == Retokenize(body, "main", "bulk", "req-1")
     assert (story.state, story.endpoint.calls) == ("expired", [])
     entry = story.journal.requests.entry("req-1")
     assert (entry.outcome, entry.epoch) == (None, 1)
@@ -110,7 +110,7 @@ async def test_killed_on_the_way_the_next_delivery_goes_on(
         patched.setattr(on, where, die)
         with pytest.raises(Killed):
             await order(story, body)
-    assert isinstance(await order(story, body), Anew)
+    assert isinstance(await order(story, body), Retokenize)
     assert story.journal.requests.entry("req-1").epoch == 1
 
 
@@ -175,7 +175,7 @@ async def test_a_token_that_gets_too_old_while_nothing_reaches_the_endpoint_is_m
 ) -> None:
     story = late(tell(not_connected(), not_connected()))
     story.world.clock = NOW + 599
-    assert isinstance(await order(story, sealed()), Anew)
+    assert isinstance(await order(story, sealed()), Retokenize)
     assert story.world.now() == pytest.approx(NOW + 600)
     assert story.state == "expired"
 
@@ -184,7 +184,7 @@ async def test_a_token_that_gets_too_old_waiting_for_a_permit_is_made_anew(tell:
     story = late(tell())
     story.limiter.shut = True
     story.world.clock = NOW + 599.95
-    assert isinstance(await order(story, sealed()), Anew)
+    assert isinstance(await order(story, sealed()), Retokenize)
 
 
 async def test_a_token_that_gets_too_old_waiting_for_its_turn_to_write_is_made_anew(tell: Tell, sealed: Any) -> None:
@@ -195,7 +195,7 @@ async def test_a_token_that_gets_too_old_waiting_for_its_turn_to_write_is_made_a
         while not story.ledger.holds:
             await asyncio.sleep(0)
         story.world.clock = NOW + 601
-    assert isinstance(await waiting, Anew)
+    assert isinstance(await waiting, Retokenize)
 
 
 async def test_an_old_order_without_the_field_is_signed_as_it_always_was(tell: Tell) -> None:

@@ -133,14 +133,14 @@ async def test_the_tightest_of_several_budgets_decides_and_nothing_is_taken_by_h
 async def test_after_a_push_back_nobody_calls_for_that_long(store: Store) -> None:
     limiter = RedisLimiter(store)
     budget = Budget("main:global", per_second=100, burst=5)
-    await limiter.push_back(budget, 9)
+    await limiter.back_off(budget, 9)
     assert 4 < await waits(limiter, [budget]) <= 9
 
 
 async def test_a_hundred_refusals_at_once_are_one_piece_of_news(store: Store) -> None:
     limiter = RedisLimiter(store)
     budget = Budget("main:global", per_second=100, burst=5)
-    await asyncio.gather(*(limiter.push_back(budget, 9) for _ in range(100)))
+    await asyncio.gather(*(limiter.back_off(budget, 9) for _ in range(100)))
     assert 2 < await waits(limiter, [budget]) <= 9
 
 
@@ -148,7 +148,7 @@ async def test_a_push_back_never_brings_a_call_forward(store: Store) -> None:
     limiter = RedisLimiter(store)
     budget = Budget("slow", per_second=0.01, burst=1)
     await waits(limiter, [budget])
-    await limiter.push_back(budget, 0.1)
+    await limiter.back_off(budget, 0.1)
     assert 50 < await waits(limiter, [budget]) <= 100
 
 
@@ -156,7 +156,7 @@ async def test_a_push_back_is_heard_by_the_whole_fleet(client: Redis, prefix: st
     one, other = RedisLimiter(Store(client, prefix)), RedisLimiter(Store(client, prefix))
     budget = Budget("main:global", per_second=100, burst=2)
     began = time.monotonic()
-    await one.push_back(budget, 0.15)
+    await one.back_off(budget, 0.15)
     await other.permit([budget], "realtime")
     assert time.monotonic() - began >= 0.14
 

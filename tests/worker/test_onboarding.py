@@ -19,21 +19,21 @@ from tokenferry.contract.queues import ONBOARD_TASK
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import OnboardingProgress, OnboardingResult, StepResult
 from tokenferry.sealing import Recipient, Signer, seal_onboarding
-from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.deliveries.onboarding import Onboarder, requirements_of
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
-from tokenferry_worker.limits.backpressure import Place
+from tokenferry_worker.limits.backpressure import Slot
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.onboarding.steps import Stepper, step_id
+from tokenferry_worker.onboarding.steps import StepRunner, step_id
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.platforms import Desk
-from tokenferry_worker.tokens.creating import Maker
+from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
 
 from .standins import (
@@ -43,7 +43,7 @@ from .standins import (
     MemoryJournal,
     MemoryLedger,
     MemoryLimiter,
-    StoryWorld,
+    StoryClock,
     server_error,
     timed_out,
     watched,
@@ -203,17 +203,17 @@ class AccountsEndpoint(Greets):
         return Answer(what, f"{'acct' if what == 'account' else what}_{self.made.count(what)}", {})
 
 
-class MemoryBook:
+class MemoryOnboardingStore:
     """The store's memory of onboardings in a dict."""
 
     def __init__(self, moments: Moments) -> None:
         self.moments = moments
         self.entries: dict[tuple[str, str], dict[str, str]] = {}
 
-    async def look(self, platform: str, onboarding_id: str) -> dict[str, str]:
+    async def records(self, platform: str, onboarding_id: str) -> dict[str, str]:
         return dict(self.entries.get((platform, onboarding_id), {}))
 
-    async def note(self, platform: str, onboarding_id: str, step: str, entry: str) -> str:
+    async def record(self, platform: str, onboarding_id: str, step: str, entry: str) -> str:
         self.moments.pass_one()
         known = self.entries.setdefault((platform, onboarding_id), {})
         if '"status":"done"' not in known.get(step, ""):
@@ -229,7 +229,7 @@ class MortalJournal(MemoryJournal):
         super().__init__()
         self.moments = moments
 
-    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Place] = ()) -> str:
+    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Slot] = ()) -> str:
         self.moments.pass_one()
         counts = await super().record(id_, outcome, ours=ours, leaving=leaving)
         self.moments.pass_one()
@@ -247,14 +247,14 @@ class House:
     def __post_init__(self) -> None:
         self.endpoint = AccountsEndpoint(self.moments)
         self.journal = MortalJournal(self.moments)
-        self.book: Any = MemoryBook(self.moments)
+        self.book: Any = MemoryOnboardingStore(self.moments)
         self.ledger = MemoryLedger()
-        self.limiter, self.world = MemoryLimiter(), StoryWorld()
-        self.circuits = Switchboard(MemoryCircuits())
+        self.limiter, self.world = MemoryLimiter(), StoryClock()
+        self.circuits = CircuitBreaker(MemoryCircuits())
         self.messages = 0
         self.told: list[tuple[str, OnboardingProgress]] = []
         platform = Platform(mode="test", base_url="http://127.0.0.1:1")
-        self.desk = Desk("main", self.endpoint, Budgets("main", platform), live=False)
+        self.desk = PlatformContext("main", self.endpoint, Budgets("main", platform), live=False)
         self.signer = Signer.load(self.folder.producer)
         self.recipient = Recipient.load(self.folder.recipient)
 
@@ -263,20 +263,20 @@ class House:
         self.journal = MortalJournal(self.moments)
         self.ledger = MemoryLedger()
         if book:
-            self.book = MemoryBook(self.moments)
+            self.book = MemoryOnboardingStore(self.moments)
 
     @property
     def onboarder(self) -> Onboarder:
         return Onboarder(
             opener=Opener(load_identities(self.folder.identities), Signers.load(self.folder.signers)),
-            stepper=Stepper(
-                maker=Maker(self.journal, self.limiter, self.circuits, self.world, 3),
+            steps=StepRunner(
+                creator=TokenCreator(self.journal, self.limiter, self.circuits, self.world, 3),
                 spender=Spender({"main": self.ledger}, self.limiter, self.circuits, self.world, 3),
                 journal=self.journal,
-                book=self.book,
+                store=self.book,
                 token_lifetime=self.token_lifetime,
             ),
-            desks={"main": self.desk},
+            platforms={"main": self.desk},
             journal=self.journal,
             deliveries=5,
             tell=lambda route, word: self.told.append((route, word)),
@@ -410,8 +410,8 @@ class TestWhatIsNoOnboarding:
         opener = house.onboarder.opener
         stranger = Onboarder(
             opener=Opener({}, opener.signers),
-            stepper=house.onboarder.stepper,
-            desks={"main": house.desk},
+            steps=house.onboarder.steps,
+            platforms={"main": house.desk},
             journal=house.journal,
             deliveries=5,
         )
@@ -691,7 +691,7 @@ async def test_a_twin_that_knows_less_takes_what_the_other_one_has_made(
 async def test_what_was_made_in_test_mode_is_made_again_in_live_mode(house: House) -> None:
     tried = told(await house.onboarder.handle(house.sealed(DOCUMENT)))
     house.endpoint = AccountsEndpoint(house.moments, live=True)
-    house.desk = Desk("main", house.endpoint, Budgets("main", Platform(mode="live")), live=True)
+    house.desk = PlatformContext("main", house.endpoint, Budgets("main", Platform(mode="live")), live=True)
     real = told(await house.onboarder.handle(house.sealed(DOCUMENT)))
     assert (tried.complete, real.complete) == (True, True)
     assert house.endpoint.made.count("account") == 1
@@ -838,14 +838,14 @@ async def test_two_messages_about_one_account_at_once_make_one_account(house: Ho
 async def test_the_same_reference_on_two_platforms_is_two_accounts(house: House) -> None:
     other = Onboarder(
         opener=house.onboarder.opener,
-        stepper=Stepper(
-            maker=house.onboarder.stepper.maker,
+        steps=StepRunner(
+            creator=house.onboarder.steps.creator,
             spender=Spender({"other": MemoryLedger()}, house.limiter, house.circuits, house.world, 3),
             journal=house.journal,
-            book=house.book,
+            store=house.book,
             token_lifetime=600.0,
         ),
-        desks={"other": Desk("other", house.endpoint, house.desk.budgets, live=False)},
+        platforms={"other": PlatformContext("other", house.endpoint, house.desk.budgets, live=False)},
         journal=house.journal,
         deliveries=5,
     )
@@ -864,7 +864,7 @@ async def test_a_closed_endpoint_parks_the_message_and_it_goes_on_where_it_stopp
         assert house.journal.entry("req-1").deliveries == 0
         await house.circuits._book.close("main/endpoint/accounts")
         await asyncio.sleep(0)
-    house.circuits = Switchboard(MemoryCircuits())
+    house.circuits = CircuitBreaker(MemoryCircuits())
     result = await house.deliver(body)
     assert result.complete
     assert sorted(house.endpoint.made) == ["account", "external_account", "person", "person"]
@@ -883,7 +883,7 @@ async def test_plain_accounts_that_waited_for_days_at_an_open_circuit_are_made_w
         for body in bodies:
             assert isinstance(await house.onboarder.handle(body), Parked)
     assert house.endpoint.made == []
-    house.circuits = Switchboard(MemoryCircuits())
+    house.circuits = CircuitBreaker(MemoryCircuits())
     house.world.clock += 2 * 86_400
     for body in bodies:
         assert (await house.deliver(body)).complete
@@ -898,7 +898,7 @@ async def test_a_plain_call_with_a_lost_answer_stays_in_doubt_also_when_a_circui
     )
     async with watched(house.circuits):
         assert isinstance(await house.onboarder.handle(body), Parked)
-    house.circuits = Switchboard(MemoryCircuits())
+    house.circuits = CircuitBreaker(MemoryCircuits())
     house.world.clock += 2 * 86_400
     house.endpoint.stored.clear()
     assert statuses(told(await house.onboarder.handle(body))) == {"account": "unknown"}
@@ -1018,14 +1018,14 @@ async def test_nothing_of_the_document_is_kept_but_ids_and_codes(house: House) -
 class TestTheStoresMemory:
     async def test_survives_and_keeps_what_is_done(self, store: Store) -> None:
         book = RedisOnboardings(store, days=1)
-        assert await book.look("main", "seller-7") == {}
+        assert await book.records("main", "seller-7") == {}
         begun, done = '{"status":"begun"}', '{"status":"done"}'
-        assert await book.note("main", "seller-7", "account", begun) == begun
-        assert await book.note("main", "seller-7", "account", done) == done
-        assert await book.note("main", "seller-7", "account", begun) == done
-        await book.note("main", "seller-7", "person:jenny", begun)
-        assert await book.look("main", "seller-7") == {"account": done, "person:jenny": begun}
-        assert await book.look("other", "seller-7") == {}
+        assert await book.record("main", "seller-7", "account", begun) == begun
+        assert await book.record("main", "seller-7", "account", done) == done
+        assert await book.record("main", "seller-7", "account", begun) == done
+        await book.record("main", "seller-7", "person:jenny", begun)
+        assert await book.records("main", "seller-7") == {"account": done, "person:jenny": begun}
+        assert await book.records("other", "seller-7") == {}
 
 
 class TestADeadLetter:

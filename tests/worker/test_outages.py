@@ -22,15 +22,15 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import AttachResult, Display, OnboardingResult, TokenResult
 from tokenferry.contract.targets import CustomerSource
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.outages import CALLS, WINDOW, Unanswered
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.outages import CALLS, WINDOW, UnansweredCalls
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.provider.answers import Answer, Greeting
 from tokenferry_worker.provider.attempts import KEY_IS_SAFE
-from tokenferry_worker.provider.platforms import Desk
-from tokenferry_worker.tokens.creating import Maker, Wanted
+from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
 from tokenferry_worker.tokens.spending import Spender
 
 from .quick_time import QuickWorld, played
@@ -68,7 +68,7 @@ SILENCES: dict[str, Callable[[], Unavailable]] = {
 
 class TestWhatMakesAnOutage:
     def test_five_calls_of_three_requests_within_ten_seconds_and_no_answer(self) -> None:
-        unanswered = Unanswered()
+        unanswered = UnansweredCalls()
         failed = [("a", 503), ("b", None), ("a", 503), ("c", 502), ("b", None)]
         said = [unanswered.failed("tokens", who, status, NOW + 2 * at) for at, (who, status) in enumerate(failed)]
         assert said == [False] * 4 + [True]
@@ -76,32 +76,32 @@ class TestWhatMakesAnOutage:
 
     @pytest.mark.parametrize("who", ["aaaaaaaa", "abababab", "abcc"])
     def test_not_the_calls_of_two_requests_and_not_four_calls(self, who: str) -> None:
-        unanswered = Unanswered()
+        unanswered = UnansweredCalls()
         assert not any([unanswered.failed("tokens", each, 503, NOW) for each in who])
 
     def test_not_what_is_longer_ago_than_ten_seconds(self) -> None:
-        unanswered = Unanswered()
+        unanswered = UnansweredCalls()
         assert not any([unanswered.failed("tokens", str(at), 503, NOW + at * (WINDOW / 4 + 0.1)) for at in range(20)])
 
     def test_not_what_fails_on_different_paths(self) -> None:
-        unanswered = Unanswered()
+        unanswered = UnansweredCalls()
         assert not any([unanswered.failed(f"path-{at % 2}", str(at), 503, NOW) for at in range(8)])
 
     def test_not_with_an_answer_between_them(self) -> None:
-        unanswered = Unanswered()
+        unanswered = UnansweredCalls()
         for at in range(20):
             assert not unanswered.failed("tokens", str(at), 503, NOW)
             if at % 4 == 3:
                 unanswered.answered("tokens", "z")
 
     def test_not_what_happened_before_the_clock_was_put_back(self) -> None:
-        unanswered = Unanswered()
+        unanswered = UnansweredCalls()
         for at in range(4):
             unanswered.failed("tokens", str(at), 503, NOW)
         assert not unanswered.failed("tokens", "e", 503, NOW - HOUR)
 
     def test_not_again_those_requests_beside_which_others_were_answered(self) -> None:
-        unanswered = Unanswered()
+        unanswered = UnansweredCalls()
         for who in "abcab":
             unanswered.failed("tokens", who, 503, NOW)
         unanswered.blame("tokens")
@@ -113,14 +113,14 @@ class TestWhatMakesAnOutage:
         assert [unanswered.failed("tokens", who, 503, NOW) for who in "abcab"][-1], "one of them was answered after all"
 
     def test_a_new_story_begins_after_five_minutes_without_a_failure(self) -> None:
-        unanswered = Unanswered()
+        unanswered = UnansweredCalls()
         unanswered.failed("tokens", "a", 502, NOW)
         unanswered.failed("tokens", "b", 503, NOW + HOUR)
         assert unanswered.told("tokens") == (Counter({503: 1}), NOW + HOUR)
 
     @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 4), st.booleans()), max_size=40))
     def test_it_agrees_with_its_definition(self, calls: list[tuple[str, float, bool]]) -> None:
-        unanswered, now, failed = Unanswered(), NOW, list[tuple[float, str]]()
+        unanswered, now, failed = UnansweredCalls(), NOW, list[tuple[float, str]]()
         for who, pause, answered in calls:
             now += pause
             if answered:
@@ -213,7 +213,7 @@ class Fleet:
     provider: Provider
     book: MemoryCircuits
     world: QuickWorld
-    processes: list[tuple[Switchboard, Desk]]
+    processes: list[tuple[CircuitBreaker, PlatformContext]]
     journal: MemoryJournal = field(default_factory=MemoryJournal)
     limiter: MemoryLimiter = field(default_factory=MemoryLimiter)
     opened: list[tuple[float, str]] = field(default_factory=list)
@@ -223,7 +223,7 @@ class Fleet:
     def __post_init__(self) -> None:
         self.ledger = MemoryLedger(self.world.now)
         loop = asyncio.get_running_loop()
-        open_, ask = self.book.open, self.book.ask
+        open_, ask = self.book.open, self.book.admit
 
         async def opening(scope: str, status: int, code: str, request_id: str) -> bool:
             first = await open_(scope, status, code, request_id)
@@ -237,14 +237,14 @@ class Fleet:
                 self.probes.append(by)
             return word
 
-        self.book.open, self.book.ask = opening, asking  # type: ignore[method-assign]
+        self.book.open, self.book.admit = opening, asking  # type: ignore[method-assign]
 
     async def tokenize(self, request: str, *, process: int = 0, days: float = 5.0) -> TokenResult:
         switchboard, desk = self.processes[process]
-        maker = Maker(self.journal, self.limiter, switchboard, self.world, attempts=8)
-        wanted = Wanted(request, "card", "main", None, "bulk", int((NOW + days * 24 * HOUR) * 1000), may_park=False)
+        maker = TokenCreator(self.journal, self.limiter, switchboard, self.world, attempts=8)
+        wanted = TokenCall(request, "card", "main", None, "bulk", int((NOW + days * 24 * HOUR) * 1000), may_park=False)
         begun = await self.journal.begin(request)
-        return await maker.make(desk, wanted, begun.epoch, remembered=False)
+        return await maker.create(desk, wanted, begun.epoch, remembered=False)
 
     async def attach(self, order: str, *, process: int = 0, seconds: float = 90 * HOUR) -> AttachResult:
         switchboard, desk = self.processes[process]
@@ -281,8 +281,8 @@ async def fleet(processes: int = 1) -> AsyncIterator[Fleet]:
     provider, loop = Provider(), asyncio.get_running_loop()
     book = MemoryCircuits(first=5.0, longest=60.0, lasts=60.0, others=3.0, now=loop.time)
     platform = Platform(mode="test", base_url="https://api.example")
-    boards = [Switchboard(book) for _ in range(processes)]
-    desks = [(board, Desk("main", provider, Budgets("main", platform), False)) for board in boards]
+    boards = [CircuitBreaker(book) for _ in range(processes)]
+    desks = [(board, PlatformContext("main", provider, Budgets("main", platform), False)) for board in boards]
     async with AsyncExitStack() as stack:
         for board in boards:
             await stack.enter_async_context(watched(board))
@@ -356,8 +356,8 @@ def test_six_hours_without_an_answer_fail_no_step_of_an_account_whenever_they_be
         book = MemoryCircuits(first=5.0, longest=60.0, lasts=60.0, others=3.0, now=loop.time)
         house = House(key_folder, token_lifetime=10 * HOUR)
         endpoint = house.endpoint = Unreachable(house.moments)
-        house.world, house.circuits = QuickWorld(), Switchboard(book)  # type: ignore[assignment]
-        house.desk = Desk("main", endpoint, house.desk.budgets, False)
+        house.world, house.circuits = QuickWorld(), CircuitBreaker(book)  # type: ignore[assignment]
+        house.desk = PlatformContext("main", endpoint, house.desk.budgets, False)
         body = house.sealed(DOCUMENT, expires_at=int((NOW + 20 * HOUR) * 1000))
 
         async def down() -> None:
@@ -592,8 +592,8 @@ def test_a_plain_account_that_waited_longer_than_its_key_is_remembered_is_not_as
         book = MemoryCircuits(first=5.0, longest=60.0, lasts=60.0, others=3.0, now=loop.time)
         house = House(key_folder)
         endpoint = house.endpoint = Unreachable(house.moments)
-        house.world, house.circuits = QuickWorld(), Switchboard(book)  # type: ignore[assignment]
-        house.desk = Desk("main", endpoint, house.desk.budgets, False)
+        house.world, house.circuits = QuickWorld(), CircuitBreaker(book)  # type: ignore[assignment]
+        house.desk = PlatformContext("main", endpoint, house.desk.budgets, False)
         endpoint.silence, endpoint.greeting = timed_out, timed_out()
         plain = {"reference": "seller-9", "account": {"country": "US", "type": "custom"}}
         body = house.sealed(plain, expires_at=int((NOW + 90 * HOUR) * 1000))

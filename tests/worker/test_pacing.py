@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenferry.contract.names import Lane
-from tokenferry_worker.limits.pacing import Budget, Gate, Word, take
+from tokenferry_worker.limits.pacing import Budget, Gate, PermitReply, take
 
 BUDGET = Budget("b", per_second=25, burst=2)
 
@@ -91,7 +91,7 @@ class Till:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> Word:
+    async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> PermitReply:
         self.asked.append((lane, more))
         self.open += 1
         self.most_open = max(self.most_open, self.open)
@@ -99,9 +99,9 @@ class Till:
         self.open -= 1
         if self.refusals:
             self.refusals -= 1
-            return Word(False, self.ask_again or 0.001)
+            return PermitReply(False, self.ask_again or 0.001)
         self.granted += 1
-        return Word(True, self.ask_again)
+        return PermitReply(True, self.ask_again)
 
 
 pytestmark = pytest.mark.anyio
@@ -204,13 +204,13 @@ class Seats:
         self.till = till
         self.taken: set[str] = set()
 
-    async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> Word:
+    async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> PermitReply:
         word = await self.till.ask(budgets, lane, more)
         if not word.granted:
             return word
         call = f"call-{self.till.granted}"
         self.taken.add(call)
-        return Word(True, word.ask_again, call)
+        return PermitReply(True, word.ask_again, call)
 
     def give_back(self, _budgets: Sequence[Budget], call: str) -> None:
         self.taken.remove(call)
@@ -284,7 +284,7 @@ async def test_an_error_reaches_everybody_who_waits_and_the_gate_recovers() -> N
     till = Till()
     broken = True
 
-    async def ask_or_fail(budgets: Sequence[Budget], lane: Lane, more: bool) -> Word:
+    async def ask_or_fail(budgets: Sequence[Budget], lane: Lane, more: bool) -> PermitReply:
         await till.go.wait()
         if broken:
             raise Broken

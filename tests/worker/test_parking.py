@@ -18,8 +18,8 @@ from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK, parked_queue
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.parking import Carrier
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.parking import ParkedRequeuer
 
 from .standins import MemoryCircuits
 
@@ -35,7 +35,7 @@ class Lot:
         self.client.flushdb()
         self.publisher = Publisher.to(configuration)
         circuits = MemoryCircuits()
-        self.carrier = Carrier(configuration, self.publisher, circuits, Switchboard(circuits))
+        self.carrier = ParkedRequeuer(configuration, self.publisher, circuits, CircuitBreaker(circuits))
 
     def park(self, id_: str, *, seconds_left: float = 60.0, task: str = TOKENIZE_TASK, lane: str = "bulk") -> None:
         ends = int((time.time() + seconds_left) * 1000)
@@ -140,7 +140,7 @@ def test_what_was_under_way_when_the_connection_ended_goes_back_once(
             publisher.publish(Outgoing.task(parked_queue(SCOPE), TOKENIZE_TASK, id_, json.dumps([id_, body])))
     circuits = MemoryCircuits()
     with Interrupted.to(configuration) as publisher:
-        carrier = Carrier(configuration, publisher, circuits, Switchboard(circuits))
+        carrier = ParkedRequeuer(configuration, publisher, circuits, CircuitBreaker(circuits))
         assert not carrier._carry(SCOPE, probing=False), "after a hiccup nobody knows whether that was all"
         assert carrier._carry(SCOPE, probing=False)
     with connecting.connect(configuration) as connection:

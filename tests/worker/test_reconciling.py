@@ -221,14 +221,14 @@ async def test_a_token_in_use_to_the_end_is_looked_into(tell: Tell) -> None:
 async def test_looking_draws_on_the_budgets_of_what_it_looks_at_and_obeys_a_429(tell: Tell) -> None:
     story = tell(*LOST)
     story.endpoint.shown |= {SOURCE: rate_limited("endpoint-rate"), TOKEN: a_token(used=True)}
-    push_back = story.limiter.push_back
+    push_back = story.limiter.back_off
 
     async def for_the_fourth_time_in_vain(budget: Budget, seconds: float) -> None:
         await push_back(budget, seconds)
         if len(story.limiter.pushed_back) == 4:
             story.endpoint.shown[SOURCE] = NOT_THERE
 
-    story.limiter.push_back = for_the_fourth_time_in_vain  # type: ignore[method-assign]
+    story.limiter.back_off = for_the_fourth_time_in_vain  # type: ignore[method-assign]
     await story.handle(display=INSIDE)
     spent, opinion, looks = [
         [budgets for budgets, _ in story.limiter.permits[part]] for part in (slice(4), slice(4, 5), slice(5, None))
@@ -327,7 +327,7 @@ async def test_the_endpoints_own_words_are_in_no_result(tell: Tell) -> None:
 async def test_parked_in_doubt_and_come_back_it_repeats_its_key_whatever_the_time(tell: Tell) -> None:
     story = tell(timed_out(), blocked(403), customer())
     assert isinstance(await story.handle(), Parked)
-    await story.attacher.spender.circuits.proved(["main/endpoint/customer_sources"])
+    await story.attacher.spender.circuits.on_success(["main/endpoint/customer_sources"])
     story.world.clock += 700
     assert result_of(await story.handle()).ok
     assert len(set(story.endpoint.keys)) == 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenferry_worker.provider.retries import TABLE, Reaction, Row, pause, reaction
+from tokenferry_worker.provider.retries import TABLE, Reaction, RetryRule, pause, reaction
 
 INVALID = "invalid_request_error"
 CARD = "card_error"
@@ -89,7 +89,7 @@ EXPECTED: list[tuple[int, str | None, str | None, Reaction]] = [
 ]
 
 
-def the_row(status: int, error_type: str | None, code: str | None) -> Row:
+def the_row(status: int, error_type: str | None, code: str | None) -> RetryRule:
     """What the table says by its own description: the first row whose every condition holds."""
     return next(
         row

@@ -13,7 +13,16 @@ from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK
 from tokenferry.contract.results import Failure, TokenResult, parse_result
 from tokenferry.contract.targets import CustomerSource
 from tokenferry_worker.deliveries.settling import Settler
-from tokenferry_worker.outcomes import Anew, DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
+from tokenferry_worker.outcomes import (
+    DeadLettered,
+    Dropped,
+    HandedOn,
+    Outcome,
+    Parked,
+    Quarantined,
+    Retokenize,
+    Settled,
+)
 
 from .standins import NOW, FlakyPublisher, MemoryCircuits, stores_clock
 
@@ -60,7 +69,7 @@ def in_the_realtime_lane(order: SignedAttach) -> SignedAttach:
         (Settled(RESULT, None), []),
         (HandedOn(ORDER), ["attach.bulk.main"]),
         (HandedOn(in_the_realtime_lane(ORDER)), ["attach.realtime.main"]),
-        (Anew("sealed", "main", "bulk", "req-1"), ["tokenize.bulk.main"]),
+        (Retokenize("sealed", "main", "bulk", "req-1"), ["tokenize.bulk.main"]),
         (DeadLettered(TOLD, "attempts_exhausted"), ["dead-letters", "results.importer"]),
         (DeadLettered(Settled(RESULT, None), "attempts_exhausted"), ["dead-letters"]),
         (Dropped(TOLD), ["results.importer"]),
@@ -92,7 +101,7 @@ async def test_an_order_travels_as_a_task_whose_one_argument_is_the_signed_order
 
 async def test_a_request_that_begins_anew_goes_back_under_its_own_id_as_it_was_sealed() -> None:
     publisher = FlakyPublisher(refusals=[BrokerUnavailable("away", maybe_sent=False)])
-    await settler(publisher).settle(Anew("as sealed", "main", "bulk", "req-1"), BODY)
+    await settler(publisher).settle(Retokenize("as sealed", "main", "bulk", "req-1"), BODY)
     (message,) = publisher.published
     assert (message.headers["task"], message.headers["id"]) == (TOKENIZE_TASK, "req-1")
     assert json.loads(message.body)[0] == ["as sealed"]

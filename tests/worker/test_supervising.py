@@ -17,7 +17,7 @@ import pytest
 from tokenferry_worker.engine import supervisor
 from tokenferry_worker.engine.supervisor import Supervisor
 from tokenferry_worker.health import probes
-from tokenferry_worker.health.vitals import Report
+from tokenferry_worker.health.vitals import ProcessReport
 
 SUPERVISOR = """
 import sys
@@ -285,4 +285,4 @@ def test_the_report_of_a_stand_in_is_a_report() -> None:
         b'{"pid": 1, "role": "all", "since": 1, "phase": "working", "in_hand": 0, "taken": 0, "last_taken": null,'
         b'"last_empty": null, "broker": true, "store": true}'
     )
-    assert Report.read(line) is not None
+    assert ProcessReport.read(line) is not None

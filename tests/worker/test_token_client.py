@@ -18,7 +18,7 @@ from tokenferry.configuration import InvalidConfiguration, Platform
 from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import CardRequest, Kind
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
-from tokenferry_worker.provider.client import STRIPE_VERSION, EndpointKeys, TokenClient
+from tokenferry_worker.provider.client import STRIPE_VERSION, ApiKeys, StripeClient
 
 pytestmark = pytest.mark.anyio
 
@@ -28,8 +28,8 @@ TEST = Platform(mode="test", base_url="http://127.0.0.1:1")
 LIVE = Platform(mode="live")
 
 
-def keys_of(mode: str) -> EndpointKeys:
-    return EndpointKeys(secret=f"sk_{mode}_{CANARY}", publishable=f"pk_{mode}_{CANARY}")
+def keys_of(mode: str) -> ApiKeys:
+    return ApiKeys(secret=f"sk_{mode}_{CANARY}", publishable=f"pk_{mode}_{CANARY}")
 
 
 class Endpoint:
@@ -49,9 +49,9 @@ class Endpoint:
 
 
 def client_of(
-    platform: Platform, answer: Callable[[httpx.Request], httpx.Response], keys: EndpointKeys | None = None
-) -> TokenClient:
-    return TokenClient(
+    platform: Platform, answer: Callable[[httpx.Request], httpx.Response], keys: ApiKeys | None = None
+) -> StripeClient:
+    return StripeClient(
         platform,
         keys or keys_of(platform.mode),
         connections=4,
@@ -114,7 +114,7 @@ async def test_a_consuming_call_always_uses_the_secret_key() -> None:
 
 async def test_a_live_account_token_without_a_publishable_key_is_refused_before_any_call() -> None:
     endpoint = Endpoint()
-    keys = EndpointKeys(secret=f"sk_live_{CANARY}", publishable=None)
+    keys = ApiKeys(secret=f"sk_live_{CANARY}", publishable=None)
     with pytest.raises(Declined) as caught:
         await client_of(LIVE, endpoint, keys).create_token("account", "account[x]=1", idempotency_key="k")
     assert (caught.value.code, caught.value.ours, endpoint.requests) == (Code.PUBLISHABLE_KEY_MISSING, True, [])
@@ -161,7 +161,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[TokenClient]:
+async def served(serve: Serve) -> AsyncIterator[StripeClient]:
     """A client of a real server on a port of its own, through the real transport."""
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -174,7 +174,7 @@ async def served(serve: Serve) -> AsyncIterator[TokenClient]:
     port = server.sockets[0].getsockname()[1]
     platform = Platform(mode="test", base_url=f"http://127.0.0.1:{port}")
     read_timeout = 0.3 if serve in (fall_silent, stall) else 30
-    client = TokenClient(platform, keys_of("test"), connections=4, read_timeout=read_timeout, connect_timeout=30)
+    client = StripeClient(platform, keys_of("test"), connections=4, read_timeout=read_timeout, connect_timeout=30)
     try:
         yield client
     finally:
@@ -253,7 +253,7 @@ async def test_a_refused_connection_was_never_sent() -> None:
     server.close()
     await server.wait_closed()
     platform = Platform(mode="test", base_url=f"http://127.0.0.1:{port}")
-    client = TokenClient(platform, keys_of("test"), connections=1, read_timeout=1, connect_timeout=1)
+    client = StripeClient(platform, keys_of("test"), connections=1, read_timeout=1, connect_timeout=1)
     with pytest.raises(Unavailable) as caught:
         await client.create_token("card", FORM, idempotency_key="k")
     assert caught.value.maybe_done is False
@@ -364,7 +364,7 @@ HTTPS = "https://api.stripe.com"
 async def test_keys_of_the_wrong_sort_or_mode_are_refused_and_never_quoted(
     mode: str, secret: str | None, publishable: str | None, word: str
 ) -> None:
-    keys = EndpointKeys(secret=secret, publishable=publishable)
+    keys = ApiKeys(secret=secret, publishable=publishable)
     platform = Platform.model_validate({"mode": mode})
     with pytest.raises(InvalidConfiguration, match=word) as caught:
         keys.check("main", platform)
@@ -375,4 +375,4 @@ async def test_keys_of_the_wrong_sort_or_mode_are_refused_and_never_quoted(
 @pytest.mark.parametrize("secret", [f"sk_test_{CANARY}", f"rk_test_{CANARY}"])
 @pytest.mark.parametrize("base_url", [HTTPS, "http://127.0.0.1:8080", "http://localhost:8080", "http://[::1]:8080"])
 async def test_right_keys_pass(secret: str, base_url: str) -> None:
-    EndpointKeys(secret, f"pk_test_{CANARY}").check("main", Platform(mode="test", base_url=base_url))
+    ApiKeys(secret, f"pk_test_{CANARY}").check("main", Platform(mode="test", base_url=base_url))

@@ -21,30 +21,30 @@ from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, PiiReque
 from tokenferry.contract.results import Failure, TokenResult
 from tokenferry.contract.targets import AccountCreate, CustomerSource, Target, digest
 from tokenferry.sealing import Recipient, Signer, seal, sign_attach
-from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.deliveries.onboarding import fingerprint as onboarding_fingerprint
 from tokenferry_worker.deliveries.tokenizing import BESIDE_THE_REQUEST, Tokenizer
 from tokenferry_worker.errors import Blocked, Declined, Forgotten
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener, read_attach
-from tokenferry_worker.limits.backpressure import places
+from tokenferry_worker.limits.backpressure import slots_of
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import PUSHED_BACK
-from tokenferry_worker.provider.platforms import Desk
-from tokenferry_worker.tokens.creating import Maker
-from tokenferry_worker.tokens.ledger import Scope
+from tokenferry_worker.provider.attempts import LEAST_BACK_OFF
+from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.tokens.creating import TokenCreator
+from tokenferry_worker.tokens.ledger import TokenScope
 
 from .standins import (
     NOW,
+    MemoryBackpressure,
     MemoryCircuits,
-    MemoryHeadway,
     MemoryJournal,
     MemoryLimiter,
     ScriptedEndpoint,
     Step,
-    StoryWorld,
+    StoryClock,
     blocked,
     declined,
     not_connected,
@@ -70,10 +70,10 @@ class Story:
     tokenizer: Tokenizer
     endpoint: ScriptedEndpoint
     journal: MemoryJournal
-    headway: MemoryHeadway
+    headway: MemoryBackpressure
     limiter: MemoryLimiter
-    circuits: Switchboard
-    world: StoryWorld
+    circuits: CircuitBreaker
+    world: StoryClock
     to: Recipient
     producer: Signer
     signers: Signers
@@ -108,16 +108,16 @@ def tell(key_folder: Any) -> Tell:
     """Begins a story with what the endpoint will answer."""
 
     def begin(*script: Step, live: bool = False) -> Story:
-        endpoint, journal, limiter, world = ScriptedEndpoint(*script), MemoryJournal(), MemoryLimiter(), StoryWorld()
-        headway = MemoryHeadway()
-        circuits = Switchboard(MemoryCircuits(), look_every=0.01)
+        endpoint, journal, limiter, world = ScriptedEndpoint(*script), MemoryJournal(), MemoryLimiter(), StoryClock()
+        headway = MemoryBackpressure()
+        circuits = CircuitBreaker(MemoryCircuits(), look_every=0.01)
         signers, worker = Signers.load(key_folder.signers), Signer.load(key_folder.worker)
         tokenizer = Tokenizer(
             opener=Opener(load_identities(key_folder.identities), signers),
-            maker=Maker(journal, limiter, circuits, world, attempts=8),
-            desks={"main": Desk("main", endpoint, Budgets("main", PLATFORM), live)},
+            creator=TokenCreator(journal, limiter, circuits, world, attempts=8),
+            platforms={"main": PlatformContext("main", endpoint, Budgets("main", PLATFORM), live)},
             journal=journal,
-            headway=headway,
+            backpressure=headway,
             sign=partial(sign_attach, signer=worker),
             signer_id=worker.signer_id,
             deliveries=3,
@@ -231,7 +231,7 @@ async def test_a_rate_limit_slows_the_right_budget_down_and_costs_no_attempt(
 ) -> None:
     story = tell(*[rate_limited(reason)] * 20, token("tok_1"))
     assert settled(await story.handle()).token == "tok_1"
-    assert story.limiter.pushed_back == [(budget, PUSHED_BACK)] * 20
+    assert story.limiter.pushed_back == [(budget, LEAST_BACK_OFF)] * 20
     assert len(story.limiter.permits) == 21
     assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
 
@@ -403,7 +403,7 @@ async def test_who_waits_for_a_permit_when_the_circuit_opens_takes_none(tell: Te
     story.limiter.shut = True
     waiting = [asyncio.create_task(story.handle(story.sealed(request_id=f"req-{n}"))) for n in range(5)]
     await asyncio.sleep(0.02)
-    await story.circuits.refused("main/kind/card", raw_card_refusal())
+    await story.circuits.on_blocked("main/kind/card", raw_card_refusal())
     async with asyncio.timeout(30):
         assert all(isinstance(outcome, Parked) for outcome in await asyncio.gather(*waiting))
     assert story.limiter.permits == []
@@ -606,7 +606,7 @@ async def test_a_token_is_in_the_ledger_with_whom_it_belongs_to_as_soon_as_it_is
     story = tell(token("tok_1"))
     await story.handle(story.sealed(connected_account="acct_1"))
     held = story.journal.ledger.holding("tok_1")
-    assert (held.state, held.scope) == ("available", Scope("main", "test", "acct_1", "card"))
+    assert (held.state, held.scope) == ("available", TokenScope("main", "test", "acct_1", "card"))
 
 
 async def test_a_request_id_stands_for_one_request_whenever_and_to_whomever_it_is_sealed(tell: Tell) -> None:
@@ -783,7 +783,7 @@ async def test_called_off_while_it_waits_for_room_is_no_sign_of_poison(tell: Tel
 def test_no_more_tokens_wait_than_the_attach_stage_can_spend_in_half_their_lifetime(
     target: Target, limits: dict[str, int]
 ) -> None:
-    found = places(Budgets("main", PLATFORM), target, "bulk", lifetime=600.0)
+    found = slots_of(Budgets("main", PLATFORM), target, "bulk", lifetime=600.0)
     assert {place.name: place.limit for place in found} == limits
 
 

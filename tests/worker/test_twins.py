@@ -25,7 +25,7 @@ from .standins import (
     MemoryLedger,
     ScriptedEndpoint,
     ShownEndpoint,
-    StoryWorld,
+    StoryClock,
     customer,
     declined,
 )
@@ -42,7 +42,7 @@ async def store() -> AsyncIterator[Store]:
 
 def story_in(store: Store, key_folder: Any, endpoint: ScriptedEndpoint) -> Story:
     """An attach worker on the real scripts."""
-    ledger, journal, world = RedisLedger(store, "main", days=1), RedisJournal(store, "attach", days=1), StoryWorld()
+    ledger, journal, world = RedisLedger(store, "main", days=1), RedisJournal(store, "attach", days=1), StoryClock()
     attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)
     return Story(attacher, endpoint, MemoryJournal(), MemoryLedger(), limiter, world, Signer.load(key_folder.worker))
 

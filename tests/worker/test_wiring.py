@@ -124,7 +124,7 @@ def test_an_attach_worker_needs_no_private_key_of_the_envelope(configure: Config
 
 def test_a_key_from_the_environment_loses_only_the_space_around_it(configure: Configure) -> None:
     configuration = configure()
-    keys = wiring.endpoint_keys(configuration, "main", configuration.platforms["main"])
+    keys = wiring.api_keys(configuration, "main", configuration.platforms["main"])
     assert (keys.secret, keys.publishable) == (f"sk_test_{CANARY}", f"pk_test_{CANARY}")
     assert CANARY not in repr(keys)
 
@@ -133,7 +133,7 @@ def test_a_key_from_a_file_must_be_closed_to_others(configure: Configure, tmp_pa
     (tmp_path / "key").write_text(f"sk_test_{CANARY}\n")
     (tmp_path / "key").chmod(0o600)
     configuration = configure('{ file = "key" }')
-    assert wiring.endpoint_keys(configuration, "main", configuration.platforms["main"]).secret == f"sk_test_{CANARY}"
+    assert wiring.api_keys(configuration, "main", configuration.platforms["main"]).secret == f"sk_test_{CANARY}"
     (tmp_path / "key").chmod(0o644)
     with pytest.raises(InvalidConfiguration, match=r"secret_key: .*readable by others") as caught:
         wiring.check(configuration, "attach")

@@ -8,28 +8,28 @@ import time
 from typing import Protocol
 
 
-class World(Protocol):
+class Clock(Protocol):
     """Time and dice, so that tests need neither."""
 
     def now(self) -> float:
         """Unix seconds."""
         ...
 
-    def dice(self) -> float:
+    def random(self) -> float:
         """A random number in [0, 1)."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
 
 
-class RealWorld:
+class SystemClock:
     """The clock on the wall and fair dice."""
 
     def now(self) -> float:
         """Unix seconds."""
         return time.time()
 
-    def dice(self) -> float:
+    def random(self) -> float:
         """A random number in [0, 1)."""
         return random.random()
 

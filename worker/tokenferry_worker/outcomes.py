@@ -9,7 +9,7 @@ from tokenferry.contract.names import Lane
 from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
 
 
-def our_word(result: TokenResult | AttachResult | OnboardingResult) -> str | None:
+def own_failure_code(result: TokenResult | AttachResult | OnboardingResult) -> str | None:
     """The code of a failure that we, and not the endpoint, speak of."""
     why = result.failure
     return why.code if why is not None and why.source == "tokenferry" else None
@@ -31,7 +31,7 @@ class HandedOn:
 
 
 @dataclass(frozen=True)
-class Anew:
+class Retokenize:
     """The token got too old before any call: its request, as sealed as it came, goes back and makes another one."""
 
     sealed: str
@@ -71,4 +71,4 @@ class Parked:
     id: str
 
 
-Outcome = Settled | HandedOn | Anew | DeadLettered | Dropped | Quarantined | Parked
+Outcome = Settled | HandedOn | Retokenize | DeadLettered | Dropped | Quarantined | Parked

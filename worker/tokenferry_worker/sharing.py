@@ -27,7 +27,7 @@ from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, line_of, numbers
 from tokenferry_worker.on_redis.store import Script
-from tokenferry_worker.provider.attempts import PUSHED_BACK
+from tokenferry_worker.provider.attempts import LEAST_BACK_OFF
 
 
 class SharedBudgets:
@@ -99,7 +99,7 @@ class SharedBudgets:
         """
         used = self._budgets.of(endpoint, connected_account, creates_account=creates_account)
         budget = self._budgets.refused(reason, used)
-        pushed = [math.ceil(PUSHED_BACK * MICROSECONDS), *numbers(budget, "realtime")[:2]]
+        pushed = [math.ceil(LEAST_BACK_OFF * MICROSECONDS), *numbers(budget, "realtime")[:2]]
         who = f"application {socket.gethostname()}:{os.getpid()}"
         self._ask(self._push_back, [self._key(budget), f"{self._prefix}:changes"], [*pushed, budget.name, who])
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal
 
 from tokenferry.broker import connecting
-from tokenferry.broker.publishing import Outgoing, Publishes
+from tokenferry.broker.publishing import CanPublish, Outgoing
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, SecretReference
 from tokenferry.contract.queues import (
     ATTACH_TASK,
@@ -25,11 +25,11 @@ from tokenferry.contract.queues import (
 from tokenferry.contract.results import OnboardingProgress
 from tokenferry.sealing import Signer, UnusableKey, read_private_key_file, sign_attach
 from tokenferry_worker.cancelling import cancel_and_wait
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.parking import Carrier
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.parking import ParkedRequeuer
 from tokenferry_worker.circuits.reminders import Reminder
-from tokenferry_worker.clock import RealWorld
-from tokenferry_worker.dead_letters.expiry import Sweeper
+from tokenferry_worker.clock import SystemClock
+from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
@@ -39,18 +39,18 @@ from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.limits.budgets import Budgets
-from tokenferry_worker.on_redis.backpressure import RedisHeadway
+from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.onboarding.steps import Stepper
+from tokenferry_worker.onboarding.steps import StepRunner
 from tokenferry_worker.outcomes import Outcome
-from tokenferry_worker.provider.client import EndpointKeys, TokenClient
-from tokenferry_worker.provider.platforms import Desk
-from tokenferry_worker.tokens.creating import Maker
+from tokenferry_worker.provider.client import ApiKeys, StripeClient
+from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def queues_of(configuration: Configuration, role: Role) -> list[str]:
     return names
 
 
-def endpoint_keys(configuration: Configuration, name: str, platform: Platform) -> EndpointKeys:
+def api_keys(configuration: Configuration, name: str, platform: Platform) -> ApiKeys:
     """Follow the references to the keys of one platform, and check what is found.
 
     Raises `InvalidConfiguration`, naming the reference and never the value.
@@ -78,7 +78,7 @@ def endpoint_keys(configuration: Configuration, name: str, platform: Platform) -
     secret = _secret(configuration, name, "secret_key", platform.secret_key)
     if secret is None:
         raise InvalidConfiguration(f'[platforms.{name}] secret_key is missing; write secret_key = {{ env = "NAME" }}')
-    keys = EndpointKeys(secret, _secret(configuration, name, "publishable_key", platform.publishable_key))
+    keys = ApiKeys(secret, _secret(configuration, name, "publishable_key", platform.publishable_key))
     keys.check(name, platform)
     return keys
 
@@ -114,7 +114,7 @@ def check(configuration: Configuration, role: Role) -> None:
             f"would look like a hang; write {2 * configuration.broker.publish_timeout:g} or more"
         )
     for name, platform in configuration.platforms.items():
-        endpoint_keys(configuration, name, platform)
+        api_keys(configuration, name, platform)
     Signers.load(configuration.path(configuration.keys.signers))
     if role != "attach":
         load_identities(configuration.path(configuration.keys.identities))
@@ -124,39 +124,39 @@ def check(configuration: Configuration, role: Role) -> None:
 
 @asynccontextmanager
 async def handlers(
-    configuration: Configuration, role: Role, publisher: Publishes, vitals: Vitals | None = None
+    configuration: Configuration, role: Role, publisher: CanPublish, vitals: Vitals | None = None
 ) -> AsyncIterator[Mapping[str, Handler]]:
     """The handlers of *role* by task name, with everything behind them open. *vitals* is shown where to look."""
     async with AsyncExitStack() as stack:
         store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
         stack.push_async_callback(store.aclose)
-        world = RealWorld()
+        clock = SystemClock()
         book = RedisCircuits(store)
-        circuits = Switchboard(book)
+        circuits = CircuitBreaker(book)
         if vitals is not None:
             vitals.store_away = lambda: store.away
-            vitals.open_circuits = lambda: list(circuits.board.open)
+            vitals.open_circuits = lambda: list(circuits.snapshot.open)
         settler = Settler(publisher, book, store.now)
         settings, days = configuration.worker, configuration.store.journal_days
         limiter = RedisLimiter(store, alone=settings.alone_share)
         stack.push_async_callback(limiter.aclose)
         signers = Signers.load(configuration.path(configuration.keys.signers))
-        desks = {}
+        contexts = {}
         for name, platform in configuration.platforms.items():
-            client = TokenClient(
+            client = StripeClient(
                 platform,
-                endpoint_keys(configuration, name, platform),
+                api_keys(configuration, name, platform),
                 connections=2 * settings.concurrency,
                 read_timeout=settings.read_timeout,
                 connect_timeout=settings.connect_timeout,
             )
             stack.push_async_callback(client.aclose)
-            desks[name] = Desk(name, client, Budgets(name, platform), platform.live)
+            contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)
         # Cheap, and without a connection of their own: a role that needs less takes less.
         journal = RedisJournal(store, "request", days=days)
-        ledgers = {name: RedisLedger(store, name, days=days) for name in desks}
-        maker = Maker(journal, limiter, circuits, world, settings.attempts)
-        spender = Spender(ledgers, limiter, circuits, world, settings.attempts)
+        ledgers = {name: RedisLedger(store, name, days=days) for name in contexts}
+        creator = TokenCreator(journal, limiter, circuits, clock, settings.attempts)
+        spender = Spender(ledgers, limiter, circuits, clock, settings.attempts)
         by_task: dict[str, Handler] = {}
         if role != "attach":
             opener = Opener(load_identities(configuration.path(configuration.keys.identities)), signers)
@@ -164,10 +164,10 @@ async def handlers(
             signer = Signer.load(configuration.path(configuration.keys.worker_signing_key))
             tokenizer = Tokenizer(
                 opener=opener,
-                maker=maker,
-                desks=desks,
+                creator=creator,
+                platforms=contexts,
                 journal=journal,
-                headway=RedisHeadway(store),
+                backpressure=RedisBackpressure(store),
                 sign=partial(sign_attach, signer=signer),
                 signer_id=signer.signer_id,
                 deliveries=settings.deliveries,
@@ -178,7 +178,7 @@ async def handlers(
             attacher = Attacher(
                 signers=signers,
                 spender=spender,
-                desks=desks,
+                platforms=contexts,
                 journal=RedisJournal(store, "attach", days=days),
                 deliveries=settings.deliveries,
             )
@@ -186,33 +186,33 @@ async def handlers(
         if role in ("onboard", "all"):
             onboarder = Onboarder(
                 opener=opener,
-                stepper=Stepper(
-                    maker=maker,
+                steps=StepRunner(
+                    creator=creator,
                     spender=spender,
                     journal=journal,
-                    book=RedisOnboardings(store, days=configuration.store.onboarding_days),
+                    store=RedisOnboardings(store, days=configuration.store.onboarding_days),
                     token_lifetime=settings.token_lifetime,
                 ),
-                desks=desks,
+                platforms=contexts,
                 journal=journal,
                 deliveries=settings.deliveries,
                 tell=partial(_tell, publisher),
             )
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, realtime=False)
-        carrier = Carrier(configuration, publisher, book, circuits)
-        sweeper = Sweeper(configuration, publisher, book, store.now)
+        requeuer = ParkedRequeuer(configuration, publisher, book, circuits)
+        sweeper = ExpirySweeper(configuration, publisher, book, store.now)
         reminder = Reminder(configuration, book, circuits)
         for name, beside in {
             "circuits": circuits.watch(),
-            "parked": carrier.work(),
-            "open": reminder.work(),
-            "aside": sweeper.work(),
+            "parked": requeuer.run(),
+            "open": reminder.run(),
+            "aside": sweeper.run(),
         }.items():
             stack.push_async_callback(cancel_and_wait, asyncio.create_task(beside, name=f"tokenferry-{name}"))
         yield by_task
 
 
-def _tell(publisher: Publishes, route: str, progress: OnboardingProgress) -> None:
+def _tell(publisher: CanPublish, route: str, progress: OnboardingProgress) -> None:
     """Hand a word of progress to the broker, and do not ask whether it arrived."""
     publisher.submit(Outgoing(results_queue(route), progress.model_dump_json(exclude_none=True)))
 

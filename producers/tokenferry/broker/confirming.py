@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 from tokenferry.broker import connecting, depth
 from tokenferry.broker.depth import Depths
 from tokenferry.broker.errors import (
-    Blocked,
+    BrokerBlocked,
     BrokerFull,
     BrokerUnavailable,
     PublishError,
@@ -23,7 +23,7 @@ from tokenferry.broker.errors import (
     want_of_room,
 )
 from tokenferry.broker.patience import BUSY
-from tokenferry.broker.pending import MOST_PAUSE, Waiting
+from tokenferry.broker.pending import MOST_PAUSE, PendingPublish
 from tokenferry.contract.queues import results_queue
 
 RESULTS: Final = results_queue("")
@@ -49,7 +49,7 @@ class ConfirmingChannel:
         """RabbitMQ only: result queues that their reader has declared first, otherwise than we do: used as they are."""
         self._depths = Depths(lambda name: depth.waiting_in(self._connected().channel, name, amqp=amqp))
 
-    def send(self, due: Sequence[Waiting]) -> None:
+    def send(self, due: Sequence[PendingPublish]) -> None:
         """Try each of *due* once: on Redis in one round trip for all, on RabbitMQ each confirmed on its own.
 
         Raises whatever the client library does when it is of no more use: then `forget` it.
@@ -82,7 +82,7 @@ class ConfirmingChannel:
         # Whatever a client library raises beyond that must reach the callers, not end their thread silently.
         return PublishError(f"the broker client failed ({name})", maybe_sent=False)
 
-    def _send_together(self, producer: Producer, fitting: list[Waiting]) -> None:
+    def _send_together(self, producer: Producer, fitting: list[PendingPublish]) -> None:
         if not fitting:
             return
         with producer.batch(max_size=BATCH + 1) as batch:
@@ -98,14 +98,14 @@ class ConfirmingChannel:
             else:
                 waiting.future.set_result(None)
 
-    def _send_one(self, waiting: Waiting) -> None:
+    def _send_one(self, waiting: PendingPublish) -> None:
         try:
             self._heed_alarm()
             if self._has_room(waiting):
                 waiting.begin_try()
                 self._publish_routed(self._connected(), waiting)
                 waiting.future.set_result(None)
-        except Blocked as alarm:
+        except BrokerBlocked as alarm:
             waiting.put_off(alarm, MOST_PAUSE)
         except MessageNacked as nack:
             waiting.refused(nack)
@@ -124,25 +124,25 @@ class ConfirmingChannel:
     def _heed_alarm(self) -> None:
         """Send nothing more on a connection that is blocked: it would all be read in the end, repetitions included.
 
-        Raises `Blocked` until RabbitMQ says that the alarm is over.
+        Raises `BrokerBlocked` until RabbitMQ says that the alarm is over.
         """
         if not self._blocked:
             return
         with contextlib.suppress(TimeoutError):
             self._connection.drain_events(timeout=0)
         if self._blocked:
-            raise Blocked
+            raise BrokerBlocked
         self.forget()  # the late confirmation of what was written to it would be taken for another message's
 
     def _on_blocked(self, _: str) -> None:
         """End the wait for a confirmation, which heartbeats would prolong beyond every time-out."""
         self._blocked = True
-        raise Blocked
+        raise BrokerBlocked
 
     def _on_unblocked(self) -> None:
         self._blocked = False
 
-    def _has_room(self, waiting: Waiting) -> bool:
+    def _has_room(self, waiting: PendingPublish) -> bool:
         """Whether its queue may hold one more; where not, its sender is told at once."""
         message = waiting.message
         if message.bound is None or (full := self._depths.refusal(message.queue, message.bound)) is None:
@@ -150,7 +150,7 @@ class ConfirmingChannel:
         waiting.future.set_exception(BrokerFull(full, maybe_sent=waiting.maybe_sent))
         return False
 
-    def _publish_routed(self, producer: Producer, waiting: Waiting) -> None:
+    def _publish_routed(self, producer: Producer, waiting: PendingPublish) -> None:
         """Publish and wait for the confirmation. Raises `Unroutable`: this one, for no other is out at the time."""
         try:
             self._publish(producer, waiting)
@@ -159,7 +159,7 @@ class ConfirmingChannel:
                 raise Unroutable from None
             raise
 
-    def _publish(self, producer: Producer, waiting: Waiting) -> None:
+    def _publish(self, producer: Producer, waiting: PendingPublish) -> None:
         message = waiting.message
         declared = connecting.queue(message.queue, amqp=self._amqp)
         theirs = message.queue in self._theirs

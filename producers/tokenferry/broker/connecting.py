@@ -15,7 +15,7 @@ from kombu import Connection, Exchange, Queue
 from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED
 from tokenferry.broker import amqp_transport, embedded, redis_transport
 from tokenferry.broker.sentinel import Sentinels, is_sentinel
-from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, Store
+from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, StoreSettings
 from tokenferry.contract.queues import DEAD_LETTERS
 
 EXCHANGE: Final = "tokenferry"
@@ -114,7 +114,7 @@ def tls(configuration: Configuration) -> dict[str, Any] | bool:
 
 
 def _ca_file(configuration: Configuration, section: Literal["broker", "store"]) -> Path | None:
-    place: Broker | Store = getattr(configuration, section)
+    place: Broker | StoreSettings = getattr(configuration, section)
     if place.ca_file is None:
         return None
     path = configuration.path(place.ca_file)

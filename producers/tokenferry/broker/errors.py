@@ -39,7 +39,7 @@ class StillQueued(PublishTimeout):
     """The message was never tried: those before it took all of its time. Nothing was queued."""
 
 
-class Blocked(Exception):
+class BrokerBlocked(Exception):
     """RabbitMQ reads nothing of what we send: an alarm about its memory or its disk is on."""
 
 
@@ -54,7 +54,7 @@ def want_of_room(answer: Exception) -> str | None:
             return "the queue is full"
         case OutOfMemoryError():
             return "it is out of memory"
-        case Blocked():
+        case BrokerBlocked():
             return (
                 "it is short of memory or disk, and its alarm stops all who publish; "
                 "make room there (rabbitmq-diagnostics alarms says of what), and it goes on by itself"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 
-class Process:
+class ForkGuard:
     """The process in which something was made."""
 
     def __init__(self, made: str) -> None:

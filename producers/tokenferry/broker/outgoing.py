@@ -59,7 +59,7 @@ class Outgoing:
         return cls(queue, f"[[{json.dumps(body)}], {{}}, {embed}]", headers, {"correlation_id": id_}, keep_seconds)
 
 
-class Publishes(Protocol):
+class CanPublish(Protocol):
     """What a sender needs of a publisher."""
 
     def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:

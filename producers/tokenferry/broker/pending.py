@@ -24,7 +24,7 @@ def pause(tries: int) -> float:
 
 
 @dataclass(eq=False)
-class Waiting:
+class PendingPublish:
     """One message with a publisher: until when, how often it was tried, what was answered."""
 
     message: Outgoing

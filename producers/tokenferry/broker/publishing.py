@@ -18,20 +18,20 @@ from kombu import Connection
 
 from tokenferry.broker import connecting, fork_guard
 from tokenferry.broker.confirming import BATCH, ConfirmingChannel
-from tokenferry.broker.errors import Blocked, BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
-from tokenferry.broker.outgoing import Outgoing, Publishes
-from tokenferry.broker.pending import GRACE, Waiting, pause, wait, wait_async
+from tokenferry.broker.errors import BrokerBlocked, BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
+from tokenferry.broker.outgoing import CanPublish, Outgoing
+from tokenferry.broker.pending import GRACE, PendingPublish, pause, wait, wait_async
 from tokenferry.configuration import Configuration
 
 __all__ = [
     "GRACE",
     "BrokerFull",
     "BrokerUnavailable",
+    "CanPublish",
     "Outgoing",
     "PublishError",
     "PublishTimeout",
     "Publisher",
-    "Publishes",
     "wait",
     "wait_async",
 ]
@@ -49,8 +49,8 @@ class Publisher:
         self._channel = ConfirmingChannel(connection, amqp=amqp)
         self._idle = SIGN_OF_LIFE if amqp else None
         self._timeout = timeout
-        self._process = fork_guard.Process("a publisher")
-        self._incoming: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._process = fork_guard.ForkGuard("a publisher")
+        self._incoming: queue.SimpleQueue[PendingPublish | None] = queue.SimpleQueue()
         self._trouble: PublishError | None = None
         """Why there is no connection, while there is none."""
         self._failures = 0
@@ -77,7 +77,7 @@ class Publisher:
         Raises `RuntimeError` when the publisher is closed, or was made before this process was forked.
         """
         self._process.check()
-        waiting = Waiting(message, time.monotonic() + self._seconds(timeout), Future())
+        waiting = PendingPublish(message, time.monotonic() + self._seconds(timeout), Future())
         with self._closing:
             if self._closed:
                 raise RuntimeError("the publisher is closed")
@@ -114,7 +114,7 @@ class Publisher:
         return self._timeout if timeout is None else timeout
 
     def _run(self) -> None:
-        rest: list[Waiting] = []
+        rest: list[PendingPublish] = []
         more = True
         while more or rest:
             more = self._take_in(rest) and more
@@ -130,7 +130,7 @@ class Publisher:
             rest = [waiting for waiting in rest if not waiting.future.done()]
         self._channel.forget()
 
-    def _take_in(self, rest: list[Waiting]) -> bool:
+    def _take_in(self, rest: list[PendingPublish]) -> bool:
         """Add what was submitted, waiting for it until something of *rest* is due. False at the mark of the end."""
         seconds = self._idle
         if rest:
@@ -152,19 +152,19 @@ class Publisher:
         if self._idle is None or not self._connection.connected:
             return
         try:
-            with contextlib.suppress(TimeoutError, Blocked):
+            with contextlib.suppress(TimeoutError, BrokerBlocked):
                 self._connection.drain_events(timeout=0)
             self._connection.heartbeat_check()
         except Exception:  # whatever it is, the next message would fail of it
             self._channel.forget()
 
-    def _settle_late(self, rest: list[Waiting]) -> None:
+    def _settle_late(self, rest: list[PendingPublish]) -> None:
         now = time.monotonic()
         for waiting in rest:
             if waiting.deadline <= now and waiting.begin():
                 waiting.give_up(self._trouble)
 
-    def _send(self, due: list[Waiting], rest: list[Waiting]) -> None:
+    def _send(self, due: list[PendingPublish], rest: list[PendingPublish]) -> None:
         """Try the *due* ones once; after trouble with the connection, put off everything."""
         try:
             self._channel.send(due)

@@ -58,7 +58,7 @@ class Item:
     handle: Any
 
 
-class Shelf(Protocol):
+class QueueBrowser(Protocol):
     """A queue that is looked through once, the oldest first."""
 
     def __iter__(self) -> Iterator[Item]:
@@ -78,7 +78,7 @@ class Shelf(Protocol):
 
 
 @contextmanager
-def opened(configuration: Configuration, queue: str, *, declare: bool = False) -> Iterator[Shelf]:
+def open_browser(configuration: Configuration, queue: str, *, declare: bool = False) -> Iterator[QueueBrowser]:
     """The shelf of *queue*. What is not removed within the block is there afterwards, however it ends.
 
     *declare*: make the queue where it is not there yet. Raises the client library's error where the broker is away.
@@ -94,11 +94,11 @@ def opened(configuration: Configuration, queue: str, *, declare: bool = False) -
             declared = connecting.queue(queue, amqp=True)
             ask(connection, lambda connection: declared.bind(connection.default_channel).declare(), queue=queue)
         if amqp:
-            held = _Held(connection, queue)
+            held = _AmqpBrowser(connection, queue)
             yield held
             held.give_back()
         else:
-            yield _Listed(connection.default_channel.client, queue)
+            yield _RedisBrowser(connection.default_channel.client, queue)
     except BaseException as error:
         if held is not None and (isinstance(error, BrokenPipeError) or not isinstance(error, broken)):
             # Nobody reads our output, for instance. The broker would give it back as well, but later, and not in order.
@@ -109,7 +109,7 @@ def opened(configuration: Configuration, queue: str, *, declare: bool = False) -
     connection.release()
 
 
-class _Listed:
+class _RedisBrowser:
     """A list of Redis or Valkey: oldest at its tail."""
 
     def __init__(self, client: Any, queue: str) -> None:
@@ -154,7 +154,7 @@ class _Listed:
         )
 
 
-class _Held:
+class _AmqpBrowser:
     """A queue of RabbitMQ, its messages fetched one by one and given back at the end.
 
     RabbitMQ may end the connection in the middle (`tokenferry.broker.patience`). Then everything that is held goes

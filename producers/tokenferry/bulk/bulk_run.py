@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from tokenferry.bulk.interrupting import Interrupted, Interruption
 from tokenferry.bulk.outputs import OutputFailed, Outputs
-from tokenferry.bulk.results_reader import Following
-from tokenferry.bulk.submitter import Handing
+from tokenferry.bulk.results_reader import ResultsReader
+from tokenferry.bulk.submitter import Submitter
 from tokenferry.bulk.window import Window
 from tokenferry.consuming import Results
 from tokenferry.producer import Producer
@@ -32,7 +32,7 @@ class Patience:
     """Without any result, and without any word of the broker."""
 
 
-class Numbered(Protocol):
+class NumberedItem(Protocol):
     """What is read from a file."""
 
     @property
@@ -41,10 +41,10 @@ class Numbered(Protocol):
         ...
 
 
-Read = TypeVar("Read", bound=Numbered)
+Read = TypeVar("Read", bound=NumberedItem)
 
 
-class Run(ABC, Generic[Read]):
+class BulkRun(ABC, Generic[Read]):
     """One run. `reason` says afterwards why it ended early; None means that all was read and has its outcome."""
 
     silence: ClassVar[float]
@@ -58,7 +58,7 @@ class Run(ABC, Generic[Read]):
         results: Results,
         window: Window[Any, Any],
         outputs: Outputs,
-        handing: Handing,
+        handing: Submitter,
         *,
         patience: Patience,
         note: Callable[[str], None],
@@ -73,7 +73,7 @@ class Run(ABC, Generic[Read]):
         self._handing = handing
         self._patience = patience
         self._note = note
-        self._following = Following(results, window, outputs)
+        self._following = ResultsReader(results, window, outputs)
         self._interruption = Interruption()
         self._out_of_patience = False
         self._asked = 0.0

@@ -11,7 +11,7 @@ from tokenferry.consuming import Results
 from tokenferry.contract.results import AnyResult
 
 
-class Following(threading.Thread):
+class ResultsReader(threading.Thread):
     """Reads the run's route and settles what is under way. A result is acknowledged only after its line is written."""
 
     def __init__(self, results: Results, window: Window[Any, Any], outputs: Outputs) -> None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from tokenferry.bulk.window import Tally
+from tokenferry.bulk.window import Counters
 
-Numbers = TypeVar("Numbers", bound=Tally)
+Numbers = TypeVar("Numbers", bound=Counters)
 
 
 @dataclass(frozen=True)
-class Ending(ABC, Generic[Numbers]):
+class RunSummary(ABC, Generic[Numbers]):
     """One run, finished or not."""
 
     most_reasons: ClassVar[int] = 12

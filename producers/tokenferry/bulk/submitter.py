@@ -13,7 +13,7 @@ from tokenferry.broker.embedded import EmbeddedServerError
 from tokenferry.broker.errors import StillQueued
 from tokenferry.broker.publishing import Outgoing, PublishError
 from tokenferry.bulk.outputs import OutputFailed
-from tokenferry.bulk.window import Underway, Window
+from tokenferry.bulk.window import Pending, Window
 from tokenferry.configuration import Configuration
 from tokenferry.outbox import OutboxFailed, OutboxFull
 from tokenferry.producer import FULL
@@ -29,7 +29,7 @@ RARER: Final = 4.0
 circuit or to be attached. So it is handed over again about half a dozen times in three days."""
 
 
-class Handing:
+class Submitter:
     """One run's way to the broker, or to its outbox. One thread asks it; the publisher's thread answers it."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Handing:
         configuration: Configuration,
         window: Window[Any, Any],
         *,
-        taken: Callable[[Underway], None],
+        taken: Callable[[Pending], None],
         goes_on: str,
         note: Callable[[str], None],
         silence: float = SILENCE,
@@ -78,7 +78,7 @@ class Handing:
         """Why the broker takes nothing, while it does not."""
         return str(self._trouble) if self._trouble is not None else None
 
-    def hand_over(self, request_id: str, item: Underway) -> None:
+    def hand_over(self, request_id: str, item: Pending) -> None:
         """Start handing over what is entered into the window."""
         assert item.message is not None
         self._submit(item.message).add_done_callback(lambda done: self._handed_over(request_id, item, done))
@@ -140,7 +140,7 @@ class Handing:
             item.let_alone_until = now + self._silence * RARER**item.found_missing
             self.hand_over(request_id, item)
 
-    def _handed_over(self, request_id: str, item: Underway, done: Future[None]) -> None:
+    def _handed_over(self, request_id: str, item: Pending, done: Future[None]) -> None:
         """Runs in the publisher's thread."""
         error = None if done.cancelled() else done.exception()
         if error is None and not done.cancelled():

@@ -27,7 +27,7 @@ class Closed(RuntimeError):
 
 
 @dataclass(slots=True)
-class Underway:
+class Pending:
     """One row or account without an outcome."""
 
     number: int
@@ -44,7 +44,7 @@ class Underway:
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Counters:
     """The numbers that every run has."""
 
     refused: int = 0
@@ -65,14 +65,14 @@ class Tally:
         return not (self.refused or self.unfinished)
 
 
-Item = TypeVar("Item", bound=Underway)
+Item = TypeVar("Item", bound=Pending)
 Outcome = TypeVar("Outcome", bound=TokenResult | AttachResult | OnboardingResult)
 
 
 class Window(ABC, Generic[Item, Outcome]):
     """What has no outcome yet. Safe to use from several threads."""
 
-    counts: Tally
+    counts: Counters
     outcomes: ClassVar[tuple[type, ...]]
     """The results it is about; others on the route are somebody else's."""
 

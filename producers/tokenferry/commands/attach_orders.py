@@ -47,7 +47,7 @@ class AttachOrder:
 
 
 @dataclass(frozen=True)
-class Defaults:
+class AttachDefaults:
     """What applies to lines that do not say themselves."""
 
     kind: str | None = None
@@ -58,7 +58,7 @@ class Defaults:
     """Whether results get orders with new ids, though an earlier run may have ordered the same."""
 
 
-def order_of_line(line: Line, defaults: Defaults) -> AttachOrder:
+def order_of_line(line: Line, defaults: AttachDefaults) -> AttachOrder:
     """The order a line of JSON describes: an order, a token's result, or a line of `tokenferry import --results`.
 
     Raises `RefusedOrder`.
@@ -81,7 +81,7 @@ def order_of_line(line: Line, defaults: Defaults) -> AttachOrder:
     return order_from({name: value for name, value in given.items() if value is not None}, defaults)
 
 
-def order_from(given: Mapping[str, Any], defaults: Defaults) -> AttachOrder:
+def order_from(given: Mapping[str, Any], defaults: AttachDefaults) -> AttachOrder:
     """The order that fields describe; with a "request_id" they are of a row that an import has made its token of.
 
     Raises `RefusedOrder`.
@@ -116,7 +116,7 @@ def order_from(given: Mapping[str, Any], defaults: Defaults) -> AttachOrder:
     return AttachOrder(result, target, attach_id)
 
 
-def order_of_result(result: AnyResult, defaults: Defaults) -> AttachOrder:
+def order_of_result(result: AnyResult, defaults: AttachDefaults) -> AttachOrder:
     """The order to spend the token of *result* on the target of *defaults*. Raises `RefusedOrder`."""
     if not isinstance(result, TokenResult):
         raise RefusedOrder(f"is the result of an {result.type}, which has spent its token already")
@@ -173,7 +173,7 @@ def _result_of(text: str) -> AnyResult:
         raise RefusedOrder(NEITHER) from None
 
 
-def _target(told: Any, defaults: Defaults) -> AttachTarget:
+def _target(told: Any, defaults: AttachDefaults) -> AttachTarget:
     target = defaults.target if told is None else _read(told)
     if target is None:
         raise RefusedOrder('target: is required; in the line ("target": {"to": ...}), or as --to for all of them')

@@ -17,8 +17,8 @@ from tokenferry.broker.publishing import PublishError
 from tokenferry.broker.publishing import wait as confirmed
 from tokenferry.broker.reachability import CONNECTION_LOST
 from tokenferry.commands.attach_orders import (
+    AttachDefaults,
     AttachOrder,
-    Defaults,
     RefusedOrder,
     order_of_line,
     order_of_result,
@@ -50,7 +50,7 @@ class Submitted:
     confirmation: Future[None]
 
 
-class Desk:
+class AttachSession:
     """Takes orders in, hands them to the broker, and knows which of them have their outcome."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Desk:
         self._given: dict[str, tuple[str, str]] = {}
         """Token and target by attach id."""
 
-    def read(self, lines: Lines, defaults: Defaults) -> Iterator[tuple[int | None, AttachOrder]]:
+    def read(self, lines: Lines, defaults: AttachDefaults) -> Iterator[tuple[int | None, AttachOrder]]:
         """The orders of *lines*; what is wrong with one is said, and the next goes on."""
         for line in without_empty(lines):
             try:
@@ -91,7 +91,7 @@ class Desk:
             self._confirm(window.popleft())
 
     def send_batch(
-        self, producer: Producer, batch: Iterable[AnyResult], defaults: Defaults, rejects: File
+        self, producer: Producer, batch: Iterable[AnyResult], defaults: AttachDefaults, rejects: File
     ) -> list[AnyResult]:
         """Order the tokens of *batch*; what cannot be ordered goes to *rejects*.
 

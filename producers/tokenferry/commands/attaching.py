@@ -14,8 +14,8 @@ import click
 from tokenferry import unsealed
 from tokenferry.broker.reachability import CONNECTION_LOST, reach
 from tokenferry.bulk.interrupting import Interruption
-from tokenferry.commands.attach_orders import KINDS, Defaults, RefusedOrder, order_from, target_of
-from tokenferry.commands.attach_session import Desk
+from tokenferry.commands.attach_orders import KINDS, AttachDefaults, RefusedOrder, order_from, target_of
+from tokenferry.commands.attach_session import AttachSession
 from tokenferry.commands.result_file import ResultFile
 from tokenferry.commands.taking import acknowledge, batches, check_route, elsewhere
 from tokenferry.configuration import Configuration, load, load_to_look
@@ -134,13 +134,13 @@ def attach(
         platform = configuration.meant(platform)
     try:
         told = object_from(target_json) if target_json is not None else None
-        defaults = Defaults(kind, target_of(to, settings, told), platform, connected_account, again)
+        defaults = AttachDefaults(kind, target_of(to, settings, told), platform, connected_account, again)
         named = {"token": token, **({"attach_id": attach_id} if attach_id else {})}
         single = [(None, order_from(named, defaults))] if token is not None else []
     except RefusedOrder as error:
         raise click.UsageError(str(error)) from None
     own = f"attach-{secrets.token_hex(4)}" if wait_ and reply_to is None else None
-    desk = Desk(configuration, lane, reply_to or own, as_json, quiet=wait_ and as_json)
+    desk = AttachSession(configuration, lane, reply_to or own, as_json, quiet=wait_ and as_json)
     try:
         if from_route is not None:
             _order_route(desk, configuration, from_route, Path(str(rejects)), defaults)
@@ -162,7 +162,9 @@ def attach(
     context.exit(0 if desk.all_well(waited=wait_) else 1)
 
 
-def _order_route(desk: Desk, configuration: Configuration, route: str, rejects: Path, defaults: Defaults) -> None:
+def _order_route(
+    desk: AttachSession, configuration: Configuration, route: str, rejects: Path, defaults: AttachDefaults
+) -> None:
     """Order the tokens of all results on *route*. Raises `KeyboardInterrupt` where that was interrupted."""
     if defaults.target is None:
         raise click.UsageError("--from-route needs a target for all of its tokens: --to, or --target-json")

@@ -17,7 +17,7 @@ import click
 from tokenferry.bulk.bulk_run import Patience
 from tokenferry.bulk.outputs import UnusableOutput
 from tokenferry.bulk.progress import Progress
-from tokenferry.bulk.run_summary import Ending
+from tokenferry.bulk.run_summary import RunSummary
 from tokenferry.inputs.objects import standard_input
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.options import SECONDS, config_option
@@ -27,7 +27,7 @@ PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class BulkOptions:
     """The options that both commands have."""
 
     file: str
@@ -115,7 +115,7 @@ def telling_options(item: str) -> Decorator:
     )
 
 
-def end(context: click.Context, summary: Ending[Any], *, as_json: bool) -> NoReturn:
+def end(context: click.Context, summary: RunSummary[Any], *, as_json: bool) -> NoReturn:
     """Say how it ended, and exit."""
     click.echo(json.dumps(summary.as_json()) if as_json else "\n".join(summary.lines()))
     if (left := summary.unfinished()) is not None:

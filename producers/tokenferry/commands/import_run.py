@@ -15,17 +15,17 @@ from tokenferry.bulk.outputs import Outputs
 from tokenferry.commands import bulk
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
-from tokenferry.importing.checkpoint import About, Done, Memory, done_in
-from tokenferry.importing.import_window import Counts, Ledger
-from tokenferry.importing.meter import Budget, Meter
+from tokenferry.importing.checkpoint import Checkpoint, CompletedRows, SameImport, done_in
+from tokenferry.importing.import_window import ImportCounts, ImportWindow
+from tokenferry.importing.meter import Meter, RateInForce
 from tokenferry.importing.row_checks import Examiner, examine
 from tokenferry.importing.run import Import
-from tokenferry.importing.summary import Summary
+from tokenferry.importing.summary import ImportSummary
 from tokenferry.inputs.columns import parse_maps
 from tokenferry.inputs.csv_rows import CsvRows
 from tokenferry.inputs.jsonl_rows import JsonlRows
 from tokenferry.inputs.lines import Lines
-from tokenferry.inputs.orders import Defaults
+from tokenferry.inputs.orders import RowDefaults
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.producer import Producer, Sealer
 
@@ -33,7 +33,7 @@ DELIMITERS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted(bulk.Wanted):
+class ImportOptions(bulk.BulkOptions):
     """The options of one import."""
 
     resume: bool
@@ -50,20 +50,20 @@ class Wanted(bulk.Wanted):
 class ImportRun:
     """One file of rows, open, and what is to be done with it."""
 
-    def __init__(self, wanted: Wanted, configuration: Configuration, stream: BufferedReader) -> None:
+    def __init__(self, wanted: ImportOptions, configuration: Configuration, stream: BufferedReader) -> None:
         """Raises `InvalidMapping`, and `UnreadableFile` where it has no rows that could be imported."""
         self._wanted = wanted
         self._configuration = configuration
         self._stream = stream
         self._size = _size(stream)
-        self._budget = Budget.of(configuration, wanted.platform)
+        self._budget = RateInForce.of(configuration, wanted.platform)
         self._lines = Lines(stream)
         self._rows = _rows(self._lines, wanted)
 
-    def check(self) -> Summary:
+    def check(self) -> ImportSummary:
         """A dry run: nothing is sent."""
         started = time.monotonic()
-        counts = Counts()
+        counts = ImportCounts()
         sealer = Sealer(self._configuration)
         outputs = Outputs(None, self._wanted.rejects, force=self._wanted.force)
         try:
@@ -72,9 +72,9 @@ class ImportRun:
             outputs.close()
         budget = self._budget.tokens
         seconds = time.monotonic() - started
-        return Summary(counts, seconds, None, self._wanted.rejects, None, budget_per_second=budget)
+        return ImportSummary(counts, seconds, None, self._wanted.rejects, None, budget_per_second=budget)
 
-    def run(self) -> Summary:
+    def run(self) -> ImportSummary:
         """Send the rows and follow their results, from where an earlier run has stopped."""
         wanted, configuration = self._wanted, self._configuration
         # The file and what is remembered of it are this import's outbox: an envelope need not be kept twice.
@@ -83,14 +83,14 @@ class ImportRun:
             memory = self._memory(producer)
             complete = False
             try:
-                done = done_in(wanted.results) if memory.is_resumed and wanted.results is not None else Done()
+                done = done_in(wanted.results) if memory.is_resumed and wanted.results is not None else CompletedRows()
                 memory.taken -= done.rows
                 outputs = Outputs(wanted.results, wanted.rejects, force=wanted.force, resume=memory.is_resumed)
             except BaseException:
                 memory.close(done=not memory.is_resumed)
                 raise
             results = Results(memory.route, configuration, outbox=False)
-            ledger = Ledger()
+            ledger = ImportWindow()
             ledger.counts = done.counts
             examiner = Examiner(self._defaults(memory.route), outputs, ledger.counts)
             first = [f"results come to route {memory.route}"]
@@ -115,7 +115,7 @@ class ImportRun:
                 finally:
                     outputs.close()
                     memory.close(done=complete)
-        return Summary(
+        return ImportSummary(
             ledger.counts,
             time.monotonic() - ledger.started,
             wanted.results,
@@ -129,11 +129,11 @@ class ImportRun:
             earlier=len(done.rows),
         )
 
-    def _memory(self, producer: Producer) -> Memory:
+    def _memory(self, producer: Producer) -> Checkpoint:
         """What this import remembers, or has remembered: of a file, in a file."""
         wanted, results = self._wanted, self._wanted.results
         if results is None or self._size is None or (results.exists() and not results.is_file()):
-            return Memory()
+            return Checkpoint()
         options = {
             "format": wanted.format_,
             "delimiter": wanted.delimiter,
@@ -143,12 +143,12 @@ class ImportRun:
             "connected-account": wanted.connected_account,
             "lane": wanted.lane,
         }
-        about = About(self._stream, producer.sealer.signer, options)
-        return Memory.of(results, about, resume=wanted.resume, force=wanted.force)
+        about = SameImport(self._stream, producer.sealer.signer, options)
+        return Checkpoint.of(results, about, resume=wanted.resume, force=wanted.force)
 
-    def _defaults(self, route: str | None) -> Defaults:
+    def _defaults(self, route: str | None) -> RowDefaults:
         wanted, names = self._wanted, frozenset(self._configuration.platforms)
-        return Defaults(names, wanted.kind, wanted.platform, wanted.connected_account, wanted.lane, route)
+        return RowDefaults(names, wanted.kind, wanted.platform, wanted.connected_account, wanted.lane, route)
 
 
 def _size(stream: BufferedReader) -> int | None:
@@ -160,7 +160,7 @@ def _size(stream: BufferedReader) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _rows(lines: Lines, wanted: Wanted) -> CsvRows | JsonlRows:
+def _rows(lines: Lines, wanted: ImportOptions) -> CsvRows | JsonlRows:
     maps = parse_maps(wanted.maps)
     format_ = wanted.format_ or ("jsonl" if Path(wanted.file).suffix in (".jsonl", ".ndjson") else "csv")
     try:

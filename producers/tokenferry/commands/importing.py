@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tokenferry.commands.bulk import end, file_options, patience_options, telling_options
-from tokenferry.commands.import_run import DELIMITERS, ImportRun, Wanted
+from tokenferry.commands.import_run import DELIMITERS, ImportOptions, ImportRun
 from tokenferry.configuration import load
 from tokenferry.contract.names import LANES
 from tokenferry.importing.repeats import refuse_to_attach_again
@@ -107,7 +107,7 @@ def import_(context: click.Context, /, **options: Any) -> None:
     Ctrl-C stops cleanly: results are taken in for a few seconds more, the rest is listed as unfinished, and --resume
     goes on with it. A second Ctrl-C stops at once.
     """
-    wanted = Wanted(**options)
+    wanted = ImportOptions(**options)
     wanted.check_outputs("rows")
     if wanted.resume and (wanted.file == "-" or wanted.dry_run or wanted.force):
         raise click.UsageError("--resume goes on with a file: not with standard input, --dry-run or --force")

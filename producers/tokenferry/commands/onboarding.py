@@ -15,14 +15,14 @@ import click
 from tokenferry.broker.reachability import reach
 from tokenferry.bulk.outputs import Outputs
 from tokenferry.checks import check_onboarding
-from tokenferry.commands.bulk import Wanted, end, file_options, patience_options, shown, telling_options
+from tokenferry.commands.bulk import BulkOptions, end, file_options, patience_options, shown, telling_options
 from tokenferry.configuration import Configuration, load
 from tokenferry.consuming import Results
 from tokenferry.inputs.rows import UnreadableFile
-from tokenferry.onboarding.accounts import Accounts, Counts
-from tokenferry.onboarding.documents import Numbered, documents
+from tokenferry.onboarding.accounts import Accounts, OnboardingCounts
+from tokenferry.onboarding.documents import NumberedDocument, documents
 from tokenferry.onboarding.run import OnboardingRun, refuse
-from tokenferry.onboarding.summary import Summary, progress
+from tokenferry.onboarding.summary import OnboardingSummary, progress
 from tokenferry.producer import Producer
 
 EPILOG = """
@@ -84,7 +84,7 @@ def onboard(context: click.Context, /, verbose: bool, **options: Any) -> None:
     Ctrl-C stops cleanly: results are taken in for a few seconds more, the rest is listed as unfinished. A second
     Ctrl-C stops at once.
     """
-    wanted = Wanted(**options)
+    wanted = BulkOptions(**options)
     wanted.check_outputs("accounts")
     configuration = load(wanted.config)
     name = configuration.meant(wanted.platform)
@@ -98,8 +98,13 @@ def onboard(context: click.Context, /, verbose: bool, **options: Any) -> None:
 
 
 def _onboarded(
-    source: Iterator[Numbered], configuration: Configuration, platform: str, wanted: Wanted, *, verbose: bool
-) -> Summary:
+    source: Iterator[NumberedDocument],
+    configuration: Configuration,
+    platform: str,
+    wanted: BulkOptions,
+    *,
+    verbose: bool,
+) -> OnboardingSummary:
     route = f"onboard-{secrets.token_hex(4)}"
     with Producer(configuration) as producer:
         reach(configuration)
@@ -124,12 +129,16 @@ def _onboarded(
             finally:
                 outputs.close()
     seconds = time.monotonic() - accounts.started
-    return Summary(accounts.counts, seconds, wanted.results, wanted.rejects, route, run.reason, run.last, run.read_all)
+    return OnboardingSummary(
+        accounts.counts, seconds, wanted.results, wanted.rejects, route, run.reason, run.last, run.read_all
+    )
 
 
-def _checked(source: Iterator[Numbered], configuration: Configuration, platform: str, wanted: Wanted) -> Summary:
+def _checked(
+    source: Iterator[NumberedDocument], configuration: Configuration, platform: str, wanted: BulkOptions
+) -> OnboardingSummary:
     started = time.monotonic()
-    counts = Counts()
+    counts = OnboardingCounts()
     live, today = configuration.platform(platform).live, datetime.now(UTC).date()
     outputs = Outputs(None, wanted.rejects, force=wanted.force)
     try:
@@ -142,10 +151,10 @@ def _checked(source: Iterator[Numbered], configuration: Configuration, platform:
                 refuse(item, found, counts, outputs)
     finally:
         outputs.close()
-    return Summary(counts, time.monotonic() - started, None, wanted.rejects, None)
+    return OnboardingSummary(counts, time.monotonic() - started, None, wanted.rejects, None)
 
 
-def _source(stream: BufferedReader, wanted: Wanted) -> Iterator[Numbered]:
+def _source(stream: BufferedReader, wanted: BulkOptions) -> Iterator[NumberedDocument]:
     """The documents; that the file is none at all is found out before anything is opened or sent."""
     source = documents(stream)
     try:

@@ -17,7 +17,7 @@ from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.options import Duration, config_option
 from tokenferry.outbox import Sender, SenderLock, UnusableOutbox
 from tokenferry.outbox.outbox import now_ms
-from tokenferry.outbox.store import Book
+from tokenferry.outbox.store import OutboxStore
 
 EPILOG = """
 \b
@@ -85,7 +85,7 @@ def send(context: click.Context, once: bool, as_json: bool, config: Path | None)
 def status(as_json: bool, config: Path | None) -> None:
     """Say what the outbox holds, since when, and why. Reads all of the file, and says when it is damaged."""
     _, path = _configured(config, exists=True)
-    book = Book(path, durable=False)
+    book = OutboxStore(path, durable=False)
     try:
         book.examine()
         found = book.status(now=now_ms())
@@ -119,7 +119,7 @@ def reconcile(context: click.Context, older_than: float, dry_run: bool, as_json:
     """
     configuration, path = _configured(config, exists=True)
     before = now_ms() - int(older_than * 1000)
-    book = Book(path, durable=False)
+    book = OutboxStore(path, durable=False)
     try:
         found = book.older(before) if dry_run else book.send_older_again(before)
     finally:

@@ -103,7 +103,7 @@ def _look(configuration: Configuration, route: str, limit: int | None) -> None:
     shown: set[str] = set()
     strangers = 0
     try:
-        with queue_browser.opened(configuration, results_queue(route)) as waiting:
+        with queue_browser.open_browser(configuration, results_queue(route)) as waiting:
             for item in waiting:
                 try:
                     result = parse_message(item.body)

@@ -23,9 +23,9 @@ from tokenferry.contract.names import LANES, Id, Lane, Name, new_id
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry.importing.import_window import Outstanding, settled_line
+from tokenferry.importing.import_window import PendingRow, settled_line
 from tokenferry.inputs.objects import object_from
-from tokenferry.inputs.orders import KINDS, Defaults, order_from
+from tokenferry.inputs.orders import KINDS, RowDefaults, order_from
 from tokenferry.inputs.rows import Row
 from tokenferry.options import config_option, timeout_option
 from tokenferry.producer import Order, Producer
@@ -96,7 +96,7 @@ def send(
     own_route = f"send-{secrets.token_hex(4)}" if wait and reply_to is None else None
     route = reply_to or own_route
     # Somebody is waiting: that is what the realtime lane is for.
-    defaults = Defaults(
+    defaults = RowDefaults(
         frozenset(configuration.platforms),
         kind,
         platform,
@@ -128,7 +128,7 @@ def send(
         return
     if not as_json:
         printed(name, sent)
-    row = Outstanding(1, "request", kind, attaches=order.attach is not None, handed_over="yes")
+    row = PendingRow(1, "request", kind, attaches=order.attach is not None, handed_over="yes")
     line = _outcome(Results(route, configuration), name, row, timeout, own=own_route is not None)
     printed(json.dumps(line) if as_json else _spelled(line), sent)
     if line["status"] == "unfinished":
@@ -156,7 +156,7 @@ def _refusal(error: InvalidRequest | InvalidTarget | PublishError) -> dict[str, 
     return {"request_id": id_, "status": "unknown" if unsure else "refused", "reason": str(error)}
 
 
-def _outcome(results: Results, request_id: str, row: Outstanding, timeout: float, *, own: bool) -> dict[str, Any]:
+def _outcome(results: Results, request_id: str, row: PendingRow, timeout: float, *, own: bool) -> dict[str, Any]:
     """The line about the request once it has its last result, or as it stands when time is up or Ctrl-C is pressed."""
     deadline = time.monotonic() + timeout
     last: TokenResult | AttachResult | None = None

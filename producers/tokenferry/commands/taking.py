@@ -107,7 +107,7 @@ def hold(reader: Results, seconds: float) -> AnyResult | None:
 def elsewhere(configuration: Configuration, route: str) -> str | None:
     """What of *route* another reader has in hand, in words; None where that is nothing or is not known."""
     try:
-        with queue_browser.opened(configuration, results_queue(route)) as waiting:
+        with queue_browser.open_browser(configuration, results_queue(route)) as waiting:
             return waiting.elsewhere()
     except CONNECTION_LOST:
         return None

@@ -20,7 +20,7 @@ class InvalidTarget(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TargetCall:
     """A POST: where, and the form-encoded body."""
 
     path: str
@@ -52,13 +52,13 @@ class Target(Message):
         if reason := self.refusal(kind):
             raise InvalidTarget(f"{self.to}: {reason}")
 
-    def call(self, token: str, kind: Kind) -> Call:
+    def call(self, token: str, kind: Kind) -> TargetCall:
         """The POST that spends the token."""
         self.check(kind)
         sent = flatten(self, without=self.local)
-        return Call(self.path(), encode([*self.spent(id_of(token, "token"), kind), *sent]))
+        return TargetCall(self.path(), encode([*self.spent(id_of(token, "token"), kind), *sent]))
 
-    def follow_up(self, object_id: str) -> Call | None:
+    def follow_up(self, object_id: str) -> TargetCall | None:
         """A second POST, without the token, on the object the first one made; None where there is none."""
         return None
 

@@ -38,7 +38,7 @@ from tokenferry.contract.fields import (
 )
 from tokenferry.contract.form import Pair, encode
 from tokenferry.contract.requests import Kind, Problem, field_names, problems_of
-from tokenferry.contract.target import Call, InvalidTarget, Target, id_of, path_of
+from tokenferry.contract.target import InvalidTarget, Target, TargetCall, id_of, path_of
 from tokenferry.contract.target_options import (
     AutomaticPaymentMethods,
     BillingDetails,
@@ -55,7 +55,6 @@ __all__ = [
     "AccountCreate",
     "AccountUpdate",
     "AttachTarget",
-    "Call",
     "Charge",
     "CustomerCreate",
     "CustomerSource",
@@ -69,6 +68,7 @@ __all__ = [
     "PersonUpdate",
     "Source",
     "Target",
+    "TargetCall",
     "Topup",
     "digest",
     "target_from",
@@ -197,10 +197,10 @@ class PaymentMethod(Target):
     def spent(self, token: str, kind: Kind) -> list[Pair]:
         return [("type", "card"), ("card[token]", token)]
 
-    def follow_up(self, object_id: str) -> Call | None:
+    def follow_up(self, object_id: str) -> TargetCall | None:
         if self.customer is None:
             return None
-        return Call(
+        return TargetCall(
             path_of("payment_methods", id_of(object_id, "payment method"), "attach"),
             encode([("customer", self.customer)]),
         )

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final
 
 from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.names import new_id
-from tokenferry.importing.import_window import Counts
+from tokenferry.importing.import_window import ImportCounts
 from tokenferry.sealing import Signer
 
 FORMAT: Final = 1
@@ -32,7 +32,7 @@ class Unresumable(UnusableOutput):
 
 
 @dataclass(frozen=True)
-class About:
+class SameImport:
     """What must be the same in every run of one import."""
 
     stream: BinaryIO
@@ -53,7 +53,7 @@ class About:
         return found.hexdigest()
 
 
-class Memory:
+class Checkpoint:
     """One import's memory. Without a path it remembers nothing, and serves all the same."""
 
     def __init__(self, path: Path | None = None, *, name: str | None = None, route: str | None = None) -> None:
@@ -67,7 +67,7 @@ class Memory:
         self._descriptor: int | None = None
 
     @classmethod
-    def of(cls, results: Path, about: About, *, resume: bool, force: bool) -> Memory:
+    def of(cls, results: Path, about: SameImport, *, resume: bool, force: bool) -> Checkpoint:
         """The memory beside a results file: a new one, or with *resume* the one an earlier run has left.
 
         Raises `Unresumable` where that is about something else, or in use.
@@ -99,7 +99,7 @@ class Memory:
         return memory
 
     @classmethod
-    def _begun(cls, path: Path, descriptor: int, about: About) -> Memory:
+    def _begun(cls, path: Path, descriptor: int, about: SameImport) -> Checkpoint:
         memory = cls(path)
         head = {
             "format": FORMAT,
@@ -118,7 +118,7 @@ class Memory:
         return memory
 
     @classmethod
-    def _resumed(cls, path: Path, head: bytes, rows: list[bytes], about: About) -> Memory:
+    def _resumed(cls, path: Path, head: bytes, rows: list[bytes], about: SameImport) -> Checkpoint:
         try:
             said = json.loads(head)
             known = said["format"], said["name"], said["route"], dict(said["options"]), said["fingerprint"]
@@ -171,20 +171,20 @@ class Memory:
 
 
 @dataclass
-class Done:
+class CompletedRows:
     """The rows of a results file that have their last word."""
 
     rows: set[int] = field(default_factory=set)
-    counts: Counts = field(default_factory=Counts)
+    counts: ImportCounts = field(default_factory=ImportCounts)
 
 
-def done_in(results: Path) -> Done:
+def done_in(results: Path) -> CompletedRows:
     """Read a results file that is to be written on, and leave in it only lines that are a row's last word.
 
     Rows that were unfinished get their line later, and a line that was being written when the process died goes.
     Raises `UnusableOutput`.
     """
-    done = Done()
+    done = CompletedRows()
     rest = results.with_name(results.name + ".new")
     try:
         descriptor = os.open(rest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -201,7 +201,7 @@ def done_in(results: Path) -> Done:
     return done
 
 
-def _is_last_word(line: bytes, done: Done) -> bool:
+def _is_last_word(line: bytes, done: CompletedRows) -> bool:
     try:
         said = json.loads(line)
         row, status, failure = int(said["row"]), said["status"], said["failure"]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tokenferry.bulk.window import Tally, Underway, Window
+from tokenferry.bulk.window import Counters, Pending, Window
 from tokenferry.contract.results import AttachResult, TokenResult
 
 RECENT = 10.0
@@ -16,7 +16,7 @@ RECENT = 10.0
 
 
 @dataclass(slots=True)
-class Outstanding(Underway):
+class PendingRow(Pending):
     """One row that has no outcome yet."""
 
     kind: str
@@ -25,7 +25,7 @@ class Outstanding(Underway):
 
 
 @dataclass
-class Counts(Tally):
+class ImportCounts(Counters):
     """The numbers of one import so far. A row that is tokenized and then fails to attach counts in both."""
 
     rows: int = 0
@@ -44,33 +44,33 @@ class Counts(Tally):
         return super().all_well and not self.failed
 
 
-class Ledger(Window[Outstanding, TokenResult | AttachResult]):
+class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
     """The rows of an import that are under way."""
 
-    counts: Counts
+    counts: ImportCounts
     outcomes = (TokenResult, AttachResult)
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock=clock)
-        self.counts = Counts()
+        self.counts = ImportCounts()
         self._calls: deque[tuple[float, int]] = deque()
         self.tokens_open = 0
         """Rows whose token call is still to be made."""
         self.attaches_open = 0
         """Rows whose token is there and waits to be attached."""
 
-    def line(self, request_id: str, item: Outstanding, result: TokenResult | AttachResult | None) -> dict[str, Any]:
+    def line(self, request_id: str, item: PendingRow, result: TokenResult | AttachResult | None) -> dict[str, Any]:
         return settled_line(request_id, item, result)
 
-    def _count_entered(self, item: Outstanding) -> None:
+    def _count_entered(self, item: PendingRow) -> None:
         self.tokens_open += 1
         self.counts.sealed += 1
         self.counts.to_attach += item.attaches
 
-    def _is_last(self, item: Outstanding, result: TokenResult | AttachResult) -> bool:
+    def _is_last(self, item: PendingRow, result: TokenResult | AttachResult) -> bool:
         return isinstance(result, AttachResult) or not result.ok or not item.attaches
 
-    def _count(self, item: Outstanding, result: TokenResult | AttachResult, *, last: bool) -> None:
+    def _count(self, item: PendingRow, result: TokenResult | AttachResult, *, last: bool) -> None:
         counts = self.counts
         if item.token is None:  # an attach result may be faster than its token's
             self.tokens_open -= 1
@@ -110,7 +110,7 @@ class Ledger(Window[Outstanding, TokenResult | AttachResult]):
             self._calls.popleft()
 
 
-def settled_line(request_id: str, row: Outstanding | None, result: TokenResult | AttachResult | None) -> dict[str, Any]:
+def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | AttachResult | None) -> dict[str, Any]:
     """The line about one request for the results file; without *result* it is unfinished."""
     token = result if isinstance(result, TokenResult) else row.token if row else None
     attach = result if isinstance(result, AttachResult) else None

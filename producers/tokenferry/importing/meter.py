@@ -7,18 +7,18 @@ from typing import Protocol
 
 from tokenferry.bulk.progress import spelled
 from tokenferry.configuration import Configuration
-from tokenferry.importing.import_window import Ledger
+from tokenferry.importing.import_window import ImportWindow
 
 
 @dataclass(frozen=True)
-class Budget:
+class RateInForce:
     """Calls per second that the account allows: token calls, and all calls together."""
 
     tokens: float
     calls: float
 
     @classmethod
-    def of(cls, configuration: Configuration, platform: str | None) -> Budget:
+    def of(cls, configuration: Configuration, platform: str | None) -> RateInForce:
         """Of one platform, or of all of them where rows name their own."""
         names = [platform] if platform is not None else list(configuration.platforms)
         platforms = [configuration.platform(name) for name in names]
@@ -28,12 +28,14 @@ class Budget:
         )
 
 
-def seconds_left(*, rows_left: float, tokens_open: float, attaches_open: float, share: float, budget: Budget) -> float:
+def seconds_left(
+    *, rows_left: float, tokens_open: float, attaches_open: float, share: float, budget: RateInForce
+) -> float:
     """Seconds that the calls still to be made take at the budget: no worker can be faster.
 
     *rows_left*: rows not yet read; *share*: the part of the rows that ask for an attach.
 
-    >>> seconds_left(rows_left=100, tokens_open=0, attaches_open=0, share=1.0, budget=Budget(tokens=25, calls=25))
+    >>> seconds_left(rows_left=100, tokens_open=0, attaches_open=0, share=1.0, budget=RateInForce(tokens=25, calls=25))
     8.0
     """
     tokens = rows_left + tokens_open
@@ -50,7 +52,7 @@ class Reads(Protocol):
 class Meter:
     """The numbers of a running import as one line of text."""
 
-    def __init__(self, ledger: Ledger, budget: Budget, source: Reads, size: int | None) -> None:
+    def __init__(self, ledger: ImportWindow, budget: RateInForce, source: Reads, size: int | None) -> None:
         """*size*: bytes of the file, None where nobody knows (a pipe)."""
         self._ledger = ledger
         self._budget = budget

@@ -9,8 +9,8 @@ from tokenferry.bulk.outputs import Outputs
 from tokenferry.configuration import InvalidConfiguration
 from tokenferry.contract.requests import InvalidRequest, Problem
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry.importing.import_window import Counts
-from tokenferry.inputs.orders import Defaults, order_from
+from tokenferry.importing.import_window import ImportCounts
+from tokenferry.inputs.orders import RowDefaults, order_from
 from tokenferry.inputs.rows import BrokenRow, Row
 from tokenferry.producer import Order, Sealer
 
@@ -18,7 +18,7 @@ from tokenferry.producer import Order, Sealer
 class Examiner:
     """Tells rows that can be sent from those that cannot."""
 
-    def __init__(self, defaults: Defaults, outputs: Outputs, counts: Counts) -> None:
+    def __init__(self, defaults: RowDefaults, outputs: Outputs, counts: ImportCounts) -> None:
         self._defaults = defaults
         self._outputs = outputs
         self._counts = counts
@@ -70,7 +70,7 @@ def problems_in_sealing(error: InvalidRequest | InvalidTarget | InvalidConfigura
             return [Problem("platform", "is not configured")]
 
 
-def examine(rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer, counts: Counts) -> None:
+def examine(rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer, counts: ImportCounts) -> None:
     """A dry run: everything is checked and sealed as it would be, and nothing is sent."""
     for item in rows:
         order = examiner.order(item)

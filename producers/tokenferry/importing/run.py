@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import replace
 
-from tokenferry.bulk.bulk_run import Patience, Run
+from tokenferry.bulk.bulk_run import BulkRun, Patience
 from tokenferry.bulk.outputs import Outputs
-from tokenferry.bulk.submitter import RESUMED_SILENCE, SILENCE, Handing
+from tokenferry.bulk.submitter import RESUMED_SILENCE, SILENCE, Submitter
 from tokenferry.configuration import InvalidConfiguration
 from tokenferry.consuming import Results
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry.importing.checkpoint import Memory
-from tokenferry.importing.import_window import Ledger, Outstanding
+from tokenferry.importing.checkpoint import Checkpoint
+from tokenferry.importing.import_window import ImportWindow, PendingRow
 from tokenferry.importing.row_checks import Examiner, problems_in_sealing
 from tokenferry.inputs.rows import BrokenRow, Row
 from tokenferry.producer import Producer
 
 
-class Import(Run[Row | BrokenRow]):
+class Import(BulkRun[Row | BrokenRow]):
     """One run over a file of rows."""
 
     silence = SILENCE
@@ -30,16 +30,16 @@ class Import(Run[Row | BrokenRow]):
         producer: Producer,
         results: Results,
         examiner: Examiner,
-        ledger: Ledger,
+        ledger: ImportWindow,
         outputs: Outputs,
-        memory: Memory,
+        memory: Checkpoint,
         *,
         done: Container[int] = (),
         patience: Patience,
         note: Callable[[str], None],
     ) -> None:
         """*done*: rows that an earlier run has dealt with."""
-        handing = Handing(
+        handing = Submitter(
             producer.publisher.submit,
             producer.configuration,
             ledger,
@@ -68,7 +68,7 @@ class Import(Run[Row | BrokenRow]):
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
             self._examiner.refuse(item.number, item.key, problems_in_sealing(error))
             return
-        row = Outstanding(item.number, item.key, order.request.kind, attaches=order.attach is not None, message=message)
+        row = PendingRow(item.number, item.key, order.request.kind, attaches=order.attach is not None, message=message)
         if item.number in self._memory.taken:  # by an earlier run: should it be lost, the silence will tell
             row.handed_over = "yes"
         self._window.enter(request_id, row, self._outputs.result)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenferry.bulk.progress import spelled
-from tokenferry.bulk.run_summary import Ending
-from tokenferry.importing.import_window import Counts
+from tokenferry.bulk.run_summary import RunSummary
+from tokenferry.importing.import_window import ImportCounts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary(Ending[Counts]):
+class ImportSummary(RunSummary[ImportCounts]):
     """One import, finished or not."""
 
     budget_per_second: float

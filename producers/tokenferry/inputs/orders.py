@@ -23,7 +23,7 @@ _PLAIN_NAME = re.compile(r"[a-z_]{1,40}(\.[a-z_0-9]{1,40}){0,5}")
 
 
 @dataclass(frozen=True)
-class Defaults:
+class RowDefaults:
     """What applies to rows that do not say themselves."""
 
     platforms: Collection[str]
@@ -35,7 +35,7 @@ class Defaults:
     reply_to: str | None = None
 
 
-def order_from(row: Row, defaults: Defaults) -> Order:
+def order_from(row: Row, defaults: RowDefaults) -> Order:
     """The order that *row* describes.
 
     Raises `InvalidRequest` with every field to put right.
@@ -74,7 +74,7 @@ def order_from(row: Row, defaults: Defaults) -> Order:
     )
 
 
-def _about(values: Mapping[str, Any], defaults: Defaults) -> list[Problem]:
+def _about(values: Mapping[str, Any], defaults: RowDefaults) -> list[Problem]:
     problems = []
     platform = values.get("platform", defaults.platform)
     if platform is not None and platform not in defaults.platforms:

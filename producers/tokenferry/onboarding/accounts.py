@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenferry.bulk.window import Tally, Underway, Window, Write
+from tokenferry.bulk.window import Counters, Pending, Window, Write
 from tokenferry.contract.results import OnboardingProgress, OnboardingResult
 
 LATER: Final = 1000
@@ -17,7 +17,7 @@ _TOLD = {"account", "persons", "external_accounts", "steps", "requirements", "fa
 
 
 @dataclass
-class Counts(Tally):
+class OnboardingCounts(Counters):
     """The numbers so far. Failures are counted by step and code."""
 
     read: int = 0
@@ -37,20 +37,20 @@ class Counts(Tally):
         return super().all_well and not self.incomplete
 
 
-class Accounts(Window[Underway, OnboardingResult]):
+class Accounts(Window[Pending, OnboardingResult]):
     """What is under way, and how far."""
 
-    counts: Counts
+    counts: OnboardingCounts
     outcomes = (OnboardingResult,)
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock=clock)
-        self.counts = Counts()
+        self.counts = OnboardingCounts()
         self.tell: Callable[[str], None] = lambda _: None
         """Is told of each account what it comes to, step by step."""
         self._steps: dict[str, int] = {}
         """Steps done of what is under way."""
-        self._incomplete: OrderedDict[str, tuple[Underway, OnboardingResult]] = OrderedDict()
+        self._incomplete: OrderedDict[str, tuple[Pending, OnboardingResult]] = OrderedDict()
 
     def progress(self, word: OnboardingProgress) -> None:
         """A step was taken."""
@@ -66,17 +66,17 @@ class Accounts(Window[Underway, OnboardingResult]):
         with self._changed:
             return self.counts.steps_done + sum(self._steps.values())
 
-    def line(self, request_id: str, item: Underway, result: OnboardingResult | None) -> dict[str, Any]:
+    def line(self, request_id: str, item: Pending, result: OnboardingResult | None) -> dict[str, Any]:
         about = {"key": item.key, "row": item.number, "request_id": request_id}
         if result is None:
             return {**about, "status": "unfinished", "handed_over": item.handed_over}
         told = result.model_dump(exclude_none=True, include=_TOLD)
         return {**about, "status": "complete" if result.complete else "incomplete", **told}
 
-    def _count_entered(self, item: Underway) -> None:
+    def _count_entered(self, item: Pending) -> None:
         self.counts.sent += 1
 
-    def _count(self, item: Underway, result: OnboardingResult, *, last: bool) -> None:
+    def _count(self, item: Pending, result: OnboardingResult, *, last: bool) -> None:
         self._steps.pop(result.request_id, None)
         self._add(result, 1)
         if not result.complete:

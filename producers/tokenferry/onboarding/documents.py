@@ -22,7 +22,7 @@ _REFERENCE: TypeAdapter[str] = TypeAdapter(Id)
 
 
 @dataclass(frozen=True)
-class Numbered:
+class NumberedDocument:
     """One document and its place, or what has to be put right in it."""
 
     number: int
@@ -32,7 +32,7 @@ class Numbered:
     problems: tuple[Problem, ...] = ()
 
 
-def documents(stream: BufferedReader) -> Iterator[Numbered]:
+def documents(stream: BufferedReader) -> Iterator[NumberedDocument]:
     """Read *stream*. A reference that comes twice is a problem of the second document; the rest goes on.
 
     Raises `UnreadableFile` when it is no file of documents at all.
@@ -42,7 +42,7 @@ def documents(stream: BufferedReader) -> Iterator[Numbered]:
         item = _read(number, value, trouble)
         if item.document is not None and item.reference in seen:
             reason = "was given before in this file; each account has its own"
-            item = Numbered(number, item.reference, problems=(Problem("document.reference", reason),))
+            item = NumberedDocument(number, item.reference, problems=(Problem("document.reference", reason),))
         elif item.document is not None:
             seen.add(item.reference)
         yield item
@@ -78,12 +78,12 @@ def _array(stream: BufferedReader) -> Iterator[tuple[int, Any, str | None]]:
         yield number, each, None
 
 
-def _read(number: int, value: Any, trouble: str | None) -> Numbered:
+def _read(number: int, value: Any, trouble: str | None) -> NumberedDocument:
     place = f"document-{number}"
     if trouble is not None:
-        return Numbered(number, place, problems=(Problem("document", trouble),))
+        return NumberedDocument(number, place, problems=(Problem("document", trouble),))
     if not isinstance(value, dict):
-        return Numbered(number, place, problems=(Problem("document", "is not a JSON object"),))
+        return NumberedDocument(number, place, problems=(Problem("document", "is not a JSON object"),))
     try:
         reference = _REFERENCE.validate_python(value.get("reference"))
     except ValidationError:
@@ -91,8 +91,8 @@ def _read(number: int, value: Any, trouble: str | None) -> Numbered:
             "is required: your own id of the account, letters, digits, - and _, at most 64 (and not 12 or more digits "
             "alone: that could be a card number); by it the same file can be sent again without a second account"
         )
-        return Numbered(number, place, problems=(Problem("document.reference", reason),))
+        return NumberedDocument(number, place, problems=(Problem("document.reference", reason),))
     try:
-        return Numbered(number, reference, onboarding_from(value))
+        return NumberedDocument(number, reference, onboarding_from(value))
     except InvalidRequest as error:
-        return Numbered(number, reference, problems=error.problems)
+        return NumberedDocument(number, reference, problems=error.problems)

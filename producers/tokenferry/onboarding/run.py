@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from tokenferry.bulk.bulk_run import Patience, Run
+from tokenferry.bulk.bulk_run import BulkRun, Patience
 from tokenferry.bulk.outputs import Outputs
-from tokenferry.bulk.submitter import Handing
-from tokenferry.bulk.window import Underway
+from tokenferry.bulk.submitter import Submitter
+from tokenferry.bulk.window import Pending
 from tokenferry.consuming import Results
 from tokenferry.contract.requests import InvalidRequest, Problem
-from tokenferry.onboarding.accounts import Accounts, Counts
-from tokenferry.onboarding.documents import Numbered
+from tokenferry.onboarding.accounts import Accounts, OnboardingCounts
+from tokenferry.onboarding.documents import NumberedDocument
 from tokenferry.producer import Producer
 
 
-class OnboardingRun(Run[Numbered]):
+class OnboardingRun(BulkRun[NumberedDocument]):
     """One run over a file of accounts."""
 
     silence = 90.0  # an account takes a minute at times
@@ -35,7 +35,7 @@ class OnboardingRun(Run[Numbered]):
     ) -> None:
         """*progress*: have each step told, not the outcome alone."""
         outbox = producer.outbox
-        handing = Handing(
+        handing = Submitter(
             outbox.submit if outbox is not None else producer.publisher.submit,
             producer.configuration,
             accounts,
@@ -49,7 +49,7 @@ class OnboardingRun(Run[Numbered]):
         self._platform = platform
         self._progress = progress
 
-    def _one(self, item: Numbered) -> None:
+    def _one(self, item: NumberedDocument) -> None:
         self._counts.read += 1
         if item.document is None:
             refuse(item, item.problems, self._counts, self._outputs)
@@ -61,17 +61,17 @@ class OnboardingRun(Run[Numbered]):
         except InvalidRequest as error:
             refuse(item, error.problems, self._counts, self._outputs)
             return
-        account = Underway(item.number, item.reference, message=message)
+        account = Pending(item.number, item.reference, message=message)
         self._window.enter(request_id, account, self._outputs.result)
         self._handing.hand_over(request_id, account)
 
 
-def _let_go(account: Underway) -> None:
+def _let_go(account: Pending) -> None:
     """A document can be large; and an account may be in a worker's hands for longer than any silence that tells."""
     account.message = None
 
 
-def refuse(item: Numbered, problems: Iterable[Problem], counts: Counts, outputs: Outputs) -> None:
+def refuse(item: NumberedDocument, problems: Iterable[Problem], counts: OnboardingCounts, outputs: Outputs) -> None:
     """Write down why a document is not sent."""
     problems = tuple(problems)
     outputs.reject(item.number, item.reference, problems)

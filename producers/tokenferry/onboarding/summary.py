@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenferry.bulk.progress import spelled
-from tokenferry.bulk.run_summary import Ending
-from tokenferry.onboarding.accounts import Accounts, Counts
+from tokenferry.bulk.run_summary import RunSummary
+from tokenferry.onboarding.accounts import Accounts, OnboardingCounts
 
 
 def progress(accounts: Accounts) -> str:
@@ -32,7 +32,7 @@ def progress(accounts: Accounts) -> str:
 
 
 @dataclass(frozen=True)
-class Summary(Ending[Counts]):
+class OnboardingSummary(RunSummary[OnboardingCounts]):
     """How a run ended."""
 
     most_reasons = 10

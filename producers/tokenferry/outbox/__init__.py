@@ -8,6 +8,6 @@ from tokenferry.outbox.errors import OutboxFailed, OutboxFull, UnusableOutbox
 from tokenferry.outbox.locking import SenderLock
 from tokenferry.outbox.outbox import Outbox
 from tokenferry.outbox.sending import Sender
-from tokenferry.outbox.store import Limits
+from tokenferry.outbox.store import OutboxLimits
 
-__all__ = ["Limits", "Outbox", "OutboxFailed", "OutboxFull", "Sender", "SenderLock", "UnusableOutbox"]
+__all__ = ["Outbox", "OutboxFailed", "OutboxFull", "OutboxLimits", "Sender", "SenderLock", "UnusableOutbox"]

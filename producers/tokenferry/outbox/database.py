@@ -63,7 +63,7 @@ def _make(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-class File:
+class OutboxDatabase:
     """One connection. Safe to use from several threads, one at a time; not from a process that was forked later."""
 
     def __init__(self, path: Path, *, durable: bool, wait: float = 10.0) -> None:
@@ -73,7 +73,7 @@ class File:
         """
         self.path = path
         self._lock = threading.Lock()
-        self._process = fork_guard.Process("an outbox")
+        self._process = fork_guard.ForkGuard("an outbox")
         try:
             with _opening:
                 _make(path)

@@ -14,7 +14,7 @@ from tokenferry.broker import fork_guard
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.configuration import Configuration
 from tokenferry.outbox.errors import OutboxFailed, OutboxFull
-from tokenferry.outbox.store import Book, Limits
+from tokenferry.outbox.store import OutboxLimits, OutboxStore
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,16 @@ class Outbox:
     ...     producer.send(PiiRequest(id_number="000000000"), reply_to="onboarding")
     """
 
-    def __init__(self, path: Path, *, limits: Limits | None = None, wait: float = 10.0) -> None:
+    def __init__(self, path: Path, *, limits: OutboxLimits | None = None, wait: float = 10.0) -> None:
         """*wait*: seconds for which another process may hold the file. Raises `UnusableOutbox`."""
         self.path = path
         self.accepted = threading.Event()
         """Set whenever there is something new to be sent."""
-        self._limits = limits or Limits()
+        self._limits = limits or OutboxLimits()
         self._wait = wait
-        self._process = fork_guard.Process("an outbox")
-        self._book = Book(path, durable=True, wait=wait)
-        self._outcomes: Book | None = None
+        self._process = fork_guard.ForkGuard("an outbox")
+        self._book = OutboxStore(path, durable=True, wait=wait)
+        self._outcomes: OutboxStore | None = None
         self._routes: dict[str, float] = {}
         self._incoming: queue.SimpleQueue[tuple[Outgoing, Future[None]] | None] = queue.SimpleQueue()
         self._closed = False
@@ -60,7 +60,7 @@ class Outbox:
         settings = configuration.outbox
         if settings.path is None:
             return None
-        limits = Limits(settings.max_rows, settings.max_megabytes * 1024 * 1024)
+        limits = OutboxLimits(settings.max_rows, settings.max_megabytes * 1024 * 1024)
         return cls(configuration.path(settings.path), limits=limits, wait=configuration.broker.publish_timeout)
 
     def submit(self, message: Outgoing) -> Future[None]:
@@ -119,11 +119,11 @@ class Outbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _outcome_book(self) -> Book:
+    def _outcome_book(self) -> OutboxStore:
         """A second connection, without syncing: an outcome that a power cut takes back is only asked for again."""
         with self._closing:
             if self._outcomes is None:
-                self._outcomes = Book(self.path, durable=False, wait=self._wait)
+                self._outcomes = OutboxStore(self.path, durable=False, wait=self._wait)
             return self._outcomes
 
     def _run(self) -> None:

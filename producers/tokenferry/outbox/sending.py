@@ -30,7 +30,7 @@ from tokenferry.configuration import Configuration
 from tokenferry.outbox.errors import OutboxFailed
 from tokenferry.outbox.locking import SenderLock
 from tokenferry.outbox.outbox import now_ms
-from tokenferry.outbox.store import AFTERMATH, Book, Entry
+from tokenferry.outbox.store import AFTERMATH, OutboxEntry, OutboxStore
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Sender:
         """Why the last round could not send everything."""
         self.sent = 0
         """Messages that the broker has confirmed."""
-        self._book = Book(path, durable=False, wait=configuration.broker.publish_timeout)
+        self._book = OutboxStore(path, durable=False, wait=configuration.broker.publish_timeout)
         self._publisher = publisher
         self._configuration = configuration
         self._blocked: dict[str, float] = {}
@@ -175,10 +175,10 @@ class Sender:
             log.warning("outbox: %s cannot be locked (%s)", self.lock.path, error.strerror)
             return False
 
-    def _deliver(self, entries: list[Entry]) -> str | None:
+    def _deliver(self, entries: list[OutboxEntry]) -> str | None:
         """Publish them all; why some of them could not be."""
         timeout = self._configuration.broker.publish_timeout
-        sending: list[tuple[Entry, Future[None]]] = [
+        sending: list[tuple[OutboxEntry, Future[None]]] = [
             (entry, self._publisher.submit(self._bounded(entry.message), timeout=timeout)) for entry in entries
         ]
         self._await([future for _, future in sending], timeout)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tokenferry.broker.publishing import Outgoing
-from tokenferry.outbox.database import File
+from tokenferry.outbox.database import OutboxDatabase
 
 AFTERMATH: Final = 12 * 3_600_000
 """Milliseconds after its expiry until a request is given up: meanwhile a worker may still answer `expired`."""
@@ -22,7 +22,7 @@ AWAITED: Final = "route IN (SELECT name FROM routes WHERE read_at > :now - :read
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class OutboxEntry:
     """One message that is to be sent."""
 
     seq: int
@@ -34,19 +34,19 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Limits:
+class OutboxLimits:
     """How much an outbox holds."""
 
     rows: int = 200_000
     bytes: int = 1024 * 1024 * 1024
 
 
-class Book(File):
+class OutboxStore(OutboxDatabase):
     """The messages of one outbox."""
 
     # -- taking in
 
-    def append(self, messages: Sequence[Outgoing], *, now: int, limits: Limits) -> list[bool]:
+    def append(self, messages: Sequence[Outgoing], *, now: int, limits: OutboxLimits) -> list[bool]:
         """Keep *messages*, all in one commit; for each whether there was room for it.
 
         One whose id is held already is not kept twice: the first one is sent again. Raises `OutboxFailed`.
@@ -69,7 +69,7 @@ class Book(File):
                 taken.append(bool(known))
             return taken
 
-    def _room(self, wanted: int, now: int, limits: Limits) -> int:
+    def _room(self, wanted: int, now: int, limits: OutboxLimits) -> int:
         """Messages that may still be added; makes room by forgetting confirmed ones that nobody here hears of."""
         missing = self._one("SELECT held FROM state") + wanted - limits.rows
         if self._used() >= limits.bytes:
@@ -86,7 +86,7 @@ class Book(File):
 
     # -- sending
 
-    def to_send(self, most: int, *, besides: Collection[str]) -> list[Entry]:
+    def to_send(self, most: int, *, besides: Collection[str]) -> list[OutboxEntry]:
         """The oldest messages that wait, of every queue *besides* these."""
         marks = ", ".join("?" * len(besides))
         rows = self._select(
@@ -95,7 +95,7 @@ class Book(File):
             (*besides, most),
         )
         return [
-            Entry(
+            OutboxEntry(
                 seq,
                 replace(Outgoing.task(queue, task, id_, ""), body=body, reply_to=route, expires_at=expires_at),
             )

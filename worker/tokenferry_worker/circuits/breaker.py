@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 from tokenferry.broker.alarm import Alarm
 from tokenferry.contract.codes import Code
 from tokenferry.contract.queues import parked_queue
-from tokenferry_worker.circuits.scopes import Board, Park, cure, parks
+from tokenferry_worker.circuits.scopes import CircuitSnapshot, Park, parks, remedy
 from tokenferry_worker.errors import Blocked
 
 log = logging.getLogger(__name__)
@@ -24,13 +24,13 @@ LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the store: a circuit that another process opened is met with calls no longer."""
 
 
-class Switchboard:
+class CircuitBreaker:
     """Holds calls back while a circuit they depend on is open, and lets one at a time through to try."""
 
-    def __init__(self, book: CircuitBook, *, look_every: float = LOOK_EVERY) -> None:
+    def __init__(self, book: CircuitStore, *, look_every: float = LOOK_EVERY) -> None:
         self._book = book
         self._look_every = look_every
-        self.board = Board()
+        self.snapshot = CircuitSnapshot()
         self._due: dict[str, float] = {}
         """Open scopes, and when (in the loop's time) it is worth asking to probe them."""
         self._fresh: set[str] = set()
@@ -56,7 +56,7 @@ class Switchboard:
             if max(self._due[scope] for scope in open_) <= asyncio.get_running_loop().time():
                 # One of us asks, the others wait for what it learns.
                 self._due.update(dict.fromkeys(open_, math.inf))
-                word = await self._book.ask(open_, by, tried=tried)
+                word = await self._book.admit(open_, by, tried=tried)
                 if word == "probe":
                     return open_
                 if word == "closed":
@@ -76,12 +76,12 @@ class Switchboard:
         finally:
             del self._queueing[limit]
 
-    async def refused(
+    async def on_blocked(
         self, scope: str, error: Blocked, *, probed: Sequence[str] = (), wider: Sequence[str] = ()
     ) -> None:
         """A call was refused for *scope*; of what it *probed*, what is *wider* has thereby accepted it."""
-        await self.proved([each for each in probed if each in wider])
-        await self.again([each for each in probed if each not in wider], failed=True)
+        await self.on_success([each for each in probed if each in wider])
+        await self.on_inconclusive([each for each in probed if each not in wider], failed=True)
         says = f"the endpoint answers {error.status} {error.code} (request {error.request_id})"
         if error.code == Code.NOT_THE_ENDPOINT:
             says = f"what answers at base_url is not the endpoint (status {error.status})"
@@ -106,10 +106,10 @@ class Switchboard:
                 scope,
                 says,
                 parked_queue(scope) if parks(scope) else "their queues",
-                cure(scope, status, code),
+                remedy(scope, status, code),
             )
 
-    async def proved(self, probed: Sequence[str]) -> None:
+    async def on_success(self, probed: Sequence[str]) -> None:
         """A probe was answered: what it probed is closed, for the whole fleet."""
         for scope in probed:
             seconds = await self._book.close(scope)
@@ -117,10 +117,10 @@ class Switchboard:
                 log.warning("circuit '%s' is closed after %.0f s; its requests go on", scope, seconds)
         self._closed(probed)
 
-    async def again(self, probed: Sequence[str], *, failed: bool = False, by: str = "") -> None:
+    async def on_inconclusive(self, probed: Sequence[str], *, failed: bool = False, by: str = "") -> None:
         """A probe told nothing, or *failed*: another one later, if possible for another request than *by*."""
         for scope in probed:
-            await self._book.again(scope, failed=failed, by=by)
+            await self._book.end_probe(scope, failed=failed, by=by)
 
     async def watch(self) -> None:
         """Look at the store for ever."""
@@ -128,7 +128,7 @@ class Switchboard:
         while True:
             self._fresh.clear()
             try:
-                self._learn(await self._book.look())
+                self._learn(await self._book.snapshot())
             except Exception as error:
                 # Whatever it was: without another look, who waits would wait for ever.
                 alarm.failed(f"{type(error).__name__}; trying again")
@@ -136,8 +136,8 @@ class Switchboard:
                 alarm.worked()
             await asyncio.sleep(self._look_every)
 
-    def _learn(self, board: Board) -> None:
-        self.board = board
+    def _learn(self, board: CircuitSnapshot) -> None:
+        self.snapshot = board
         now = asyncio.get_running_loop().time()
         gone = [scope for scope in self._due if scope not in board.open and scope not in self._fresh]
         self._due.update({scope: now + circuit.due_in for scope, circuit in board.open.items()})
@@ -165,14 +165,14 @@ class Switchboard:
             del self._waiting[future]
 
 
-class CircuitBook(Protocol):
+class CircuitStore(Protocol):
     """Which circuits are open, for the whole fleet."""
 
     async def open(self, scope: str, status: int, code: str, request_id: str) -> bool:
         """Open it. Whether it was closed before: the one who is told so raises the alarm."""
         ...
 
-    async def ask(
+    async def admit(
         self, scopes: Sequence[str], by: str = "", *, tried: bool = False
     ) -> Literal["closed", "open", "probe"]:
         """Whether a call that depends on *scopes* may be made; `probe`: yes, and it alone, to see whether they work.
@@ -182,7 +182,7 @@ class CircuitBook(Protocol):
         """
         ...
 
-    async def again(self, scope: str, *, failed: bool, by: str = "") -> None:
+    async def end_probe(self, scope: str, *, failed: bool, by: str = "") -> None:
         """Give back the right to probe; after a *failed* one the next is later, else as soon as before.
 
         *by*: the request that is not to be the next to probe; empty: whichever comes.
@@ -193,18 +193,18 @@ class CircuitBook(Protocol):
         """Close it. Seconds it was open, or None for whoever comes second."""
         ...
 
-    async def look(self) -> Board:
+    async def snapshot(self) -> CircuitSnapshot:
         """Everything that is open or parked."""
         ...
 
-    async def parked(self, scope: str) -> None:
+    async def count_parked(self, scope: str) -> None:
         """A message now rests in the queue of *scope*."""
         ...
 
-    async def emptied(self, scope: str, count: int) -> None:
+    async def forget_parked(self, scope: str, count: int) -> None:
         """The queue of *scope* was empty, seen after *count* messages had been parked."""
         ...
 
-    async def mind(self, scope: str, by: str, *, lease: float) -> bool:
+    async def try_lead(self, scope: str, by: str, *, lease: float) -> bool:
         """Whether *by* is the one in the fleet that carries back what *scope* has parked, for *lease* seconds."""
         ...

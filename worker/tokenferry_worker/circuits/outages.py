@@ -32,7 +32,7 @@ class _Path:
     """The newest."""
 
 
-class Unanswered:
+class UnansweredCalls:
     """The calls of one platform that got a 5xx or no answer. An answer to one call clears its path.
 
     One per process and platform. As long as calls are answered it keeps nothing, and costs one look into a dict.

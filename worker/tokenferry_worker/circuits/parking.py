@@ -19,7 +19,7 @@ from kombu.message import Message as Delivery
 from tokenferry.broker import connecting
 from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.patience import ask, passes
-from tokenferry.broker.publishing import Outgoing, Publishes, wait
+from tokenferry.broker.publishing import CanPublish, Outgoing, wait
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import (
     ATTACH_TASK,
@@ -29,7 +29,7 @@ from tokenferry.contract.queues import (
     parked_queue,
     tokenize_queue,
 )
-from tokenferry_worker.circuits.breaker import LOOK_EVERY, CircuitBook, Switchboard
+from tokenferry_worker.circuits.breaker import LOOK_EVERY, CircuitBreaker, CircuitStore
 from tokenferry_worker.circuits.scopes import Circuit
 
 log = logging.getLogger(__name__)
@@ -45,23 +45,23 @@ PATIENCE: Final = 10.0
 
 
 @dataclass
-class Carrier:
+class ParkedRequeuer:
     """One process's readiness to carry; in the fleet one at a time does it for each circuit."""
 
     configuration: Configuration
-    publisher: Publishes
-    circuits: CircuitBook
-    switchboard: Switchboard
+    publisher: CanPublish
+    circuits: CircuitStore
+    breaker: CircuitBreaker
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     _sent: dict[str, tuple[int, float]] = field(default_factory=dict)
     """To probe which circuit a message was sent back: after how many failed probes, and until when it may take."""
 
-    async def work(self) -> None:
+    async def run(self) -> None:
         """Look after every parked message, for ever."""
         alarm = Alarm(log, "carrying parked messages back")
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            board = self.switchboard.board
+            board = self.breaker.snapshot
             for scope, count in board.parked.items():
                 circuit = board.open.get(scope)
                 if circuit is not None and (circuit.due_in > 0 or self._is_under_way(circuit)):
@@ -78,13 +78,13 @@ class Carrier:
         return probes == circuit.probes and time.monotonic() < until
 
     async def _visit(self, scope: str, count: int, circuit: Circuit | None) -> None:
-        if not await self.circuits.mind(scope, self.name, lease=DUTY):
+        if not await self.circuits.try_lead(scope, self.name, lease=DUTY):
             return
         if circuit is not None:
             self._sent[scope] = circuit.probes, time.monotonic() + PATIENCE
         empty = await asyncio.to_thread(self._carry, scope, circuit is not None)
         if empty and circuit is None:
-            await self.circuits.emptied(scope, count)
+            await self.circuits.forget_parked(scope, count)
 
     def _carry(self, scope: str, probing: bool) -> bool:
         """Publish back, confirmed, then acknowledge here: what is cut short comes twice, and the journal knows it.

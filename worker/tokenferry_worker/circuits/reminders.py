@@ -13,8 +13,8 @@ from typing import Final
 from tokenferry.broker import depth
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import attach_queues, onboard_queue, parked_queue, tokenize_queues
-from tokenferry_worker.circuits.breaker import LOOK_EVERY, CircuitBook, Switchboard
-from tokenferry_worker.circuits.scopes import Circuit, cure, parks, plainly
+from tokenferry_worker.circuits.breaker import LOOK_EVERY, CircuitBreaker, CircuitStore
+from tokenferry_worker.circuits.scopes import Circuit, parks, plainly, remedy
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ class Reminder:
     """One process's readiness to say it; in the fleet one at a time does for each circuit."""
 
     configuration: Configuration
-    circuits: CircuitBook
-    switchboard: Switchboard
+    circuits: CircuitStore
+    breaker: CircuitBreaker
     every: float = EVERY
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     _since: dict[str, float] = field(default_factory=dict)
     """Open circuits, and since when this process has seen or said nothing new of them; in the loop's time."""
 
-    async def work(self) -> None:
+    async def run(self) -> None:
         """Look at what is open, for ever."""
         while True:
             await asyncio.sleep(min(LOOK_EVERY, self.every))
@@ -47,13 +47,13 @@ class Reminder:
 
     async def look(self) -> None:
         """Say what is due to be said."""
-        board, now = self.switchboard.board, asyncio.get_running_loop().time()
+        board, now = self.breaker.snapshot, asyncio.get_running_loop().time()
         self._since = {scope: self._since.get(scope, now) for scope in board.open}
         for scope, circuit in board.open.items():
             if now - self._since[scope] < self.every:
                 continue
             self._since[scope] = now
-            if await self.circuits.mind(DUTY + scope, self.name, lease=self.every):
+            if await self.circuits.try_lead(DUTY + scope, self.name, lease=self.every):
                 await self._say(circuit, scope in board.parked)
 
     async def _say(self, circuit: Circuit, has_parked: bool) -> None:
@@ -66,9 +66,9 @@ class Reminder:
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(circuit.opened_at)),
             plainly(circuit.scope, circuit.status, circuit.code),
             sum(waiting.values()) if waiting or not queues else "An unknown number of",
-            self.switchboard.waiting_for(circuit.scope),
+            self.breaker.waiting_for(circuit.scope),
             circuit.probes,
-            cure(circuit.scope, circuit.status, circuit.code),
+            remedy(circuit.scope, circuit.status, circuit.code),
         )
 
     def _queues(self, scope: str, has_parked: bool) -> Sequence[str]:

@@ -27,7 +27,7 @@ OUTAGE: Final = "outage"
 
 
 @dataclass(frozen=True)
-class About:
+class CallScope:
     """What one call depends on besides its own content."""
 
     platform: str
@@ -58,7 +58,7 @@ class Circuit:
 
 
 @dataclass(frozen=True)
-class Board:
+class CircuitSnapshot:
     """Every open circuit by scope, and how often a message of a scope was parked since its queue was last empty."""
 
     open: dict[str, Circuit] = field(default_factory=dict)
@@ -73,10 +73,10 @@ class Park(TokenferryError):
         self.scope = scope
 
 
-def scopes_of(about: About) -> tuple[str, ...]:
+def scopes_of(about: CallScope) -> tuple[str, ...]:
     """Every scope the call depends on, the widest first.
 
-    >>> scopes_of(About("main", "tokens", "card"))
+    >>> scopes_of(CallScope("main", "tokens", "card"))
     ('main/outage', 'main/outage/tokens', 'main', 'main/endpoint/tokens', 'main/kind/card')
     """
     platform = about.platform
@@ -107,10 +107,10 @@ def is_elsewhere(error: Blocked) -> bool:
     return error.code == Code.NOT_THE_ENDPOINT or error.status not in (401, 402, 403)
 
 
-def scope_of(error: Blocked, about: About) -> str:
+def scope_of(error: Blocked, about: CallScope) -> str:
     """Which of its scopes a refused call speaks for.
 
-    >>> scope_of(Blocked(401, "unauthorized"), About("main", "tokens", "card", "acct_1"))
+    >>> scope_of(Blocked(401, "unauthorized"), CallScope("main", "tokens", "card", "acct_1"))
     'main'
     """
     if is_elsewhere(error) and not about.publishable:
@@ -122,13 +122,13 @@ def scope_of(error: Blocked, about: About) -> str:
     return f"{about.platform}/endpoint/{about.endpoint}" if error.status in (402, 403) else about.platform
 
 
-def is_its_own(error: Blocked, about: About) -> bool:
+def concerns_this_call_only(error: Blocked, about: CallScope) -> bool:
     """Whether a refusal says something of this call alone: the account in its path does not take it, or is not ours.
 
     The next call names another account. The endpoint says the same of a key without permission, and does not tell the
     two apart; to hold up every account because of one would be worse than to refuse each of them.
 
-    >>> is_its_own(Blocked(403, "account_invalid"), About("main", "persons", named_account="acct_1"))
+    >>> concerns_this_call_only(Blocked(403, "account_invalid"), CallScope("main", "persons", named_account="acct_1"))
     True
     """
     named_alone = about.named_account is not None and about.connected_account is None
@@ -168,7 +168,7 @@ def counted(statuses: Counter[int]) -> str:
     return ", ".join(f"{status or 'no answer'} {times} times" for status, times in statuses.most_common(5))
 
 
-def cure(scope: str, status: int, code: str = "") -> str:
+def remedy(scope: str, status: int, code: str = "") -> str:
     """What the operator should do, in one sentence."""
     platform, _, narrow = scope.partition("/")
     what, _, name = narrow.partition("/")

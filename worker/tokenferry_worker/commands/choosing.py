@@ -15,11 +15,11 @@ from redis.exceptions import RedisError
 
 from tokenferry.broker import queue_browser
 from tokenferry.broker.patience import QueueUnanswered
-from tokenferry.broker.queue_browser import Item, Shelf
+from tokenferry.broker.queue_browser import Item, QueueBrowser
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import Duration, config_option
-from tokenferry_worker.dead_letters.record import SetAside, Wanted
+from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
 from tokenferry_worker.doctor.words import why
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,9 +52,9 @@ def where(command: F) -> F:
 
 
 @contextmanager
-def looking(configuration: Configuration, queue: str) -> Iterator[Shelf]:
+def looking(configuration: Configuration, queue: str) -> Iterator[QueueBrowser]:
     """The shelf of *queue*; a broker that is away is told in our words."""
-    with broker_trouble(), queue_browser.opened(configuration, queue) as shelf:
+    with broker_trouble(), queue_browser.open_browser(configuration, queue) as shelf:
         yield shelf
 
 
@@ -74,22 +74,22 @@ def broker_trouble() -> Iterator[None]:
         raise click.ClickException(f"the broker {why(error)}; nothing is lost. See [broker] url") from None
 
 
-def fitting(shelf: Shelf, meant: Wanted) -> Iterator[tuple[Item, SetAside]]:
+def fitting(shelf: QueueBrowser, meant: DeadLetterFilter) -> Iterator[tuple[Item, DeadLetter]]:
     """What is on the shelf and meant, oldest first."""
     now = time.time()
     for item in shelf:
-        letter = SetAside.read(item.body)
+        letter = DeadLetter.read(item.body)
         if meant.fits(letter, now):
             yield item, letter
 
 
-def wanted(chosen: dict[str, Any]) -> Wanted:
+def wanted(chosen: dict[str, Any]) -> DeadLetterFilter:
     """What the options of `filters` mean."""
     ids: Collection[str] = frozenset(chosen.pop("ids"))
-    return Wanted(ids=ids or (), **chosen)
+    return DeadLetterFilter(ids=ids or (), **chosen)
 
 
-def guard(meant: Wanted, everything: bool) -> None:
+def guard(meant: DeadLetterFilter, everything: bool) -> None:
     """Refuse to move anything that was not chosen."""
     if bool(meant) == everything:
         raise click.UsageError("say which: either --id ID, --code, --platform, --kind or --older-than, or --all")

@@ -15,7 +15,7 @@ from tokenferry.broker.patience import ask, is_missing
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.contract.queues import parked_queue
 from tokenferry.options import config_option
-from tokenferry_worker.circuits.scopes import cure, parks, plainly
+from tokenferry_worker.circuits.scopes import parks, plainly, remedy
 from tokenferry_worker.commands.asking import asked
 from tokenferry_worker.commands.choosing import broker_trouble
 from tokenferry_worker.on_redis.circuits import RedisCircuits
@@ -36,7 +36,7 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
     if context.invoked_subcommand is not None:
         return
     configuration = load_to_look(config, "broker", "store")
-    board = asked(configuration, lambda store: RedisCircuits(store).look())
+    board = asked(configuration, lambda store: RedisCircuits(store).snapshot())
     rows = [
         {
             "scope": circuit.scope,
@@ -47,7 +47,7 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
             "probes": circuit.probes,
             "parked": _resting(configuration, circuit.scope) if parks(circuit.scope) else 0,
             "says": plainly(circuit.scope, circuit.status, circuit.code),
-            "cure": cure(circuit.scope, circuit.status, circuit.code),
+            "cure": remedy(circuit.scope, circuit.status, circuit.code),
         }
         for circuit in sorted(board.open.values(), key=lambda circuit: circuit.opened_at)
     ]

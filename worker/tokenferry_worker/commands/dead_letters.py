@@ -17,7 +17,7 @@ from rich.table import Table
 from tokenferry.configuration import load_to_look
 from tokenferry_worker.commands.choosing import NAMES, counted, filters, fitting, guard, looking, missing, wanted, where
 from tokenferry_worker.commands.redriving import redrive
-from tokenferry_worker.dead_letters.record import SetAside, Wanted
+from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
 
 WIDEST: Final = 1000
 """Columns: more than a line of the list can have."""
@@ -89,7 +89,7 @@ def show(id_: str, queue: str, config: Path | None, as_json: bool) -> None:
     """
     now = time.time()
     with looking(load_to_look(config, "broker"), queue) as shelf:
-        found = [letter for _, letter in fitting(shelf, Wanted(ids=[id_]))]
+        found = [letter for _, letter in fitting(shelf, DeadLetterFilter(ids=[id_]))]
     for letter in found:
         if as_json:
             header = letter.header.model_dump() if letter.header else None
@@ -165,7 +165,7 @@ def _say_purged(queue: str, codes: Counter[str], as_json: bool, *, dry_run: bool
 dead_letters.add_command(redrive)
 
 
-def _line(letter: SetAside, now: float) -> dict[str, object]:
+def _line(letter: DeadLetter, now: float) -> dict[str, object]:
     header = letter.order.request if letter.order else letter.header
     return {
         "id": letter.id,
@@ -190,7 +190,7 @@ def _iso(at: int | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="seconds")
 
 
-def _age(letter: SetAside, now: float) -> str:
+def _age(letter: DeadLetter, now: float) -> str:
     if letter.at is None:
         return "-"
     seconds = max(0.0, now - letter.at / 1000)

@@ -11,7 +11,7 @@ import click
 from tokenferry.configuration import load_to_look
 from tokenferry.options import config_option
 from tokenferry_worker.health import probes
-from tokenferry_worker.health.judging import Health, Process
+from tokenferry_worker.health.judging import Health, ProcessHealth
 
 EPILOG = """
 \b
@@ -65,7 +65,7 @@ def show(worker: Health) -> None:
         click.echo(f"  process {process.number} {_told(process)}")
 
 
-def _told(process: Process) -> str:
+def _told(process: ProcessHealth) -> str:
     report = process.report
     if process.pid is None or report is None:
         return f"(pid {process.pid or 'none'}) {process.trouble}"

@@ -20,7 +20,7 @@ from tokenferry.broker.publishing import Publisher, PublishError
 from tokenferry.configuration import Configuration, load_to_look
 from tokenferry.options import Number
 from tokenferry_worker.commands.choosing import filters, fitting, guard, looking, missing, wanted
-from tokenferry_worker.dead_letters.record import Wanted
+from tokenferry_worker.dead_letters.record import DeadLetterFilter
 from tokenferry_worker.dead_letters.redriving import GONE, Fate, Redriver
 from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.doctor.words import why
@@ -90,7 +90,7 @@ def redrive(
     configuration = load_to_look(config, "broker", "store")
     signers = Signers.load(configuration.path(configuration.keys.signers))
     resealer = Resealer.load(configuration, signers) if reseal else None
-    done = Done(queue, dry_run)
+    done = RedriveCounts(queue, dry_run)
     try:
         asyncio.run(_redrive(configuration, done, meant, limit, rate, signers, resealer))
     except click.ClickException as error:
@@ -102,7 +102,7 @@ def redrive(
 
 
 @dataclass
-class Done:
+class RedriveCounts:
     """What became of them so far."""
 
     queue: str
@@ -149,8 +149,8 @@ class Done:
 
 async def _redrive(
     configuration: Configuration,
-    done: Done,
-    meant: Wanted,
+    done: RedriveCounts,
+    meant: DeadLetterFilter,
     limit: int | None,
     rate: float,
     signers: Signers,

@@ -20,12 +20,12 @@ from tokenferry.configuration import Configuration, InvalidConfiguration, Worker
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import config_option
 from tokenferry_worker import wiring
-from tokenferry_worker.circuits.scopes import cure, plainly
+from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.engine.app import run
 from tokenferry_worker.engine.supervisor import Supervisor, ending_at_once
 from tokenferry_worker.errors import Blocked
 from tokenferry_worker.health import probes
-from tokenferry_worker.provider.client import TokenClient
+from tokenferry_worker.provider.client import StripeClient
 from tokenferry_worker.wiring import Role
 
 log = logging.getLogger("tokenferry.worker")
@@ -129,7 +129,7 @@ async def _check_endpoint(configuration: Configuration) -> None:
     names = list(configuration.platforms)
     for name, accepted in zip(names, await asyncio.gather(*(_ask(configuration, name) for name in names)), strict=True):
         if isinstance(accepted, Blocked):
-            fault, advice = (say(name, accepted.status, accepted.code) for say in (plainly, cure))
+            fault, advice = (say(name, accepted.status, accepted.code) for say in (plainly, remedy))
             log.error("platform '%s': %s; requests will wait. %s", name, fault, advice)
         elif accepted is None:
             log.warning("platform '%s': the endpoint is out of reach; requests will wait for it", name)
@@ -139,8 +139,8 @@ async def _check_endpoint(configuration: Configuration) -> None:
 
 async def _ask(configuration: Configuration, name: str) -> bool | Blocked | None:
     platform = configuration.platforms[name]
-    keys = wiring.endpoint_keys(configuration, name, platform)
-    client = TokenClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0)
+    keys = wiring.api_keys(configuration, name, platform)
+    client = StripeClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0)
     try:
         return await client.key_is_accepted()
     except Blocked as error:

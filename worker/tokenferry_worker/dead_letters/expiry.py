@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tokenferry.broker import queue_browser
-from tokenferry.broker.publishing import Outgoing, PublishError, Publishes, wait
+from tokenferry.broker.publishing import CanPublish, Outgoing, PublishError, wait
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
-from tokenferry_worker.circuits.breaker import CircuitBook
-from tokenferry_worker.dead_letters.record import SetAside
-from tokenferry_worker.dead_letters.retention import dated
+from tokenferry_worker.circuits.breaker import CircuitStore
+from tokenferry_worker.dead_letters.record import DeadLetter
+from tokenferry_worker.dead_letters.retention import redated
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +27,22 @@ DAY: Final = 86_400.0
 
 
 @dataclass
-class Sweeper:
+class ExpirySweeper:
     """One process's readiness to sweep."""
 
     configuration: Configuration
-    publisher: Publishes
-    circuits: CircuitBook
+    publisher: CanPublish
+    circuits: CircuitStore
     clock: Callable[[], Awaitable[float]]
     """Unix seconds, by the store: what a worker's own clock thinks of the date must drop nothing."""
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
-    async def work(self) -> None:
+    async def run(self) -> None:
         """Look after both queues, for ever."""
         while True:
             for queue in (DEAD_LETTERS, QUARANTINE):
                 try:
-                    if await self.circuits.mind(DUTY, self.name, lease=EVERY):
+                    if await self.circuits.try_lead(DUTY, self.name, lease=EVERY):
                         await asyncio.to_thread(self.sweep, queue, await self.clock())
                 except Exception as error:
                     log.warning("%s was not swept (%s); trying again", queue, type(error).__name__)
@@ -57,12 +57,12 @@ class Sweeper:
         days = self.configuration.worker.dead_letter_days
         oldest, soonest = (now - days * DAY) * 1000, (now + DAY) * 1000
         dropped = 0
-        with queue_browser.opened(self.configuration, queue, declare=True) as shelf:
+        with queue_browser.open_browser(self.configuration, queue, declare=True) as shelf:
             for item in shelf:
-                letter = SetAside.read(item.body)
+                letter = DeadLetter.read(item.body)
                 if letter.at is None or letter.at > soonest:
                     try:
-                        anew = Outgoing(queue, dated(item.body, at=now))
+                        anew = Outgoing(queue, redated(item.body, at=now))
                         wait(self.publisher.submit(anew), self.configuration.broker.publish_timeout)
                     except PublishError as error:
                         log.warning("%s: one was not dated (%s); it stays as it is", queue, error)

@@ -38,7 +38,7 @@ _OUTCOME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}:[a-z]{1,20}(:\d{1,5})?")
 
 
 @dataclass(frozen=True)
-class SetAside:
+class DeadLetter:
     """One message of the queue. Of what is not ours only the reason is known, and the time."""
 
     reason: str
@@ -55,7 +55,7 @@ class SetAside:
     order: SignedAttach | None = None
 
     @classmethod
-    def read(cls, body: str) -> SetAside:
+    def read(cls, body: str) -> DeadLetter:
         """Understand as much of *body* as can be understood. Never fails."""
         said = json_object(body)
         if not isinstance(message := said.get("message"), str):
@@ -78,7 +78,7 @@ class SetAside:
         return letter
 
     @classmethod
-    def _of(cls, message: str, reason: str, **known: Any) -> SetAside:
+    def _of(cls, message: str, reason: str, **known: Any) -> DeadLetter:
         read = shape_of(message)
         if read is None:
             return cls(reason, message=message, **known)
@@ -124,7 +124,7 @@ class SetAside:
     def round(self) -> int:
         """Of how many outcomes the requester has heard, at least.
 
-        >>> SetAside("", outcome_id="req-1:token:2").round, SetAside("", outcome_id="req-1:token").round
+        >>> DeadLetter("", outcome_id="req-1:token:2").round, DeadLetter("", outcome_id="req-1:token").round
         (2, 1)
         """
         if self.outcome_id is None:
@@ -143,7 +143,7 @@ class SetAside:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DeadLetterFilter:
     """Which of them are meant: those that fit everything that is said."""
 
     ids: Collection[str] = ()
@@ -154,9 +154,9 @@ class Wanted:
     """Seconds since it was set aside."""
 
     def __bool__(self) -> bool:
-        return self != Wanted()
+        return self != DeadLetterFilter()
 
-    def fits(self, letter: SetAside, now: float) -> bool:
+    def fits(self, letter: DeadLetter, now: float) -> bool:
         """Whether *letter* is meant; *now* is Unix seconds.
 
         One that the broker has set aside has no time until a worker has dated it, within a minute: it is of no age.

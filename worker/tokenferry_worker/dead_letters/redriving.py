@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from tokenferry.broker.publishing import Outgoing, Publishes, wait_async
-from tokenferry_worker.dead_letters.record import SetAside
+from tokenferry.broker.publishing import CanPublish, Outgoing, wait_async
+from tokenferry_worker.dead_letters.record import DeadLetter
 from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Signers
@@ -44,13 +44,13 @@ class Redriver:
     platforms: Collection[str]
     requests: Reopens
     orders: Reopens
-    publisher: Publishes
+    publisher: CanPublish
     publish_timeout: float
     """Seconds."""
     resealer: Resealer | None = None
     """Seals anew what is not sealed to the current recipient. None: everything goes as it came."""
 
-    def fate(self, letter: SetAside) -> Fate:
+    def fate(self, letter: DeadLetter) -> Fate:
         """What would become of it. Changes nothing."""
         if letter.header is not None and letter.sealed is None:
             return "not_kept"
@@ -71,7 +71,7 @@ class Redriver:
             return "not_openable"
         return "redriven"
 
-    async def redrive(self, letter: SetAside) -> Fate:
+    async def redrive(self, letter: DeadLetter) -> Fate:
         """Let it begin once more. Afterwards, and only where its fate is one of `GONE`, it may be removed.
 
         Raises `PublishError` where the broker has not confirmed it.

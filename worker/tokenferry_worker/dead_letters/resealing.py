@@ -12,7 +12,7 @@ from tokenferry.configuration import Configuration, InvalidConfiguration
 from tokenferry.contract.envelope import Envelope
 from tokenferry.contract.onboarding import OnboardingEnvelope
 from tokenferry.sealing import Recipient, Signer, UnusableKey, seal_onboarding, seal_plaintext, sign_attach
-from tokenferry_worker.dead_letters.record import SetAside
+from tokenferry_worker.dead_letters.record import DeadLetter
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
@@ -53,7 +53,7 @@ class Resealer:
             )
         return cls(Opener(load_identities(configuration.path(keys.identities)), signers), recipient, signer)
 
-    def stale(self, letter: SetAside) -> Envelope | OnboardingEnvelope | None:
+    def stale(self, letter: DeadLetter) -> Envelope | OnboardingEnvelope | None:
         """What of *letter*, whose signature is verified, is sealed to another key. None: nothing. Opens nothing.
 
         Raises `Unopenable` where the request that travels with an order is none of a known producer.
@@ -63,7 +63,7 @@ class Resealer:
             sealed = self.opener.read(letter.order.request.sealed)
         return None if sealed is None or sealed.header.key_id == self.recipient.key_id else sealed
 
-    def can(self, letter: SetAside) -> bool:
+    def can(self, letter: DeadLetter) -> bool:
         """Whether the key to *letter* is here, if one is needed. Opens nothing."""
         try:
             stale = self.stale(letter)
@@ -71,7 +71,7 @@ class Resealer:
             return False
         return stale is None or stale.header.key_id in self.opener.identities
 
-    def message(self, letter: SetAside) -> str:
+    def message(self, letter: DeadLetter) -> str:
         """The message of *letter*, whose signature is verified, with nothing in it that is sealed to another key.
 
         Raises `Unopenable`.

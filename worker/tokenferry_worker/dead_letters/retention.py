@@ -25,7 +25,7 @@ MARKS: Final = ("realtime", "cvc_update")
 """Words that only a message with a verification code needs."""
 
 
-def note(body: str | bytes, reason: str, *, at: float, realtime: bool = True, **more: object) -> str:
+def retained(body: str | bytes, reason: str, *, at: float, realtime: bool = True, **more: object) -> str:
     """What is kept of *body*, with the reason, the time and what *more* is known, as it rests in its queue.
 
     *at*: Unix seconds on the store's clock: by another one it would end too early, or never. *realtime*: whether it may
@@ -48,12 +48,12 @@ def note(body: str | bytes, reason: str, *, at: float, realtime: bool = True, **
     return json.dumps({**said, "message": (kept or "")[:HEAD]})
 
 
-def dated(body: str, *, at: float) -> str:
+def redated(body: str, *, at: float) -> str:
     """The note in *body* with another time (Unix seconds) and nothing else changed; a first note where it is none."""
     said = json_object(body)
     if isinstance(said.get("message"), str):
         return json.dumps({**said, "at": int(at * 1000)})
-    return note(body, FOREIGN, at=at)
+    return retained(body, FOREIGN, at=at)
 
 
 def _kept(text: str, realtime: bool) -> str | None:

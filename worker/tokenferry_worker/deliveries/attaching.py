@@ -14,16 +14,16 @@ from tokenferry.contract.envelope import Envelope
 from tokenferry.contract.queues import ATTACH_TASK
 from tokenferry.contract.results import AttachResult
 from tokenferry_worker.circuits.scopes import Park
-from tokenferry_worker.deliveries.poison import excused, unless_poison
+from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.errors import Reused, Unopenable
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.keys.opening import read_attach
-from tokenferry_worker.limits.backpressure import Place, places
-from tokenferry_worker.outcomes import Anew, DeadLettered, Outcome, Parked, Quarantined, Settled, our_word
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.limits.backpressure import Slot, slots_of
+from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Retokenize, Settled, own_failure_code
+from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Begun, Journal
 from tokenferry_worker.tokens.orders import fingerprint
-from tokenferry_worker.tokens.spending import Spender, Told
+from tokenferry_worker.tokens.spending import AlreadySettled, Spender
 
 KEPT: Final = frozenset(
     {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.OUTCOME_UNKNOWN, Code.UNKNOWN_PLATFORM}
@@ -34,11 +34,11 @@ KEPT: Final = frozenset(
 
 @dataclass(frozen=True)
 class Attacher:
-    """Spends tokens on order. Holds the endpoint's secret key through its desks, and no private key of the envelope."""
+    """Spends tokens on order. Its platforms hold the secret keys of the provider; it has no key that opens envelopes."""
 
     signers: Signers
     spender: Spender
-    desks: Mapping[str, Desk]
+    platforms: Mapping[str, PlatformContext]
     journal: Journal
     deliveries: int
 
@@ -63,16 +63,18 @@ class Attacher:
         if begun.outcome is not None:
             return await self._tell(request, begun.outcome)
         try:
-            async with excused(self.journal, request.attach_id):
+            async with uncounted_if_called_off(self.journal, request.attach_id):
                 result = await self._attach(request, begun.deliveries)
         except Park as error:
             return Parked(error.scope, ATTACH_TASK, request.attach_id)
-        except Told as error:
+        except AlreadySettled as error:
             return await self._tell(request, error.outcome)
-        again = self._sealed(request) if our_word(result) == Code.TOKEN_EXPIRED else None
-        if again is not None and await self.journal.anew(request.request_id, request.token, self._ahead(request)):
+        again = self._sealed(request) if own_failure_code(result) == Code.TOKEN_EXPIRED else None
+        if again is not None and await self.journal.retokenize(request.request_id, request.token, self._ahead(request)):
             return again
-        return await self._tell(request, result.model_dump_json(exclude_none=True), ours=our_word(result) is not None)
+        return await self._tell(
+            request, result.model_dump_json(exclude_none=True), ours=own_failure_code(result) is not None
+        )
 
     async def _tell(self, request: AttachRequest, outcome: str, *, ours: bool = False) -> Outcome:
         """Record *outcome*, unless there is one, and tell the one that counts."""
@@ -87,18 +89,18 @@ class Attacher:
         return _say(AttachResult.model_validate_json(recorded), request)
 
     async def _attach(self, request: AttachRequest, deliveries: int) -> AttachResult:
-        desk = self.desks.get(request.platform)
-        if desk is None:
+        platform = self.platforms.get(request.platform)
+        if platform is None:
             return self.spender.failed(request, Code.UNKNOWN_PLATFORM)
         if deliveries > self.deliveries:
             return self.spender.failed(request, Code.DELIVERIES_EXHAUSTED)
-        return await self.spender.spend(desk, request, journaled=True)
+        return await self.spender.spend(platform, request, journaled=True)
 
-    def _ahead(self, request: AttachRequest) -> tuple[Place, ...]:
-        desk = self.desks.get(request.platform)
-        return places(desk.budgets, request.target, request.lane, lifetime=1.0) if desk is not None else ()
+    def _ahead(self, request: AttachRequest) -> tuple[Slot, ...]:
+        platform = self.platforms.get(request.platform)
+        return slots_of(platform.budgets, request.target, request.lane, lifetime=1.0) if platform is not None else ()
 
-    def _sealed(self, request: AttachRequest) -> Anew | None:
+    def _sealed(self, request: AttachRequest) -> Retokenize | None:
         """The request that the token was made of, if it travels with the order and has time left for another one."""
         if request.sealed is None or request.attach_id != request.request_id:
             return None
@@ -108,12 +110,12 @@ class Attacher:
             return None
         if (header.request_id, header.platform, header.kind) != (request.request_id, request.platform, request.kind):
             return None
-        if header.expires_at <= self.spender.world.now() * 1000:
+        if header.expires_at <= self.spender.clock.now() * 1000:
             return None
-        return Anew(request.sealed, header.platform, header.lane, header.request_id)
+        return Retokenize(request.sealed, header.platform, header.lane, header.request_id)
 
 
 def _say(result: AttachResult, request: AttachRequest) -> Outcome:
     settled = Settled(result, request.reply_to)
-    code = our_word(result)
+    code = own_failure_code(result)
     return DeadLettered(settled, code) if code is not None and code in KEPT else settled

@@ -21,16 +21,16 @@ from tokenferry.contract.results import (
 )
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
 from tokenferry.contract.target import path_of
-from tokenferry_worker.circuits.scopes import About, Park
-from tokenferry_worker.deliveries.poison import excused, unless_poison
+from tokenferry_worker.circuits.scopes import CallScope, Park
+from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.errors import Declined, Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
-from tokenferry_worker.onboarding.progress import Entry, as_known
-from tokenferry_worker.onboarding.steps import Run, Stepper
+from tokenferry_worker.onboarding.progress import StepRecord, as_known
+from tokenferry_worker.onboarding.steps import DocumentRun, StepRunner
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import Exhausted
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Begun, Journal
 from tokenferry_worker.tokens.results import failure
 
@@ -48,11 +48,11 @@ MOST_REQUIREMENTS: Final = 200
 
 @dataclass(frozen=True)
 class Onboarder:
-    """Makes whole accounts. Holds private keys of the envelope and, through its desks, the endpoint's."""
+    """Makes whole accounts. Holds private keys of the envelope and, through its platforms, the endpoint's."""
 
     opener: Opener
-    stepper: Stepper
-    desks: Mapping[str, Desk]
+    steps: StepRunner
+    platforms: Mapping[str, PlatformContext]
     journal: Journal
     deliveries: int
     tell: Callable[[str, OnboardingProgress], None] = lambda _route, _progress: None
@@ -81,7 +81,7 @@ class Onboarder:
         if begun.outcome is not None:
             return _say(OnboardingResult.model_validate_json(begun.outcome), header)
         try:
-            async with excused(self.journal, header.request_id):
+            async with uncounted_if_called_off(self.journal, header.request_id):
                 result = await self._onboard(envelope, begun.deliveries)
         except Park as error:
             return Parked(error.scope, ONBOARD_TASK, header.request_id)
@@ -99,8 +99,8 @@ class Onboarder:
 
     async def _onboard(self, envelope: OnboardingEnvelope, deliveries: int) -> OnboardingResult:
         header = envelope.header
-        desk = self.desks.get(header.platform)
-        if desk is None:
+        platform = self.platforms.get(header.platform)
+        if platform is None:
             return self._failed(header, deliveries, Code.UNKNOWN_PLATFORM)
         given_up = deliveries > self.deliveries
         if deliveries > self.deliveries + 1:  # so opening it may be what workers die of
@@ -110,15 +110,15 @@ class Onboarder:
         except Unopenable as error:
             log.warning("onboarding message %s: %s", header.request_id, error)
             return self._failed(header, deliveries, Code.DELIVERIES_EXHAUSTED if given_up else Code.UNOPENABLE)
-        run = Run(desk, header, document.reference or header.request_id)
+        run = DocumentRun(platform, header, document.reference or header.request_id)
         if given_up:
             return await self._as_it_is(run, document, deliveries, failure(Code.DELIVERIES_EXHAUSTED, None, 0))
         # Two messages about one account follow each other, wherever they are worked on.
-        ledger = self.stepper.spender.ledgers[desk.name]
+        ledger = self.steps.spender.ledgers[platform.name]
         async with ledger.writing(f"onboarding:{run.onboarding_id}", lease=HOLD):
             return await self._walk(run, document, deliveries)
 
-    async def _walk(self, run: Run, document: Onboarding, deliveries: int) -> OnboardingResult:
+    async def _walk(self, run: DocumentRun, document: Onboarding, deliveries: int) -> OnboardingResult:
         known = await self._known(run)
         made: dict[str, str] = {}
         taken: list[StepResult] = []
@@ -127,7 +127,7 @@ class Onboarder:
             if not step.needs <= made.keys():
                 taken.append(StepResult(step=step.name, status="not_begun"))
                 continue
-            result = await self.stepper.take(run, step, known.get(step.name), made)
+            result = await self.steps.run(run, step, known.get(step.name), made)
             if result.status == "done" and result.object_id is not None:
                 made[step.name] = result.object_id
             taken.append(result)
@@ -136,19 +136,21 @@ class Onboarder:
         requirements = await self._requirements(run, made[ACCOUNT]) if ACCOUNT in made else None
         return self._result(run, document, deliveries, taken, _worst(taken), requirements)
 
-    async def _as_it_is(self, run: Run, document: Onboarding, deliveries: int, why: Failure) -> OnboardingResult:
+    async def _as_it_is(
+        self, run: DocumentRun, document: Onboarding, deliveries: int, why: Failure
+    ) -> OnboardingResult:
         """What there is of an account that is given up on. Nothing is called."""
         known = await self._known(run)
         found = [as_known(step.name, known.get(step.name), run.header.request_id) for step in steps(document)]
         return self._result(run, document, deliveries, found, why)
 
-    async def _known(self, run: Run) -> dict[str, Entry]:
-        entries = await self.stepper.book.look(run.shelf, run.onboarding_id)
-        return {step: Entry.model_validate_json(entry) for step, entry in entries.items()}
+    async def _known(self, run: DocumentRun) -> dict[str, StepRecord]:
+        entries = await self.steps.store.records(run.namespace, run.onboarding_id)
+        return {step: StepRecord.model_validate_json(entry) for step, entry in entries.items()}
 
     def _result(
         self,
-        run: Run,
+        run: DocumentRun,
         document: Onboarding,
         deliveries: int,
         taken: Sequence[StepResult],
@@ -170,7 +172,7 @@ class Onboarder:
             failure=why,
         )
 
-    def _progress(self, run: Run, taken: Sequence[StepResult], planned: int) -> OnboardingProgress:
+    def _progress(self, run: DocumentRun, taken: Sequence[StepResult], planned: int) -> OnboardingProgress:
         return OnboardingProgress(
             request_id=run.header.request_id,
             onboarding_id=run.onboarding_id,
@@ -180,17 +182,17 @@ class Onboarder:
             steps=planned,
         )
 
-    async def _requirements(self, run: Run, account: str) -> Requirements | None:
+    async def _requirements(self, run: DocumentRun, account: str) -> Requirements | None:
         """What the endpoint says is due. Nice to know: where it refuses to say, the outcome is the same without.
 
         While the endpoint answers nobody, this waits.
         """
 
         async def read() -> Answer:
-            return await run.desk.endpoint.get(path_of("accounts", account))
+            return await run.platform.client.get(path_of("accounts", account))
 
-        about = About(run.desk.name, "accounts", named_account=account)
-        attempts = self.stepper.attempts(run, about, run.desk.budgets.of("accounts"), until=None, asks=True)
+        about = CallScope(run.platform.name, "accounts", named_account=account)
+        attempts = self.steps.attempts(run, about, run.platform.budgets.of("accounts"), until=None, asks=True)
         try:
             return requirements_of(await attempts.run(read))
         except (Declined, Exhausted):
@@ -206,7 +208,7 @@ class Onboarder:
             "request_id": header.request_id,
             "platform": header.platform,
             "deliveries": deliveries,
-            "settled_at": int(self.stepper.spender.world.now() * 1000),
+            "settled_at": int(self.steps.spender.clock.now() * 1000),
         }
 
 

@@ -44,10 +44,10 @@ async def unless_poison(
 
 
 @asynccontextmanager
-async def excused(journal: Journal, id_: str) -> AsyncIterator[None]:
+async def uncounted_if_called_off(journal: Journal, id_: str) -> AsyncIterator[None]:
     """Work that may be called off: when the worker stops or a circuit is open, that is no sign of poison."""
     try:
         yield
     except (asyncio.CancelledError, Park):
-        await journal.excuse(id_)
+        await journal.uncount(id_)
         raise

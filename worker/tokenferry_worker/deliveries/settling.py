@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tokenferry.broker.publishing import Outgoing, PublishError, Publishes
+from tokenferry.broker.publishing import CanPublish, Outgoing, PublishError
 from tokenferry.contract.queues import (
     ATTACH_TASK,
     DEAD_LETTERS,
@@ -18,9 +18,18 @@ from tokenferry.contract.queues import (
     results_queue,
     tokenize_queue,
 )
-from tokenferry_worker.circuits.breaker import CircuitBook
-from tokenferry_worker.dead_letters.retention import note
-from tokenferry_worker.outcomes import Anew, DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
+from tokenferry_worker.circuits.breaker import CircuitStore
+from tokenferry_worker.dead_letters.retention import retained
+from tokenferry_worker.outcomes import (
+    DeadLettered,
+    Dropped,
+    HandedOn,
+    Outcome,
+    Parked,
+    Quarantined,
+    Retokenize,
+    Settled,
+)
 
 Handler = Callable[[str], Awaitable[None]]
 """Carries one delivery from its body to its settled outcome. Returning means: acknowledge."""
@@ -33,8 +42,8 @@ log = logging.getLogger(__name__)
 class Settler:
     """Publishes what an outcome asks for and returns only when the broker has confirmed all of it."""
 
-    publisher: Publishes
-    circuits: CircuitBook
+    publisher: CanPublish
+    circuits: CircuitStore
     clock: Callable[[], Awaitable[float]]
     """Unix seconds, by the store."""
 
@@ -50,7 +59,7 @@ class Settler:
                 request = order.request
                 queue = attach_queue(request.lane, request.platform)
                 await self._publish(Outgoing.task(queue, ATTACH_TASK, request.attach_id, order.model_dump_json()))
-            case Anew(sealed, platform, lane, request_id):
+            case Retokenize(sealed, platform, lane, request_id):
                 await self._publish(Outgoing.task(tokenize_queue(lane, platform), TOKENIZE_TASK, request_id, sealed))
             case DeadLettered(settled, code):
                 why = settled.result.failure
@@ -59,19 +68,19 @@ class Settler:
                     "attempts": why.attempts if why else 0,
                     "history": [attempt.model_dump() for attempt in why.history] if why else [],
                 }
-                kept = note(body, code, at=await self.clock(), realtime=realtime, **known)
+                kept = retained(body, code, at=await self.clock(), realtime=realtime, **known)
                 await self._publish(Outgoing(DEAD_LETTERS, kept))
                 await self._tell(settled)
             case Dropped(settled):
                 await self._tell(settled)
             case Quarantined(reason):
-                kept = note(body, reason, at=await self.clock(), realtime=realtime)
+                kept = retained(body, reason, at=await self.clock(), realtime=realtime)
                 await self._publish(Outgoing(QUARANTINE, kept))
                 log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
             case Parked(scope, task, id_):
                 await self._publish(Outgoing.task(parked_queue(scope), task, id_, body))
                 # Only now: who carries parked messages back forgets a queue that it finds empty.
-                await self.circuits.parked(scope)
+                await self.circuits.count_parked(scope)
 
     async def _tell(self, settled: Settled) -> None:
         if settled.reply_to is not None:

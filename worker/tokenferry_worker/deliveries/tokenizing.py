@@ -15,16 +15,25 @@ from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget
 from tokenferry_worker.circuits.scopes import Park
-from tokenferry_worker.deliveries.poison import excused, unless_poison
+from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.errors import Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
-from tokenferry_worker.limits.backpressure import Headway, Place, everywhere, places
-from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled, our_word
+from tokenferry_worker.limits.backpressure import Backpressure, Slot, all_slots, slots_of
+from tokenferry_worker.outcomes import (
+    DeadLettered,
+    Dropped,
+    HandedOn,
+    Outcome,
+    Parked,
+    Quarantined,
+    Settled,
+    own_failure_code,
+)
 from tokenferry_worker.provider.attempts import TooLate
-from tokenferry_worker.provider.platforms import Desk, mode_of
-from tokenferry_worker.tokens.creating import Maker, Wanted
+from tokenferry_worker.provider.platforms import PlatformContext, mode_of
+from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
 from tokenferry_worker.tokens.journal import Begun, Journal
-from tokenferry_worker.tokens.ledger import Scope
+from tokenferry_worker.tokens.ledger import TokenScope
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +54,10 @@ class Tokenizer:
     """Makes tokens of sealed requests."""
 
     opener: Opener
-    maker: Maker
-    desks: Mapping[str, Desk]
+    creator: TokenCreator
+    platforms: Mapping[str, PlatformContext]
     journal: Journal
-    headway: Headway
+    backpressure: Backpressure
     sign: Callable[[AttachRequest], SignedAttach]
     signer_id: str
     deliveries: int
@@ -70,7 +79,7 @@ class Tokenizer:
             self._deliver(envelope, begun, body),
             begun,
             self.deliveries,
-            lambda: self.maker.failed(_wanted(header), Code.DELIVERIES_EXHAUSTED),
+            lambda: self.creator.failed(_wanted(header), Code.DELIVERIES_EXHAUSTED),
             keep=not header.may_carry_cvc,
         )
 
@@ -80,87 +89,89 @@ class Tokenizer:
             # A redelivery: say it again, call nothing.
             plan = self._plan(envelope)
             if plan is None:
-                await self.headway.back(header.request_id, self._anywhere(header))
+                await self.backpressure.release(header.request_id, self._anywhere(header))
             return self._say(envelope, TokenResult.model_validate_json(begun.outcome), plan, body)
         plan = None
         ahead = self._anywhere(header)
-        desk = self.desks.get(header.platform)
-        if desk is None:
-            result = self.maker.failed(_wanted(header), Code.UNKNOWN_PLATFORM)
+        platform = self.platforms.get(header.platform)
+        if platform is None:
+            result = self.creator.failed(_wanted(header), Code.UNKNOWN_PLATFORM)
         elif begun.deliveries > self.deliveries:
-            result = self.maker.failed(_wanted(header), Code.DELIVERIES_EXHAUSTED)
+            result = self.creator.failed(_wanted(header), Code.DELIVERIES_EXHAUSTED)
         else:
             try:
                 plaintext = self.opener.open(envelope)
-                async with excused(self.journal, header.request_id):
+                async with uncounted_if_called_off(self.journal, header.request_id):
                     if (plan := plaintext.attach) is not None:
-                        ahead = places(desk.budgets, plan, header.lane, lifetime=self.token_lifetime)
+                        ahead = slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
                         if not await self._is_room(header, ahead):
                             del plaintext  # nothing stays open for as long as that may take
                             await self._find_room(header, ahead)
                             plaintext = self.opener.open(envelope)
                     wanted = _wanted(header, plaintext.form)
-                    result = await self.maker.make(desk, wanted, begun.epoch, remembered=begun.deliveries > 1)
+                    result = await self.creator.create(platform, wanted, begun.epoch, remembered=begun.deliveries > 1)
             except Unopenable as error:
                 log.warning("request %s: %s", header.request_id, error)
-                result = self.maker.failed(_wanted(header), Code.UNOPENABLE)
+                result = self.creator.failed(_wanted(header), Code.UNOPENABLE)
             except TooLate:
-                result = self.maker.failed(_wanted(header), Code.EXPIRED)
+                result = self.creator.failed(_wanted(header), Code.EXPIRED)
             except Park as error:
-                await self.headway.back(header.request_id, ahead)
+                await self.backpressure.release(header.request_id, ahead)
                 return Parked(error.scope, TOKENIZE_TASK, header.request_id)
-        recorded = await self._record(desk, header, result, ahead)
+        recorded = await self._record(platform, header, result, ahead)
         return self._say(envelope, TokenResult.model_validate_json(recorded), plan, body)
 
     async def _reused(self, header: Header) -> Outcome:
         """Another request has this id: the outcome of this one has an id of its own."""
         own = f"{header.request_id}:{fingerprint(header)[:12]}"
-        refusal = self.maker.failed(_wanted(header), Code.REQUEST_ID_REUSED)
+        refusal = self.creator.failed(_wanted(header), Code.REQUEST_ID_REUSED)
         refusal = refusal.model_copy(update={"outcome_id": f"{own}:token"})
         recorded = await self.journal.record(own, refusal.model_dump_json(exclude_none=True))
         return Settled(TokenResult.model_validate_json(recorded), header.reply_to)
 
-    async def _is_room(self, header: Header, ahead: tuple[Place, ...]) -> bool:
+    async def _is_room(self, header: Header, ahead: tuple[Slot, ...]) -> bool:
         """Whether one more token can be spent while it is fresh.
 
         The seat lasts for as long as the request does: while nothing is spent, a token that got too old makes no room.
         """
-        left = header.expires_at / 1000 - self.maker.world.now()
-        return await self.headway.go(header.request_id, ahead, lasts=max(self.token_lifetime, left))
+        left = header.expires_at / 1000 - self.creator.clock.now()
+        return await self.backpressure.acquire(header.request_id, ahead, lasts=max(self.token_lifetime, left))
 
-    def _anywhere(self, header: Header) -> tuple[Place, ...]:
+    def _anywhere(self, header: Header) -> tuple[Slot, ...]:
         """Where an earlier delivery may have taken a seat for it, as far as can be told without opening it."""
-        desk = self.desks.get(header.platform)
-        return everywhere(desk.budgets) if desk is not None and header.attach_digest is not None else ()
+        platform = self.platforms.get(header.platform)
+        return all_slots(platform.budgets) if platform is not None and header.attach_digest is not None else ()
 
-    async def _find_room(self, header: Header, ahead: tuple[Place, ...]) -> None:
+    async def _find_room(self, header: Header, ahead: tuple[Slot, ...]) -> None:
         """Wait until there is room.
 
         Raises `TooLate`.
         """
-        world, rest = self.maker.world, FIRST_LOOK
+        world, rest = self.creator.clock, FIRST_LOOK
         while not await self._is_room(header, ahead):
             left = header.expires_at / 1000 - world.now()
             if left <= 0:
                 raise TooLate(False)
-            await world.sleep(min(left, rest * (0.5 + world.dice())))
+            await world.sleep(min(left, rest * (0.5 + world.random())))
             rest = min(2 * rest, LAST_LOOK)
 
-    async def _record(self, desk: Desk | None, header: Header, result: TokenResult, ahead: tuple[Place, ...]) -> str:
+    async def _record(
+        self, platform: PlatformContext | None, header: Header, result: TokenResult, ahead: tuple[Slot, ...]
+    ) -> str:
         outcome = result.model_dump_json(exclude_none=True)
-        if desk is None or result.token is None:
+        if platform is None or result.token is None:
             return await self.journal.record(
-                header.request_id, outcome, ours=our_word(result) is not None, leaving=ahead
+                header.request_id, outcome, ours=own_failure_code(result) is not None, leaving=ahead
             )
-        scope = Scope(desk.name, mode_of(desk), header.connected_account or "", header.kind)
-        return await self.journal.made(header.request_id, outcome, result.token, scope, at=result.settled_at)
+        scope = TokenScope(platform.name, mode_of(platform), header.connected_account or "", header.kind)
+        return await self.journal.record_token(header.request_id, outcome, result.token, scope, at=result.settled_at)
 
     def _say(self, envelope: Envelope, result: TokenResult, plan: AttachTarget | None, body: str) -> Outcome:
         header = envelope.header
         if result.token is not None and plan is not None:
             return HandedOn(self._order(header, result, result.token, plan, body))
         settled = Settled(result, header.reply_to)
-        code = our_word(result)
+        code = own_failure_code(result)
         if code is None or code not in KEPT:
             return settled
         if header.may_carry_cvc:
@@ -206,8 +217,8 @@ def fingerprint(header: Header) -> str:
     return hashlib.sha256("|".join(named).encode()).hexdigest()[:40]
 
 
-def _wanted(header: Header, form: str = "") -> Wanted:
-    return Wanted(
+def _wanted(header: Header, form: str = "") -> TokenCall:
+    return TokenCall(
         header.request_id,
         header.kind,
         header.platform,

@@ -22,7 +22,7 @@ from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, refused,
 from tokenferry_worker.doctor.words import host
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.provider.answers import Greeting
-from tokenferry_worker.provider.client import PUBLISHABLE_IN_LIVE, EndpointKeys, TokenClient
+from tokenferry_worker.provider.client import PUBLISHABLE_IN_LIVE, ApiKeys, StripeClient
 from tokenferry_worker.wiring import Role
 
 INCOMPLETE: Final[Mapping[Kind, str]] = {
@@ -50,18 +50,18 @@ PERMISSION = "give the key the permission to write tokens, or use another key"
 async def examine(configuration: Configuration, name: str, platform: Platform, role: Role) -> list[Check]:
     """Every question for one platform; the later ones only where the earlier ones went well."""
     try:
-        keys = wiring.endpoint_keys(configuration, name, platform)
+        keys = wiring.api_keys(configuration, name, platform)
     except InvalidConfiguration as error:
         found = refused("endpoint keys", name, error, f"correct [platforms.{name}]: no worker starts like this")
         return [found, *_without_publishable(name, platform, role)]
-    client = TokenClient(platform, keys, connections=8, read_timeout=SECONDS, connect_timeout=SECONDS / 2)
+    client = StripeClient(platform, keys, connections=8, read_timeout=SECONDS, connect_timeout=SECONDS / 2)
     try:
         return [*_keys(name, platform, keys), *await ask(client, name, platform, role)]
     finally:
         await client.aclose()
 
 
-async def ask(client: TokenClient, name: str, platform: Platform, role: Role) -> list[Check]:
+async def ask(client: StripeClient, name: str, platform: Platform, role: Role) -> list[Check]:
     """What only the endpoint itself can tell."""
     lacking = _without_publishable(name, platform, role)
     before = time.time()
@@ -83,7 +83,7 @@ async def ask(client: TokenClient, name: str, platform: Platform, role: Role) ->
     return [*found, *await asyncio.gather(*questions), *lacking]
 
 
-def _keys(name: str, platform: Platform, keys: EndpointKeys) -> Iterator[Check]:
+def _keys(name: str, platform: Platform, keys: ApiKeys) -> Iterator[Check]:
     both = "a secret and a publishable key" if keys.publishable else "a secret key"
     yield ok("endpoint keys", name, f"{both} of {platform.mode} mode")
 
@@ -143,7 +143,7 @@ def _clock(name: str, greeting: Greeting, now: float) -> Iterator[Check]:
     yield clock("endpoint clock", name, theirs - now)
 
 
-async def _kind(client: TokenClient, platform: str, kind: Kind) -> Check:
+async def _kind(client: StripeClient, platform: str, kind: Kind) -> Check:
     name = f"endpoint {kind}"
     try:
         async with asyncio.timeout(SECONDS):
@@ -165,7 +165,7 @@ async def _kind(client: TokenClient, platform: str, kind: Kind) -> Check:
     return warning(name, platform, says, "make sure that base_url is the endpoint and not a stand-in")
 
 
-async def _connect(client: TokenClient, platform: str) -> Check:
+async def _connect(client: StripeClient, platform: str) -> Check:
     """Without Connect an account is refused as a whole, with it the parameter that is wrong is named."""
     name = "endpoint connect"
     do = "sign the account up for Connect before accounts, persons or external accounts are asked for"

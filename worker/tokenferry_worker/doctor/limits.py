@@ -49,7 +49,7 @@ def _shared(configuration: Configuration) -> Iterator[Check]:
     by_key: dict[str | None, list[str]] = {}
     for name, platform in configuration.platforms.items():
         try:
-            by_key.setdefault(wiring.endpoint_keys(configuration, name, platform).secret, []).append(name)
+            by_key.setdefault(wiring.api_keys(configuration, name, platform).secret, []).append(name)
         except InvalidConfiguration:
             continue  # said where the keys are examined
     for names in by_key.values():

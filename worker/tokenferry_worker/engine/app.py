@@ -19,7 +19,7 @@ from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, TOKENIZE_TASK
 from tokenferry_worker import wiring
 from tokenferry_worker.engine import signals
-from tokenferry_worker.health.vitals import Line, Vitals
+from tokenferry_worker.health.vitals import ReportLine, Vitals
 from tokenferry_worker.health.watchdog import Watchdog
 from tokenferry_worker.health.witness import QueueWitness
 from tokenferry_worker.on_redis.store import Clock, now_at
@@ -120,7 +120,7 @@ def _watchdog(app: Celery, worker: Any, configuration: Configuration) -> Watchdo
     vitals.connected = worker.consumer.is_reading
     vitals.reached = lambda: witness.reached
     vitals.empty_at = lambda: witness.empty_at
-    line = Line()
+    line = ReportLine()
     return Watchdog(
         worker.pool,
         witness,

@@ -28,7 +28,7 @@ from tokenferry.contract.work_messages import (
     WorkMessage,
     read_work,
 )
-from tokenferry_worker.dead_letters.retention import note
+from tokenferry_worker.dead_letters.retention import retained
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class CarefulConsumer(Consumer):
         if getattr(message, "refused", None) is None:
             realtime = not queue or queue.startswith(tokenize_queue("realtime", ""))
             try:
-                return note(message.body or "", reason, at=at, realtime=realtime)
+                return retained(message.body or "", reason, at=at, realtime=realtime)
             except Exception as error:  # whatever it holds, it must not come back for ever
                 log.error("what is not ours cannot be kept (%s); it is noted", type(error).__name__)
         return Refused(reason).note(getattr(message, "length", 0), at=int(at * 1000))

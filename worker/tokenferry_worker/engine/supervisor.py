@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
-from tokenferry_worker.health.judging import Health, Process, judge, starting
+from tokenferry_worker.health.judging import Health, ProcessHealth, judge, starting
 from tokenferry_worker.health.notifying import notify
-from tokenferry_worker.health.vitals import Report
+from tokenferry_worker.health.vitals import ProcessReport
 
 log = logging.getLogger("tokenferry.worker")
 
@@ -92,7 +92,7 @@ class Child:
         self.number = number
         self.started = self.heard = time.monotonic()
         self.silent_looks = 0
-        self.report: Report | None = None
+        self.report: ProcessReport | None = None
         self._half = b""
 
     def fileno(self) -> int:
@@ -108,7 +108,7 @@ class Child:
         except OSError:
             return False
         *lines, self._half = (self._half + said).split(b"\n")
-        if lines and (report := Report.read(lines[-1])) is not None:
+        if lines and (report := ProcessReport.read(lines[-1])) is not None:
             self.report, self.heard, self.silent_looks = report, time.monotonic(), 0
         return bool(said)
 
@@ -185,7 +185,7 @@ class Supervisor:
             child = children.get(number)
             silent = now - child.heard if child is not None else 0.0
             pid, report = (child.process.pid, child.report) if child is not None else (None, None)
-            processes.append(Process(number=number, pid=pid, silent=round(silent, 1), report=report))
+            processes.append(ProcessHealth(number=number, pid=pid, silent=round(silent, 1), report=report))
         stopping = self._asked is not Stage.WORK
         ago = now - self._tended_at
         return judge(os.getpid(), processes, stopping=stopping, supervised_ago=ago, patience=self._patience)

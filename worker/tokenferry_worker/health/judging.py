@@ -11,13 +11,13 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from tokenferry_worker.health.vitals import Report
+from tokenferry_worker.health.vitals import ProcessReport
 
 UNKILLABLE: Final = 10.0
 """Seconds after which a process that was killed should be gone."""
 
 
-class Process(BaseModel):
+class ProcessHealth(BaseModel):
     """One worker process, as its supervisor sees it."""
 
     model_config = ConfigDict(frozen=True)
@@ -27,7 +27,7 @@ class Process(BaseModel):
     """None: it has died, and another one is about to be started."""
     silent: float
     """Seconds since its latest report, or since its start."""
-    report: Report | None
+    report: ProcessReport | None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -49,7 +49,7 @@ class Health(BaseModel):
     ready: bool
     why: Sequence[str]
     """What is wrong; empty: nothing."""
-    processes: Sequence[Process]
+    processes: Sequence[ProcessHealth]
 
 
 def starting(pid: int) -> Health:
@@ -57,7 +57,9 @@ def starting(pid: int) -> Health:
     return Health(pid=pid, phase="starting", live=True, ready=False, why=["starting"], processes=[])
 
 
-def judge(pid: int, processes: Sequence[Process], *, stopping: bool, supervised_ago: float, patience: float) -> Health:
+def judge(
+    pid: int, processes: Sequence[ProcessHealth], *, stopping: bool, supervised_ago: float, patience: float
+) -> Health:
     """Put the parts together.
 
     *supervised_ago*: seconds since the supervisor last looked after its processes. *patience*: seconds of silence

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 Phase = Literal["starting", "working", "stopping"]
 
 
-class Report(BaseModel):
+class ProcessReport(BaseModel):
     """One process at one moment. Seconds are counted back from then."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -38,7 +38,7 @@ class Report(BaseModel):
     """Open ones."""
 
     @classmethod
-    def read(cls, line: bytes) -> Report | None:
+    def read(cls, line: bytes) -> ProcessReport | None:
         """The report in *line*; None for half a one."""
         try:
             return cls.model_validate_json(line)
@@ -85,7 +85,7 @@ class Vitals:
         self._taken = 0
         self._taken_at: float | None = None
 
-    def report(self) -> Report:
+    def report(self) -> ProcessReport:
         """How things are now."""
         now = time.monotonic()
         pool = self.pool if self.pool is not None and self.pool.started else None
@@ -94,7 +94,7 @@ class Vitals:
             self._taken, self._taken_at = taken, now
         empty_at = self.empty_at()
         stopping = pool is not None and pool.stopping
-        return Report(
+        return ProcessReport(
             pid=os.getpid(),
             role=self.role,
             since=self.since,
@@ -109,7 +109,7 @@ class Vitals:
         )
 
 
-class Line:
+class ReportLine:
     """The way to the supervisor: the socket that the process has as standard input."""
 
     def __init__(self, descriptor: int = 0) -> None:
@@ -118,7 +118,7 @@ class Line:
         except OSError:
             self._socket = None  # started by hand: nobody listens
 
-    def tell(self, report: Report) -> None:
+    def tell(self, report: ProcessReport) -> None:
         """Send it, or forget it: a supervisor that does not listen must not hold us up."""
         if self._socket is not None:
             try:

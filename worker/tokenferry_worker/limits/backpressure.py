@@ -15,23 +15,23 @@ SHARE: Final[dict[Lane, float]] = {"bulk": 0.5, "realtime": 0.75}
 has to wait; the rest is for pauses, refusals and other traffic."""
 
 
-def places(budgets: Budgets, target: Target, lane: Lane, *, lifetime: float) -> tuple[Place, ...]:
+def slots_of(budgets: Budgets, target: Target, lane: Lane, *, lifetime: float) -> tuple[Slot, ...]:
     """Where a request counts whose token is to be spent on *target*. *lifetime* of a token in seconds."""
     drawn = [budgets.whole, budgets.endpoint(target.endpoint())]
     if target.creates_account:
         drawn.append(budgets.account_creation)
     return tuple(
-        Place(each.name, max(1, int(SHARE[lane] * each.per_second * lifetime)), each.interval) for each in drawn
+        Slot(each.name, max(1, int(SHARE[lane] * each.per_second * lifetime)), each.interval) for each in drawn
     )
 
 
-def everywhere(budgets: Budgets) -> tuple[Place, ...]:
+def all_slots(budgets: Budgets) -> tuple[Slot, ...]:
     """Every place where a request may count whose plan cannot be read: to be given up, not to be taken."""
-    return tuple(Place(each.name, 0) for each in budgets.all())
+    return tuple(Slot(each.name, 0) for each in budgets.all())
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """What tokens wait for together, and how many of them may wait."""
 
     name: str
@@ -40,13 +40,13 @@ class Place:
     """Seconds between two calls at the configured rate, which *limit* is right for."""
 
 
-class Headway(Protocol):
+class Backpressure(Protocol):
     """How far tokenizing is ahead of spending, for the whole fleet."""
 
-    async def go(self, id_: str, places: Sequence[Place], *, lasts: float) -> bool:
+    async def acquire(self, id_: str, places: Sequence[Slot], *, lasts: float) -> bool:
         """Count request *id_* as ahead at every one of *places*, for *lasts* seconds at most. False: one is full."""
         ...
 
-    async def back(self, id_: str, places: Sequence[Place]) -> None:
+    async def release(self, id_: str, places: Sequence[Slot]) -> None:
         """It is ahead no more: there will be no token."""
         ...

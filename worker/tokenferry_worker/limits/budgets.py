@@ -8,13 +8,13 @@ from typing import Final
 
 from tokenferry.configuration import Platform
 from tokenferry.contract.targets import ENDPOINTS, Target
-from tokenferry_worker.limits.pacing import Budget, Scope
+from tokenferry_worker.limits.pacing import Budget, BudgetScope
 
 TOKENS = "tokens"
 
-ENDPOINT: Final[tuple[Scope, ...]] = ("account_creation", "endpoint")
+ENDPOINT: Final[tuple[BudgetScope, ...]] = ("account_creation", "endpoint")
 """The endpoint's own limit. The provider counts one operation as one endpoint, and creating an account is one."""
-REFUSED: Final[tuple[tuple[str, tuple[Scope, ...]], ...]] = (
+REFUSED: Final[tuple[tuple[str, tuple[BudgetScope, ...]], ...]] = (
     ("global", ("platform",)),
     ("endpoint", ENDPOINT),
     # No page of the provider lists these two. A limit of one account must never slow the others down.
@@ -83,11 +83,11 @@ class Budgets:
 
         *used*: what the call drew on, in any order. See `REFUSED`.
         """
-        drawn: dict[Scope, Budget] = {budget.scope: budget for budget in used}
+        drawn: dict[BudgetScope, Budget] = {budget.scope: budget for budget in used}
         meant = next(scopes for beginning, scopes in REFUSED if reason.startswith(beginning))
         return next(drawn[scope] for scope in meant if scope in drawn)
 
-    def _budget(self, what: str, per_second: float, scope: Scope) -> Budget:
+    def _budget(self, what: str, per_second: float, scope: BudgetScope) -> Budget:
         limits = self.platform.limits
         in_flight = limits.in_flight.get(what.removeprefix("endpoint:"), 0)
         return Budget(f"{self.name}:{what}", per_second * (1 - limits.reserved), limits.burst, in_flight, scope)

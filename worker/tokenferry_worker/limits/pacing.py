@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from tokenferry.contract.names import LANES, Lane
 from tokenferry_worker.cancelling import cancel_and_wait
 
-Scope = Literal["platform", "endpoint", "account_creation", "connected_account"]
+BudgetScope = Literal["platform", "endpoint", "account_creation", "connected_account"]
 """Which calls a budget counts: all of a platform, those of one endpoint, those that make accounts, or those for one
 connected account."""
 
@@ -35,7 +35,7 @@ class Budget:
     burst: int = 1
     in_flight: int = 0
     """Calls that may be under way at the same time; 0: any number."""
-    scope: Scope = "endpoint"
+    scope: BudgetScope = "endpoint"
     """Which calls it counts. A refusal that names a limit slows the budget of that scope."""
 
     @property
@@ -107,16 +107,16 @@ def cut(factor: float, seconds: float, cuts: int) -> tuple[float, int]:
 
 
 @dataclass(frozen=True)
-class Word:
+class PermitReply:
     """The limiter's answer: whether one call may be made now, and the seconds until it is worth asking again."""
 
     granted: bool
     ask_again: float
-    call: str = ""
+    permit_id: str = ""
     """What the granted call is known by until it is done; empty where nobody counts calls under way."""
 
 
-Ask = Callable[[Sequence[Budget], Lane, bool], Awaitable[Word]]
+RequestPermit = Callable[[Sequence[Budget], Lane, bool], Awaitable[PermitReply]]
 """Asks for one call out of every budget, for a lane; the flag says that another request waits behind it."""
 
 GiveBack = Callable[[Sequence[Budget], str], None]
@@ -135,7 +135,9 @@ class Gate:
     goes to the next one that waits, and is given back where none does.
     """
 
-    def __init__(self, budgets: Sequence[Budget], ask: Ask, give_back: GiveBack = _nothing_to_give_back) -> None:
+    def __init__(
+        self, budgets: Sequence[Budget], ask: RequestPermit, give_back: GiveBack = _nothing_to_give_back
+    ) -> None:
         self._budgets = budgets
         self._ask = ask
         self._give_back = give_back
@@ -175,7 +177,7 @@ class Gate:
             while lane := self._next_lane():
                 word = await self._ask(self._budgets, lane, len(self._waiting) > 1)
                 if word.granted:
-                    self._hand_over(word.call)
+                    self._hand_over(word.permit_id)
                 if word.ask_again > 0:
                     await self._rest(word.ask_again)
         except Exception as error:
@@ -220,6 +222,6 @@ class Limiter(Protocol):
         """The call is over, however it ended."""
         ...
 
-    async def push_back(self, budget: Budget, seconds: float) -> None:
+    async def back_off(self, budget: Budget, seconds: float) -> None:
         """Nobody in the fleet draws on *budget* for *seconds*: the endpoint said it is exhausted."""
         ...

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tokenferry_worker.limits.backpressure import Place
+from tokenferry_worker.limits.backpressure import Slot
 from tokenferry_worker.on_redis.store import Script, Store
 
 
-class RedisHeadway:
-    """Implements `ports.Headway`."""
+class RedisBackpressure:
+    """Implements `limits.backpressure.Backpressure`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._go = Script("go_ahead", after=("budget",))
         self._back = Script("step_back")
 
-    async def go(self, id_: str, places: Sequence[Place], *, lasts: float) -> bool:
+    async def acquire(self, id_: str, places: Sequence[Slot], *, lasts: float) -> bool:
         """Take a seat at every one of *places*, or none. *lasts*: seconds until it passes away by itself."""
         args: list[str | int] = [id_, int(lasts * 1000)]
         for place in places:
@@ -25,16 +25,16 @@ class RedisHeadway:
         keys = self._keys(places) + [self._store.key("budget", place.name) for place in places]
         return bool(await self._store.run(self._go, keys, args))
 
-    async def back(self, id_: str, places: Sequence[Place]) -> None:
+    async def release(self, id_: str, places: Sequence[Slot]) -> None:
         """Give the seats up."""
         if not places:
             return
         await self._store.run(self._back, self._keys(places), [id_])
 
-    def _keys(self, places: Sequence[Place]) -> list[str]:
-        return [place_key(self._store, place.name) for place in places]
+    def _keys(self, places: Sequence[Slot]) -> list[str]:
+        return [slot_key(self._store, place.name) for place in places]
 
 
-def place_key(store: Store, name: str) -> str:
+def slot_key(store: Store, name: str) -> str:
     """The key of one place."""
     return store.key("ahead", name)

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from tokenferry_worker.circuits.scopes import Board, Circuit
+from tokenferry_worker.circuits.scopes import Circuit, CircuitSnapshot
 from tokenferry_worker.on_redis.store import Script, Store
 
 DAY_MS: Final = 86_400_000
@@ -16,7 +16,7 @@ PARKED_KEPT_MS: Final = 90 * DAY_MS
 
 
 class RedisCircuits:
-    """Implements `ports.CircuitBook`."""
+    """Implements `circuits.breaker.CircuitStore`."""
 
     def __init__(
         self, store: Store, *, first: float = 5.0, longest: float = 60.0, lasts: float = 60.0, others: float = 3.0
@@ -24,7 +24,7 @@ class RedisCircuits:
         """Seconds: before the *first* probe, before a later one at the *longest*, and how long one probe *lasts*.
 
         *others*: for how long a probe that is due waits for a request that was not tried in vain yet, and as long again
-        for another than the one that probed last. Longer than two looks of a `Switchboard`, so that every process has
+        for another than the one that probed last. Longer than two looks of a breaker, so that every process has
         heard that it is due.
         """
         self._store = store
@@ -41,7 +41,7 @@ class RedisCircuits:
         args = [scope, status, code, request_id, secrets.token_hex(8), self._first, KEPT_MS]
         return bool(await self._store.run(self._open, [self._key(scope), self._open_set], args))
 
-    async def ask(
+    async def admit(
         self, scopes: Sequence[str], by: str = "", *, tried: bool = False
     ) -> Literal["closed", "open", "probe"]:
         """Whether a call may be made; `probe`: this one alone."""
@@ -50,7 +50,7 @@ class RedisCircuits:
         )
         return word
 
-    async def again(self, scope: str, *, failed: bool, by: str = "") -> None:
+    async def end_probe(self, scope: str, *, failed: bool, by: str = "") -> None:
         """Give back the right to probe."""
         args = [int(failed), self._first, self._longest, KEPT_MS, by]
         await self._store.run(self._again, [self._key(scope), self._open_set], args)
@@ -60,7 +60,7 @@ class RedisCircuits:
         lasted = int(await self._store.run(self._close, [self._key(scope), self._open_set], [scope]))
         return None if lasted < 0 else lasted / 1000
 
-    async def look(self) -> Board:
+    async def snapshot(self) -> CircuitSnapshot:
         """Everything that is open or parked."""
         prefix = self._store.key("circuit", "")
         open_, parked = await self._store.run(self._look, [self._open_set, self._parked_hash], [prefix])
@@ -68,17 +68,17 @@ class RedisCircuits:
             scope: Circuit(scope, int(status), code, id_, int(opened) / 1000, int(probes), int(due_in) / 1000)
             for scope, status, code, id_, opened, probes, due_in in open_
         }
-        return Board(circuits, dict(zip(parked[::2], map(int, parked[1::2]), strict=True)))
+        return CircuitSnapshot(circuits, dict(zip(parked[::2], map(int, parked[1::2]), strict=True)))
 
-    async def parked(self, scope: str) -> None:
+    async def count_parked(self, scope: str) -> None:
         """A message now rests in the queue of *scope*."""
         await self._store.run(self._parked, [self._parked_hash], [scope, "", PARKED_KEPT_MS])
 
-    async def emptied(self, scope: str, count: int) -> None:
+    async def forget_parked(self, scope: str, count: int) -> None:
         """The queue was empty, seen after *count* messages had been parked."""
         await self._store.run(self._parked, [self._parked_hash], [scope, count, PARKED_KEPT_MS])
 
-    async def mind(self, scope: str, by: str, *, lease: float) -> bool:
+    async def try_lead(self, scope: str, by: str, *, lease: float) -> bool:
         """Take or keep the duty to carry back what *scope* has parked."""
         key = self._store.key("circuit-duty", scope)
         return bool(await self._store.run(self._hold, [key], [by, int(lease * 1000)]))

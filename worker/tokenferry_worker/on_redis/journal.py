@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tokenferry_worker.errors import Forgotten, Reused
-from tokenferry_worker.limits.backpressure import Place
-from tokenferry_worker.on_redis.backpressure import place_key
+from tokenferry_worker.limits.backpressure import Slot
+from tokenferry_worker.on_redis.backpressure import slot_key
 from tokenferry_worker.on_redis.ledger import entry_key, token_key
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.tokens.journal import Begun
-from tokenferry_worker.tokens.ledger import Scope
+from tokenferry_worker.tokens.ledger import TokenScope
 
 
 class RedisJournal:
-    """Implements `ports.Journal`."""
+    """Implements `tokens.journal.Journal`."""
 
     def __init__(self, store: Store, subject: str, *, days: float) -> None:
         """*subject*: `request` or `attach`. *days*: how long an entry outlives its last change."""
@@ -42,19 +42,19 @@ class RedisJournal:
         deliveries, epoch, outcome, round_ = known
         return Begun(deliveries, epoch, _of_round(outcome, round_) if outcome else None)
 
-    async def excuse(self, id_: str) -> None:
+    async def uncount(self, id_: str) -> None:
         """Uncount a delivery of *id_* that was given back in good order."""
         await self._store.run(self._excuse, [self._key(id_)], [self._ttl_ms])
 
-    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Place] = ()) -> str:
+    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Slot] = ()) -> str:
         """Write *outcome* unless there is one; returns the one that counts. The seats at *leaving* are given up."""
-        keys = [self._key(id_), *(place_key(self._store, place.name) for place in leaving)]
+        keys = [self._key(id_), *(slot_key(self._store, place.name) for place in leaving)]
         known = await self._store.run(self._record, keys, [outcome, self._ttl_ms, id_, int(ours)])
         if known is None:
             raise Forgotten
         return _of_round(*known)
 
-    async def made(self, id_: str, outcome: str, token: str, scope: Scope, *, at: int) -> str:
+    async def record_token(self, id_: str, outcome: str, token: str, scope: TokenScope, *, at: int) -> str:
         """As `record`, of an outcome with a *token*: the ledger learns at once that it is available, and to whom.
 
         *at*: when it was made, in Unix milliseconds.
@@ -64,13 +64,13 @@ class RedisJournal:
         counts, round_ = await self._store.run(self._made, keys, args)
         return _of_round(counts, round_)
 
-    async def anew(self, id_: str, token: str, places: Sequence[Place]) -> bool:
+    async def retokenize(self, id_: str, token: str, places: Sequence[Slot]) -> bool:
         """Let request *id_* make another token, if *token*, expired and never tried, is the one it has made.
 
         Asked again it says the same and does nothing more. False where the token is not expired.
         """
         entry, order = (entry_key(self._store, subject, id_) for subject in ("request", "attach"))
-        keys = [entry, order, token_key(self._store, token), *(place_key(self._store, each.name) for each in places)]
+        keys = [entry, order, token_key(self._store, token), *(slot_key(self._store, each.name) for each in places)]
         return bool(await self._store.run(self._anew, keys, [token, id_, self._ttl_ms]))
 
     async def next_epoch(self, id_: str, after: int) -> int:

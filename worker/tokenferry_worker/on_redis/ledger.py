@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from tokenferry_worker.cancelling import cancel_and_wait
 from tokenferry_worker.on_redis.store import Script, Store
-from tokenferry_worker.tokens.ledger import Became, Claim, Scope
+from tokenferry_worker.tokens.ledger import Became, Claim, TokenScope
 from tokenferry_worker.tokens.lifecycle import Ending
 
 
 @dataclass
 class Kept:
-    """Implements `ports.Hold`."""
+    """Implements `tokens.ledger.Hold`."""
 
     renew: Callable[[], Awaitable[bool]] = field(repr=False)
 
@@ -26,7 +26,7 @@ class Kept:
 
 
 class RedisLedger:
-    """Implements `ports.Ledger`. Tokens are known by their id alone; locks belong to one platform."""
+    """Implements `tokens.ledger.Ledger`. Tokens are known by their id alone; locks belong to one platform."""
 
     def __init__(self, store: Store, platform: str, *, days: float) -> None:
         """*days*: how long a token is remembered."""
@@ -45,7 +45,7 @@ class RedisLedger:
         by: str,
         *,
         lease: float,
-        scope: Scope | None = None,
+        scope: TokenScope | None = None,
         lost: int | None = None,
         journaled: bool = False,
     ) -> Claim:
@@ -64,10 +64,10 @@ class RedisLedger:
             int(fence),
             again in (1, 2),
             Became(object_id, object_type, stored_id or None) if object_id else None,
-            elsewhere=again == 2,
-            unheard=again == 3,
+            used_by_unknown=again == 2,
+            unknown_to_ledger=again == 3,
             made_at=int(made) if made else None,
-            told=told or None,
+            settled_outcome=told or None,
         )
 
     @asynccontextmanager

@@ -15,7 +15,7 @@ from typing import Final
 
 from tokenferry.contract.names import Lane
 from tokenferry_worker.cancelling import cancel_and_wait
-from tokenferry_worker.limits.pacing import Budget, Gate, Word, take
+from tokenferry_worker.limits.pacing import Budget, Gate, PermitReply, take
 from tokenferry_worker.on_redis.store import Script, Store
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ CLOSING: Final = 1.0
 
 
 class RedisLimiter:
-    """Implements `ports.Limiter`.
+    """Implements `limits.pacing.Limiter`.
 
     While the store is away, each process goes on by itself with a small share of every budget: never without a limit,
     and without a deadlock. What it then calls is not counted anywhere else, so the share is chosen for the whole fleet.
@@ -116,7 +116,7 @@ class RedisLimiter:
         self._paused = {name: until for name, until in self._paused.items() if until > now}
         self._forget_at = len(self._gates) + NEW_GATES
 
-    async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> Word:
+    async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> PermitReply:
         """Take one call out of every budget at once, or learn when to ask again.
 
         Cancelled, it leaves no call counted as under way.
@@ -142,9 +142,9 @@ class RedisLimiter:
         if paused:
             place, lasts = paused
             self._paused[budgets[int(place) - 2].name] = time.monotonic() + int(lasts) / MICROSECONDS
-        return Word(bool(granted), int(ask_again) / MICROSECONDS, call)
+        return PermitReply(bool(granted), int(ask_again) / MICROSECONDS, call)
 
-    async def push_back(self, budget: Budget, seconds: float) -> None:
+    async def back_off(self, budget: Budget, seconds: float) -> None:
         """The endpoint has refused a call: nobody draws on *budget* for *seconds*, and then all draw more slowly."""
         factor, cut = await self._store.run(
             self._push_back,
@@ -154,15 +154,15 @@ class RedisLimiter:
         if cut:
             log.warning("budget %s: the endpoint answers 429; slowed to %.0f %%", budget.name, 100 * float(factor))
 
-    def _ask_alone(self, budgets: Sequence[Budget], lane: Lane) -> Word:
+    def _ask_alone(self, budgets: Sequence[Budget], lane: Lane) -> PermitReply:
         if any(self._paused.get(budget.name, 0.0) > time.monotonic() for budget in budgets):
-            return Word(False, 1.0)
+            return PermitReply(False, 1.0)
         slower = [Budget(budget.name, budget.per_second * self._alone) for budget in budgets]
         arrivals = [self._arrivals.get(budget.name, 0.0) for budget in slower]
         arrivals, wait = take(arrivals, slower, lane, now=time.monotonic())
         self._arrivals.update(zip((budget.name for budget in slower), arrivals, strict=True))
         # Never longer than a second, to notice when the store is back.
-        return Word(wait == 0.0, min(wait, 1.0))
+        return PermitReply(wait == 0.0, min(wait, 1.0))
 
 
 def budget_key(store: Store, name: str) -> str:

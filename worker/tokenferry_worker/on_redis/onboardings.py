@@ -6,7 +6,7 @@ from tokenferry_worker.on_redis.store import Script, Store
 
 
 class RedisOnboardings:
-    """Implements `entries.Book` for every platform."""
+    """Implements `onboarding.progress.OnboardingStore` for every platform."""
 
     def __init__(self, store: Store, *, days: float) -> None:
         """*days*: how long an onboarding is remembered after its last change."""
@@ -15,12 +15,12 @@ class RedisOnboardings:
         self._look = Script("onboarding_look")
         self._note = Script("onboarding_note")
 
-    async def look(self, platform: str, onboarding_id: str) -> dict[str, str]:
+    async def records(self, platform: str, onboarding_id: str) -> dict[str, str]:
         """What is known, by step name."""
         flat = await self._store.run(self._look, [self._key(platform, onboarding_id)], [self._ttl_ms])
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
-    async def note(self, platform: str, onboarding_id: str, step: str, entry: str) -> str:
+    async def record(self, platform: str, onboarding_id: str, step: str, entry: str) -> str:
         """Write *entry* unless the step is done already; returns the one that counts."""
         key = self._key(platform, onboarding_id)
         return str(await self._store.run(self._note, [key], [step, entry, self._ttl_ms]))

@@ -21,7 +21,7 @@ have had its effect stays `begun`: whoever comes next asks under the same keys, 
 """
 
 
-class Entry(Message):
+class StepRecord(Message):
     """What is known of a step. Ids and codes only."""
 
     status: Status
@@ -41,19 +41,19 @@ class Entry(Message):
     failure: Failure | None = None
 
 
-class Book(Protocol):
+class OnboardingStore(Protocol):
     """How far every onboarding is."""
 
-    async def look(self, platform: str, onboarding_id: str) -> dict[str, str]:
+    async def records(self, platform: str, onboarding_id: str) -> dict[str, str]:
         """Entries as JSON, by step name."""
         ...
 
-    async def note(self, platform: str, onboarding_id: str, step: str, entry: str) -> str:
+    async def record(self, platform: str, onboarding_id: str, step: str, entry: str) -> str:
         """Write an entry unless the step is done already; returns the one that counts."""
         ...
 
 
-def as_known(step: str, known: Entry | None, message: str) -> StepResult:
+def as_known(step: str, known: StepRecord | None, message: str) -> StepResult:
     """What became of a step as far as it is *known*, for whoever asks with *message*."""
     if known is None:
         return StepResult(step=step, status="not_begun")

@@ -19,14 +19,22 @@ from tokenferry.contract.requests import TokenRequest
 from tokenferry.contract.results import Display, Failure, StepResult
 from tokenferry.contract.steps import Step
 from tokenferry.contract.target import Target
-from tokenferry_worker.circuits.scopes import About
+from tokenferry_worker.circuits.scopes import CallScope
 from tokenferry_worker.errors import Blocked, Declined, Reused, Unavailable
 from tokenferry_worker.limits.pacing import Budget
-from tokenferry_worker.onboarding.progress import DOUBTFUL, Book, Entry, Status, as_known, is_final, is_stored
+from tokenferry_worker.onboarding.progress import (
+    DOUBTFUL,
+    OnboardingStore,
+    Status,
+    StepRecord,
+    as_known,
+    is_final,
+    is_stored,
+)
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Attempts, Exhausted, TooLate
-from tokenferry_worker.provider.platforms import Desk
-from tokenferry_worker.tokens.creating import Maker, Wanted
+from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
 from tokenferry_worker.tokens.journal import Journal
 from tokenferry_worker.tokens.orders import named_account
 from tokenferry_worker.tokens.results import failure
@@ -39,31 +47,31 @@ STEP: Final = "step of an onboarding"
 
 
 @dataclass(frozen=True)
-class Run:
+class DocumentRun:
     """One delivery's work on one onboarding."""
 
-    desk: Desk
+    platform: PlatformContext
     header: OnboardingHeader
     onboarding_id: str
 
     @property
-    def shelf(self) -> str:
+    def namespace(self) -> str:
         """Whose onboardings are remembered together: what was made in test mode is not there in live mode."""
-        return self.desk.name if self.desk.live else f"{self.desk.name}:test"
+        return self.platform.name if self.platform.live else f"{self.platform.name}:test"
 
 
 @dataclass(frozen=True)
-class Stepper:
+class StepRunner:
     """Takes steps. Everything it needs of the world comes in here."""
 
-    maker: Maker
+    creator: TokenCreator
     spender: Spender
     journal: Journal
-    book: Book
+    store: OnboardingStore
     token_lifetime: float
     """Seconds after which an unspent token is made anew."""
 
-    async def take(self, run: Run, step: Step, known: Entry | None, made: Mapping[str, str]) -> StepResult:
+    async def run(self, run: DocumentRun, step: Step, known: StepRecord | None, made: Mapping[str, str]) -> StepResult:
         """Take *step*, of which *known* is known, with the ids of what was *made* before. Raises `Park`."""
         mine = known is not None and known.message == run.header.request_id
         if known is not None and (known.status == "done" or (known.status == "refused" and mine)):
@@ -74,7 +82,7 @@ class Stepper:
         if known is not None and known.status == "begun" and (known.token is None) is not (step.request is None):
             # Begun in the other manner, with a token or without one: only its own document can find out.
             return as_known(step.name, known, run.header.request_id)
-        here = _Here(run, step.name, round_)
+        here = _StepContext(run, step.name, round_)
         target = step.target(made)
         if step.request is None:
             return await self._conclude(here, await self._call(here, target, known))
@@ -82,7 +90,7 @@ class Stepper:
         return await self._conclude(here, became, earlier=known is not None and known.token is not None and not mine)
 
     async def _make_and_spend(
-        self, here: _Here, request: TokenRequest, target: Target, known: Entry | None
+        self, here: _StepContext, request: TokenRequest, target: Target, known: StepRecord | None
     ) -> str | Failure:
         """The id of the object, or why there is none."""
         entry = known if known is not None and known.token is not None else None
@@ -94,7 +102,9 @@ class Stepper:
         expired = None
         for _ in range(NEW_TOKENS):
             if entry is None:
-                made = await self.maker.make(here.run.desk, _wanted(here, request), epoch, remembered=remembered)
+                made = await self.creator.create(
+                    here.run.platform, _wanted(here, request), epoch, remembered=remembered
+                )
                 if made.token is None:
                     return made.failure or failure(Code.REFUSED, None, 0)
                 stored_id = made.display.object_id if made.display else None
@@ -105,7 +115,7 @@ class Stepper:
                     return entry.object_id  # a twin has done the step meanwhile
             order = self._order(here, request, target, entry)
             # The book outlives the ledger: a noted token of which that knows nothing may have been spent long ago.
-            spent = await self.spender.spend(here.run.desk, order, forgotten=entry is known and not remembered)
+            spent = await self.spender.spend(here.run.platform, order, forgotten=entry is known and not remembered)
             if spent.failure is None and spent.object_id is not None:
                 return spent.object_id
             if spent.failure is None or spent.failure.code != Code.TOKEN_EXPIRED:
@@ -116,7 +126,7 @@ class Stepper:
         assert expired is not None
         return expired
 
-    def _order(self, here: _Here, request: TokenRequest, target: Target, entry: Entry) -> AttachRequest:
+    def _order(self, here: _StepContext, request: TokenRequest, target: Target, entry: StepRecord) -> AttachRequest:
         assert entry.token is not None
         header = here.run.header
         return AttachRequest(
@@ -132,7 +142,7 @@ class Stepper:
             display=Display(object_id=entry.stored_id) if entry.stored_id else None,
         )
 
-    async def _call(self, here: _Here, target: Target, known: Entry | None) -> str | Failure:
+    async def _call(self, here: _StepContext, target: Target, known: StepRecord | None) -> str | Failure:
         """A call that spends no token: the id of the object, or why there is none."""
         begun = known is not None and known.at > 0
         if begun and known is not None and self._now_ms() - known.at > KEY_IS_SAFE * 1000:
@@ -151,16 +161,18 @@ class Stepper:
             elif self._now_ms() - first_at > KEY_IS_SAFE * 1000:
                 raise TooLate(True)  # it waited so long that its key may make a second object
             try:
-                return await here.run.desk.endpoint.post(target.path(), form, idempotency_key=idempotency_key(here.id))
+                return await here.run.platform.client.post(
+                    target.path(), form, idempotency_key=idempotency_key(here.id)
+                )
             except (Blocked, Unavailable) as error:
                 if first and not error.maybe_done:
                     await self._note(here, here.entry("stopped"))
                 raise
 
-        budgets = here.run.desk.budgets.spending(target)
+        budgets = here.run.platform.budgets.spending(target)
         attempts = self.attempts(
             here.run,
-            About(here.run.desk.name, target.endpoint(), named_account=named_account(target)),
+            CallScope(here.run.platform.name, target.endpoint(), named_account=named_account(target)),
             budgets,
             until=None if begun else here.run.header.expires_at,
         )
@@ -179,7 +191,7 @@ class Stepper:
             return failure(code, last, error.attempts, error.history)
 
     def attempts(
-        self, run: Run, about: About, budgets: tuple[Budget, ...], *, until: int | None, asks: bool = False
+        self, run: DocumentRun, about: CallScope, budgets: tuple[Budget, ...], *, until: int | None, asks: bool = False
     ) -> Attempts:
         """The attempts of a call that spends no token. *until*: Unix milliseconds after which none is begun.
 
@@ -189,8 +201,8 @@ class Stepper:
         return Attempts(
             spender.limiter,
             spender.circuits,
-            spender.world,
-            run.desk,
+            spender.clock,
+            run.platform,
             about,
             run.header.lane,
             budgets,
@@ -201,7 +213,7 @@ class Stepper:
             asks=asks,
         )
 
-    async def _conclude(self, here: _Here, became: str | Failure, *, earlier: bool = False) -> StepResult:
+    async def _conclude(self, here: _StepContext, became: str | Failure, *, earlier: bool = False) -> StepResult:
         """*earlier*: the token was made of an earlier document."""
         if isinstance(became, str):
             done = await self._note(here, here.entry("done", object_id=became))
@@ -212,29 +224,31 @@ class Stepper:
         return StepResult(step=here.step, status="failed", failure=became)
 
     def _now_ms(self) -> int:
-        return int(self.spender.world.now() * 1000)
+        return int(self.spender.clock.now() * 1000)
 
-    async def _note(self, here: _Here, entry: Entry) -> Entry:
+    async def _note(self, here: _StepContext, entry: StepRecord) -> StepRecord:
         text = entry.model_dump_json(exclude_none=True)
         run = here.run
-        return Entry.model_validate_json(await self.book.note(run.shelf, run.onboarding_id, here.step, text))
+        return StepRecord.model_validate_json(
+            await self.store.record(run.namespace, run.onboarding_id, here.step, text)
+        )
 
 
 @dataclass(frozen=True)
-class _Here:
+class _StepContext:
     """One step in one round, and the id that its keys come from."""
 
-    run: Run
+    run: DocumentRun
     step: str
     round: int
 
     @property
     def id(self) -> str:
-        return step_id(self.run.shelf, self.run.onboarding_id, self.step, self.round)
+        return step_id(self.run.namespace, self.run.onboarding_id, self.step, self.round)
 
-    def entry(self, status: Status, *, at: int = 0, **known: object) -> Entry:
+    def entry(self, status: Status, *, at: int = 0, **known: object) -> StepRecord:
         fields = {"status": status, "round": self.round, "message": self.run.header.request_id, "at": at, **known}
-        return Entry.model_validate(fields)
+        return StepRecord.model_validate(fields)
 
 
 def step_id(shelf: str, onboarding_id: str, step: str, round_: int) -> str:
@@ -256,9 +270,9 @@ def idempotency_key(step: str) -> str:
     return f"tokenferry:onboard:{step}"
 
 
-def _wanted(here: _Here, request: TokenRequest) -> Wanted:
+def _wanted(here: _StepContext, request: TokenRequest) -> TokenCall:
     header = here.run.header
-    return Wanted(
+    return TokenCall(
         here.id,
         request.kind,
         header.platform,

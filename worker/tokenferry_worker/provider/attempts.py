@@ -12,26 +12,26 @@ from typing import Final
 from tokenferry.contract.codes import Code
 from tokenferry.contract.names import Lane
 from tokenferry.contract.results import Attempt
-from tokenferry_worker.circuits.breaker import Switchboard
+from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.circuits.outages import NO_ANSWER
 from tokenferry_worker.circuits.scopes import (
-    About,
+    CallScope,
+    concerns_this_call_only,
     counted,
     is_elsewhere,
-    is_its_own,
     is_outage,
     outage_of,
     scope_of,
     scopes_of,
 )
-from tokenferry_worker.clock import World
+from tokenferry_worker.clock import Clock
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 from tokenferry_worker.limits.pacing import Budget, Limiter
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.provider.retries import pause
 
-PUSHED_BACK = 0.25
+LEAST_BACK_OFF = 0.25
 """Seconds the fleet rests on a budget after the endpoint refused a call for its rate."""
 KEY_IS_SAFE: Final = 20 * 3600.0
 """Seconds for which a repeated call is answered as the first one was: the endpoint forgets keys after a day (its page
@@ -66,10 +66,10 @@ class Attempts:
     """
 
     limiter: Limiter
-    circuits: Switchboard
-    world: World
-    desk: Desk
-    about: About
+    circuits: CircuitBreaker
+    clock: Clock
+    platform: PlatformContext
+    about: CallScope
     lane: Lane
     budgets: tuple[Budget, ...]
     limit: int
@@ -111,7 +111,7 @@ class Attempts:
                     continue
                 answer = await self._call(call)
                 self._heard()
-                await self.circuits.proved(probed)
+                await self.circuits.on_success(probed)
                 return answer
             except Blocked as error:
                 await self._blocked(error, scopes, probed)
@@ -119,20 +119,20 @@ class Attempts:
                 # Without a status we refused it ourselves, before anybody was asked.
                 if error.status:
                     self._heard()
-                await (self.circuits.proved(probed) if error.status else self.circuits.again(probed))
+                await (self.circuits.on_success(probed) if error.status else self.circuits.on_inconclusive(probed))
                 raise
             except Unavailable as error:
                 self.maybe_done = self.maybe_done or error.maybe_done
                 await self._probed_in_vain(error, probed)
                 if error.rate_limited is not None:
                     # Refused before it was executed: no attempt. The whole fleet learns of it at once.
-                    budget = self.desk.budgets.refused(error.rate_limited, self.budgets)
-                    await self.limiter.push_back(budget, max(PUSHED_BACK, error.retry_after or 0.0))
+                    budget = self.platform.budgets.refused(error.rate_limited, self.budgets)
+                    await self.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
                 elif not await self._is_held_up(error, scopes):
                     await self._count(error, on_unavailable)
             except BaseException:
                 # Called off, too late, or the call was not made after all: whoever comes next may probe.
-                await self.circuits.again(probed)
+                await self.circuits.on_inconclusive(probed)
                 raise
 
     def _scopes(self) -> Sequence[str]:
@@ -144,7 +144,7 @@ class Attempts:
     def _heard(self) -> None:
         """The endpoint has answered. A question is no sign that calls which change something are answered, too."""
         if not self.asks:
-            self.desk.unanswered.answered(self.about.endpoint, self.request)
+            self.platform.unanswered.answered(self.about.endpoint, self.request)
 
     async def _blocked(self, error: Blocked, scopes: Sequence[str], probed: Sequence[str]) -> None:
         """Return where the call is to be made again once the circuit is closed; raises `Declined` where it is not."""
@@ -153,31 +153,31 @@ class Attempts:
             self._heard()
         platform = self.about.platform
         if self.asks and not is_elsewhere(error):
-            await self.circuits.proved([each for each in probed if is_outage(each)])
-            await self.circuits.again([each for each in probed if each == platform], failed=True)
+            await self.circuits.on_success([each for each in probed if is_outage(each)])
+            await self.circuits.on_inconclusive([each for each in probed if each == platform], failed=True)
             if platform in probed:
                 return
             raise error
-        if is_its_own(error, self.about):
+        if concerns_this_call_only(error, self.about):
             # The key was accepted; of anything narrower it says as much as silence.
             accepted = [each for each in probed if each == platform or is_outage(each)]
-            await self.circuits.proved(accepted)
-            await self.circuits.again([each for each in probed if each not in accepted], failed=True)
+            await self.circuits.on_success(accepted)
+            await self.circuits.on_inconclusive([each for each in probed if each not in accepted], failed=True)
             code = Code.ACCOUNT_REFUSES if error.ours else error.code
             raise Declined(403, code, error.error_type, request_id=error.request_id, ours=error.ours) from None
         scope = scope_of(error, self.about)
-        await self.circuits.refused(scope, error, probed=probed, wider=scopes[: scopes.index(scope)])
+        await self.circuits.on_blocked(scope, error, probed=probed, wider=scopes[: scopes.index(scope)])
 
     async def _probed_in_vain(self, error: Unavailable, probed: Sequence[str]) -> None:
         """A probe got no usable answer. Any answer of the endpoint ends an outage, and says nothing of the rest."""
         outages = [each for each in probed if is_outage(each)]
         if error.silent or error.replayed:
             # The next one is made for another request: this one may be what the endpoint cannot answer.
-            await self.circuits.again(outages, failed=error.silent, by=self.request)
+            await self.circuits.on_inconclusive(outages, failed=error.silent, by=self.request)
         else:
             self._heard()
-            await self.circuits.proved(outages)
-        await self.circuits.again([each for each in probed if each not in outages])
+            await self.circuits.on_success(outages)
+        await self.circuits.on_inconclusive([each for each in probed if each not in outages])
 
     async def _is_held_up(self, error: Unavailable, scopes: Sequence[str]) -> bool:
         """Whether the endpoint answers nobody. Then the call waits at the circuit, and its failure does not count."""
@@ -188,14 +188,14 @@ class Attempts:
             return True
         if self.asks:
             return False
-        now = self.world.now()
-        out = self.desk.unanswered.failed(self.about.endpoint, self.request, error.status, now)
+        now = self.clock.now()
+        out = self.platform.unanswered.failed(self.about.endpoint, self.request, error.status, now)
         return out and await self._is_outage(error, scopes)
 
     async def _count(self, error: Unavailable, on_unavailable: Callable[[Unavailable], Awaitable[bool]] | None) -> None:
         """Count a failed attempt, and rest. Raises `Exhausted` where it was the last."""
         self.made += 1
-        at = int(self.world.now() * 1000)
+        at = int(self.clock.now() * 1000)
         self.history.append(Attempt(at=at, status=error.status, code=error.reason[:200]))
         new_key = on_unavailable is not None and self.made < self.limit and await on_unavailable(error)
         if self.made >= self.limit or (error.final and not new_key):
@@ -204,36 +204,38 @@ class Attempts:
             if asks and await self._is_outage(error, self._scopes()):
                 return
             raise Exhausted(error, self.made, self.maybe_done, tuple(self.history)) from None
-        await self._rest(error.retry_after or pause(self.made, dice=self.world.dice()))
+        await self._rest(error.retry_after or pause(self.made, dice=self.clock.random()))
 
     async def _is_outage(self, error: Unavailable, scopes: Sequence[str]) -> bool:
         """Ask whether the endpoint answers anybody, and open a circuit where it does not. Whether one is open then."""
-        unanswered, path = self.desk.unanswered, self.about.endpoint
+        unanswered, path = self.platform.unanswered, self.about.endpoint
         try:
             async with asyncio.timeout(self._left()):
-                opinion = await self.desk.second_opinion.ask(self.desk.endpoint, self.limiter, self.desk.budgets)
+                opinion = await self.platform.second_opinion.ask(
+                    self.platform.client, self.limiter, self.platform.budgets
+                )
         except TimeoutError:
             raise TooLate(self.maybe_done) from None
         # Meanwhile another call may have been answered, or another request may have asked the same.
         if isinstance(opinion, Blocked):
-            await self.circuits.refused(self.about.platform, opinion)
+            await self.circuits.on_blocked(self.about.platform, opinion)
         elif isinstance(opinion, Unavailable):
             await self._open(outage_of(self.about.platform), opinion, "nobody")
-        elif not self.asks and unanswered.is_out(path, self.world.now()):
+        elif not self.asks and unanswered.is_out(path, self.clock.now()):
             unanswered.blame(path)
             await self._open(outage_of(self.about.platform, path), error, f"no call of {path.replace('_', ' ')}")
         return self.circuits.is_open(scopes)
 
     async def _open(self, scope: str, error: Unavailable, whom: str) -> None:
         """Open the circuit of an outage, and say what was seen of it."""
-        statuses, since = self.desk.unanswered.told(self.about.endpoint)
+        statuses, since = self.platform.unanswered.told(self.about.endpoint)
         if not statuses:
-            statuses, since = Counter({error.status or NO_ANSWER: 1}), self.world.now()
-        self.desk.unanswered.forget()
+            statuses, since = Counter({error.status or NO_ANSWER: 1}), self.clock.now()
+        self.platform.unanswered.forget()
         status, _ = statuses.most_common(1)[0]
         at = time.strftime("%H:%M:%S", time.localtime(since))
         await self.circuits.unanswered(
-            scope, status, f"{self.desk.host} answers {whom}: {counted(statuses)} since {at}"
+            scope, status, f"{self.platform.host} answers {whom}: {counted(statuses)} since {at}"
         )
 
     async def _call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -275,13 +277,13 @@ class Attempts:
     def _left(self) -> float | None:
         if self._end is None:
             return None
-        left = self._end - self.world.now()
+        left = self._end - self.clock.now()
         if left <= 0:
             raise TooLate(self.maybe_done)
         return left
 
     async def _rest(self, seconds: float) -> None:
-        if self._end is not None and self.world.now() + seconds > self._end:
-            await self.world.sleep(max(0.0, self._end - self.world.now()))
+        if self._end is not None and self.clock.now() + seconds > self._end:
+            await self.clock.sleep(max(0.0, self._end - self.clock.now()))
             raise TooLate(self.maybe_done)
-        await self.world.sleep(seconds)
+        await self.clock.sleep(seconds)

@@ -42,7 +42,7 @@ KeyUse = Literal["secret", "publishable"]
 
 
 @dataclass(frozen=True)
-class EndpointKeys:
+class ApiKeys:
     """The keys of one platform. Prints nothing."""
 
     secret: str = field(repr=False)
@@ -74,13 +74,13 @@ class EndpointKeys:
                 raise InvalidConfiguration(f'{where} {use} is not a {platform.mode} key, but mode = "{platform.mode}"')
 
 
-class TokenClient:
+class StripeClient:
     """Calls of one platform. One per process and platform; close it at the end."""
 
     def __init__(
         self,
         platform: Platform,
-        keys: EndpointKeys,
+        keys: ApiKeys,
         *,
         connections: int,
         read_timeout: float,

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from tokenferry_worker.circuits.outages import Unanswered
+from tokenferry_worker.circuits.outages import UnansweredCalls
 from tokenferry_worker.limits.budgets import Budgets
-from tokenferry_worker.provider.protocol import Endpoint
+from tokenferry_worker.provider.protocol import ProviderClient
 from tokenferry_worker.provider.second_opinion import SecondOpinion
 
 
 @dataclass
-class Desk:
+class PlatformContext:
     """One platform as a worker sees it: where to call, and with which budgets."""
 
     name: str
-    endpoint: Endpoint
+    client: ProviderClient
     budgets: Budgets
     live: bool
-    unanswered: Unanswered = field(default_factory=Unanswered)
+    unanswered: UnansweredCalls = field(default_factory=UnansweredCalls)
     second_opinion: SecondOpinion = field(default_factory=SecondOpinion)
 
     @property
@@ -28,6 +28,6 @@ class Desk:
         return urlsplit(self.budgets.platform.base_url).netloc
 
 
-def mode_of(desk: Desk) -> str:
+def mode_of(platform: PlatformContext) -> str:
     """What the ledger calls the mode of a platform."""
-    return "live" if desk.live else "test"
+    return "live" if platform.live else "test"

@@ -8,7 +8,7 @@ from tokenferry.contract.requests import Kind
 from tokenferry_worker.provider.answers import Answer, Greeting
 
 
-class Endpoint(Protocol):
+class ProviderClient(Protocol):
     """The provider's endpoint with the keys of one platform."""
 
     async def create_token(

@@ -21,7 +21,7 @@ class Reaction(Enum):
 
 
 @dataclass(frozen=True)
-class Row:
+class RetryRule:
     """One row: status (None: any), error type, error code (None: any, '': absent), and what follows."""
 
     status: range
@@ -37,29 +37,29 @@ def _only(status: int) -> range:
     return range(status, status + 1)
 
 
-TABLE: Final[tuple[Row, ...]] = (
-    Row(range(200, 300), Reaction.DONE, "a well-formed object of the kind asked for; anything else is SAME_KEY"),
-    Row(range(300, 400), Reaction.BLOCK, "the endpoint never redirects: base_url is wrong"),
-    Row(_only(400), Reaction.SAME_KEY, "another call is spending this token now", code="token_in_use"),
-    Row(_only(400), Reaction.REJECT, "bad parameter, used or unknown token, key reused with other parameters"),
-    Row(_only(401), Reaction.BLOCK, "wrong, expired or missing key"),
-    Row(_only(402), Reaction.REJECT, "the card or account was refused", error_type="card_error"),
-    Row(_only(402), Reaction.BLOCK, "the account may not send card numbers", "invalid_request_error", ""),
-    Row(_only(402), Reaction.REJECT, "refused"),
-    Row(_only(403), Reaction.BLOCK, "the key lacks a permission"),
-    Row(_only(404), Reaction.REJECT, "no such object"),
-    Row(_only(409), Reaction.SAME_KEY, "the first call with this key is still under way"),
-    Row(_only(424), Reaction.SAME_KEY, "something behind the endpoint failed"),
-    Row(_only(429), Reaction.PACE, "too many calls; this one was not executed", code="rate_limit"),
-    Row(_only(429), Reaction.SAME_KEY, "an object was locked by another write", code="lock_timeout"),
-    Row(
+TABLE: Final[tuple[RetryRule, ...]] = (
+    RetryRule(range(200, 300), Reaction.DONE, "a well-formed object of the kind asked for; anything else is SAME_KEY"),
+    RetryRule(range(300, 400), Reaction.BLOCK, "the endpoint never redirects: base_url is wrong"),
+    RetryRule(_only(400), Reaction.SAME_KEY, "another call is spending this token now", code="token_in_use"),
+    RetryRule(_only(400), Reaction.REJECT, "bad parameter, used or unknown token, key reused with other parameters"),
+    RetryRule(_only(401), Reaction.BLOCK, "wrong, expired or missing key"),
+    RetryRule(_only(402), Reaction.REJECT, "the card or account was refused", error_type="card_error"),
+    RetryRule(_only(402), Reaction.BLOCK, "the account may not send card numbers", "invalid_request_error", ""),
+    RetryRule(_only(402), Reaction.REJECT, "refused"),
+    RetryRule(_only(403), Reaction.BLOCK, "the key lacks a permission"),
+    RetryRule(_only(404), Reaction.REJECT, "no such object"),
+    RetryRule(_only(409), Reaction.SAME_KEY, "the first call with this key is still under way"),
+    RetryRule(_only(424), Reaction.SAME_KEY, "something behind the endpoint failed"),
+    RetryRule(_only(429), Reaction.PACE, "too many calls; this one was not executed", code="rate_limit"),
+    RetryRule(_only(429), Reaction.SAME_KEY, "an object was locked by another write", code="lock_timeout"),
+    RetryRule(
         _only(429),
         Reaction.SAME_KEY,
         "an object was locked by another write; with a rate-limit reason header: PACE",
         where_limited=Reaction.PACE,
     ),
-    Row(range(400, 500), Reaction.REJECT, "refused"),
-    Row(range(500, 600), Reaction.SAME_KEY, "nobody can say whether it took effect: only the same key is safe"),
+    RetryRule(range(400, 500), Reaction.REJECT, "refused"),
+    RetryRule(range(500, 600), Reaction.SAME_KEY, "nobody can say whether it took effect: only the same key is safe"),
 )
 
 

@@ -9,7 +9,7 @@ from tokenferry_worker.circuits.scopes import is_elsewhere
 from tokenferry_worker.errors import Blocked, Unavailable
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.pacing import Limiter
-from tokenferry_worker.provider.protocol import Endpoint
+from tokenferry_worker.provider.protocol import ProviderClient
 
 PATIENCE: Final = 10.0
 """Seconds: an answer to so small a question that takes longer is none."""
@@ -23,7 +23,7 @@ class SecondOpinion:
         self._answers = 0
         self._last: Unavailable | Blocked | None = None
 
-    async def ask(self, endpoint: Endpoint, limiter: Limiter, budgets: Budgets) -> Unavailable | Blocked | None:
+    async def ask(self, endpoint: ProviderClient, limiter: Limiter, budgets: Budgets) -> Unavailable | Blocked | None:
         """None where the endpoint answers, `Unavailable` where it does not.
 
         `Blocked` where something else answers, or where it refuses the key.
@@ -37,7 +37,7 @@ class SecondOpinion:
                 self._answers += 1
             return self._last
 
-    async def _ask(self, endpoint: Endpoint, limiter: Limiter, budgets: Budgets) -> Unavailable | Blocked | None:
+    async def _ask(self, endpoint: ProviderClient, limiter: Limiter, budgets: Budgets) -> Unavailable | Blocked | None:
         drawn = budgets.tokens()
         permit = await limiter.permit(drawn, "realtime")
         try:

@@ -9,15 +9,15 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import Attempt, TokenResult
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.scopes import About
-from tokenferry_worker.clock import World
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.scopes import CallScope
+from tokenferry_worker.clock import Clock
 from tokenferry_worker.errors import Declined, Unavailable
 from tokenferry_worker.limits.pacing import Limiter
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import Attempts, Exhausted, TooLate
 from tokenferry_worker.provider.client import PUBLISHABLE_IN_LIVE
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Journal
 from tokenferry_worker.tokens.results import display, failure
 
@@ -28,7 +28,7 @@ after which the next generation begins at once): the endpoint stores a 500 and w
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TokenCall:
     """One token that is wanted. `form`, the body of the call, is in clear: it is kept no longer than the call."""
 
     request_id: str
@@ -47,16 +47,18 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Maker:
+class TokenCreator:
     """Makes tokens. Everything it needs of the world comes in here."""
 
     journal: Journal
     limiter: Limiter
-    circuits: Switchboard
-    world: World
+    circuits: CircuitBreaker
+    clock: Clock
     attempts: int
 
-    async def make(self, desk: Desk, wanted: Wanted, epoch: int, *, remembered: bool) -> TokenResult:
+    async def create(
+        self, platform: PlatformContext, wanted: TokenCall, epoch: int, *, remembered: bool
+    ) -> TokenResult:
         """Call until there is a token or a reason why there is none. The same *epoch* gets the same token.
 
         *remembered*: whether the store knows of an earlier delivery. Then a repeated answer is one that nobody could
@@ -67,7 +69,7 @@ class Maker:
         server_errors = 0
 
         async def call() -> Answer:
-            return await desk.endpoint.create_token(
+            return await platform.client.create_token(
                 wanted.kind,
                 wanted.form,
                 idempotency_key=idempotency_key(wanted.request_id, epoch),
@@ -85,15 +87,15 @@ class Maker:
             epoch = await self.journal.next_epoch(wanted.request_id, epoch)
             return True
 
-        publishable = desk.live and wanted.kind in PUBLISHABLE_IN_LIVE
+        publishable = platform.live and wanted.kind in PUBLISHABLE_IN_LIVE
         attempts = Attempts(
             self.limiter,
             self.circuits,
-            self.world,
-            desk,
-            About(desk.name, "tokens", wanted.kind, wanted.connected_account, publishable),
+            self.clock,
+            platform,
+            CallScope(platform.name, "tokens", wanted.kind, wanted.connected_account, publishable),
             wanted.lane,
-            desk.budgets.tokens(wanted.connected_account),
+            platform.budgets.tokens(wanted.connected_account),
             self.attempts,
             until=wanted.expires_at / 1000,
             may_park=wanted.may_park,
@@ -109,7 +111,7 @@ class Maker:
             code = Code.ATTEMPTS_EXHAUSTED
             last = Declined(error.last.status or 0, code, request_id=error.last.request_id, ours=True)
             return self.failed(wanted, code, declined=last, attempts=error.attempts, history=error.history)
-        if answer.body.get("livemode") is not desk.live:
+        if answer.body.get("livemode") is not platform.live:
             return self.failed(wanted, Code.WRONG_SCOPE, attempts=attempts.made + 1)
         made_at, created = self._now_ms(), answer.number("created")
         if answer.replayed and remembered and created is not None:
@@ -123,14 +125,14 @@ class Maker:
             settled_at=made_at,
             token=answer.id,
             created=created,
-            livemode=desk.live,
+            livemode=platform.live,
             client_ip=answer.text("client_ip"),
             display=display(answer),
         )
 
     def failed(
         self,
-        wanted: Wanted,
+        wanted: TokenCall,
         code: str,
         *,
         declined: Declined | None = None,
@@ -149,7 +151,7 @@ class Maker:
         )
 
     def _now_ms(self) -> int:
-        return int(self.world.now() * 1000)
+        return int(self.clock.now() * 1000)
 
 
 def idempotency_key(request_id: str, epoch: int) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tokenferry_worker.limits.backpressure import Place
-from tokenferry_worker.tokens.ledger import Scope
+from tokenferry_worker.limits.backpressure import Slot
+from tokenferry_worker.tokens.ledger import TokenScope
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Journal(Protocol):
         """
         ...
 
-    async def excuse(self, id_: str) -> None:
+    async def uncount(self, id_: str) -> None:
         """Uncount a delivery that was given back in good order: only a death or a crash counts towards poison."""
         ...
 
-    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Place] = ()) -> str:
+    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Slot] = ()) -> str:
         """Write *outcome* unless there is one already. Returns the one that counts.
 
         *ours*: it is our word and not the endpoint's: where the entry is gone since `begin`, a better one may have been
@@ -44,14 +44,14 @@ class Journal(Protocol):
         """
         ...
 
-    async def made(self, id_: str, outcome: str, token: str, scope: Scope, *, at: int) -> str:
+    async def record_token(self, id_: str, outcome: str, token: str, scope: TokenScope, *, at: int) -> str:
         """As `record`, of an outcome with a *token*: in the same moment the ledger has it as available.
 
         *at*: when it was made, in Unix milliseconds.
         """
         ...
 
-    async def anew(self, id_: str, token: str, places: Sequence[Place]) -> bool:
+    async def retokenize(self, id_: str, token: str, places: Sequence[Slot]) -> bool:
         """Let request *id_* make another token, if *token*, expired and never tried, is the one it has made.
 
         Asked again it says the same and does nothing more. False where the token is not expired.

@@ -10,7 +10,7 @@ from tokenferry_worker.tokens.lifecycle import Ending
 
 
 @dataclass(frozen=True)
-class Scope:
+class TokenScope:
     """To whom a token belongs. Empty *account*: to the platform itself."""
 
     platform: str
@@ -39,17 +39,17 @@ class Claim:
     """Who holds or spent it; for `misfit`, which part of its scope is another than the order says."""
     fence: int = 0
     """Number of this lease; a later lease has a higher one, and the ledger refuses the lower one's word."""
-    again: bool = False
+    was_held: bool = False
     """Whether it was held before and not given back: a call may already have been made."""
     became: Became | None = None
     """Of a spent token, where the ledger has been told."""
-    elsewhere: bool = False
+    used_by_unknown: bool = False
     """Whether the endpoint has called it used, and nobody knows who used it."""
-    unheard: bool = False
+    unknown_to_ledger: bool = False
     """Whether the ledger has not heard of its making, so it was made elsewhere, or the store was wiped since."""
     made_at: int | None = None
     """Unix milliseconds at which it was made, where it was made here."""
-    told: str | None = None
+    settled_outcome: str | None = None
     """The outcome (JSON of a result) that the order has already: it spends nothing any more."""
 
 
@@ -70,7 +70,7 @@ class Ledger(Protocol):
         by: str,
         *,
         lease: float,
-        scope: Scope | None = None,
+        scope: TokenScope | None = None,
         lost: int | None = None,
         journaled: bool = False,
     ) -> Claim:

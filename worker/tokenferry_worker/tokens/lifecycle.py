@@ -20,7 +20,7 @@ ABSENT: Final = "absent"
 
 
 @dataclass(frozen=True)
-class Step:
+class Transition:
     """One step: from a state, by an event, to another state."""
 
     before: str
@@ -29,30 +29,30 @@ class Step:
     because: str
 
 
-STEPS: Final[tuple[Step, ...]] = (
-    Step(ABSENT, "made", "available", "a tokenize worker has recorded it, and whom it belongs to"),
-    Step(ABSENT, "claim", "leased", "an order for a token made elsewhere"),
-    Step(ABSENT, "close", "spent", "the store was wiped while the call was under way"),
-    Step(ABSENT, "close", "burnt", "the same"),
-    Step("available", "claim", "leased", "an order takes it in hand"),
-    Step("leased", "claim", "leased", "the same order again: its worker died, or the message came twice"),
-    Step("leased", "renew", "leased", "the order still waits or calls"),
-    Step("leased", "lapse", "unknown", "another order asks, and the holder's lease ran out in the middle"),
-    Step("leased", "close", "spent", "the call succeeded: by whom, and what the token became"),
-    Step("leased", "close", "burnt", "the card or account was declined"),
-    Step("leased", "close", "expired", "too old, and no call was made"),
-    Step("leased", "close", "available", "no call was made, or it was refused for another reason"),
-    Step("leased", "close", "unknown", "a call may have had its effect"),
-    Step(
+STEPS: Final[tuple[Transition, ...]] = (
+    Transition(ABSENT, "made", "available", "a tokenize worker has recorded it, and whom it belongs to"),
+    Transition(ABSENT, "claim", "leased", "an order for a token made elsewhere"),
+    Transition(ABSENT, "close", "spent", "the store was wiped while the call was under way"),
+    Transition(ABSENT, "close", "burnt", "the same"),
+    Transition("available", "claim", "leased", "an order takes it in hand"),
+    Transition("leased", "claim", "leased", "the same order again: its worker died, or the message came twice"),
+    Transition("leased", "renew", "leased", "the order still waits or calls"),
+    Transition("leased", "lapse", "unknown", "another order asks, and the holder's lease ran out in the middle"),
+    Transition("leased", "close", "spent", "the call succeeded: by whom, and what the token became"),
+    Transition("leased", "close", "burnt", "the card or account was declined"),
+    Transition("leased", "close", "expired", "too old, and no call was made"),
+    Transition("leased", "close", "available", "no call was made, or it was refused for another reason"),
+    Transition("leased", "close", "unknown", "a call may have had its effect"),
+    Transition(
         "unknown",
         "claim",
         "leased",
         "the same order, which finds out; any order, where nobody knows who used it",
     ),
-    Step("unknown", "renew", "leased", "its holder was only slow"),
-    Step("unknown", "close", "spent", "the word of a holder that was only slow"),
-    Step("unknown", "close", "burnt", "the same"),
-    Step("unknown", "close", "expired", "the same"),
-    Step("unknown", "close", "available", "the same"),
+    Transition("unknown", "renew", "leased", "its holder was only slow"),
+    Transition("unknown", "close", "spent", "the word of a holder that was only slow"),
+    Transition("unknown", "close", "burnt", "the same"),
+    Transition("unknown", "close", "expired", "the same"),
+    Transition("unknown", "close", "available", "the same"),
 )
 """Every step there is. Closing as unknown what is unknown changes nothing; spent, burnt and expired are for ever."""

@@ -7,8 +7,8 @@ import hashlib
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.target import Target
 from tokenferry.contract.targets import digest
-from tokenferry_worker.provider.platforms import Desk, mode_of
-from tokenferry_worker.tokens.ledger import Claim, Scope
+from tokenferry_worker.provider.platforms import PlatformContext, mode_of
+from tokenferry_worker.tokens.ledger import Claim, TokenScope
 
 
 def begin_before(request: AttachRequest, claim: Claim) -> float:
@@ -25,7 +25,7 @@ def named_account(target: Target) -> str | None:
     return getattr(target, "account", None)
 
 
-def scope_of(desk: Desk, request: AttachRequest) -> Scope:
+def scope_of(platform: PlatformContext, request: AttachRequest) -> TokenScope:
     """What the token must be, to be spent by this order.
 
     An account's own tokens go into its external accounts in the platform's name too (recorded, not documented).
@@ -33,7 +33,7 @@ def scope_of(desk: Desk, request: AttachRequest) -> Scope:
     account = request.connected_account or ""
     of_account = request.kind in ("card", "bank_account") and not account
     also = (named_account(request.target) or "") if of_account else ""
-    return Scope(desk.name, mode_of(desk), account, request.kind, also)
+    return TokenScope(platform.name, mode_of(platform), account, request.kind, also)
 
 
 def fingerprint(request: AttachRequest) -> str:

@@ -25,15 +25,15 @@ from tokenferry.contract.targets import (
     PaymentIntentConfirm,
     Topup,
 )
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.scopes import About
-from tokenferry_worker.clock import World
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.scopes import CallScope
+from tokenferry_worker.clock import Clock
 from tokenferry_worker.errors import Declined
 from tokenferry_worker.limits.budgets import TOKENS
 from tokenferry_worker.limits.pacing import Budget, Limiter
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import Attempts, Exhausted
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.ledger import Became
 
 QUESTIONS: Final = 4
@@ -47,17 +47,17 @@ Found = Literal["there", "not_there", "no_answer"]
 
 
 @dataclass(frozen=True)
-class Seen:
+class Finding:
     """What looking has proven: that the call had its effect (`done`), that it had none (`unused`), or neither."""
 
-    word: Literal["done", "unused", "unknown"]
+    verdict: Literal["done", "unused", "unknown"]
     became: Became | None = None
     used: bool = False
     """Whether the endpoint says that the token was used, by whomever."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Lookup:
     """Where the object of a call can be looked at, and how it tells."""
 
     path: str
@@ -67,44 +67,44 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Looker:
+class Reconciler:
     """Asks the endpoint questions that change nothing."""
 
     limiter: Limiter
-    circuits: Switchboard
-    world: World
+    circuits: CircuitBreaker
+    clock: Clock
 
-    async def look(self, desk: Desk, request: AttachRequest) -> Seen:
+    async def reconcile(self, platform: PlatformContext, request: AttachRequest) -> Finding:
         """What has become of the token of *request*."""
-        seen = await self._look(desk, request)
-        if seen.word == "unused":
+        seen = await self._look(platform, request)
+        if seen.verdict == "unused":
             # Unused so far: the last call may still be under way there.
-            await self.world.sleep(QUIET)
-            seen = await self._look(desk, request)
+            await self.clock.sleep(QUIET)
+            seen = await self._look(platform, request)
         return seen
 
-    async def _look(self, desk: Desk, request: AttachRequest) -> Seen:
-        budgets, account = desk.budgets, request.connected_account
-        place = place_of(request)
+    async def _look(self, platform: PlatformContext, request: AttachRequest) -> Finding:
+        budgets, account = platform.budgets, request.connected_account
+        place = lookup_of(request)
         target: Found = "no_answer"
         became = None
         if place is not None:
             endpoint = request.target.endpoint()
-            answer = await self._ask(desk, place.path, request, budgets.of(endpoint, account), endpoint)
+            answer = await self._ask(platform, place.path, request, budgets.of(endpoint, account), endpoint)
             became = place.shows(answer) if isinstance(answer, Answer) else None
             target = "there" if became else "no_answer" if answer == "no_answer" else "not_there"
             if became is not None and place.by_its_id:
-                return Seen("done", became)
-        token = await self._ask(desk, path_of("tokens", request.token), request, budgets.tokens(account), TOKENS)
+                return Finding("done", became)
+        token = await self._ask(platform, path_of("tokens", request.token), request, budgets.tokens(account), TOKENS)
         used = token.body.get("used") if isinstance(token, Answer) and token.id == request.token else None
         if used is True and became is not None:
-            return Seen("done", became)
+            return Finding("done", became)
         if used is False and not (target == "no_answer" if place is not None else _moves_money(request.target)):
-            return Seen("unused")
-        return Seen("unknown", used=used is True)
+            return Finding("unused")
+        return Finding("unknown", used=used is True)
 
     async def _ask(
-        self, desk: Desk, path: str, request: AttachRequest, budgets: tuple[Budget, ...], endpoint: str
+        self, platform: PlatformContext, path: str, request: AttachRequest, budgets: tuple[Budget, ...], endpoint: str
     ) -> Answer | Literal["not_there", "no_answer"]:
         """One question. A key that may write and not read is no reason to stop anything: it has no answer.
 
@@ -112,14 +112,14 @@ class Looker:
         """
 
         async def get() -> Answer:
-            return await desk.endpoint.get(path, connected_account=request.connected_account)
+            return await platform.client.get(path, connected_account=request.connected_account)
 
         attempts = Attempts(
             self.limiter,
             self.circuits,
-            self.world,
-            desk,
-            About(desk.name, endpoint, connected_account=request.connected_account),
+            self.clock,
+            platform,
+            CallScope(platform.name, endpoint, connected_account=request.connected_account),
             request.lane,
             budgets,
             QUESTIONS,
@@ -136,12 +136,12 @@ class Looker:
             return "no_answer"
 
 
-def place_of(request: AttachRequest) -> Place | None:
+def lookup_of(request: AttachRequest) -> Lookup | None:
     """Where to look for what the token of *request* became; None where nothing can be found by what we know."""
     target = request.target
     inside = request.display.object_id if request.display else None
     if isinstance(target, PaymentIntentConfirm):
-        return Place(path_of("payment_intents", target.payment_intent), _confirmed, by_its_id=False)
+        return Lookup(path_of("payment_intents", target.payment_intent), _confirmed, by_its_id=False)
     if inside is None or request.kind not in ("card", "bank_account"):
         return None
     match target:
@@ -160,7 +160,7 @@ def place_of(request: AttachRequest) -> Place | None:
     def shows(answer: Answer) -> Became | None:
         return Became(*(becomes or (answer.id, answer.object)), answer.id) if answer.id == inside else None
 
-    return Place(path, shows, by_its_id=True)
+    return Lookup(path, shows, by_its_id=True)
 
 
 def _moves_money(target: AttachTarget) -> bool:

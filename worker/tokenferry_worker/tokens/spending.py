@@ -12,19 +12,19 @@ from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
 from tokenferry.contract.results import AttachResult, Attempt
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry_worker.circuits.breaker import Switchboard
-from tokenferry_worker.circuits.scopes import About, Park
-from tokenferry_worker.clock import World
+from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.circuits.scopes import CallScope, Park
+from tokenferry_worker.clock import Clock
 from tokenferry_worker.errors import Declined, TokenferryError, Unavailable
 from tokenferry_worker.limits.pacing import Limiter
-from tokenferry_worker.outcomes import our_word
+from tokenferry_worker.outcomes import own_failure_code
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Attempts, Exhausted, TooLate
-from tokenferry_worker.provider.platforms import Desk
+from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.ledger import Became, Claim, Hold, Ledger
 from tokenferry_worker.tokens.lifecycle import Ending
 from tokenferry_worker.tokens.orders import begin_before, idempotency_key, named_account, scope_of
-from tokenferry_worker.tokens.reconciling import Looker
+from tokenferry_worker.tokens.reconciling import Reconciler
 from tokenferry_worker.tokens.results import attached, failed
 
 LEASE: Final = 120.0
@@ -50,7 +50,7 @@ MISFITS: Final = {
 }
 
 
-class Told(TokenferryError):
+class AlreadySettled(TokenferryError):
     """The order has its outcome already: another delivery of it was faster."""
 
     def __init__(self, outcome: str) -> None:
@@ -103,12 +103,12 @@ class Spender:
 
     ledgers: Mapping[str, Ledger]
     limiter: Limiter
-    circuits: Switchboard
-    world: World
+    circuits: CircuitBreaker
+    clock: Clock
     attempts: int
 
     async def spend(
-        self, desk: Desk, request: AttachRequest, *, journaled: bool = False, forgotten: bool = False
+        self, platform: PlatformContext, request: AttachRequest, *, journaled: bool = False, forgotten: bool = False
     ) -> AttachResult:
         """Claim the token and make the one call that consumes it. The same order repeated has one effect.
 
@@ -116,7 +116,7 @@ class Spender:
         the order has an entry in the journal of orders, and what it ends with is its outcome. *forgotten*: whether a
         ledger that has not heard of the token may have known of an earlier try.
 
-        Raises `Park`, and `Told` where the journal has the outcome already.
+        Raises `Park`, and `AlreadySettled` where the journal has the outcome already.
         """
         try:
             # The whole call, so that nothing about the target can go wrong once the token is in hand.
@@ -124,34 +124,41 @@ class Spender:
         except InvalidTarget:
             known = request.kind in request.target.kinds
             return self.failed(request, Code.WRONG_OPTIONS if known else Code.WRONG_KIND)
-        ledger, scope = self.ledgers[request.platform], scope_of(desk, request)
+        ledger, scope = self.ledgers[request.platform], scope_of(platform, request)
         attempted, lost = False, None
         while True:
             claim = await ledger.claim(
                 request.token, request.attach_id, lease=LEASE, scope=scope, lost=lost, journaled=journaled
             )
-            if claim.told is not None:
-                raise Told(claim.told)
+            if claim.settled_outcome is not None:
+                raise AlreadySettled(claim.settled_outcome)
             if claim.state == "held":
-                await self.world.sleep(HELD_PAUSE)
+                await self.clock.sleep(HELD_PAUSE)
                 continue
             if claim.state == "spent" and claim.by == request.attach_id and claim.became is not None:
                 # Spent by this very order, and yet no outcome: the worker died in between.
-                return await self._follow_up(desk, request, claim.became)
+                return await self._follow_up(platform, request, claim.became)
             if claim.state != "granted" and (claim.by != request.attach_id or claim.state == "expired"):
                 return self._refused(request, claim, attempted)
             granted = claim.state == "granted"
             # Perhaps the store was wiped, and nobody can say; of a token of the pipeline that is certain. Not of an
             # onboarding: its own notes would be gone too, unless it says that they have outlived the ledger.
-            unheard = claim.unheard and journaled
+            unheard = claim.unknown_to_ledger and journaled
             certain = request.sealed is not None or forgotten
-            attempted = attempted or claim.again or not granted or (claim.unheard and certain)
+            attempted = attempted or claim.was_held or not granted or (claim.unknown_to_ledger and certain)
             keeping = ledger.keeping(request.token, claim, lease=LEASE) if granted else nullcontext(_Still())
             hold = _Marked()
             try:
                 async with keeping as hold.hold, ledger.writing(request.target.serialised_on(), lease=WRITING):
                     end = await self._spend(
-                        desk, ledger, request, claim, hold, attempted=attempted, unheard=unheard, journaled=journaled
+                        platform,
+                        ledger,
+                        request,
+                        claim,
+                        hold,
+                        attempted=attempted,
+                        unheard=unheard,
+                        journaled=journaled,
                     )
                     closed = await self._close(ledger, request, claim, end, journaled)
             except _Again as error:
@@ -165,7 +172,7 @@ class Spender:
                             await ledger.close(request.token, claim, "available")
                 raise
             if end.failure is None and end.became is not None:
-                return await self._follow_up(desk, request, end.became)
+                return await self._follow_up(platform, request, end.became)
             if end.failure is not None and (closed or not granted):
                 return end.failure
             # A later delivery has it in hand, and may spend it after all; or the store was wiped.
@@ -181,7 +188,7 @@ class Spender:
             end.became,
             elsewhere=end.elsewhere,
             outcome=outcome.model_dump_json(exclude_none=True) if outcome else None,
-            ours=outcome is not None and our_word(outcome) is not None,
+            ours=outcome is not None and own_failure_code(outcome) is not None,
         )
 
     def _refused(self, request: AttachRequest, claim: Claim, attempted: bool) -> AttachResult:
@@ -194,7 +201,7 @@ class Spender:
                 return self.failed(request, Code.TOKEN_SPENT, spent_by=claim.by, spent_on=on)
             case _ if attempted:
                 return self.failed(request, Code.OUTCOME_UNKNOWN, spent_by=claim.by)
-            case "burnt" if not claim.unheard:
+            case "burnt" if not claim.unknown_to_ledger:
                 # Else this order may have spent it before the store was wiped: a decline proves nothing of others.
                 return self.failed(request, Code.TOKEN_SPENT, spent_by=claim.by)
             case "expired":
@@ -204,7 +211,7 @@ class Spender:
 
     async def _spend(
         self,
-        desk: Desk,
+        platform: PlatformContext,
         ledger: Ledger,
         request: AttachRequest,
         claim: Claim,
@@ -218,7 +225,7 @@ class Spender:
         call = request.target.call(request.token, request.kind)
         in_use = False
         latest = begin_before(request, claim)
-        attempts = self._attempts(desk, request, until_begun=None if attempted else latest)
+        attempts = self._attempts(platform, request, until_begun=None if attempted else latest)
 
         async def spend() -> Answer:
             # Asked right before the call: a delivery that waited long for its permit may have been taken for dead.
@@ -226,7 +233,7 @@ class Spender:
             if not await hold.holds():
                 raise _Again(attempts.maybe_done)
             try:
-                return await desk.endpoint.post(
+                return await platform.client.post(
                     call.path,
                     call.form,
                     idempotency_key=idempotency_key(request, "spend"),
@@ -237,18 +244,18 @@ class Spender:
                 raise
 
         try:
-            if not attempted and self.world.now() > latest:
+            if not attempted and self.clock.now() > latest:
                 raise TooLate(False)
             answer = await attempts.run(spend)
         except Declined as error:
-            in_doubt = attempts.maybe_done or (attempted and not claim.elsewhere)
-            forgotten = self.world.now() - request.token_created_at / 1000 > KEY_IS_SAFE
+            in_doubt = attempts.maybe_done or (attempted and not claim.used_by_unknown)
+            forgotten = self.clock.now() - request.token_created_at / 1000 > KEY_IS_SAFE
             says_nothing = error.code in REPEATED or error.status == 403 or forgotten
             # A step of an onboarding may have been tried as another document says: under another key.
             perhaps_another = attempted and not journaled and error.status != 402
             if in_doubt and (says_nothing or perhaps_another):
                 history = tuple(attempts.history)
-                end = await self._find_out(desk, request, _unnamed(error), attempts.made + 1, history)
+                end = await self._find_out(platform, request, _unnamed(error), attempts.made + 1, history)
                 if says_nothing or end.state != "available":
                     return end
             # A declined card may or may not have used up its token (undocumented): it counts as burnt. After any other
@@ -260,7 +267,7 @@ class Spender:
             return _End(state, failure=why, elsewhere=used)
         except TooLate:
             if unheard:
-                return await self._too_late(desk, request, attempts.made)
+                return await self._too_late(platform, request, attempts.made)
             return _End("expired", failure=self.failed(request, Code.TOKEN_EXPIRED, attempts=attempts.made))
         except Park:
             doubtful = attempts.maybe_done or attempted
@@ -269,18 +276,18 @@ class Spender:
         except Exhausted as error:
             last = _unnamed(error.last)
             if attempted or error.maybe_done or in_use:
-                return await self._find_out(desk, request, last, error.attempts, error.history)
+                return await self._find_out(platform, request, last, error.attempts, error.history)
             told = {"declined": last, "attempts": error.attempts, "history": error.history}
             return _End("available", failure=self.failed(request, Code.ATTEMPTS_EXHAUSTED, **told))
         stored = answer.text("default_source") or (request.display.object_id if request.display else None)
         return _End("spent", Became(answer.id, answer.object, stored))
 
-    async def _too_late(self, desk: Desk, request: AttachRequest, attempts: int) -> _End:
+    async def _too_late(self, platform: PlatformContext, request: AttachRequest, attempts: int) -> _End:
         """Too old, and whether it was ever tried the ledger cannot say: look."""
-        seen = await Looker(self.limiter, self.circuits, self.world).look(desk, request)
+        seen = await Reconciler(self.limiter, self.circuits, self.clock).reconcile(platform, request)
         if seen.became is not None:
             return _End("spent", seen.became)
-        if seen.word == "unused":
+        if seen.verdict == "unused":
             return _End("expired", failure=self.failed(request, Code.TOKEN_EXPIRED, attempts=attempts))
         if seen.used:
             # So the call can spend nothing any more: repeated, it tells whether it was ours.
@@ -288,25 +295,30 @@ class Spender:
         return _End("unknown", failure=self.failed(request, Code.OUTCOME_UNKNOWN, attempts=attempts))
 
     async def _find_out(
-        self, desk: Desk, request: AttachRequest, last: Declined, attempts: int, history: tuple[Attempt, ...]
+        self,
+        platform: PlatformContext,
+        request: AttachRequest,
+        last: Declined,
+        attempts: int,
+        history: tuple[Attempt, ...],
     ) -> _End:
         """A call of ours may have had its effect, and repeating it tells nothing: look."""
-        seen = await Looker(self.limiter, self.circuits, self.world).look(desk, request)
+        seen = await Reconciler(self.limiter, self.circuits, self.clock).reconcile(platform, request)
         if seen.became is not None:
             return _End("spent", seen.became)
         told = {"declined": last, "attempts": attempts, "history": history}
-        if seen.word == "unused":
+        if seen.verdict == "unused":
             return _End("available", failure=self.failed(request, Code.ATTEMPTS_EXHAUSTED, **told))
         return _End("unknown", failure=self.failed(request, Code.OUTCOME_UNKNOWN, **told))
 
-    async def _follow_up(self, desk: Desk, request: AttachRequest, became: Became) -> AttachResult:
+    async def _follow_up(self, platform: PlatformContext, request: AttachRequest, became: Became) -> AttachResult:
         """The second call, where the target needs one. It can be repeated without the token."""
         follow_up = request.target.follow_up(became.object_id)
         if follow_up is None:
             return self._attached(request, became)
 
         async def attach() -> Answer:
-            return await desk.endpoint.post(
+            return await platform.client.post(
                 follow_up.path,
                 follow_up.form,
                 idempotency_key=idempotency_key(request, "follow-up"),
@@ -315,27 +327,29 @@ class Spender:
 
         try:
             async with self.ledgers[request.platform].writing(request.target.serialised_on(), lease=WRITING):
-                await self._attempts(desk, request).run(attach)
+                await self._attempts(platform, request).run(attach)
         except Declined as error:
             return self.failed(request, error.code, declined=error, attempts=1, made=became)
         except (Exhausted, TooLate):
             return self.failed(request, Code.OUTCOME_UNKNOWN, made=became)
         return self._attached(request, became)
 
-    def _attempts(self, desk: Desk, request: AttachRequest, *, until_begun: float | None = None) -> Attempts:
+    def _attempts(
+        self, platform: PlatformContext, request: AttachRequest, *, until_begun: float | None = None
+    ) -> Attempts:
         return Attempts(
             self.limiter,
             self.circuits,
-            self.world,
-            desk,
-            About(
-                desk.name,
+            self.clock,
+            platform,
+            CallScope(
+                platform.name,
                 request.target.endpoint(),
                 connected_account=request.connected_account,
                 named_account=named_account(request.target),
             ),
             request.lane,
-            desk.budgets.spending(request.target, request.connected_account),
+            platform.budgets.spending(request.target, request.connected_account),
             self.attempts,
             until=None,
             may_park=True,
@@ -345,10 +359,10 @@ class Spender:
 
     def failed(self, request: AttachRequest, code: str, **told: Any) -> AttachResult:
         """The result of an order whose token was not spent, or not all the way."""
-        return failed(request, code, settled_at=int(self.world.now() * 1000), **told)
+        return failed(request, code, settled_at=int(self.clock.now() * 1000), **told)
 
     def _attached(self, request: AttachRequest, became: Became) -> AttachResult:
-        return attached(request, became, settled_at=int(self.world.now() * 1000))
+        return attached(request, became, settled_at=int(self.clock.now() * 1000))
 
 
 def _unnamed(last: Declined | Unavailable) -> Declined:

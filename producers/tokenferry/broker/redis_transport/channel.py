@@ -22,7 +22,7 @@ from tokenferry.broker.redis_transport.bell import Bell
 from tokenferry.broker.redis_transport.connections import PlainConnection, TlsConnection
 from tokenferry.broker.redis_transport.credit import QoS
 from tokenferry.broker.redis_transport.keeper import Keeper
-from tokenferry.broker.redis_transport.register import Keys, Register, Taken
+from tokenferry.broker.redis_transport.register import Register, RegisterKeys, Taken
 from tokenferry.broker.redis_transport.waiter import Waiter, track_changes
 from tokenferry.contract.queues import QUARANTINE
 from tokenferry.contract.work_messages import UNDECODABLE, Item, Refused, read_item
@@ -76,7 +76,7 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         timeout = min(params.get("socket_timeout") or self.lease_seconds, self.lease_seconds / 2)
         params |= {"retry": Retry(NoBackoff(), 1), "socket_timeout": timeout}
         prefix = self.global_keyprefix
-        keys = Keys(
+        keys = RegisterKeys(
             unacked=prefix + self.unacked_key,
             index=prefix + self.unacked_index_key,
             quarantine=prefix + QUARANTINE,

@@ -51,7 +51,7 @@ _unsent_acks: dict[tuple[object, ...], deque[str]] = {}
 
 
 @dataclass(frozen=True)
-class Keys:
+class RegisterKeys:
     """Where everything is on the server."""
 
     unacked: str
@@ -68,7 +68,7 @@ class Keys:
 class Register:
     """One server's register, through a client of our own."""
 
-    def __init__(self, client: Any, keys: Keys, broker: tuple[object, ...]) -> None:
+    def __init__(self, client: Any, keys: RegisterKeys, broker: tuple[object, ...]) -> None:
         """*broker* tells servers apart: acknowledgements made for one are written to it by whoever comes next."""
         self._client = client
         self._keys = keys
