@@ -1,7 +1,9 @@
 # make demo   installs, then runs the main job with no server and no key
 # make test   installs, then runs the tests (Redis and RabbitMQ ones only where those listen on their usual ports)
 # make check  format, lint, types, import fences
-# make bench  measures the pipeline beside its parts; takes minutes
+# make bench  what a token costs beside other stacks, half an hour: ONLY=pipeline,latency ROUNDS=5 REQUESTS=500 JSON=FILE;
+#             with BASE=COMMIT beside that version of this project instead (docs/performance.md)
+# make bench-smoke  a minute of it, which fails where something cannot be measured
 # make faults the fault campaign: REQUESTS=20000 SEED=1 BROKER=all, `--only` and more in ARGS; takes minutes
 # make faults-mutations  proves that the campaign's checker notices broken workers: SEED=1 BROKER=all, some alone in ONLY
 # make bench-onboarding  200 whole accounts at the endpoint's own latencies; two minutes
@@ -12,10 +14,12 @@ PYTHON ?= python3
 TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(4, os.cpu_count() or 1))')
 VENV := .venv
 BIN := $(VENV)/bin
+# The stacks that the bench measures beside ours have an environment of their own.
+BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-onboarding faults faults-mutations clean
+.PHONY: help demo test check bench bench-smoke bench-onboarding faults faults-mutations clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -32,12 +36,15 @@ check: $(VENV)/installed
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/installed
-	@$(BIN)/python bench/pacing.py
-	@$(BIN)/python bench/pipeline.py
+bench: $(VENV)/installed $(BENCH)/installed
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BASE),--base $(BASE)) $(if $(JSON),--json $(JSON))
+
+bench-smoke: $(VENV)/installed $(BENCH)/installed
+	@$(BIN)/python -m bench --only pipeline --rounds 1 --requests 50
 
 bench-onboarding: $(VENV)/installed
-	@$(BIN)/python bench/onboarding.py
+	@$(BIN)/python -m bench.onboarding
 
 faults: $(VENV)/installed
 	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --requests $(or $(REQUESTS),20000) --seed $(or $(SEED),1) \
@@ -47,7 +54,7 @@ faults-mutations: $(VENV)/installed
 	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --seed $(or $(SEED),1) --broker $(or $(BROKER),all) $(ARGS) --mutations $(ONLY)
 
 clean:
-	rm -rf $(VENV) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) $(BENCH) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
@@ -55,4 +62,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt hatchling editables
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(BENCH)/installed: bench/requirements.txt constraints.txt
+	@echo "installing into $(BENCH) (once; a minute)"
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -r bench/requirements.txt
 	@touch $@
