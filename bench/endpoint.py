@@ -16,12 +16,13 @@ import json
 import re
 import sys
 import time
+from typing import Any
 
 import httptools
 import uvloop
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-CARD = {
+CARD: dict[str, object] = {
     "id": "card_bench",
     "object": "card",
     "brand": "Visa",
@@ -36,11 +37,19 @@ CARD = {
     **dict.fromkeys(("address_zip", "cvc_check", "address_line1_check", "address_zip_check", "dynamic_last4")),
     "metadata": {},
 }
-BANK = {"id": "ba_bench", "object": "bank_account", "bank_name": "BENCH", "country": "US", "last4": "6789"}
+BANK: dict[str, object] = {
+    "id": "ba_bench",
+    "object": "bank_account",
+    "bank_name": "BENCH",
+    "country": "US",
+    "last4": "6789",
+}
 NOW = int(time.time())
 """When every object was made: tokens that are too old are not spent."""
 TOKEN = {"object": "token", "client_ip": "127.0.0.1", "created": NOW, "livemode": False, "used": False}
-REFUSAL = {"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such object"}}
+REFUSAL: dict[str, object] = {
+    "error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such object"}
+}
 HOLE = "@" * 14
 """Where the id of an object goes: always as long, so that the head of an answer never changes."""
 
@@ -115,7 +124,7 @@ class Connection(asyncio.Protocol):
         self.url = self.body = b""
         self.parser = httptools.HttpRequestParser(self)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from bench.contenders import Contender, Place, Product
 from bench.measuring import percentile, tree_cpu, tree_pss
-from bench.processes import NotMeasured, Program, answer, started
+from bench.processes import NotMeasured, Program, answer, end_all, started
 from bench.stand import Endpoint, Server, endpoint, private_server
 
 LATENCY: Final = 0.2
@@ -90,13 +90,16 @@ def stage(
     """Set one up, and take it down again."""
     folder = bench.folder / f"run-{time.monotonic_ns()}"
     folder.mkdir()
-    with (
-        private_server(folder) as server,
-        endpoint(bench.python, folder, latency=latency, marks=marks, count=count) as stand_in,
-    ):
-        place = Place(folder, server.database(0), server.database(1), stand_in.url, in_flight)
-        contender.prepare(place)
-        yield Stage(contender, server, stand_in, place)
+    try:
+        with (
+            private_server(folder) as server,
+            endpoint(bench.python, folder, latency=latency, marks=marks, count=count) as stand_in,
+        ):
+            place = Place(folder, server.database(0), server.database(1), stand_in.url, in_flight)
+            contender.prepare(place)
+            yield Stage(contender, server, stand_in, place)
+    finally:
+        end_all()  # what a worker has left behind when it died must not work beside the next one
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,13 @@ class Place:
 class Contender(Protocol):
     """One stack."""
 
-    name: str
-    """As in the tables."""
-    lacks: Mapping[str, str]
-    """Pieces it takes no part in, and why."""
+    @property
+    def name(self) -> str:
+        """As in the tables."""
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """Pieces it takes no part in, and why."""
 
     def prepare(self, place: Place) -> None:
         """Write what it needs to run there. Raises `NotMeasured`."""

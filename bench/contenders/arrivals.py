@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -60,8 +61,8 @@ class Arrivals:
             self._news.clear()
             await self._news.wait()
 
-    def rows(self) -> list[tuple[str, float, float]]:
-        """Token, when its request was sent, when its result was seen; without the first `WARM` requests."""
-        return [
-            (self.seen[request][0], sent, self.seen[request][1]) for request, sent in list(self.sent.items())[WARM:]
-        ]
+    def report(self) -> str:
+        """As JSON: the rate and, for each request after the first `WARM`, its token, when it was sent, when seen."""
+        sent = list(self.sent.items())[WARM:]
+        rows = [(self.seen[request][0], moment, self.seen[request][1]) for request, moment in sent]
+        return json.dumps({"rate": self.rate, "rows": rows})

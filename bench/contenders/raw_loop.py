@@ -18,7 +18,7 @@ import redis
 import uvloop
 from redis.asyncio import Redis
 
-from bench.contenders.arrivals import Arrivals
+from bench.contenders.arrivals import WARM, Arrivals
 from bench.contenders.listed import RESULTS, collect, result, watch
 from bench.contenders.sealed import opened, sealed
 
@@ -39,7 +39,7 @@ class Wire(asyncio.Protocol):
         self.reader = hiredis.Reader()
         self.waiting: list[asyncio.Future[Any]] = []
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -65,7 +65,7 @@ class Call(asyncio.Protocol):
         self.answer: asyncio.Future[bytes] | None = None
         self.read = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -99,7 +99,8 @@ async def work(in_flight: int) -> None:
     loop = asyncio.get_running_loop()
     taking, publishing = await wire(), await wire()
     idle = [(await loop.create_connection(Call, ENDPOINT.hostname, ENDPOINT.port))[1] for _ in range(in_flight)]
-    freed, results, tasks = asyncio.Event(), [], set()
+    freed, tasks = asyncio.Event(), set[asyncio.Task[None]]()
+    results: list[str] = []
 
     def publish() -> None:
         publishing.ask("RPUSH", RESULTS, *results)
@@ -136,7 +137,7 @@ def request() -> tuple[str, bytes]:
 async def latency(rate: float, count: int, seed: int) -> str:
     """Random arrivals; a result is seen when it is popped."""
     arrivals = Arrivals()
-    async with Redis.from_url(SERVER.geturl()) as client:
+    async with Redis.from_url(SERVER.geturl(), max_connections=WARM) as client:
 
         async def send() -> str:
             id_, content = request()
