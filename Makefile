@@ -14,7 +14,6 @@ PYTHON ?= python3
 TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(4, os.cpu_count() or 1))')
 VENV := .venv
 BIN := $(VENV)/bin
-# The stacks that the bench measures beside ours have an environment of their own.
 BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 

@@ -242,7 +242,7 @@ PIECES: Final = {
             pipeline,
             (
                 Figure("cpu_25", "worker CPU, s per 1,000 tokens, 25 in flight"),
-                Figure("server_25", "Redis CPU, s per 1,000 tokens, 25 in flight"),
+                Figure("server_25", "Redis CPU, s per 1,000 tokens, 25 in flight", 3),
                 Figure("pss_25", "memory of all worker processes (PSS), MB", 0),
             ),
         ),
@@ -252,7 +252,7 @@ PIECES: Final = {
             (
                 Figure("rate_500", "tokens per second, 500 in flight", 0),
                 Figure("cpu_500", "worker CPU, s per 1,000 tokens, 500 in flight"),
-                Figure("server_500", "Redis CPU, s per 1,000 tokens, 500 in flight"),
+                Figure("server_500", "Redis CPU, s per 1,000 tokens, 500 in flight", 3),
             ),
         ),
         Piece(

@@ -68,16 +68,26 @@ def rows(book: Book, figures: Sequence[Figure], contenders: Sequence[str]) -> It
             if (found := spread(list(book.of(figure, contender).values()))) is None:
                 absent.setdefault(why, []).append(contender)
                 continue
-            between = f"{found.least:.{figure.digits}f} - {found.greatest:.{figure.digits}f}"
+            between = f"{shown(found.least, figure.digits)} - {shown(found.greatest, figure.digits)}"
             between += f"; a round failed: {why}" if why else ""
             each = spread(ratios(book.of(figure, contenders[0]), book.of(figure, contender)))
             ratio = "" if each is None else f"{each.median:.2f} ({each.least:.2f} - {each.greatest:.2f})"
             ratio = "" if contender == contenders[0] else ratio
-            yield Row(title, contender, f"{found.median:.{figure.digits}f}", between, ratio)
+            yield Row(title, contender, shown(found.median, figure.digits), between, ratio)
             title = ""
         for why, names in absent.items():
             yield Row(title, ", ".join(names), "not measured", why, "")
             title = ""
+
+
+def shown(value: float, digits: int) -> str:
+    """*value* with so many decimals; with more where these would make it a zero.
+
+    >>> shown(0.00412, 2), shown(0.0, 2), shown(1.126, 2)
+    ('0.004', '0.00', '1.13')
+    """
+    rounded = f"{value:.{digits}f}"
+    return f"{value:.1g}" if value and not float(rounded) else rounded
 
 
 def plain(book: Book, figures: Sequence[Figure], contenders: Sequence[str]) -> str:

@@ -117,6 +117,11 @@ def test_a_row_that_could_not_be_measured_is_named_with_its_reason_and_the_run_h
     assert told["not_measured"] == [{"figure": "cpu", "contender": "others", "why": ["its worker ended with 1"]}]
 
 
+def test_a_small_value_is_not_shown_as_zero() -> None:
+    assert tables.shown(0.00412, 2) == "0.004"
+    assert tables.shown(4.12, 0) == "4"
+
+
 def test_one_failed_round_leaves_the_others_and_is_named(tmp_path: Path) -> None:
     def measure(name: str, number: int) -> float:
         if (name, number) == ("others", 0):

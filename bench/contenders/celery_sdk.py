@@ -31,9 +31,12 @@ def tokenize(envelope: str) -> str:
     return client.v1.tokens.create({"card": card_in(opened(base64.b64decode(envelope)))}).id
 
 
-@app.task(name="tokenize_in_clear")
+@app.task(name="tokenize_in_clear", ignore_result=True)
 def tokenize_in_clear(card: dict[str, str]) -> str:
-    """What is published where the producer's cost is measured: nothing is sealed. No worker runs it."""
+    """What is published where the producer's cost is measured. Nothing is sealed, and no worker runs it.
+
+    Its result is ignored: to await one, Celery subscribes to it at every publish, which costs more.
+    """
     return client.v1.tokens.create({"card": card}).id
 
 
