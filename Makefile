@@ -3,7 +3,9 @@
 # make test-all   the same, on Redis and RabbitMQ too: TOKENFERRY_TEST_REDIS_URL and TOKENFERRY_TEST_AMQP_URL name them
 # make campaigns  small fault campaigns as tests; the large ones are `make faults` and `make faults-mutations`
 # make check  format, lint, types, import fences, the examples in docstrings
-# make bench  measures the pipeline beside its parts; takes minutes
+# make bench  what a token costs beside other stacks, half an hour: ONLY=pipeline,latency ROUNDS=5 REQUESTS=500 JSON=FILE;
+#             with BASE=COMMIT beside that version of this project instead (docs/performance.md)
+# make bench-smoke  a minute of it, which fails where something cannot be measured
 # make faults the fault campaign: REQUESTS=20000 SEED=1 BROKER=all, `--only` and more in ARGS; takes minutes
 # make faults-mutations  proves that the campaign's checker notices broken workers: SEED=1 BROKER=all, some alone in ONLY
 # make outages the endpoint is away for a minute: ROWS=2000 SECONDS=60 SEED=1 BROKER=all, some kinds alone in ONLY; takes minutes
@@ -19,10 +21,11 @@ TESTS ?= not foreign and not campaign
 export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all campaigns check bench bench-onboarding faults faults-mutations outages clean
+.PHONY: help demo test test-all campaigns check bench bench-smoke bench-onboarding faults faults-mutations outages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -46,12 +49,15 @@ check: $(VENV)/installed
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m pytest --doctest-modules producers worker emulator
 
-bench: $(VENV)/installed
-	@$(BIN)/python bench/pacing.py
-	@$(BIN)/python bench/pipeline.py
+bench: $(VENV)/installed $(BENCH)/installed
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BASE),--base $(BASE)) $(if $(JSON),--json $(JSON))
+
+bench-smoke: $(VENV)/installed $(BENCH)/installed
+	@$(BIN)/python -m bench --only pipeline --rounds 1 --requests 50
 
 bench-onboarding: $(VENV)/installed
-	@$(BIN)/python bench/onboarding.py
+	@$(BIN)/python -m bench.onboarding
 
 faults: $(VENV)/installed
 	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --requests $(or $(REQUESTS),20000) --seed $(or $(SEED),1) \
@@ -65,7 +71,7 @@ outages: $(VENV)/installed
 	  --seconds $(or $(SECONDS),60) $(ARGS) --outages $(ONLY)
 
 clean:
-	rm -rf $(VENV) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) $(BENCH) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
@@ -73,4 +79,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt hatchling editables
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(BENCH)/installed: bench/requirements.txt constraints.txt
+	@echo "installing into $(BENCH) (once; a minute)"
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -r bench/requirements.txt
 	@touch $@

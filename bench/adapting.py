@@ -3,7 +3,7 @@
 The endpoint grants 100 calls per second, then 50, then 100 again, while a fleet of two processes, configured for 100,
 works without a pause. Counted by the endpoint.
 
-    python bench/adapting.py [--halved 60] [--back 70] [--json]
+    python -m bench.adapting [--halved 60] [--back 70] [--json]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from stage import ledger, limited, send, tokenferry, worker
+from bench.stage import ledger, limited, send, tokenferry, worker
 
 RATE = 100
 

@@ -5,8 +5,8 @@ used as its documentation says for waiting, with a burst of 5 where it knows one
 against a token bucket of exactly that rate with a burst of 5, as the endpoint has: `refused` is the share it
 would answer with 429. CPU is of the two processes, Redis time and scripts run are the server's own count.
 
-    pip install -r bench/requirements.txt
-    python bench/limiters.py [--seconds 8] [--json]
+    pip install -r bench/limiters.txt
+    python -m bench.limiters [--seconds 8] [--json]
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def measure(name: str, server: embedded.Embedded, seconds: float) -> dict[str, o
     before, calls = client.info("cpu"), scripts(client)
     socket = f"unix://:{server.password}@{server.socket}"
     processes = [
-        subprocess.Popen([sys.executable, __file__, "--child", name, socket, str(seconds)], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.limiters", "--child", name, socket, str(seconds)], stdout=subprocess.PIPE
+        )
         for _ in range(PROCESSES)
     ]
     outputs = [process.communicate(timeout=seconds + 120)[0] for process in processes]

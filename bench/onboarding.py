@@ -4,7 +4,7 @@ Each account has three persons, one of them with an id number of its own, and a 
 the other, with the latencies measured on the real endpoint (writes of seconds). One call in a hundred is refused with a
 lock time-out. Counted by the endpoint. Ends with 1 where a promise is broken, and says which.
 
-    python bench/onboarding.py [--accounts 200] [--per-second 5] [--json]
+    python -m bench.onboarding [--accounts 200] [--per-second 5] [--json]
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from stage import emulator, ledger, run, tokenferry, worker
-
+from bench.contenders.firms import firms
+from bench.stage import emulator, ledger, run, tokenferry, worker
 from tokenferry import OnboardingResult, Producer, Results, load, onboarding_from
 from tokenferry.broker import embedded
 
@@ -30,7 +29,6 @@ LOCKED = 0.01
 ROOM, BEGINNING = 1.5, 10.0
 """How much longer than at its budget the making of accounts may take: so many times, and so many seconds."""
 ONCE = {"account": 1, "person": 3, "external_account": 1}
-BANK = {"country": "US", "currency": "usd", "account_number": "000123456789", "routing_number": "110000000"}
 
 
 def main() -> None:
@@ -77,7 +75,7 @@ def measured(folder: Path, accounts: int, per_second: float) -> dict[str, Any]:
         arguments = tokenferry("worker", "--role", "onboard", "--processes", str(PROCESSES), "--config", str(config))
         with worker(arguments, folder, ready=PROCESSES) as cpu_seconds, Producer(load(config)) as producer:
             began = time.monotonic()
-            for document in documents(accounts):
+            for document in firms(accounts):
                 producer.onboard(onboarding_from(document), reply_to="bench")
             last_made, results = 0.0, []
             with Results("bench", load(config)) as route:
@@ -105,35 +103,6 @@ def measured(folder: Path, accounts: int, per_second: float) -> dict[str, Any]:
         "unused_tokens": book["unused_tokens"],
         "worker_cpu_ms_per_account": round(1000 * cpu_seconds() / accounts, 1),
     }
-
-
-def documents(count: int) -> Iterator[dict[str, Any]]:
-    """Firms with three owners each."""
-    for number in range(count):
-        persons: list[dict[str, Any]] = [
-            {
-                "reference": f"owner-{at}",
-                "person": {
-                    "first_name": "Zora",
-                    "last_name": "Testerly",
-                    "dob": {"day": 1, "month": 1, "year": 1901},
-                    "relationship": {"owner": True, "representative": at == 0, "percent_ownership": 30},
-                },
-            }
-            for at in range(3)
-        ]
-        persons[1]["id_number"] = "000000000"
-        yield {
-            "reference": f"seller-{number}",
-            "account": {"country": "US", "type": "custom"},
-            "legal_entity": {
-                "business_type": "company",
-                "company": {"name": "Imaginary Goods", "tax_id": "000000000", "owners_provided": True},
-                "tos_shown_and_accepted": True,
-            },
-            "persons": persons,
-            "external_accounts": [{"reference": "bank", "bank_account": BANK}],
-        }
 
 
 if __name__ == "__main__":

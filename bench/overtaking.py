@@ -4,7 +4,7 @@ Platform `crowd` has so many bulk requests waiting at 25 calls per second, on tw
 requests of the same platform, from their publishing to their result, less what the same takes with nobody waiting, in
 permits of 40 ms; (2) 100 requests of platform `other`, over the time they take alone. The endpoint answers at once.
 
-    python bench/overtaking.py [--waiting 100000] [--json]
+    python -m bench.overtaking [--waiting 100000] [--json]
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stage import CARD, emulator, run, tokenferry, worker
-
+from bench.stage import CARD, emulator, run, tokenferry, worker
 from tokenferry import CardRequest, Order, Producer, Results, load
 from tokenferry.broker import embedded
 

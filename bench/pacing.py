@@ -3,7 +3,7 @@
 The endpoint enforces a token bucket of exactly the configured rate with a burst of 5, at 250 ms per call. Utilisation
 is calls admitted after the first second, over rate times duration; 1.0 is all the account allows.
 
-    python bench/pacing.py [--rates 25 100] [--processes 1 2 4 8] [--seconds 15] [--json]
+    python -m bench.pacing [--rates 25 100] [--processes 1 2 4 8] [--seconds 15] [--json]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from stage import ledger, limited, send, tokenferry, worker
+from bench.stage import ledger, limited, send, tokenferry, worker
 
 
 def measure(rate: int, processes: int, seconds: float) -> dict[str, Any]:

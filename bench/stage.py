@@ -1,4 +1,4 @@
-"""What every measurement starts: an endpoint, workers, a configuration. All of it on the loopback interface."""
+"""What the measurements of pace, fairness and onboarding start: the emulator, workers, a configuration."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from urllib.request import urlopen
 from tokenferry import CardRequest, Order, Producer, load
 from tokenferry.broker import embedded
 
-HERE = Path(__file__).parent
 ENVIRONMENT = {
     **os.environ,
     "BENCH_KEY": "sk_test_bench",
     "BENCH_OTHER_KEY": "sk_test_other",
-    "PYTHONPATH": str(HERE),
 }
 CARD = {"number": "4242424242424242", "exp_month": "12", "exp_year": "2034"}
 

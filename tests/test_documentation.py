@@ -33,7 +33,8 @@ def test_the_published_retry_table_is_the_one_the_code_uses() -> None:
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_every_file_a_page_names_exists(page: Path) -> None:
-    for name in re.findall(r"`((?:producers|worker|emulator|docs|tests|deploy|examples)/[\w./*-]+)`", page.read_text()):
+    folders = "producers|worker|emulator|docs|tests|deploy|examples|bench"
+    for name in re.findall(rf"`((?:{folders})/[\w./*-]+)`", page.read_text()):
         assert list(ROOT.glob(name)), f"{page.name} names {name}, which is not there"
 
 
