@@ -34,7 +34,7 @@ KEPT: Final = frozenset(
 
 @dataclass(frozen=True)
 class Attacher:
-    """Spends tokens on order. Its platforms hold the secret keys of the provider; it has no key that opens envelopes."""
+    """Spends tokens on order. Its platforms hold the provider's secret keys; it has no key that opens envelopes."""
 
     signers: Signers
     spender: Spender
