@@ -45,7 +45,7 @@ class QuickWorld:
     def now(self) -> float:
         return NOW + self._loop.time()
 
-    def dice(self) -> float:
+    def random(self) -> float:
         return 0.5
 
     async def sleep(self, seconds: float) -> None:

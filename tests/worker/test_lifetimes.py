@@ -91,7 +91,7 @@ async def test_delivered_again_at_any_point_it_sends_the_same_request_back(tell:
     assert story.journal.requests.entry("req-1").epoch == 1
 
 
-@pytest.mark.parametrize("where", ["close", "anew"])
+@pytest.mark.parametrize("where", ["close", "retokenize"])
 async def test_killed_on_the_way_the_next_delivery_goes_on(
     tell: Tell, sealed: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

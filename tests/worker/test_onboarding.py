@@ -681,7 +681,7 @@ async def test_a_twin_that_knows_less_takes_what_the_other_one_has_made(
     async def look(*_: Any) -> dict[str, str]:
         return {}
 
-    monkeypatch.setattr(house.book, "look", look)
+    monkeypatch.setattr(house.book, "records", look)
     house.journal.entry("req-1").outcome = None
     late = told(await house.onboarder.handle(body))
     assert statuses(late)["account"] == "done"
