@@ -242,7 +242,7 @@ class Reception(CarefulConsumer):
         self.pool = SimpleNamespace(taken=Counter(), turns=0, tasks={"ours"}, is_running=True)
         self.app = SimpleNamespace(tokenferry_publisher=lambda: self, tokenferry_clock=lambda: NOW)
         self.timer = SimpleNamespace(call_after=lambda *call: self.due.append(call))
-        self.connection_errors = (OSError,)
+        self.connection_errors = (OSError, KeyError)  # as on Redis
         self.strategies = {"ours": self._strategy}
         self.on_task_message: set[Any] = set()
         self.restart_count, self._maximum_prefetch_restored = 0, True

@@ -23,6 +23,7 @@ from tokenferry.broker.publishing import CanPublish, Outgoing, wait
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import (
     ATTACH_TASK,
+    MAX_TAKEN_BYTES,
     ONBOARD_TASK,
     attach_queue,
     onboard_queue,
@@ -35,7 +36,7 @@ from tokenferry_worker.circuits.scopes import Circuit
 log = logging.getLogger(__name__)
 
 TOGETHER: Final = 200
-"""Messages carried back before the first of them is acknowledged."""
+"""Messages carried back before the first of them is acknowledged; fewer where they are long (`MAX_TAKEN_BYTES`)."""
 MOST_PER_VISIT: Final = 2000
 """Then it is the turn of another circuit."""
 DUTY: Final = 30.0
@@ -97,14 +98,15 @@ class ParkedRequeuer:
             carried, empty, enough = 0, False, False
             batch: list[_Carried] = []
             while carried < MOST_PER_VISIT and not (empty or enough):
-                fresh = 0
-                while fresh < TOGETHER and not (empty or enough):
+                fresh = bytes_ = 0
+                while fresh < TOGETHER and bytes_ < MAX_TAKEN_BYTES and not (empty or enough):
                     message = lot.get()
                     if message is None:
                         empty = True
                         continue
                     if lot.knows(message, batch):
                         continue
+                    bytes_ += len(message.body or b"")
                     back, live = _way_back(scope, message)
                     batch.append(_Carried(message, self.publisher.submit(back)))
                     fresh += 1

@@ -144,10 +144,8 @@ class CarefulConsumer(Consumer):
                 checked = Checked(work, message)
                 message.body, message.headers, message.properties = b"", {}, {}  # held no longer than they are needed
                 hand_over(checked)
-            except self.connection_errors:
-                raise
             except Exception as error:
-                if not self.pool.is_running:
+                if self._is_lost(error) or not self.pool.is_running:
                     raise
                 log.error("a message could not be handed to Celery (%s)", type(error).__name__)
                 if isinstance(work, WorkMessage):
@@ -155,6 +153,10 @@ class CarefulConsumer(Consumer):
                 self._set_aside(message, INVALID)
 
         return on_message
+
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether the connection is lost. On Redis kombu takes every `KeyError` for that, whatever led to it."""
+        return isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
 
     def _read(self, message: Any) -> WorkMessage | Refused:
         refused: Refused | None = getattr(message, "refused", None)
@@ -204,7 +206,7 @@ class CarefulConsumer(Consumer):
                 return retained(message.body or "", reason, at=at, realtime=realtime)
             except Exception as error:  # whatever it holds, it must not come back for ever
                 log.error("what is not ours cannot be kept (%s); it is noted", type(error).__name__)
-        return Refused(reason).note(getattr(message, "length", 0), at=int(at * 1000))
+        return Refused(reason).note(getattr(message, "length", len(message.body or b"")), at=int(at * 1000))
 
 
 def _queue_of(message: Any) -> str:

@@ -1,0 +1,1 @@
+"""The keys that open envelopes, and those that verify signatures."""
