@@ -156,7 +156,7 @@ def test_taking_without_a_timeout_waits_for_the_next_result_until_it_is_stopped(
         thread.start()
         assert waiting.wait(30)
         route.put_results("a")
-        until(lambda: taken, "the result", 10)
+        until(lambda: taken, "the result", 60)
         with promptly():
             reader.stop()
             thread.join()

@@ -79,7 +79,7 @@ END_OF_PYTHON
             env=environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=280,
             check=False,
         )
     finally:

@@ -71,7 +71,7 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
-        until(self._answers, f"the server in {self.folder}", 15.0)
+        until(self._answers, f"the server in {self.folder}", 60.0)
 
     def kill(self) -> None:
         assert self.process is not None

@@ -61,7 +61,7 @@ def test_a_broker_that_drops_every_connection_under_load_is_found_again_and_noth
         route.gather(REQUESTS, seconds=40.0)
         house.until_all_is_done()
         last = house.send(cargo.cards(1, route.name))  # the line is up again for good
-        route.gather(REQUESTS + 1, seconds=15.0)
+        route.gather(REQUESTS + 1, seconds=60.0)
         house.until_all_is_done()
         assert "Traceback" not in worker.said()
         assert "cancels all currently executed tasks" not in worker.said()  # Celery's advice, at every reconnect
@@ -94,7 +94,7 @@ def test_a_connection_that_is_lost_while_requests_wait_is_no_sign_of_poison(hous
             line.release()
             until(lambda: in_hand(house, worker) == 4, "every request in hand, once")
             go_on(house)
-            route.gather(4, seconds=15.0)
+            route.gather(4, seconds=60.0)
             house.until_all_is_done()
             outcomes = route.of(request_ids)
             assert all(result.ok for result in outcomes.values())

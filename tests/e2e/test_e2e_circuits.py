@@ -117,7 +117,7 @@ def test_a_circuit_closes_by_itself_after_the_cure(house: House) -> None:
         ids = house.send(orders([card(n) for n in range(20)], route, "main"))
         until(lambda: alarms(worker.said(), "main"), "the alarm")
         accept(house, MAIN_KEY)
-        route.gather(20, 15.0)
+        route.gather(20, 60.0)
         assert all(result.ok for result in route.of(ids).values())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -130,7 +129,7 @@ class Place:
         return [json.loads(body) for body in self.house.broker.take(QUARANTINE)]
 
 
-KINDS = ("embedded", "rabbitmq", *(["redis"] if os.environ.get("EVERY_BROKER") == "1" else []))
+KINDS = ("embedded", "rabbitmq", "redis")
 
 
 @pytest.fixture(

@@ -73,6 +73,6 @@ def test_stopping_in_the_middle_of_work_is_orderly_and_loses_nothing(house: Hous
     until_made(house, 130)
     orphaned.process.kill()
     orphaned.process.wait(30)
-    until(lambda: not any(map(is_alive, children)), "the end of processes without a supervisor", 10.0)
+    until(lambda: not any(map(is_alive, children)), "the end of processes without a supervisor", 60.0)
     with house.working(processes=2):
         assert_one_outcome_and_one_token_each(house, route, request_ids)

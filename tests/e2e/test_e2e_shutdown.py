@@ -199,7 +199,7 @@ def test_the_processes_of_a_supervisor_that_is_killed_stop_as_if_it_had_asked(pa
     (child,) = worker.children()
     worker.process.kill()
     worker.process.wait(30)
-    until(lambda: not is_alive(child), "the end of its process", 15.0)
+    until(lambda: not is_alive(child), "the end of its process", 60.0)
     until(lambda: waiting(paused) == COUNT, "what it had in hand, for another one")
     another_one_finishes(paused, request_ids, route)
 
