@@ -1,4 +1,6 @@
-"""Tokenferry: sealed cargo in, single-use tokens out. This half can lock and cannot look.
+"""Tokenferry: encrypted card and bank data in, Stripe tokens out.
+
+This package can encrypt requests but not decrypt them.
 
 >>> from tokenferry import CardRequest, Producer, Results
 """

@@ -46,17 +46,17 @@ OURS: Final = {
 """Commands of this half: there even where the package was not installed, only put on the path."""
 
 SUMMARIES: Final = {
-    "attach": "Spend tokens: one, or one in each line of a file.",
-    "circuits": "List what the endpoint refuses now, and how to fix it.",
-    "dead-letters": "See what was given up on, redrive it, or drop it.",
+    "attach": "Use tokens: create the customer, charge, account, ... they are meant for.",
+    "circuits": "List what cannot be called now (refused key, outage), and how to fix it.",
+    "dead-letters": "List requests that failed for good; retry or delete them.",
     "doctor": "Check everything a worker needs, before the first request.",
     "emulator": "Run a stand-in for the token endpoint.",
     "health": "Ask the workers on this machine how they are.",
     "import": "Tokenize every row of a CSV or JSONL file.",
     "keys": "Make the keys of producers and workers.",
     "limits": "See and change the rate budgets of a running fleet.",
-    "outbox": "See and send what was accepted and is not with the broker yet.",
-    "onboard": "Make every connected account of a file, with its persons and bank accounts.",
+    "outbox": "Show and send accepted requests that the broker does not have yet.",
+    "onboard": "Create every connected account of a file, with its persons and bank accounts.",
     "results": "Look at the results that wait on a route, or take them into a file.",
     "send": "Seal one request and hand it to the broker.",
     "worker": "Run a worker.",
@@ -227,10 +227,10 @@ def _version() -> str:
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(_version(), prog_name="tokenferry")
 def main() -> None:
-    """Sealed cargo in, single-use tokens out.
+    """Encrypted card and bank data in, Stripe tokens out.
 
-    Requests are sealed here with a public key and put on a queue; workers open them, call the token endpoint at the
-    account's rate, and send token ids back. Start with `tokenferry import --help` or `tokenferry send --help`.
+    Requests are encrypted here with a public key and put on a queue. Workers decrypt them, call Stripe's token endpoint
+    at the account's rate, and send token ids back. Start with `tokenferry import --help` or `tokenferry send --help`.
 
     Exit codes of every command: 0 done, 1 some of it failed, 2 wrong usage or configuration.
     """

@@ -212,10 +212,10 @@ def test_the_command_says_how_each_process_is(config: Path) -> None:
     assert "worker (pid 6) works" in said
     for word in (
         "process 0 (pid 7, tokenize, for ",
-        "3 in hand",
-        "last work 0 s ago",
+        "3 running",
+        "last one 0 s ago",
         "main/kind/card",
-        "queues empty",
+        "queues last seen empty",
     ):
         assert word in said
 

@@ -120,7 +120,7 @@ def attach(
     as_json: bool,
     config: Path | None,
 ) -> None:
-    """Order tokens to be spent: TOKEN, one in each line of --file or of standard input, or those of --from-route."""
+    """Use tokens: TOKEN, one in each line of --file or of standard input, or those of --from-route."""
     if from_route is None:
         if rejects is not None:
             raise click.UsageError("--rejects is for --from-route")

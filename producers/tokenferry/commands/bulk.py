@@ -95,7 +95,7 @@ def file_options(item: str) -> Decorator:
 
 def patience_options(items: str, *, run: str, window: int, give_up_after: float | None) -> Decorator:
     """How much may be under way, and how long it may take; *window* and *give_up_after* are defaults."""
-    silent = "Stop when neither a result nor a word of the broker has come for this long."
+    silent = "Stop if nothing (no result, no reply from the broker) arrives for this long."
     how_many: dict[str, Any] = {"type": click.IntRange(1, 100_000), "default": window, "show_default": True}
     seconds: dict[str, Any] = {"type": SECONDS, "metavar": "SECONDS", "show_default": True}
     return _stacked(

@@ -95,7 +95,7 @@ class ImportRun:
             examiner = Examiner(self._defaults(memory.route), outputs, ledger.counts)
             first = [f"results come to route {memory.route}"]
             if memory.is_resumed:
-                first.insert(0, f"going on: {len(done.rows)} rows have their result already")
+                first.insert(0, f"resuming: {len(done.rows)} rows are done")
             meter = Meter(ledger, self._budget, self._lines, self._size)
             with bulk.shown(meter.line, *first, quiet=wanted.quiet) as telling:
                 run = Import(

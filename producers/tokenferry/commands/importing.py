@@ -72,7 +72,9 @@ def _show_columns(context: click.Context, _: click.Parameter, wanted: bool) -> N
 
 @click.command("import", epilog=EPILOG)
 @file_options("row")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted import stopped. New where there was none.")
+@click.option(
+    "--resume", is_flag=True, help="Continue an interrupted import. Starts a new one if there is nothing to continue."
+)
 @click.option("--again", is_flag=True, help="With --force: attach rows a second time that are attached already.")
 @click.option(
     "--map",
@@ -83,7 +85,7 @@ def _show_columns(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), help="Default: by the file's name, else CSV.")
 @click.option("--delimiter", type=click.Choice([*DELIMITERS]), help="Default: found in the header.")
-@click.option("--kind", type=click.Choice(KINDS), help="The kind of rows that name none.")
+@click.option("--kind", type=click.Choice(KINDS), help="Token type of rows without a `kind` column.")
 @click.option("--platform", metavar="NAME", help="The platform of rows that name none. Default: the only one.")
 @click.option("--connected-account", metavar="ID", help="The connected account of rows that name none.")
 @click.option("--lane", type=click.Choice(LANES), help="Default: bulk; realtime where a CVC is carried.")

@@ -245,7 +245,7 @@ def _external_account(place: str, entry: OnboardingExternalAccount) -> Iterator[
         if entry.card.currency is None:
             yield Problem(f"{place}.card.currency", "is required: it says which payouts the debit card receives")
         if entry.card.carries_cvc:
-            yield Problem(f"{place}.card.cvc", "may not wait in a queue, and payouts need none; leave it out")
+            yield Problem(f"{place}.card.cvc", "remove the CVC: it must not be stored, and payouts do not need it")
     if entry.request.needs_connected_account:
         kind = entry.request.kind
         yield Problem(f"{place}.{kind}.customer", "cannot be copied to an account that is yet to be made")

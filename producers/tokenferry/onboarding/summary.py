@@ -59,10 +59,11 @@ class OnboardingSummary(RunSummary[OnboardingCounts]):
                 f"{counts.read} accounts in {spelled(self.seconds)}: {counts.complete} complete, "
                 f"{counts.incomplete} incomplete, {counts.refused} refused, {counts.unfinished} unfinished"
             )
-            earlier = f"{counts.steps_earlier} of them earlier"
-            yield f"{counts.steps_done} steps done, {earlier}; {counts.steps_failed} failed"
+            earlier = f"{counts.steps_earlier} in earlier runs"
+            yield f"{counts.steps_done} steps done ({earlier}), {counts.steps_failed} failed"
         if counts.still_due:
-            yield f"complete accounts of which the endpoint still asks for more: {counts.still_due} (see requirements)"
+            due = f"{counts.still_due} accounts were created, but Stripe still needs information"
+            yield f'{due} (see "requirements" in the results)'
 
     def _left(self) -> Iterator[str]:
         counts = self.counts

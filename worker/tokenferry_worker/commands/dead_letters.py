@@ -25,7 +25,7 @@ WIDEST: Final = 1000
 
 @click.group(name="dead-letters")
 def dead_letters() -> None:
-    """See what was given up on or could not be read, send it on its way again, or drop it.
+    """List requests that failed for good, or could not be read; retry or delete them.
 
     A request becomes a dead letter when every attempt failed, when workers died of it again and again, or when its
     platform or key is not there. It rests sealed, as it came. What is not signed by a known producer, or is no request

@@ -71,9 +71,9 @@ def _told(process: ProcessHealth) -> str:
         return f"(pid {process.pid or 'none'}) {process.trouble}"
     words = [
         f"(pid {process.pid}, {report.role}, for {_span(time.time() - report.since)}) {report.phase}",
-        f"{report.in_hand} in hand, {report.taken} taken",
-        f"last work {_ago(report.last_taken, process.silent)}",
-        f"queues empty {_ago(report.last_empty, process.silent)}",
+        f"{report.in_hand} running, {report.taken} taken since its start",
+        f"last one {_ago(report.last_taken, process.silent)}",
+        f"queues last seen empty {_ago(report.last_empty, process.silent)}",
         f"broker {'reachable' if report.broker else 'away'}",
         f"store {'reachable' if report.store else 'away'}",
     ]

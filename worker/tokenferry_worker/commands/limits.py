@@ -56,7 +56,9 @@ def show(config: Path | None, as_json: bool) -> None:
     for column in ("budget", "configured/s", "now/s", ""):
         table.add_column(column, justify="left" if column in ("budget", "") else "right")
     for state in states:
-        slowed = f"the endpoint's 429s leave {100 * state.factor:.0f} %" if state.factor < 1 else ""
+        slowed = (
+            f"slowed to {100 * state.factor:.0f} %: Stripe answered 429 (too many requests)" if state.factor < 1 else ""
+        )
         note = f"paused: {state.paused}" if state.paused else slowed
         table.add_row(state.name, f"{state.configured:g}", "0" if state.paused else f"{state.now:g}", note)
     Console(soft_wrap=True, highlight=False).print(table)
