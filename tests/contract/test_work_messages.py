@@ -17,7 +17,7 @@ from tokenferry.broker.outgoing import Outgoing
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES
 from tokenferry.contract.names import is_id
 from tokenferry.contract.queues import MAX_MESSAGE_BYTES, TOKENIZE_TASK
-from tokenferry.contract.work_messages import TOO_LONG, Item, Refused, WorkMessage, read_item, read_work
+from tokenferry.contract.work_messages import TOO_LONG, ListItem, Refused, WorkMessage, read_item, read_work
 
 TASKS = {TOKENIZE_TASK}
 PUBLISHED_BEFORE = json.dumps(
@@ -127,7 +127,7 @@ def test_nothing_of_an_item_says_where_it_came_from_or_inflates_it() -> None:
         properties={"delivery_info": {"redelivered": 1, "routing_key": "another"}, "priority": 256, "reply_to": 5},
     )
     found = read_item(shape.item("q"))
-    assert isinstance(found, Item)
+    assert isinstance(found, ListItem)
     assert "compression" not in found.headers
     assert (found.redelivered, found.priority, found.reply_to) == (False, None, None)
 
@@ -152,7 +152,7 @@ JSON = st.recursive(
 
 @given(item=st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_item_at_all_makes_it_raise(item: bytes) -> None:
-    assert isinstance(read_item(item), Item | Refused)
+    assert isinstance(read_item(item), ListItem | Refused)
 
 
 @given(headers=JSON, content_type=JSON, content_encoding=JSON, body=st.binary(max_size=300) | JSON)

@@ -29,7 +29,7 @@ from tokenferry import CardRequest, Order, onboarding_from
 from tokenferry.broker import connecting, patience, queue_browser
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher, PublishError
-from tokenferry.broker.queue_browser import Item
+from tokenferry.broker.queue_browser import QueuedMessage
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.contract.attach import AttachRequest
@@ -495,7 +495,7 @@ class TestShelves:
             with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
                 (item,) = shelf
                 channel, tag = item.handle
-                shelf.remove(Item(item.body, (channel, tag + 1)))
+                shelf.remove(QueuedMessage(item.body, (channel, tag + 1)))
 
         with pytest.raises(AMQPError, match="unknown delivery tag"):
             remove()
@@ -881,7 +881,7 @@ class TestCommands:
             office.lay(f"req-{n}")
         really, removed = queue_browser._AmqpBrowser.remove, []
 
-        def remove(shelf: Any, item: Item) -> bool:
+        def remove(shelf: Any, item: QueuedMessage) -> bool:
             if removed:
                 rabbit.stop_queue(DEAD_LETTERS)  # from here on it hears of nothing, and patience has no time
             removed.append(really(shelf, item))

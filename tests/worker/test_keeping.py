@@ -26,7 +26,7 @@ from tokenferry.producer import Sealer
 from tokenferry_worker.dead_letters.record import FOREIGN, DeadLetter, argument
 from tokenferry_worker.dead_letters.retention import HEAD, redated, retained
 from tokenferry_worker.engine.consumer import ASIDE_AGAIN, CarefulConsumer
-from tokenferry_worker.on_redis.store import Clock
+from tokenferry_worker.on_redis.store import ServerClock
 
 from .standins import NOW, FlakyPublisher
 
@@ -349,5 +349,5 @@ def test_a_broker_that_refuses_it_gets_a_pause_and_the_log_does_not_say_that_it_
 
 def test_the_clock_is_asked_once_a_minute_and_goes_on_between() -> None:
     answers = iter([NOW, NOW + 1000.0])
-    clock = Clock(lambda: next(answers))
+    clock = ServerClock(lambda: next(answers))
     assert NOW <= clock() <= clock() < NOW + 500.0

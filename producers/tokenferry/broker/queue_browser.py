@@ -51,7 +51,7 @@ VISIBLE_WITHIN: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Item:
+class QueuedMessage:
     """One message of the queue: its body, and what its shelf knows it by."""
 
     body: str
@@ -61,11 +61,11 @@ class Item:
 class QueueBrowser(Protocol):
     """A queue that is looked through once, the oldest first."""
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[QueuedMessage]:
         """What was there when it began; what comes meanwhile waits for the next look."""
         ...
 
-    def remove(self, item: Item) -> bool:
+    def remove(self, item: QueuedMessage) -> bool:
         """Take *item*, the latest, off the queue for good: when this returns, the broker knows.
 
         False where somebody else has done so. Raises the client library's error where it may still be there.
@@ -119,7 +119,7 @@ class _RedisBrowser:
         self._passed = 0
         """Entries at the tail that were seen and are still there."""
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[QueuedMessage]:
         left = int(self._client.llen(self._queue))
         while left > 0:
             last = -1 - self._passed
@@ -130,9 +130,9 @@ class _RedisBrowser:
             left -= len(some)
             for payload in some:
                 self._passed += 1
-                yield Item(_body(payload), payload)
+                yield QueuedMessage(_body(payload), payload)
 
-    def remove(self, item: Item) -> bool:
+    def remove(self, item: QueuedMessage) -> bool:
         # From the tail, where it is: every entry has a delivery tag of its own, so it is this one or none.
         removed = int(self._client.lrem(self._queue, -1, item.handle)) > 0
         self._passed -= removed
@@ -186,7 +186,7 @@ class _AmqpBrowser:
         self._complete = 0.0
         """When everything that a lost connection gives back is there again: monotonic seconds."""
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[QueuedMessage]:
         if not self._is_there():
             return  # nothing was ever put there
         message = self._fetch()
@@ -196,7 +196,7 @@ class _AmqpBrowser:
             body = _text(message.body)
             self._held[message.delivery_tag] = _hash(body)
             left -= 1
-            yield Item(body, (self._channel, message.delivery_tag))
+            yield QueuedMessage(body, (self._channel, message.delivery_tag))
             if left <= 0:
                 return
             if time.monotonic() > until:
@@ -204,7 +204,7 @@ class _AmqpBrowser:
                 until = time.monotonic() + HELD_FOR
             message = self._next.popleft() if self._next else self._fetch()
 
-    def remove(self, item: Item) -> bool:
+    def remove(self, item: QueuedMessage) -> bool:
         channel, tag = item.handle
         known_by = _hash(item.body)
         if channel is not self._channel:  # it has gone back to the queue, and may have come up again already

@@ -22,7 +22,7 @@ _TICK: Final = 0.2
 
 
 @dataclass(frozen=True)
-class Patience:
+class RunLimits:
     """How long a run waits, in seconds, and how much of it may be under way at once."""
 
     window: int
@@ -60,7 +60,7 @@ class BulkRun(ABC, Generic[Read]):
         outputs: Outputs,
         handing: Submitter,
         *,
-        patience: Patience,
+        patience: RunLimits,
         note: Callable[[str], None],
     ) -> None:
         self.reason: str | None = None

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from tokenferry.bulk.bulk_run import Patience
+from tokenferry.bulk.bulk_run import RunLimits
 from tokenferry.bulk.outputs import UnusableOutput
 from tokenferry.bulk.progress import Progress
 from tokenferry.bulk.run_summary import RunSummary
@@ -44,9 +44,9 @@ class BulkOptions:
     config: Path | None
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> RunLimits:
         """How long to wait, and how much may be under way."""
-        return Patience(self.window, self.timeout, self.give_up_after)
+        return RunLimits(self.window, self.timeout, self.give_up_after)
 
     @property
     def file_name(self) -> str:

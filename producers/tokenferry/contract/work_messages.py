@@ -60,7 +60,7 @@ class WorkMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ListItem:
     """One item of a Redis list, as kombu writes it: a message with a body, and parts of the right types."""
 
     body: bytes
@@ -74,7 +74,7 @@ class Item:
     redelivered: bool
 
 
-def read_item(payload: bytes) -> Item | Refused:
+def read_item(payload: bytes) -> ListItem | Refused:
     """Read one item of a Redis list."""
     message = _json(payload)
     if not isinstance(message, dict):
@@ -92,7 +92,7 @@ def read_item(payload: bytes) -> Item | Refused:
     headers.pop("compression", None)
     delivery = properties.get("delivery_info")
     priority = properties.get("priority")
-    return Item(
+    return ListItem(
         content,
         headers,
         content_type,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import replace
 
-from tokenferry.bulk.bulk_run import BulkRun, Patience
+from tokenferry.bulk.bulk_run import BulkRun, RunLimits
 from tokenferry.bulk.outputs import Outputs
 from tokenferry.bulk.submitter import RESUMED_SILENCE, SILENCE, Submitter
 from tokenferry.configuration import InvalidConfiguration
@@ -35,7 +35,7 @@ class Import(BulkRun[Row | BrokenRow]):
         memory: Checkpoint,
         *,
         done: Container[int] = (),
-        patience: Patience,
+        patience: RunLimits,
         note: Callable[[str], None],
     ) -> None:
         """*done*: rows that an earlier run has dealt with."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from tokenferry.bulk.bulk_run import BulkRun, Patience
+from tokenferry.bulk.bulk_run import BulkRun, RunLimits
 from tokenferry.bulk.outputs import Outputs
 from tokenferry.bulk.submitter import Submitter
 from tokenferry.bulk.window import Pending
@@ -29,7 +29,7 @@ class OnboardingRun(BulkRun[NumberedDocument]):
         outputs: Outputs,
         *,
         platform: str | None,
-        patience: Patience,
+        patience: RunLimits,
         note: Callable[[str], None],
         progress: bool = True,
     ) -> None:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from tokenferry.broker import queue_browser
 from tokenferry.broker.patience import QueueUnanswered
-from tokenferry.broker.queue_browser import Item, QueueBrowser
+from tokenferry.broker.queue_browser import QueueBrowser, QueuedMessage
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import Duration, config_option
@@ -74,7 +74,7 @@ def broker_trouble() -> Iterator[None]:
         raise click.ClickException(f"the broker {why(error)}; nothing is lost. See [broker] url") from None
 
 
-def fitting(shelf: QueueBrowser, meant: DeadLetterFilter) -> Iterator[tuple[Item, DeadLetter]]:
+def fitting(shelf: QueueBrowser, meant: DeadLetterFilter) -> Iterator[tuple[QueuedMessage, DeadLetter]]:
     """What is on the shelf and meant, oldest first."""
     now = time.time()
     for item in shelf:

@@ -22,7 +22,7 @@ from tokenferry_worker.engine import signals
 from tokenferry_worker.health.vitals import ReportLine, Vitals
 from tokenferry_worker.health.watchdog import Watchdog
 from tokenferry_worker.health.witness import QueueWitness
-from tokenferry_worker.on_redis.store import Clock, now_at
+from tokenferry_worker.on_redis.store import ServerClock, now_at
 from tokenferry_worker.wiring import Role
 
 log = logging.getLogger("tokenferry.worker")
@@ -77,7 +77,7 @@ def build(configuration: Configuration, role: Role) -> Celery:
         return wiring.handlers(configuration, role, publisher(), vitals)
 
     app.tokenferry_publisher = publisher
-    app.tokenferry_clock = Clock(lambda: now_at(connecting.store_url(configuration)))
+    app.tokenferry_clock = ServerClock(lambda: now_at(connecting.store_url(configuration)))
     app.tokenferry_open = open_
     app.tokenferry_vitals = vitals
     app.tokenferry_hold = configuration.broker.hold_seconds if amqp else None

@@ -215,7 +215,7 @@ def now_at(url: str) -> float:
         client.close()
 
 
-class Clock:
+class ServerClock:
     """A clock that is asked once a minute: Unix seconds. For a thread that has no time to ask for every message."""
 
     def __init__(self, ask: Callable[[], float]) -> None:

@@ -25,7 +25,7 @@ from tokenferry.broker.redis_transport.keeper import Keeper
 from tokenferry.broker.redis_transport.register import Register, RegisterKeys, Taken
 from tokenferry.broker.redis_transport.waiter import Waiter, track_changes
 from tokenferry.contract.queues import QUARANTINE
-from tokenferry.contract.work_messages import UNDECODABLE, Item, Refused, read_item
+from tokenferry.contract.work_messages import UNDECODABLE, ListItem, Refused, read_item
 
 logger = get_logger(__name__)
 
@@ -174,7 +174,7 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
     def _message(self, queue: str, tag: str, payload: bytes) -> Any:
         """The message in *payload*, or None: then it has been noted in quarantine, and its content was not logged."""
         item = read_item(payload)
-        if isinstance(item, Item):
+        if isinstance(item, ListItem):
             return self.Message(_raw(item, queue, tag), channel=self)
         logger.error("a message of %r is not readable (%s); noted in %r", queue, item.reason, QUARANTINE)
         note = payload if queue == QUARANTINE else item.note(len(payload)).encode()
@@ -297,7 +297,7 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
             bell.close()
 
 
-def _raw(item: Item, queue: str, tag: str) -> dict[str, Any]:
+def _raw(item: ListItem, queue: str, tag: str) -> dict[str, Any]:
     """*item* in the form of which kombu makes a message. Where it came from is what we know, not what it says."""
     delivery_info: dict[str, Any] = {"exchange": "", "routing_key": queue}
     if item.redelivered:

@@ -38,7 +38,7 @@ class Credit(NamedTuple):
     """Bytes."""
 
 
-class Answer(NamedTuple):
+class TakeReply(NamedTuple):
     """What one take has brought."""
 
     taken: list[Taken]
@@ -83,7 +83,7 @@ class Register:
 
     # -- taking
 
-    def take(self, queue: str) -> Answer:
+    def take(self, queue: str) -> TakeReply:
         """Take one message of *queue* and wait for the answer (``take.lua``)."""
         keys, arguments = self._take_words({queue: Credit(1, 1)}, [])
         return answer(self._take(keys=keys, args=arguments))
@@ -181,11 +181,11 @@ class Register:
         return list(self._give_back(keys=[*self._pair, *lists], args=words)) if words else []
 
 
-def answer(reply: list[Any]) -> Answer:
+def answer(reply: list[Any]) -> TakeReply:
     """The answer of ``take.lua``, understood."""
     refused, cut_short, *words = reply
     if refused:
         logger.error("%d messages are too long or not readable; noted in %r, without content", refused, QUARANTINE)
     parts = iter(words)
     taken = [(queue.decode(), tag.decode(), payload) for queue, tag, payload in zip(parts, parts, parts, strict=True)]
-    return Answer(taken, bool(cut_short))
+    return TakeReply(taken, bool(cut_short))
