@@ -14,10 +14,11 @@ import pytest
 from e2e import cargo, hostile
 from e2e.brokers import OnRedis, RabbitMQ
 from e2e.hostile import QUEUES, SHAPES, STEERING, Hostile
-from e2e.house import BrokerKind, House, Route, Worker
+from e2e.house import BrokerKind, House, Route, Worker, until
 
 from tokenferry import Order
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
+from tokenferry_worker.health import probes
 
 SEED = 20261201
 COUNT = 2_000
@@ -124,6 +125,15 @@ class Place:
         grown = resident(self.pid) - self.before
         assert grown <= GROWTH, f"{grown} KB more than before"
 
+    def set_aside(self) -> int:
+        """How many messages the worker says it has moved to the quarantine."""
+        return sum(
+            process.report.set_aside
+            for worker in probes.ask(self.house.folder / "data")
+            for process in worker.processes
+            if process.report is not None
+        )
+
     def notes(self) -> list[dict[str, Any]]:
         """What is in quarantine."""
         return [json.loads(body) for body in self.house.broker.take(QUARANTINE)]
@@ -161,9 +171,11 @@ def test_two_thousand_hostile_messages_and_the_good_requests_between_them(place:
 
 def test_every_known_shape_ends_in_quarantine_with_its_reason(place: Place) -> None:
     route, post = place.house.route(), Post(place.house)
+    counted = place.set_aside()
     for _ in range(3):
         post.put(SHAPES.values(), QUEUES[0])
     place.check(route, place.house.send(cargo.cards(3, route.name)))
+    until(lambda: place.set_aside() == counted + post.sent, "a report that counts them")
     expected = Counter(shape.reason for shape in SHAPES.values() if shape.suits_amqp or not place.amqp)
     found = place.notes()
     assert Counter(note["reason"] for note in found) == {reason: 3 * count for reason, count in expected.items()}

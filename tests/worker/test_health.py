@@ -205,7 +205,7 @@ def asked(config: Path, *words: str) -> tuple[int, str]:
 
 
 def test_the_command_says_how_each_process_is(config: Path) -> None:
-    busy = report(circuits=["main/kind/card"])
+    busy = report(circuits=["main/kind/card"], set_aside=12)
     with probes.on_socket(config.parent / "data", lambda: health(process(busy))):
         code, said = asked(config)
     assert code == 0
@@ -216,6 +216,7 @@ def test_the_command_says_how_each_process_is(config: Path) -> None:
         "last one 0 s ago",
         "main/kind/card",
         "queues last seen empty",
+        "12 set aside in quarantine",
     ):
         assert word in said
 

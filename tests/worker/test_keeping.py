@@ -26,6 +26,7 @@ from tokenferry.producer import Sealer
 from tokenferry_worker.dead_letters.record import FOREIGN, DeadLetter, argument
 from tokenferry_worker.dead_letters.retention import HEAD, redated, retained
 from tokenferry_worker.engine.consumer import ASIDE_AGAIN, CarefulConsumer
+from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.on_redis.store import ServerClock
 
 from .standins import NOW, FlakyPublisher
@@ -240,7 +241,9 @@ class Reception(CarefulConsumer):
             reject_log_error=lambda *_: self.did.append("given back"),
         )
         self.pool = SimpleNamespace(taken=Counter(), turns=0, tasks={"ours"}, is_running=True)
-        self.app = SimpleNamespace(tokenferry_publisher=lambda: self, tokenferry_clock=lambda: NOW)
+        self.app = SimpleNamespace(
+            tokenferry_publisher=lambda: self, tokenferry_clock=lambda: NOW, tokenferry_vitals=Vitals("all")
+        )
         self.timer = SimpleNamespace(call_after=lambda *call: self.due.append(call))
         self.connection_errors = (OSError, KeyError)  # as on Redis
         self.strategies = {"ours": self._strategy}

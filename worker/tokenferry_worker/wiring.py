@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -136,7 +137,7 @@ async def handlers(
         if vitals is not None:
             vitals.store_away = lambda: store.away
             vitals.open_circuits = lambda: list(circuits.snapshot.open)
-        settler = Settler(publisher, book, store.now)
+        settler = Settler(publisher, book, store.now, vitals.set_aside if vitals is not None else Counter())
         settings, days = configuration.worker, configuration.store.journal_days
         limiter = RedisLimiter(store, alone=settings.alone_share)
         stack.push_async_callback(limiter.aclose)

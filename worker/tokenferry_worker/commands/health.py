@@ -77,6 +77,8 @@ def _told(process: ProcessHealth) -> str:
         f"broker {'reachable' if report.broker else 'away'}",
         f"store {'reachable' if report.store else 'away'}",
     ]
+    if report.set_aside:
+        words.append(f"{report.set_aside} set aside in quarantine since its start")
     if report.circuits:
         words.append(f"open circuits: {', '.join(report.circuits)}")
     if process.silent > 5:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenferry.broker.publishing import CanPublish, Outgoing, PublishError
 from tokenferry.contract.queues import (
@@ -46,6 +47,8 @@ class Settler:
     circuits: CircuitStore
     clock: Callable[[], Awaitable[float]]
     """Unix seconds, by the store."""
+    set_aside: Counter[str] = field(default_factory=Counter)
+    """Messages moved to the quarantine, by reason."""
 
     async def settle(self, outcome: Outcome, body: str, *, realtime: bool = True) -> None:
         """Tell whoever is to be told. *body*: the delivery's message, kept as it came where it must and may be kept.
@@ -76,6 +79,7 @@ class Settler:
             case Quarantined(reason):
                 kept = retained(body, reason, at=await self.clock(), realtime=realtime)
                 await self._publish(Outgoing(QUARANTINE, kept))
+                self.set_aside[reason] += 1
                 log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
             case Parked(scope, task, id_):
                 await self._publish(Outgoing.task(parked_queue(scope), task, id_, body))

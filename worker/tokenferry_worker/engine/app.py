@@ -15,6 +15,7 @@ from celery.signals import worker_ready
 
 from tokenferry.broker import connecting
 from tokenferry.broker.publishing import Publisher
+from tokenferry.broker.redis_transport import NOTED
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, TOKENIZE_TASK
 from tokenferry_worker import wiring
@@ -117,6 +118,7 @@ def _watchdog(app: Celery, worker: Any, configuration: Configuration) -> Watchdo
     witness = QueueWitness(configuration, [queue.name for queue in app.conf.task_queues])
     vitals: Vitals = app.tokenferry_vitals
     vitals.pool = worker.pool
+    vitals.noted = NOTED
     vitals.connected = worker.consumer.is_reading
     vitals.reached = lambda: witness.reached
     vitals.empty_at = lambda: witness.empty_at

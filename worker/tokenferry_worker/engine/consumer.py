@@ -195,6 +195,7 @@ class CarefulConsumer(Consumer):
             again = (log, self.connection_errors, True)
             self.timer.call_after(ASIDE_AGAIN, message.reject_log_error, again)
         else:
+            self.app.tokenferry_vitals.set_aside[reason] += 1
             log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
             message.ack_log_error(log, self.connection_errors)
 

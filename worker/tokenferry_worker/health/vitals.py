@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -36,6 +37,8 @@ class ProcessReport(BaseModel):
     store: bool
     circuits: tuple[str, ...] = ()
     """Open ones."""
+    set_aside: int = 0
+    """Messages moved to the quarantine since the start: not ours, or not readable."""
 
     @classmethod
     def read(cls, line: bytes) -> ProcessReport | None:
@@ -82,6 +85,10 @@ class Vitals:
         self.empty_at: Callable[[], float | None] = lambda: None
         self.store_away: Callable[[], bool] = lambda: False
         self.open_circuits: Callable[[], Sequence[str]] = lambda: ()
+        self.set_aside: Counter[str] = Counter()
+        """Messages moved to the quarantine, by reason."""
+        self.noted: Mapping[str, int] = {}
+        """Messages that the transport has noted there, by reason."""
         self._taken = 0
         self._taken_at: float | None = None
 
@@ -106,6 +113,7 @@ class Vitals:
             broker=self.connected() and self.reached() is not False,
             store=not self.store_away(),
             circuits=tuple(sorted(self.open_circuits())),
+            set_aside=sum(list(self.set_aside.values())) + sum(list(self.noted.values())),
         )
 
 

@@ -23,7 +23,8 @@ except that they are not registered: acknowledging one does nothing. Needs Redis
 
 from tokenferry.broker.redis_transport.addresses import kombu_url
 from tokenferry.broker.redis_transport.channel import Channel
+from tokenferry.broker.redis_transport.register import NOTED
 from tokenferry.broker.redis_transport.transport import Transport
 from tokenferry.contract.queues import QUARANTINE
 
-__all__ = ["QUARANTINE", "Channel", "Transport", "kombu_url"]
+__all__ = ["NOTED", "QUARANTINE", "Channel", "Transport", "kombu_url"]

@@ -22,7 +22,7 @@ from tokenferry.broker.redis_transport.bell import Bell
 from tokenferry.broker.redis_transport.connections import PlainConnection, TlsConnection
 from tokenferry.broker.redis_transport.credit import QoS
 from tokenferry.broker.redis_transport.keeper import Keeper
-from tokenferry.broker.redis_transport.register import Register, RegisterKeys, Taken
+from tokenferry.broker.redis_transport.register import NOTED, Register, RegisterKeys, Taken
 from tokenferry.broker.redis_transport.waiter import Waiter, track_changes
 from tokenferry.contract.queues import QUARANTINE
 from tokenferry.contract.work_messages import UNDECODABLE, ListItem, Refused, read_item
@@ -180,6 +180,7 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         note = payload if queue == QUARANTINE else item.note(len(payload)).encode()
         try:
             self._register.set_aside(tag, note)
+            NOTED[item.reason] += 1
         except (*self.connection_errors, ResponseError) as error:
             logger.warning("it was not moved (%s): it returns when its lease ends", type(error).__name__)
         self.qos.release(tag)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from kombu.log import get_logger
@@ -36,6 +36,10 @@ class Credit(NamedTuple):
     messages: int
     room: int
     """Bytes."""
+
+
+NOTED: Final[Counter[str]] = Counter()
+"""By reason, how many messages this process has noted in the quarantine before anybody else saw them."""
 
 
 class TakeReply(NamedTuple):
@@ -185,6 +189,7 @@ def answer(reply: list[Any]) -> TakeReply:
     """The answer of ``take.lua``, understood."""
     refused, cut_short, *words = reply
     if refused:
+        NOTED["refused where it was taken"] += refused
         logger.error("%d messages are too long or not readable; noted in %r, without content", refused, QUARANTINE)
     parts = iter(words)
     taken = [(queue.decode(), tag.decode(), payload) for queue, tag, payload in zip(parts, parts, parts, strict=True)]
