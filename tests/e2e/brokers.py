@@ -36,8 +36,8 @@ def named(variable: str) -> tuple[str, int]:
 REDIS_URL, AMQP_URL = "TOKENFERRY_TEST_REDIS_URL", "TOKENFERRY_TEST_AMQP_URL"
 """What names the servers that others use as well: without, nothing of them is touched."""
 REDIS, RABBITMQ = named(REDIS_URL), named(AMQP_URL)
-DATABASES = range(12, 16)
-"""Databases of the shared Redis that belong to these tests: one per run at a time."""
+DATABASES = range(1, 16)
+"""Databases of the shared Redis that these tests may use where they are empty or left by them: one a run at a time."""
 
 
 OURS = "tokenferry-tests"

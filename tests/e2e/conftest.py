@@ -31,7 +31,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = any("house" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "house" not in metafunc.fixturenames or chosen:
         return
-    metafunc.parametrize("house", ("embedded", "rabbitmq", "redis"), indirect=True)
+    again = pytest.param("redis", marks=pytest.mark.again)
+    metafunc.parametrize("house", ("embedded", "rabbitmq", again), indirect=True)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from e2e.brokers import RabbitMQ
 from e2e.house import House, until
 from e2e.test_e2e_shutdown import go_on, in_hand, limits
 
+from tokenferry.contract.queues import tokenize_queue
+
 REQUESTS = 250
 
 
@@ -138,7 +140,7 @@ def test_a_queue_of_rabbitmq_that_answers_nobody_when_a_worker_starts_holds_it_u
     assert isinstance(house.broker, RabbitMQ)
     route = house.route()
     request_ids = house.send(cargo.cards(3, route.name))
-    (queue,) = (name for name in house.broker.queues() if name.startswith("tokenize.bulk."))
+    queue = tokenize_queue("bulk", "main")
     house.broker.stop_queue(queue)  # 541 to whoever consumes
     with house.working(ready=False) as worker:
         until(lambda: "INTERNAL_ERROR" in worker.said(), "the worker meeting it")

@@ -139,12 +139,10 @@ class Place:
         return [json.loads(body) for body in self.house.broker.take(QUARANTINE)]
 
 
-KINDS = ("embedded", "rabbitmq", "redis")
+KINDS = ("embedded", "rabbitmq", pytest.param("redis", marks=pytest.mark.again))
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(kind, marks=pytest.mark.xdist_group(f"hostile-{kind}")) for kind in KINDS]
-)
+@pytest.fixture(scope="module", params=KINDS)
 def one_place(request: pytest.FixtureRequest, house_on: Callable[[BrokerKind], House]) -> Iterator[Place]:
     house = house_on(request.param)
     house.fresh()
