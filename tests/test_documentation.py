@@ -46,13 +46,47 @@ def test_every_setting_and_every_code_of_ours_is_on_its_page() -> None:
     assert not [code for code in Code if f"| `{code}` |" not in pages["codes"]]
 
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TRIED = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("slow.md", "failed.md", "operations.md"))]
+"""Pages whose fenced commands are run, in this order: the later ones need what the README has started."""
+WIDEST = 110
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_no_line_of_a_page_is_too_long(page: Path) -> None:
+    long = [number for number, line in enumerate(page.read_text().splitlines(), 1) if len(line) > WIDEST]
+    assert not long, f"{page.name}: longer than {WIDEST} characters: lines {long}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_every_link_leads_to_a_page_and_a_heading_that_exist(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text())
+    for name, anchor in links:
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name} links to {name}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {name}#{anchor}"
+
+
+def test_the_readme_links_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert not [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in readme]
+
+
 def blocks(language: str) -> list[str]:
-    """The fenced blocks of the README in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    """The fenced blocks in one language, of all pages that are tried."""
+    fenced = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [block for page in TRIED for block in fenced.findall(page.read_text())]
 
 
 @pytest.mark.timeout(300)  # some thirty programs start, one after the other
-def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
+def test_every_command_of_the_readme_and_of_the_pages_works_in_its_order(tmp_path: Path) -> None:
     port = free_port()
     shell = "\n".join(blocks("sh")).replace("12111", str(port))
     # Commands that stay in the background must be up before the next one uses them, as they are when a person types.
@@ -69,8 +103,7 @@ python - <<'END_OF_PYTHON'
 {python}
 END_OF_PYTHON
 """
-    for name in ("onboarding.jsonl", "accounts.jsonl"):
-        (tmp_path / name).write_bytes((ROOT / "examples" / name).read_bytes())
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     try:
         ran = subprocess.run(

@@ -79,10 +79,10 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 def rights(user: str) -> list[str]:
-    """The words of the `ACL SETUSER` line that the documentation gives for *user*."""
-    found = re.search(rf"^ACL SETUSER {user} (.+)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
-    assert found is not None
-    return found[1].replace("PASSWORD", "pw").split()
+    """The words of the `ACL SETUSER` lines that the documentation gives for *user*."""
+    found = re.findall(rf"^ACL SETUSER {user} (.+)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    return " ".join(found).replace("PASSWORD", "pw").split()
 
 
 # -- users with few rights
