@@ -49,6 +49,7 @@ def test_every_setting_and_every_code_of_ours_is_on_its_page() -> None:
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRIED = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("slow.md", "failed.md", "operations.md"))]
 """Pages whose fenced commands are run, in this order: the later ones need what the README has started."""
+PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"]
 WIDEST = 110
 
 
@@ -59,13 +60,13 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_line_of_a_page_is_too_long(page: Path) -> None:
     long = [number for number, line in enumerate(page.read_text().splitlines(), 1) if len(line) > WIDEST]
     assert not long, f"{page.name}: longer than {WIDEST} characters: lines {long}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_to_a_page_and_a_heading_that_exist(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text())
     for name, anchor in links:
