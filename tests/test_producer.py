@@ -645,10 +645,7 @@ def test_a_queue_that_others_have_filled_is_full_as_well(desk: Desk) -> None:
     assert [header.request_id for header in desk.headers("bulk")] == sent
 
 
-def test_a_stream_waits_for_a_full_queue_and_keeps_no_more_than_it_may_in_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tokenferry.producer.FULL_PAUSE", 0.05)
+def test_a_stream_waits_for_a_full_queue_and_keeps_no_more_than_it_may_in_it(desk: Desk) -> None:
     few = configured(desk.broker.url, desk.keys, desk.platform, max_waiting=10)
     read: list[str] = []
     done = threading.Event()
@@ -662,19 +659,18 @@ def test_a_stream_waits_for_a_full_queue_and_keeps_no_more_than_it_may_in_it(
 
     reader = threading.Thread(target=work)
     reader.start()
-    with Producer(few) as producer:
+    with Producer(few, full_pause=0.05) as producer:
         sent = list(producer.send_many(Order(card()) for _ in range(50)))
     done.set()
     reader.join(30)
     assert sorted(read) == sorted(sent)
 
 
-def test_a_stream_that_waits_in_vain_says_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenferry.producer.FULL_PAUSE", 0.05)
+def test_a_stream_that_waits_in_vain_says_why(desk: Desk) -> None:
     few = configured(desk.broker.url, desk.keys, desk.platform, max_waiting=3)
 
     async def send() -> None:
-        async with AsyncProducer(few) as producer:
+        async with AsyncProducer(few, full_pause=0.05) as producer:
             async for _ in producer.send_many([Order(card()) for _ in range(5)], patience=0.2):
                 pass
 

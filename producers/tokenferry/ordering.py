@@ -1,12 +1,13 @@
-"""From an order to a message ready to be handed over: checked, sealed or signed. No input, no output.
+"""Turns an order into a message that is ready to be sent: it is checked, and sealed or signed. No input, no output.
 
-What is not well-formed is an `InvalidRequest` that names the field and says what belongs there. Pydantic's own error
-never leaves this module: it carries the value, which may be a card number somebody pasted into the wrong place.
+Invalid data raises `InvalidRequest`, which names the field and says what belongs there. Pydantic's own error never
+leaves this module: it contains the value, which may be a card number that somebody pasted into the wrong field.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -38,15 +39,15 @@ from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, tar
 from tokenferry.sealing import Recipient, Signer, seal, seal_onboarding, sign_attach
 
 KEPT_WITH_CVC = 120.0
-"""Seconds a request with a card verification code may wait: PCI DSS 3.3.1 forbids keeping one, even encrypted."""
+"""Seconds that a request with a card verification code may wait. PCI DSS 3.3.1 forbids storing it, even encrypted."""
 KEPT: dict[Lane, float] = {"realtime": 900.0, "bulk": 3 * 86_400.0}
-"""Seconds a request may wait by default: a person gives up after minutes, an import runs for days."""
+"""Seconds that a request may wait by default: a person gives up after minutes, an import runs for days."""
 LONGEST: Final = 1e10
-"""Seconds, beyond every date that a header may hold, and small enough to be added to one."""
+"""Seconds: later than every date that a header may contain, and small enough to be added to one."""
 
 _NAME: Final = "a name looks like main-eu: lower case letters, digits, - and _, at most 63 of them"
 _ID: Final = "an id looks like req-7f3a: letters, digits, - and _, at most 64 of them"
-LOOKS: Final = MappingProxyType(
+LOOKS_LIKE: Final = MappingProxyType(
     {
         "token": "a token id looks like tok_1Nv0FG: letters, digits and underscores",
         "connected_account": "an account id looks like acct_1Nv0FG: letters, digits and underscores",
@@ -56,7 +57,7 @@ LOOKS: Final = MappingProxyType(
         "attach_id": _ID,
     }
 )
-"""What belongs into a field."""
+"""What a field must look like, with an example."""
 
 Read = TypeVar("Read", bound=Message)
 
@@ -67,7 +68,7 @@ class _PlatformName(Message):
 
 @dataclass(frozen=True)
 class Order:
-    """One request with everything `send` takes beside it, for `send_many`."""
+    """One request with the options of `send`, for `send_many`."""
 
     request: TokenRequest
     platform: str | None = None
@@ -80,74 +81,51 @@ class Order:
 
 
 class Sealer:
-    """Turns an order into a message ready to be published. No input, no output: what both producers share."""
+    """Turns an order into a message that is ready to be sent. Both producers use it."""
 
     def __init__(self, configuration: Configuration) -> None:
-        """Raises `UnusableKey` when a key file is missing, readable by others or not the key it should be."""
+        """Raises `UnusableKey` if a key file is missing, readable by others, or not the key it should be."""
         self.configuration = configuration
         keys = configuration.keys
         self.recipient = Recipient.load(configuration.path(keys.recipient))
         self.signer = Signer.load(configuration.path(keys.producer_signing_key))
 
     def platform(self, name: str | None) -> str:
-        """The name of the platform meant: the only one there is, where none is named.
+        """Return the name of the platform: *name*, or without one the only platform that is configured.
 
-        Raises `InvalidConfiguration`, and `InvalidRequest` for what is no name at all.
+        Raises `InvalidConfiguration`, and `InvalidRequest` if *name* cannot be a name.
         """
-        return self.configuration.meant(name if name is None else _read(_PlatformName, platform=name).platform)
+        return self.configuration.meant(name if name is None else validated(_PlatformName, platform=name).platform)
 
     def message(self, order: Order) -> tuple[str, Outgoing]:
-        """Check and seal one order: its request id and the message.
+        """Check and seal one order. Return its request id and the message.
 
         Raises `InvalidRequest` and `InvalidTarget` (field and reason, never the value), and `InvalidConfiguration`.
         """
         request = order.request
-        name = self.platform(order.platform)
+        platform = self.platform(order.platform)
         lane: Lane = order.lane or ("realtime" if request.carries_cvc else "bulk")
-        live = self.configuration.platform(name).live
-        problems = list(check(request, today=datetime.now(UTC).date(), live=live))
-        if lane not in LANES:
-            problems.append(Problem("lane", f"must be {' or '.join(LANES)}"))
-        if request.carries_cvc and lane != "realtime":
-            problems.append(
-                Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
-            )
-        if request.needs_connected_account and order.connected_account is None:
-            problems.append(
-                Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
-            )
-        if order.keep_seconds is not None and (found := _trouble_with(order.keep_seconds)):
-            problems.append(found)
+        live = self.configuration.platform(platform).live
+        problems = (*check(request, today=datetime.now(UTC).date(), live=live), *_problems(order, lane))
         if problems:
-            raise InvalidRequest(tuple(problems))
+            raise InvalidRequest(problems)
         attach = None if order.attach is None else _checked(order.attach, request.kind)
         if attach is not None and (trouble := unsealed.trouble_in(attach, request)):
             raise InvalidRequest([Problem("attach", trouble)])
         keep = KEPT[lane] if order.keep_seconds is None else order.keep_seconds
         if request.carries_cvc:
             keep = min(keep, KEPT_WITH_CVC)
-        issued = time.time()
-        header = _read(
+        header = validated(
             Header,
-            suite=self.recipient.suite,
-            key_id=self.recipient.key_id,
+            **self._header(platform, lane, order.reply_to, keep),
             request_id=order.request_id or new_id(),
             kind=request.kind,
-            platform=name,
             connected_account=order.connected_account,
-            lane=lane,
-            reply_to=order.reply_to,
             attach_digest=digest(attach) if attach else None,
-            issued_at=int(issued * 1000),
-            expires_at=int((issued + keep) * 1000),
-            producer_id=self.signer.signer_id,
         )
-        envelope = seal(request, header, to=self.recipient, signer=self.signer, attach=attach)
-        body = envelope.model_dump_json()
-        queue = tokenize_queue(lane, name)
-        message = Outgoing.task(queue, TOKENIZE_TASK, header.request_id, body)
-        message = replace(message, bound=bound_of(queue, self.configuration), reply_to=order.reply_to)
-        if request.carries_cvc:
+        body = seal(request, header, to=self.recipient, signer=self.signer, attach=attach).model_dump_json()
+        message = self._outgoing(tokenize_queue(lane, platform), TOKENIZE_TASK, header, body)
+        if request.carries_cvc:  # without `expires_at` it is never stored in an outbox
             return header.request_id, replace(message, keep_seconds=keep)
         return header.request_id, replace(message, expires_at=header.expires_at)
 
@@ -160,19 +138,19 @@ class Sealer:
         reply_to: str | None,
         attach_id: str | None,
     ) -> tuple[str, Outgoing]:
-        """Sign an order to spend the token of *result* on *target*: its attach id and the message.
+        """Sign an order to use the token of *result* for *target*. Return its attach id and the message.
 
-        Raises `InvalidRequest` when *result* holds no token or an id is none, `InvalidTarget` when its kind cannot be
-        spent there or the target holds a card number: field and reason, never the value.
+        Raises `InvalidRequest` if *result* has no token or an id is not valid. Raises `InvalidTarget` if the target
+        does not take tokens of this kind, or contains a card number. Both name field and reason, never the value.
         """
-        result = _read(TokenResult, **result.model_dump(warnings=False))
+        result = validated(TokenResult, **result.model_dump(warnings=False))
         if result.token is None:
             raise InvalidRequest([Problem("token", f"request {result.request_id} has none")])
         target = _checked(target, result.kind)
         if trouble := unsealed.trouble_in(target):
             raise InvalidTarget(f"{target.to}: {trouble}")
         made_at = (int(time.time()) if result.created is None else result.created) * 1000
-        request = _read(
+        request = validated(
             AttachRequest,
             attach_id=attach_id or new_id(),
             request_id=result.request_id,
@@ -202,47 +180,68 @@ class Sealer:
         keep_seconds: float | None = None,
         progress: bool = False,
     ) -> tuple[str, str, Outgoing]:
-        """Check and seal a whole account: the onboarding's id, the request id of this message, and the message.
+        """Check and seal a whole account. Return the onboarding id, the request id of this message, and the message.
 
         Raises `InvalidRequest` (field and reason, never the value) and `InvalidConfiguration`.
         """
         name = self.platform(platform)
         live = self.configuration.platform(name).live
         onboarding_id = onboarding_id or document.reference or new_id("onb")
-        wanted = {"reference": onboarding_id, "progress": progress or document.progress}
-        document = onboarding_from({**dict(document), **wanted})
-        if found := check_onboarding(document, today=datetime.now(UTC).date(), live=live):
-            raise InvalidRequest(found)
-        days = self.configuration.store.onboarding_days
-        keep = KEPT["bulk"] if keep_seconds is None else keep_seconds
-        if trouble := _trouble_with(keep):
-            raise InvalidRequest([trouble])
-        if keep_seconds is not None and keep > days * 86_400:
-            reason = f"is longer than what is done is remembered: [store] onboarding_days is {days:g}"
-            raise InvalidRequest([Problem("keep_seconds", reason)])
-        issued = time.time()
-        header = _read(
-            OnboardingHeader,
-            suite=self.recipient.suite,
-            key_id=self.recipient.key_id,
-            request_id=new_id(),
-            platform=name,
-            lane="bulk",
-            reply_to=reply_to,
-            issued_at=int(issued * 1000),
-            expires_at=int((issued + keep) * 1000),
-            producer_id=self.signer.signer_id,
-        )
+        settled = {"reference": onboarding_id, "progress": progress or document.progress}
+        document = onboarding_from({**dict(document), **settled})
+        if problems := check_onboarding(document, today=datetime.now(UTC).date(), live=live):
+            raise InvalidRequest(problems)
+        keep = self._onboarding_keep(keep_seconds)
+        header = validated(OnboardingHeader, **self._header(name, "bulk", reply_to, keep), request_id=new_id())
         body = seal_onboarding(document, header, to=self.recipient, signer=self.signer).model_dump_json()
-        queue = onboard_queue(name)
-        message = Outgoing.task(queue, ONBOARD_TASK, header.request_id, body)
-        bound = bound_of(queue, self.configuration)
-        message = replace(message, bound=bound, reply_to=reply_to, expires_at=header.expires_at)
-        return onboarding_id, header.request_id, message
+        message = self._outgoing(onboard_queue(name), ONBOARD_TASK, header, body)
+        return onboarding_id, header.request_id, replace(message, expires_at=header.expires_at)
+
+    def _onboarding_keep(self, keep_seconds: float | None) -> float:
+        if keep_seconds is None:
+            return KEPT["bulk"]
+        days = self.configuration.store.onboarding_days
+        if problem := _trouble_with(keep_seconds):
+            raise InvalidRequest([problem])
+        if keep_seconds > days * 86_400:
+            reason = f"is longer than finished steps are remembered: [store] onboarding_days is {days:g}"
+            raise InvalidRequest([Problem("keep_seconds", reason)])
+        return keep_seconds
+
+    def _header(self, platform: str, lane: Lane, reply_to: str | None, keep: float) -> dict[str, Any]:
+        """The fields that both kinds of headers have. The message expires after *keep* seconds."""
+        issued = time.time()
+        return {
+            "suite": self.recipient.suite,
+            "key_id": self.recipient.key_id,
+            "platform": platform,
+            "lane": lane,
+            "reply_to": reply_to,
+            "issued_at": int(issued * 1000),
+            "expires_at": int((issued + keep) * 1000),
+            "producer_id": self.signer.signer_id,
+        }
+
+    def _outgoing(self, queue: str, task: str, header: Header | OnboardingHeader, body: str) -> Outgoing:
+        message = Outgoing.task(queue, task, header.request_id, body)
+        return replace(message, bound=bound_of(queue, self.configuration), reply_to=header.reply_to)
+
+
+def _problems(order: Order, lane: Lane) -> Iterator[Problem]:
+    """What is wrong with the options of *order*. `check` looks at the request itself."""
+    request = order.request
+    if lane not in LANES:
+        yield Problem("lane", f"must be {' or '.join(LANES)}")
+    if request.carries_cvc and lane != "realtime":
+        yield Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
+    if request.needs_connected_account and order.connected_account is None:
+        yield Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
+    if order.keep_seconds is not None and (problem := _trouble_with(order.keep_seconds)):
+        yield problem
 
 
 def _trouble_with(keep_seconds: object) -> Problem | None:
-    """Return what is wrong with a time to wait, if anything. The default is asked for with None, not with 0."""
+    """Return what is wrong with a time to wait, if anything. None, not 0, stands for the default."""
     match keep_seconds:
         case bool():
             pass
@@ -252,24 +251,25 @@ def _trouble_with(keep_seconds: object) -> Problem | None:
     return Problem("keep_seconds", reason)
 
 
-def _read(model: type[Read], **fields: Any) -> Read:
+def validated(model: type[Read], **fields: Any) -> Read:
+    """Make a *model* of *fields*. Raises `InvalidRequest`, which says what each field must look like."""
     try:
         return model(**fields)
     except ValidationError as error:
-        found = problems_of(error, under="", names=field_names(model))
-    # Outside the handler, so that no `__context__` keeps pydantic's error and, inside it, the input.
-    raise InvalidRequest(map(_explained, found))
+        problems = problems_of(error, under="", names=field_names(model))
+    # Outside the handler: else `__context__` would keep pydantic's error, which contains the input.
+    raise InvalidRequest(map(_explained, problems))
 
 
 def _explained(problem: Problem) -> Problem:
     field = problem.field.removeprefix(".")
     if field == "expires_at":
         return Problem("keep_seconds", "must be seconds, and end between 1970 and 2100")
-    return Problem(field, f"{problem.reason}; {LOOKS[field]}" if field in LOOKS else problem.reason)
+    return Problem(field, f"{problem.reason}; {LOOKS_LIKE[field]}" if field in LOOKS_LIKE else problem.reason)
 
 
 def _checked(target: AttachTarget, kind: Kind) -> AttachTarget:
-    """The same target, read once more: a copy that was changed (`model_copy`) has been checked by nobody."""
-    read = target_from(target.model_dump(exclude_none=True, warnings=False))
-    read.check(kind)
-    return read  # type: ignore[return-value]  # one of the union's members
+    """Return the target, validated again: a copy that was changed with `model_copy` was never validated."""
+    validated = target_from(target.model_dump(exclude_none=True, warnings=False))
+    validated.check(kind)
+    return validated  # type: ignore[return-value]  # one of the union's members

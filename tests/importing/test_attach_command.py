@@ -10,11 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tokenferry.cli import main
-from tokenferry.commands.attach_orders import id_for
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.queues import attach_queues
 from tokenferry.contract.results import AttachResult, Failure, TokenResult
 from tokenferry.contract.targets import CustomerSource
+from tokenferry.inputs.attach_orders import id_for
+from tokenferry.ordering import LOOKS_LIKE
 
 from .conftest import CANARY, House, interrupt
 from .taking import Taker
@@ -147,8 +148,9 @@ def test_many_orders_come_as_lines_and_what_is_wrong_with_one_holds_up_no_other(
     assert (worker.taken[0].attach_id, worker.taken[1].request_id) == ("order-1", "req-7")
     assert done.stderr.splitlines() == [
         "tokenferry: line 2: the line is not a JSON object",
-        "tokenferry: line 3: token: is the id of a customer, not of a token",
-        "tokenferry: line 4: token: must contain letters: an id of digits alone could be a card number",
+        f"tokenferry: line 3: token: is the id of a customer, not of a token; {LOOKS_LIKE['token']}",
+        "tokenferry: line 4: token: must contain letters: an id of digits alone could be a card number; "
+        + LOOKS_LIKE["token"],
         "tokenferry: line 5: is neither an order nor a token's result; "
         "known are token, kind, target, platform, connected_account, attach_id, created",
         "tokenferry: line 6: is neither an order nor a token's result; "
@@ -163,7 +165,7 @@ def test_many_orders_come_as_lines_and_what_is_wrong_with_one_holds_up_no_other(
         ],
         "tokenferry: line 10: platform: is not configured",
         "tokenferry: line 13: request req-7 has no token (card_declined)",
-        "tokenferry: line 15: this row has no token that is still to be spent",
+        "tokenferry: line 15: this row has no token that is still to be used",
         "tokenferry: line 16: customer_create: holds what looks like a card number; leave it out: "
         "it would travel and rest in clear",
     ]
@@ -255,7 +257,7 @@ def test_results_can_be_piped_in_and_a_spent_token_says_by_whom(house: House, wo
         (["tok_1", "--kind", "pii", *SOURCE], "customer_source takes bank_account or card tokens"),
         (["tok_1", "--kind", "card", *SOURCE, "--set", "custmer=1"], "a field of customer_source: customer, metadata"),
         (["tok_1", "--kind", "card", *SOURCE, "--set", "customer=cus_2"], "--set customer is given twice"),
-        (["tok_1", "--kind", "card", "--set", "customer=cus_2"], "name it with --to"),
+        (["tok_1", "--kind", "card", "--set", "customer=cus_2"], "name the target with --to"),
         (["tok_1", "--kind", "card", "--to", "customer_source"], "customer_source.customer: is required"),
         (
             ["tok_1", "--kind", "card", "--to", "customer_update", "--set", "customer=cus_1"],

@@ -1,4 +1,4 @@
-"""Standard output that says in our words what it does not take, and whoever prints what was done says that too."""
+"""Printing to standard output, with errors that say what was not printed and what was done all the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenferry.bulk.outputs import OutputFailed
 
 
 class _Output:
-    """A text stream whose errors are `OutputFailed`; but for a closed pipe, which is click's business."""
+    """A text stream that raises `OutputFailed`. A closed pipe still raises `BrokenPipeError`, which click handles."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -23,19 +23,19 @@ class _Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with _in_our_words():
+        with _translated():
             return self._stream.write(text)
 
     def flush(self) -> None:
-        with _in_our_words():
+        with _translated():
             self._stream.flush()
 
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """Errors of standard output are `OutputFailed` meanwhile, and what it does not take until the end is lost."""
+    """Make standard output raise `OutputFailed` meanwhile. What cannot be written until the end is lost."""
     stream = sys.stdout
-    if stream is None:  # closed: nobody wants to hear it
+    if stream is None:  # it is closed
         yield
         return
     sys.stdout = _Output(stream)
@@ -46,16 +46,13 @@ def standard_output() -> Iterator[None]:
         try:
             stream.flush()
         except OSError:
-            # Python would try it once more at its end, and complain.
+            # Python would try to write it once more at exit, and report an error.
             with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def printed(line: str, done: str) -> None:
-    """Print *line*.
-
-    Raises `OutputFailed`, which says what was *done*, where that cannot be written.
-    """
+def print_line(line: str, done: str) -> None:
+    """Print *line*. Raises `OutputFailed` if it cannot be written; the message says what was *done* before."""
     try:
         click.echo(line)
     except OutputFailed as error:
@@ -63,7 +60,7 @@ def printed(line: str, done: str) -> None:
 
 
 @contextmanager
-def _in_our_words() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""`tokenferry results`: look at what waits on a reply route, or take it into a file."""
+"""`tokenferry results`: prints the results that wait on a route, or takes them into a file."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from tokenferry.contract.results import OnboardingProgress, parse_message
 from tokenferry.options import config_option
 
 ONLY_LOOKS = "`results` now only looks: nothing was taken off the route; use --out FILE to take"
-"""Until this version it took what it printed. To be said for one release."""
+"""Earlier versions took what they printed. This note stays for one release."""
 
 EPILOG = """
 \b
 Each line is one result: {"type": "token", ...}, "attach" or "onboarding".
 
 \b
-Without --out it only looks: it prints what waits on the route now, and every result stays there. On RabbitMQ a result
-that is looked at cannot be read by others for that moment; what another reader has in hand is not shown.
+Without --out it only looks: it prints what waits on the route now, and every result stays there. On RabbitMQ, others
+cannot read a result in the moment in which it is shown. Results that another reader holds are not shown.
 
 \b
 With --out FILE it takes: a result is taken off the route only after its line is on the disk. FILE (mode 0600) grows at
-its end and holds nothing else; run the command again to go on, also after kill -9 or a power cut. A line that was cut
-off is mended, and a result that comes a second time is left out when it is among the last 64 MB of FILE; earlier ones
-are told apart by outcome_id. FILE must be a regular file: what is written to a pipe (--out -) may never be read. A
-route has one reader: two of them share the results.
+its end and contains nothing else. Run the command again to continue, also after kill -9 or a power cut. A line that was
+cut off is repaired. A result that comes a second time is not written again if it is in the last 64 MB of FILE; before
+that, compare outcome_id. FILE must be a regular file: what is written to a pipe (--out -) may never be read. A route
+should have one reader: two readers share the results.
 
 \b
 Exit codes
   0  done (also when --follow was ended by Ctrl-C)
-  1  the broker is away, FILE takes no more, or taking was interrupted before the route was empty
-  2  wrong usage or configuration, FILE cannot be used, or no embedded server runs here: looking starts none
+  1  the broker is away, FILE cannot be written, or the command was interrupted before the route was empty
+  2  wrong usage or configuration, FILE cannot be used, or no embedded server runs here (this command starts none)
 
 \b
 Examples
@@ -58,7 +58,7 @@ Examples
 @click.command("results", epilog=EPILOG)
 @click.argument("route")
 @click.option("--out", metavar="FILE", help="Take the results off the route, into FILE. Default: only look.")
-@click.option("--follow", is_flag=True, help="With --out: go on with what arrives later, until Ctrl-C.")
+@click.option("--follow", is_flag=True, help="With --out: continue with results that arrive later, until Ctrl-C.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N results.")
 @click.option(
     "--json", "as_json", is_flag=True, help="With --out: print the summary as JSON. Results are always JSON lines."
@@ -76,7 +76,7 @@ def results(
 ) -> None:
     """Print the results that wait on ROUTE. With --out FILE, take them into FILE.
 
-    ROUTE is what --reply-to named when the requests were sent.
+    ROUTE is the --reply-to with which the requests were sent.
     """
     check_route("ROUTE", route)
     if follow and out is None:
@@ -96,19 +96,19 @@ def results(
 
 
 def _look(configuration: Configuration, route: str, limit: int | None) -> None:
-    """Print what waits on *route*, and change nothing."""
+    """Print the results that wait on *route*, and change nothing."""
     if sys.stdout is None:
         raise OutputFailed("standard output is closed: no result was shown")
     reach(configuration)
     shown: set[str] = set()
-    strangers = 0
+    others = 0
     try:
         with queue_browser.open_browser(configuration, results_queue(route)) as waiting:
             for item in waiting:
                 try:
                     result = parse_message(item.body)
                 except ValidationError:
-                    strangers += 1
+                    others += 1
                     continue
                 if isinstance(result, OnboardingProgress) or result.outcome_id in shown:
                     continue
@@ -116,30 +116,28 @@ def _look(configuration: Configuration, route: str, limit: int | None) -> None:
                 shown.add(result.outcome_id)
                 if len(shown) == limit:
                     break
-            in_hand = waiting.elsewhere()
+            held = waiting.elsewhere()
     except BrokenPipeError:
-        raise  # whoever read our output has gone: click's business
+        raise  # nobody reads our output any more; click handles that
     except CONNECTION_LOST as error:
         raise lost(error) from None
     if not shown:
-        _say(f"nothing waits on route {route}")
-    if in_hand is not None:
-        _say(in_hand)
-    if strangers:
-        _say(
-            f"{strangers} on the route {'is' if strangers == 1 else 'are'} no result: --out moves it to the quarantine"
-        )
-    _say(ONLY_LOOKS)
+        _note(f"nothing waits on route {route}")
+    if held is not None:
+        _note(held)
+    if others:
+        _note(f"{others} on the route {'is' if others == 1 else 'are'} no result: --out moves it to the quarantine")
+    _note(ONLY_LOOKS)
 
 
 def _take(
     configuration: Configuration, route: str, out: Path, *, follow: bool, limit: int | None, as_json: bool
 ) -> int:
-    """Move what waits on *route* to *out*. Returns the exit code."""
+    """Move the results that wait on *route* to *out*. Return the exit code."""
     with ResultFile(out) as file, Interruption() as interruption:
         reach(configuration)
         if follow:
-            _say(f"results of route {route} go to {out}, until Ctrl-C")
+            _note(f"results of route {route} go to {out}, until Ctrl-C")
         reader = Results(route, configuration)
         try:
             reader.skip(file.outcome_ids)
@@ -154,12 +152,12 @@ def _take(
     if follow:
         return 0
     if interruption.times:
-        _say("interrupted: what was not taken is still on the route")
+        _note("interrupted: the other results are still on the route")
         return 1
-    if limit is None and (in_hand := elsewhere(configuration, route)) is not None:
-        _say(in_hand)
+    if limit is None and (held := elsewhere(configuration, route)) is not None:
+        _note(held)
     return 0
 
 
-def _say(text: str) -> None:
+def _note(text: str) -> None:
     click.echo(f"tokenferry: {text}", err=True)

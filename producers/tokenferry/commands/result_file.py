@@ -1,4 +1,4 @@
-"""A file of results that grows at its end: what is in it is on the disk, also after a crash."""
+"""A file of results that grows at its end. Every line of it is on the disk, even after a crash."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.results import AnyResult
 
 TAIL: Final = 64 * 1024 * 1024
-"""Bytes at the end of the file whose outcome ids are known again: some hundred thousand results."""
+"""Bytes at the end of the file from which outcome ids are read: some hundred thousand results."""
 HEADS: Final = (b'{"outcome_id":', b'{"type":"onboarding",')
-"""How our lines begin. A last line that begins otherwise was not cut off while we wrote it: it is somebody else's."""
+"""How our lines begin. If the last line begins otherwise, it is not a line of ours that was cut off."""
 
 
 class ResultFile:
-    """Results as JSON lines, readable by their owner only. One process writes to it at a time."""
+    """Results as JSON lines. Only the owner can read it, and one process at a time writes to it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it, and mend a last line that was cut off in a crash.
+        """Open or create the file, and repair a last line that was cut off in a crash.
 
-        Raises `UnusableOutput`, and changes nothing, where it is no regular file, holds something else, cannot be
-        written, or another process writes to it.
+        Raises `UnusableOutput` if it is no regular file, has other content, cannot be written, or another process
+        writes to it. The file is not changed then.
         """
         self.path = path
         self.outcome_ids: list[str] = []
-        """Of the results that are in it already, at its end."""
+        """Outcome ids of the results at the end of the file."""
         try:
             if path.exists() and not path.is_file():
                 raise UnusableOutput(
@@ -53,9 +53,9 @@ class ResultFile:
             raise
 
     def append(self, results: Iterable[AnyResult]) -> None:
-        """Write *results* to the disk: when this returns, they are there.
+        """Write *results*. When this returns, they are on the disk.
 
-        Raises `OutputFailed`; then none of them counts as written.
+        Raises `OutputFailed`. None of them counts as written then.
         """
         data = b"".join(result.model_dump_json().encode() + b"\n" for result in results)
         if not data:
@@ -72,7 +72,7 @@ class ResultFile:
         self._size += len(data)
 
     def close(self) -> None:
-        """Close the file, and let others write to it."""
+        """Close the file, so that others can write to it."""
         os.close(self._descriptor)
 
     def __enter__(self) -> ResultFile:
@@ -89,7 +89,7 @@ class ResultFile:
         status = os.fstat(self._descriptor)
         self._size = status.st_size
         self._read_end()
-        os.fchmod(self._descriptor, 0o600)  # one that existed may have been open to others
+        os.fchmod(self._descriptor, 0o600)  # an older file may have been open to others
         if is_new:
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -98,12 +98,12 @@ class ResultFile:
                 os.close(folder)
 
     def _read_end(self) -> None:
-        """Learn which outcomes are there, and mend the last line. Raises `UnusableOutput` where a line is no result."""
+        """Read the outcome ids, and repair the last line. Raises `UnusableOutput` if a line is no result."""
         start = max(0, self._size - TAIL)
         with open(self._descriptor, "rb", closefd=False) as file:
             file.seek(start)
             if start:
-                start += len(file.readline())  # the rest of a line that began before
+                start += len(file.readline())  # the rest of a line that begins before
             for line in file:
                 outcome_id = _outcome_id(line)
                 if outcome_id is not None:
@@ -111,7 +111,7 @@ class ResultFile:
                 elif line.endswith(b"\n") or not any(line[: len(head)] == head[: len(line)] for head in HEADS):
                     raise UnusableOutput(f"{self.path}: holds something other than results; name another file")
                 else:
-                    # It was not on the disk as a whole, so its result was not acknowledged: it comes again.
+                    # The line was cut off, so its result was not acknowledged: it comes again.
                     self._size -= len(line)
                     os.ftruncate(self._descriptor, self._size)
                     return
@@ -121,10 +121,10 @@ class ResultFile:
 
 
 def _outcome_id(line: bytes) -> str | None:
-    """The outcome id of a line that is a result; None where it is none, or not all of one."""
+    """The outcome id of a line. None if the line is no result, or was cut off."""
     try:
-        said = json.loads(line)
-        outcome_id, type_ = said["outcome_id"], said["type"]
+        result = json.loads(line)
+        outcome_id, type_ = result["outcome_id"], result["type"]
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
     return outcome_id if isinstance(outcome_id, str) and type_ in ("token", "attach", "onboarding") else None

@@ -1,10 +1,10 @@
-"""Taking results off a route: in batches, each acknowledged only after it was dealt with."""
+"""Takes results off a route. Each result is acknowledged only after it was processed."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -25,25 +25,25 @@ log = logging.getLogger(__name__)
 QUIET_FOR: Final = 1.0
 """Seconds without a result after which a route counts as empty."""
 BATCH: Final = 100
-"""Results that are dealt with together, and acknowledged together. Below what a reader can hold."""
-LOOK_UP: Final = 0.5
-"""Seconds between two looks whether the command was interrupted."""
+"""Results that are processed and acknowledged together. Fewer than a reader can hold."""
+CHECK: Final = 0.5
+"""Seconds between two checks whether the command was interrupted."""
 AT_ONCE: Final = 0.05
-"""Seconds after which no further result counts as there already."""
+"""Seconds to wait for one more result of the same batch."""
 RETRY: Final = 1.0
-"""Seconds until a broker that is away is tried again."""
+"""Seconds before a broker that is away is tried again."""
 
 
 class File(Protocol):
-    """Where results are kept."""
+    """Stores results."""
 
     def append(self, results: Iterable[AnyResult]) -> None:
-        """Keep *results*: when this returns, they can no longer be lost."""
+        """Store *results*. When this returns, they can no longer be lost."""
         ...
 
 
 def check_route(option: str, route: str) -> None:
-    """Raise `click.UsageError` where *route*, given as *option*, cannot be the name of one."""
+    """Raise `click.UsageError` if *route*, given as *option*, is not a valid name."""
     try:
         TypeAdapter(Name).validate_python(route)
     except ValidationError:
@@ -55,10 +55,7 @@ def check_route(option: str, route: str) -> None:
 def take_out(
     reader: Results, file: File, interruption: Interruption, *, follow: bool = False, limit: int | None = None
 ) -> int:
-    """Move results from a route to *file*, and return how many. Each is acknowledged only after it is in the file.
-
-    Ends as `batches` does.
-    """
+    """Move results from a route to *file*. Return how many. It ends when `batches` ends."""
     count = 0
     for batch in batches(reader, interruption, follow=follow, limit=limit):
         file.append(batch)
@@ -70,16 +67,16 @@ def take_out(
 def batches(
     reader: Results, interruption: Interruption, *, follow: bool = False, limit: int | None = None
 ) -> Iterator[list[AnyResult]]:
-    """The results of a route, as many together as are there. Acknowledge each batch before you ask for the next.
+    """Yield the results of a route in batches. Acknowledge each batch before you ask for the next one.
 
-    Ends after *limit* results, when the command is interrupted, and without *follow* when no result has come for a
-    second. Raises `BrokerUnavailable` when the broker is away; with *follow* it is waited for.
+    Ends after *limit* results, if the command is interrupted, and without *follow* after a second without a result.
+    If the broker is away, it raises `BrokerUnavailable`. With *follow* it waits for the broker instead.
     """
     count = 0
     while count != limit and (first := _first(reader, interruption, follow=follow)) is not None:
         batch = [first]
         most = BATCH if limit is None else min(BATCH, limit - count)
-        # Where the connection is lost now, the next wait will find out.
+        # If the connection is lost now, the next wait notices it.
         with suppress(*CONNECTION_LOST):
             while len(batch) < most and (further := reader.hold(AT_ONCE)) is not None:
                 batch.append(further)
@@ -88,15 +85,15 @@ def batches(
 
 
 def acknowledge(reader: Results, results: Iterable[AnyResult]) -> None:
-    """Take *results* off their route. Where the broker is away they come again, and the reader recognises them."""
+    """Take *results* off their route. If the broker is away they come again, and the reader recognises them."""
     with suppress(*CONNECTION_LOST):
         reader.acknowledge(results)
 
 
 def hold(reader: Results, seconds: float) -> AnyResult | None:
-    """The next result, which stays on the route until it is acknowledged; None after *seconds* without one.
+    """Return the next result, which stays on the route until it is acknowledged. None after *seconds* without one.
 
-    Raises `BrokerUnavailable` when the broker is away.
+    Raises `BrokerUnavailable` if the broker is away.
     """
     try:
         return reader.hold(seconds)
@@ -104,8 +101,43 @@ def hold(reader: Results, seconds: float) -> AnyResult | None:
         raise lost(error) from None
 
 
+def process_own(
+    results: Results,
+    is_own: Callable[[AnyResult], bool],
+    process: Callable[[AnyResult], None],
+    *,
+    until: Callable[[], bool],
+    timeout: float,
+    each: bool,
+    own_route: bool,
+) -> None:
+    """Process own results as they arrive, *until* that is true or the time is over. Results of others stay there.
+
+    *each*: the *timeout* in seconds begins again with each result. *own_route*: nobody else uses the route, so delete
+    it at the end.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        while not until() and (left := deadline - time.monotonic()) > 0:
+            result = hold(results, min(left, CHECK))
+            if result is not None and is_own(result):
+                process(result)
+                acknowledge(results, [result])
+                if each:
+                    deadline = time.monotonic() + timeout
+            elif results.is_full:
+                click.echo(f"tokenferry: too many results of others wait on route {results.route}", err=True)
+                break
+        if own_route and until():
+            with suppress(*CONNECTION_LOST):
+                results.delete()
+    finally:
+        with suppress(*CONNECTION_LOST):
+            results.close()
+
+
 def elsewhere(configuration: Configuration, route: str) -> str | None:
-    """What of *route* another reader has in hand, in words; None where that is nothing or is not known."""
+    """Say which results of *route* another reader holds. None if there are none, or if that is not known."""
     try:
         with queue_browser.open_browser(configuration, results_queue(route)) as waiting:
             return waiting.elsewhere()
@@ -117,7 +149,7 @@ def _first(reader: Results, interruption: Interruption, *, follow: bool) -> AnyR
     until = time.monotonic() + QUIET_FOR
     while not interruption.times and (follow or time.monotonic() < until):
         try:
-            result = reader.hold(LOOK_UP)
+            result = reader.hold(CHECK)
         except CONNECTION_LOST as error:
             if not follow:
                 raise lost(error) from None

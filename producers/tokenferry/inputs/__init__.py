@@ -1,1 +1,1 @@
-"""What people hand in: files, lines, rows and objects, and how they become orders."""
+"""Reads files, lines, rows and JSON objects, and turns them into orders."""

@@ -1,6 +1,6 @@
-"""What the columns of a file mean: their names are our field names, or are mapped to them.
+"""What the columns of a file mean. Their names are field names, or `--map` maps them to field names.
 
-A header is checked as a whole before anything is sent. A name is only ever repeated when it looks like a name: the
+The whole header is checked before anything is sent. A message repeats a name only if it looks like a name, because the
 first line of a file without a header is data.
 """
 
@@ -19,26 +19,26 @@ from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.inputs.shapes import Shape, shape_of
 
 ABOUT_THE_ROW = ("key", "kind", "platform", "connected_account", "lane")
-"""Columns that are about the row rather than in the request."""
+"""Columns that are not fields of the request."""
 
 _LOOKS_LIKE_A_NAME = re.compile(r"[^\W\d][\w .:/()#&'-]{0,60}")
 _MANY_DIGITS = 5
 
 
 class InvalidMapping(ValueError):
-    """A `--map` that cannot be meant. Safe to show."""
+    """A `--map` that is not valid. The message is safe to show."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """Where the values of one column go: `kind` None is whatever kind the row is of."""
+    """The field that one column holds. `kind` is None if every kind may have it."""
 
     name: str
     kind: str | None = None
 
 
 def field_of(name: str) -> Field | None:
-    """What *name* means, or None.
+    """Return the field with this column name, or None.
 
     >>> field_of("card.number"), field_of("number").kind, field_of("attach.customer").name
     (Field(name='number', kind='card'), None, 'attach.customer')
@@ -54,7 +54,7 @@ def field_of(name: str) -> Field | None:
 
 
 def shape_at(owner: str, path: str) -> Shape | None:
-    """The shape of a plain field of a kind or target; None where *path* leads to none."""
+    """The shape of a plain field of a kind or target. None if there is no such field."""
     shape = shapes()[owner].at(path)
     return shape if shape is not None and shape.plain is not None else None
 
@@ -68,14 +68,14 @@ def shapes() -> Mapping[str, Shape]:
 
 @cache
 def known_names() -> tuple[str, ...]:
-    """Every column name there is, for suggestions and help."""
+    """All column names, for suggestions and help."""
     kinds = {leaf for kind in get_args(Kind) for leaf in shapes()[kind].leaves()}
     targets = {f"attach.{leaf}" for to in TARGETS for leaf in shapes()[to].leaves()}
     return (*ABOUT_THE_ROW, *sorted(kinds), *sorted(targets))
 
 
 def parse_maps(maps: Iterable[str]) -> dict[str, str | None]:
-    """`SOURCE=FIELD` options as source name to field name; an empty FIELD ignores the column.
+    """Parse `COLUMN=FIELD` options into field names by column name. None ignores the column.
 
     Raises `InvalidMapping`.
     """
@@ -93,24 +93,24 @@ def parse_maps(maps: Iterable[str]) -> dict[str, str | None]:
 
 
 def read_header(header: Sequence[str], maps: Mapping[str, str | None]) -> list[Field | None]:
-    """What each column holds; None for one that is left out.
+    """Return the field of each column. None for a column that is ignored.
 
-    Raises `UnreadableFile` naming every column that is unknown, and how to go on.
+    Raises `UnreadableFile`, which names unknown columns and says how to continue.
     """
     names = [name.strip() for name in header]
-    for place, name in enumerate(names, 1):
+    for position, name in enumerate(names, 1):
         if name and name not in maps and looks_like_data(name):
-            raise UnreadableFile(f"column {place} of the header looks like data: the file has no header line")
+            raise UnreadableFile(f"column {position} of the header looks like data: the file has no header line")
     if missing := [source for source in maps if source not in names]:
         raise UnreadableFile(f"--map names {_some(missing)}, and the header has no such column")
     fields: list[Field | None] = []
     unknown: list[str] = []
-    for place, name in enumerate(names, 1):
-        meant = maps.get(name, name)
-        found = field_of(meant) if meant else None
-        fields.append(found)
-        if found is None and name not in maps:
-            unknown.append(f"{quoted(name)}{suggestion(name)}" if name else f"column {place} has no name")
+    for position, name in enumerate(names, 1):
+        field_name = maps.get(name, name)
+        field = field_of(field_name) if field_name else None
+        fields.append(field)
+        if field is None and name not in maps:
+            unknown.append(f"{quoted(name)}{suggestion(name)}" if name else f"column {position} has no name")
     if unknown:
         listed = "; ".join(unknown[:5]) + (f"; and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise UnreadableFile(
@@ -122,16 +122,16 @@ def read_header(header: Sequence[str], maps: Mapping[str, str | None]) -> list[F
 
 def _refuse_twice(names: Sequence[str], fields: Sequence[Field | None]) -> None:
     seen: dict[Field, str] = {}
-    for name, found in zip(names, fields, strict=True):
-        if found is None:
+    for name, field in zip(names, fields, strict=True):
+        if field is None:
             continue
-        if found in seen:
-            raise UnreadableFile(f"columns {quoted(seen[found])} and {quoted(name)} both hold {found.name}")
-        seen[found] = name
+        if field in seen:
+            raise UnreadableFile(f"columns {quoted(seen[field])} and {quoted(name)} both hold {field.name}")
+        seen[field] = name
 
 
 def looks_like_data(name: str) -> bool:
-    """Whether *name* may be a value: many digits, a mail address, or nothing like a name.
+    """True if *name* may be a value: it has many digits, is a mail address, or does not look like a name.
 
     >>> looks_like_data("Card No."), looks_like_data("4242 4242"), looks_like_data("z@example.com")
     (False, True, True)
@@ -140,12 +140,12 @@ def looks_like_data(name: str) -> bool:
 
 
 def quoted(name: str) -> str:
-    """*name* in quotes if it is a name, else a word for it."""
+    """Return *name* in quotes if it looks like a name. Otherwise say that it is not shown."""
     return "(not shown: it looks like data)" if looks_like_data(name) else f"'{name}'"
 
 
 def suggestion(name: str) -> str:
-    """The known names that are near, in words."""
+    """Suggest similar names, in words."""
     plain = re.sub(r"[^a-z0-9.]+", "_", name.casefold()).strip("_")
     near = difflib.get_close_matches(plain, known_names(), n=3, cutoff=0.6)
     if not near:

@@ -1,7 +1,7 @@
-"""Rows of a CSV file. A broken row is one rejected row, not a broken file.
+"""Reads rows of a CSV file. A broken row is one rejected row, not a broken file.
 
-Quoted cells may contain line ends, so one record can span lines; it is bounded, and a quote that is never closed
-costs the one row that opened it: the lines behind it are read again by themselves.
+A quoted cell may contain line ends, so one record can span several lines, up to a limit. If a quote is never closed,
+only the row that opened it is rejected: the lines after it are read again as rows of their own.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from tokenferry.inputs.rows import BrokenRow, Row, UnreadableFile
 
 DELIMITERS: Final = (",", ";", "\t", "|")
 MOST_LINES: Final = 100
-"""Lines one record may span."""
+"""Lines that one record may span."""
 LONGEST_KEY: Final = 200
 
 csv.field_size_limit(LONGEST)
 
 
 class CsvRows:
-    """Reads the header at once and rows as they are asked for."""
+    """Reads the header at once, and a row each time one is asked for."""
 
     def __init__(self, lines: Lines, maps: Mapping[str, str | None], *, delimiter: str | None = None) -> None:
-        """Raises `UnreadableFile` when the header cannot be one."""
+        """Raises `UnreadableFile` if the first line is not a valid header."""
         self._lines = lines
         header = _header_line(lines)
         self._delimiter = delimiter or _sniffed(header, maps)
@@ -67,7 +67,7 @@ class CsvRows:
         return keyed(Row(first.number, key, values, typed=False))
 
     def _record(self, first: Line) -> tuple[list[Line], str | None]:
-        """The lines of the record that *first* begins, and what is wrong with them."""
+        """Return the lines of the record that begins with *first*, and what is wrong with them."""
         record = [first]
         size = len(first.text)
         quotes = first.text.count('"')
@@ -92,7 +92,7 @@ class CsvRows:
 
 
 def keyed(row: Row) -> Row | BrokenRow:
-    """*row*, unless its key cannot be used."""
+    """Return *row*, or a broken row if its key is not valid."""
     if len(row.key) > LONGEST_KEY or not row.key.isprintable():
         return BrokenRow(row.number, f"row-{row.number}", "key", f"must be printable, at most {LONGEST_KEY} characters")
     return row
@@ -110,14 +110,14 @@ def _header_line(lines: Lines) -> Line:
 
 
 def _sniffed(header: Line, maps: Mapping[str, str | None]) -> str:
-    """The delimiter that makes most sense of the header: most known names, then most columns."""
+    """The delimiter with which the header has most known names, then most columns."""
 
-    def sense(delimiter: str) -> tuple[int, int]:
+    def fit(delimiter: str) -> tuple[int, int]:
         names = [name.strip().strip('"') for name in header.text.split(delimiter)]
         known = sum(name in maps or (not looks_like_data(name) and field_of(name) is not None) for name in names)
         return known, len(names)
 
-    return max(DELIMITERS, key=sense)
+    return max(DELIMITERS, key=fit)
 
 
 def _key_of(line: Line) -> str:

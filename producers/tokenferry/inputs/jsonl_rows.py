@@ -1,4 +1,4 @@
-"""Rows of a JSONL file: one object in each line."""
+"""Reads rows of a JSONL file: one object in each line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tokenferry.inputs.rows import BrokenRow, Row, UnreadableFile
 
 
 class JsonlRows:
-    """Reads rows as they are asked for; the first line is checked at once."""
+    """Checks the first line at once, and reads a row each time one is asked for."""
 
     def __init__(self, lines: Lines, maps: Mapping[str, str | None]) -> None:
-        """Raises `UnreadableFile` when the first line shows that this is another kind of file."""
+        """Raises `UnreadableFile` if the first line shows that this is another kind of file."""
         self._lines = lines
         self._maps = maps
         for line in lines:
@@ -31,34 +31,34 @@ class JsonlRows:
 
     def __iter__(self) -> Iterator[Row | BrokenRow]:
         for line in self._lines:
-            place = f"row-{line.number}"
+            name = f"row-{line.number}"
             if line.trouble is not None:
-                yield BrokenRow(line.number, place, "row", line.trouble)
+                yield BrokenRow(line.number, name, "row", line.trouble)
             elif line.text.strip():
                 value = parsed(line.text)
                 if isinstance(value, dict):
-                    yield self._row(line.number, place, value)
+                    yield self._row(line.number, name, value)
                 else:
-                    yield BrokenRow(line.number, place, "row", f"the line {why_none(line.text)}")
+                    yield BrokenRow(line.number, name, "row", f"the line {why_none(line.text)}")
 
-    def _row(self, number: int, place: str, given: dict[str, Any]) -> Row | BrokenRow:
+    def _row(self, number: int, row_name: str, members: dict[str, Any]) -> Row | BrokenRow:
         values: dict[str, Any] = {}
-        for name, value in given.items():
-            meant = self._maps.get(name, name)
-            if meant is not None and value is not None:
-                if meant in values:
-                    return BrokenRow(number, place, "row", "two members of the object hold the same field")
-                values[meant] = value
-        key = values.pop("key", place)
+        for name, value in members.items():
+            field = self._maps.get(name, name)
+            if field is not None and value is not None:
+                if field in values:
+                    return BrokenRow(number, row_name, "row", "two members of the object hold the same field")
+                values[field] = value
+        key = values.pop("key", row_name)
         if type(key) is int:
             key = str(key)
         if not isinstance(key, str) or not key.strip():
-            return BrokenRow(number, place, "key", "must be a string or a whole number")
+            return BrokenRow(number, row_name, "key", "must be a string or a whole number")
         return keyed(Row(number, key.strip(), values))
 
 
 def parsed(text: str) -> Any:
-    """The JSON value of *text*, or None where it is none: without an error that would carry the text along."""
+    """Return the JSON value of *text*, or None if it is not JSON. An error would contain the text."""
     try:
         return _loaded(text)
     except (ValueError, RecursionError):
@@ -66,7 +66,7 @@ def parsed(text: str) -> Any:
 
 
 def why_none(text: str) -> str:
-    """Why *text* is no JSON object of ours."""
+    """Why `parsed` does not accept *text* as a JSON object."""
     try:
         _loaded(text)
     except _Refused as error:
@@ -77,7 +77,7 @@ def why_none(text: str) -> str:
 
 
 class _Refused(ValueError):
-    """What Python's parser would have taken. Says what, and repeats nothing of it."""
+    """Something that Python's parser would accept. The message repeats nothing of it."""
 
 
 def _loaded(text: str) -> Any:
@@ -89,8 +89,8 @@ def _refuse(_: str) -> None:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A member given twice would silently lose one of its values."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """Refuse a member that is given twice: one of its values would be lost."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise _Refused("holds an object with the same name twice")
-    return found
+    return members

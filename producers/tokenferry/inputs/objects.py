@@ -1,4 +1,4 @@
-"""One JSON object, out of a file or of standard input."""
+"""Reads one JSON object from a file or from standard input."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tokenferry.inputs.rows import UnreadableFile
 
 
 def standard_input() -> BinaryIO:
-    """Standard input, as bytes. Raises `UnreadableFile` where it is closed."""
+    """Standard input, as bytes. Raises `UnreadableFile` if it is closed."""
     if sys.stdin is None:
         raise UnreadableFile("standard input: is closed")
     return sys.stdin.buffer
 
 
 def object_from(source: str) -> dict[str, Any]:
-    """The object in the file *source* or, where that is `-`, on standard input: as long as a row may be.
+    """Read the object in the file *source*; `-` is standard input. It may be as long as a row.
 
-    Raises `UnreadableFile`, which says why and repeats nothing of it.
+    Raises `UnreadableFile`, which says why and repeats nothing of the content.
     """
     name = "standard input" if source == "-" else source
     try:

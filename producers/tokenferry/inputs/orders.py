@@ -1,9 +1,9 @@
-"""From a row to an order the producer can seal, or the list of what is wrong with it."""
+"""Turns a row into an order that the producer can seal, or lists what is wrong with the row."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.contract.names import LANES, EndpointId, Lane
 from tokenferry.contract.requests import InvalidRequest, Kind, Problem, TokenRequest, request_from
-from tokenferry.contract.targets import TARGETS, InvalidTarget, Target, target_from
+from tokenferry.contract.targets import AttachTarget, InvalidTarget, target_from
 from tokenferry.inputs.columns import ABOUT_THE_ROW, shapes
 from tokenferry.inputs.rows import Row
-from tokenferry.inputs.shapes import Shape, planted
+from tokenferry.inputs.shapes import DoubleField, Shape, nested, planted
 from tokenferry.producer import Order
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -24,10 +24,10 @@ _PLAIN_NAME = re.compile(r"[a-z_]{1,40}(\.[a-z_0-9]{1,40}){0,5}")
 
 @dataclass(frozen=True)
 class RowDefaults:
-    """What applies to rows that do not say themselves."""
+    """What applies to rows that have no value of their own."""
 
     platforms: Collection[str]
-    """The names that are configured."""
+    """The names of the configured platforms."""
     kind: str | None = None
     platform: str | None = None
     connected_account: str | None = None
@@ -36,20 +36,17 @@ class RowDefaults:
 
 
 def order_from(row: Row, defaults: RowDefaults) -> Order:
-    """The order that *row* describes.
-
-    Raises `InvalidRequest` with every field to put right.
-    """
+    """Return the order that *row* describes. Raises `InvalidRequest` with everything that is wrong."""
     kind = row.values.get("kind", defaults.kind)
     if kind is None:
         raise InvalidRequest([Problem("kind", "is required, in the row or as --kind for all rows")])
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidRequest([Problem("kind", f"must be one of {', '.join(KINDS)}")])
-    problems = list(_about(row.values, defaults))
+    problems = _problems(row.values, defaults)
     request: TokenRequest | None = None
-    target: Target | None = None
+    target: AttachTarget | None = None
     try:
-        fields, attach = (_typed if row.typed else _untyped)(row.values, kind)
+        fields, attach = _from_json(row.values, kind) if row.typed else _from_cells(row.values, kind)
     except InvalidRequest as error:
         raise InvalidRequest([*problems, *error.problems]) from None
     try:
@@ -57,7 +54,9 @@ def order_from(row: Row, defaults: RowDefaults) -> Order:
     except InvalidRequest as error:
         problems += error.problems
     try:
-        target = _target(attach)
+        if attach is not None and "to" not in attach:
+            raise InvalidTarget("attach.to is required where another attach field is given")
+        target = None if attach is None else target_in(attach)
         if target is not None and request is not None:
             target.check(request.kind)
     except InvalidTarget as error:
@@ -70,11 +69,17 @@ def order_from(row: Row, defaults: RowDefaults) -> Order:
         connected_account=row.values.get("connected_account", defaults.connected_account),
         lane=row.values.get("lane", defaults.lane),
         reply_to=defaults.reply_to,
-        attach=target,  # type: ignore[arg-type]  # target_from answers one of the union's members
+        attach=target,
     )
 
 
-def _about(values: Mapping[str, Any], defaults: RowDefaults) -> list[Problem]:
+def target_in(fields: Mapping[str, Any]) -> AttachTarget:
+    """Return the target that a JSON object describes. Raises `InvalidTarget`."""
+    return target_from(fields)  # type: ignore[return-value]  # one of the union's members
+
+
+def _problems(values: Mapping[str, Any], defaults: RowDefaults) -> list[Problem]:
+    """What is wrong with the values that are not fields of the request."""
     problems = []
     platform = values.get("platform", defaults.platform)
     if platform is not None and platform not in defaults.platforms:
@@ -92,36 +97,37 @@ def _about(values: Mapping[str, Any], defaults: RowDefaults) -> list[Problem]:
     return problems
 
 
-def _untyped(values: Mapping[str, str], kind: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Cells by dotted name as two nested objects, each cell as its field wants it."""
-    to = values.get("attach.to", "")
-    fields: dict[str, Any] = {}
-    attach: dict[str, Any] = {}
-    strangers = []
-    for name, text in values.items():
+def _from_cells(cells: Mapping[str, str], kind: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the request's fields and the attach target of a CSV row, as two nested objects."""
+    fields: dict[str, str] = {}
+    attach: dict[str, str] = {}
+    problems = []
+    for name, text in cells.items():
         if name in ABOUT_THE_ROW:
             continue
         first, _, rest = name.partition(".")
         if first == "attach":
-            shape = shapes()[to].at(rest) if to in TARGETS else None
-            attach[rest] = shape.read(text) if shape else text
+            attach[rest] = text
             continue
         if rest and first in KINDS and shapes()[first].at(rest):
             if first != kind:
-                strangers.append(Problem(name, f"is given, and the row is a {kind}"))
+                problems.append(Problem(name, f"is given, and the row is a {kind}"))
                 continue
             name = rest
-        shape = shapes()[kind].at(name)
         if name in fields:
-            strangers.append(Problem(name, "is given twice"))
-        fields[name] = shape.read(text) if shape else text
-    if strangers:
-        raise InvalidRequest(strangers)
-    return _planted(fields, shapes()[kind]), _planted(attach, shapes().get(to)) if attach else None
+            problems.append(Problem(name, "is given twice"))
+        fields[name] = text
+    if problems:
+        raise InvalidRequest(problems)
+    target = _each_once(nested, attach, shapes().get(attach.get("to", ""))) if attach else None
+    return _each_once(nested, fields, shapes()[kind]), target
 
 
-def _typed(values: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """A JSON object as fields and attach target: fields nested under the kind, or flat, or with dotted names."""
+def _from_json(values: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the request's fields and the attach target of a JSON object.
+
+    Fields are nested under the kind, or flat, or have dotted names.
+    """
     attach = values.get("attach")
     if attach is not None and not isinstance(attach, dict):
         raise InvalidRequest([Problem("attach", "must be an object")])
@@ -138,22 +144,17 @@ def _typed(values: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], dict[s
         else:
             fields[rest if rest and first == kind else name] = value
     if dotted:
-        attach = {**(attach or {}), **_planted(dotted, None)}
-    return _planted(fields, shapes()[kind]), attach
+        attach = {**(attach or {}), **_each_once(planted, dotted, None)}
+    return _each_once(planted, fields, shapes()[kind]), attach
 
 
-def _planted(values: Mapping[str, Any], shape: Shape | None) -> dict[str, Any]:
+def _each_once(
+    nest: Callable[[Mapping[str, Any], Shape | None], dict[str, Any]], values: Mapping[str, Any], shape: Shape | None
+) -> dict[str, Any]:
+    """Make nested objects with *nest*. Raises `InvalidRequest` if a field is given twice."""
     try:
-        return planted(values, shape)
-    except ValueError as error:
-        place = str(error)
-    # A name somebody invented is repeated only if it is a plain word: it may be a value that lost its way.
-    raise InvalidRequest([Problem(place if _PLAIN_NAME.fullmatch(place) else "row", "is given twice")])
-
-
-def _target(attach: dict[str, Any] | None) -> Target | None:
-    if attach is None:
-        return None
-    if "to" not in attach:
-        raise InvalidTarget("attach.to is required where another attach field is given")
-    return target_from(attach)
+        return nest(values, shape)
+    except DoubleField as error:
+        name = str(error)
+    # An invented name is repeated only if it is a plain word: it may be a value in the wrong place.
+    raise InvalidRequest([Problem(name if _PLAIN_NAME.fullmatch(name) else "row", "is given twice")])

@@ -1,4 +1,4 @@
-"""A row, whatever file it came from, and the two ways in which reading can go wrong."""
+"""A row of a CSV or JSONL file, a row that cannot be used, and the error for a file that cannot be read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class UnreadableFile(ValueError):
-    """The file as a whole cannot be imported: nothing was sent. Says what to do, and never repeats a value."""
+    """The whole file cannot be read. Nothing was sent. The message says what to do, and never repeats a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its place, its key, and everything that is to be sealed, out of sight of `repr`."""
+    """One row: its line, its key, and its values, which `repr` does not show."""
 
     number: int
     """The line of the file on which it begins, counted from 1."""
@@ -21,12 +21,12 @@ class Row:
     values: Mapping[str, Any] = field(repr=False)
     """`kind`, `platform`, `connected_account`, `lane` and fields by dotted name, or nested as JSON has them."""
     typed: bool = True
-    """Whether values have types (JSON) or are all text (CSV)."""
+    """True if values have types (JSON), False if all are text (CSV)."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenRow:
-    """A row that cannot be read or used, and why."""
+    """A row that cannot be used, and why."""
 
     number: int
     key: str

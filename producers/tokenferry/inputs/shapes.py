@@ -1,7 +1,7 @@
-"""What the fields of a request or target look like, read off the models: which are nested, which want a number.
+"""The shapes of requests and targets, derived from the models: which fields are nested, and which take a number.
 
-A CSV cell is always text, and the models are strict: the text "12" is no day of birth. So a cell is turned into
-what its field wants where that is unambiguous, and handed on as it is where not; the model then says what is wrong.
+A CSV cell is always text, and the models are strict: the text "12" is not a valid day of birth. So a cell is converted
+to the type of its field if that is unambiguous. Otherwise it stays as it is, and the model says what is wrong.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ _LONGEST_LIST = 50
 
 @dataclass(frozen=True)
 class Shape:
-    """One field, or a whole model: what can stand below it, or which plain type it is."""
+    """One field or a whole model: its plain type, or the fields inside it."""
 
     plain: type | None = None
     fields: Mapping[str, Shape] = field(default_factory=dict)
     each: Shape | None = None
-    """What every item of a list, or every value under a free key, looks like."""
+    """The shape of every item of a list, or of every value of a dictionary."""
     keyed: bool = False
-    """Whether `each` stands under keys of the caller's own rather than under positions."""
+    """True for a dictionary, whose keys the caller chooses. False for a list."""
 
     def at(self, path: str) -> Shape | None:
-        """What the dotted *path* leads to, or None where no such field is.
+        """Return the shape at the dotted *path*. None if there is no such field.
 
         >>> from tokenferry.contract.requests import AccountRequest
         >>> shape_of(AccountRequest).at("individual.dob.day").plain
         <class 'int'>
         """
-        here: Shape | None = self
+        shape: Shape | None = self
         for step in path.split("."):
-            if here is None:
+            if shape is None:
                 return None
-            here = here._below(step)
-        return here
+            shape = shape._below(step)
+        return shape
 
     def _below(self, step: str) -> Shape | None:
         if self.each is None:
@@ -53,7 +53,7 @@ class Shape:
         return self.each if step.isascii() and step.isdigit() and int(step[:4]) < _LONGEST_LIST else None
 
     def leaves(self, under: str = "") -> Iterator[str]:
-        """The dotted names of every plain value; `.0` stands for a list, `.KEY` for free keys."""
+        """The dotted names of all plain values. `.0` stands for an item of a list, `.KEY` for a key of a dictionary."""
         if self.plain is not None:
             yield under
         if self.each is not None:
@@ -62,7 +62,7 @@ class Shape:
             yield from shape.leaves(f"{under}.{name}" if under else name)
 
     def read(self, text: str) -> Any:
-        """The cell *text* as this field wants it, unchanged where that is not clear."""
+        """Convert *text* to the type of this field. Return it unchanged if that is not clear."""
         if self.plain is bool and text.casefold() in ("true", "false"):
             return text.casefold() == "true"
         if self.plain is int and _WHOLE.fullmatch(text):
@@ -74,7 +74,7 @@ class Shape:
 
 @cache
 def shape_of(model: type[BaseModel]) -> Shape:
-    """The shape of a model, below it the shapes of its fields."""
+    """The shape of a model."""
     return Shape(fields={name: _shape(declared.annotation) for name, declared in model.model_fields.items()})
 
 
@@ -83,7 +83,7 @@ def _shape(annotation: Any) -> Shape:
     if origin is Annotated:
         return _shape(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        # None and "" (which unsets a value) are no shapes of their own: what remains is one.
+        # None and "" (which unsets a value) have no shape. One alternative remains.
         return next(shape for shape in map(_shape, get_args(annotation)) if shape != _NOTHING)
     if origin is Literal:
         return Shape(plain=str) if get_args(annotation) != ("",) else _NOTHING
@@ -99,10 +99,23 @@ def _shape(annotation: Any) -> Shape:
 _NOTHING = Shape()
 
 
-def planted(values: Mapping[str, Any], shape: Shape | None = None) -> dict[str, Any]:
-    """Dotted names as nested objects; positions become lists where *shape* has a list.
+class DoubleField(ValueError):
+    """A name is given twice: as a value and as a group. The message is the name."""
 
-    Raises `ValueError` naming the field where a name is both a value and a group.
+
+def nested(texts: Mapping[str, str], shape: Shape | None) -> dict[str, Any]:
+    """Make nested objects of texts by dotted name, and convert each text to the type of its field.
+
+    Raises `DoubleField`.
+    """
+    fields = {name: (shape.at(name) if shape else None) for name in texts}
+    return planted({name: field.read(texts[name]) if field else texts[name] for name, field in fields.items()}, shape)
+
+
+def planted(values: Mapping[str, Any], shape: Shape | None = None) -> dict[str, Any]:
+    """Make nested objects of values by dotted name. Positions become lists if *shape* has a list there.
+
+    Raises `DoubleField`.
 
     >>> planted({"dob.day": 1, "dob.year": 1901})
     {'dob': {'day': 1, 'year': 1901}}
@@ -110,14 +123,14 @@ def planted(values: Mapping[str, Any], shape: Shape | None = None) -> dict[str, 
     tree: dict[str, Any] = {}
     for path, value in values.items():
         *outer, last = path.split(".")
-        here = tree
+        group = tree
         for step in outer:
-            here = here.setdefault(step, {})
-            if not isinstance(here, dict):
-                raise ValueError(path)
-        if last in here:
-            raise ValueError(path)
-        here[last] = value
+            group = group.setdefault(step, {})
+            if not isinstance(group, dict):
+                raise DoubleField(path)
+        if last in group:
+            raise DoubleField(path)
+        group[last] = value
     return {name: _listed(value, shape.fields.get(name) if shape else None) for name, value in tree.items()}
 
 
