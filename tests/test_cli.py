@@ -13,11 +13,11 @@ from typing import Any
 import click
 import forking
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from tokenferry import cli
 from tokenferry.broker import embedded
-from tokenferry.cli import GROUP, main
+from tokenferry.cli import GROUP, OURS, Commands, main
 from tokenferry.sealing import UnusableKey
 
 from .conftest import generated
@@ -72,14 +72,14 @@ def test_the_version_is_printed() -> None:
     assert CliRunner().invoke(main, ["--version"]).stdout.startswith("tokenferry, version ")
 
 
-def test_a_command_whose_half_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("distil", "tokenferry_distillery.command:distil", GROUP)
-    monkeypatch.setattr(cli, "entry_points", lambda group: (point,))
+def test_a_command_whose_half_is_not_installed_says_what_to_install() -> None:
+    names = {"distil": "tokenferry_distillery.command:distil", "import": OURS["import"]}
+    group = Commands("tokenferry", points=lambda: [EntryPoint(name, value, GROUP) for name, value in names.items()])
 
-    listed = CliRunner().invoke(main, ["--help"], terminal_width=200).stdout
+    listed = CliRunner().invoke(group, ["--help"], terminal_width=200).stdout
     assert "distil   (not available: install tokenferry[distillery])" in listed
     assert "import" in listed
-    done = CliRunner().invoke(main, ["distil", "--some", "option"])
+    done = CliRunner().invoke(group, ["distil", "--some", "option"])
     assert done.exit_code == 2
     assert done.stderr == (
         "tokenferry: `distil` is not available here (tokenferry_distillery is missing): "
@@ -87,35 +87,29 @@ def test_a_command_whose_half_is_not_installed_says_what_to_install(monkeypatch:
     )
 
 
+def failed(error: Exception) -> Result:
+    """What a command says that fails with *error*."""
+
+    @click.command()
+    def fail() -> None:
+        raise error
+
+    return CliRunner().invoke(Commands("tokenferry", commands={"fail": fail}), ["fail"])
+
+
 class TestErrors:
-    @pytest.fixture
-    def raising(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
-        raised: dict[str, BaseException] = {}
-
-        @click.command()
-        def fail() -> None:
-            raise raised["error"]
-
-        monkeypatch.setitem(main.commands, "fail", fail)  # type: ignore[attr-defined]
-        return raised
-
-    def test_those_of_click_speak_as_we_do(self, raising: dict[str, BaseException]) -> None:
-        raising["error"] = click.ClickException("the store does not answer")
-        done = CliRunner().invoke(main, ["fail"])
+    def test_those_of_click_speak_as_we_do(self) -> None:
+        done = failed(click.ClickException("the store does not answer"))
         assert (done.exit_code, done.stderr) == (1, "tokenferry: the store does not answer\n")
 
-    def test_ours_are_one_line(self, raising: dict[str, BaseException]) -> None:
-        raising["error"] = UnusableKey("keys/producer.pem: is no key")
-        done = CliRunner().invoke(main, ["fail"])
+    def test_ours_are_one_line(self) -> None:
+        done = failed(UnusableKey("keys/producer.pem: is no key"))
         assert (done.exit_code, done.stderr) == (2, "tokenferry: keys/producer.pem: is no key\n")
 
     @pytest.mark.parametrize("debug", ["", "1"])
-    def test_bugs_are_a_type_and_a_place_and_never_a_value(
-        self, raising: dict[str, BaseException], debug: str, environment: dict[str, str]
-    ) -> None:
+    def test_bugs_are_a_type_and_a_place_and_never_a_value(self, debug: str, environment: dict[str, str]) -> None:
         environment["TOKENFERRY_DEBUG"] = debug
-        raising["error"] = RuntimeError("4242424242424242")
-        done = CliRunner().invoke(main, ["fail"])
+        done = failed(RuntimeError("4242424242424242"))
         assert done.exit_code == 1
         assert done.stderr.startswith("tokenferry: stopped by a bug: RuntimeError in test_cli.py:")
         assert "4242" not in done.output
@@ -172,10 +166,10 @@ def test_a_command_that_only_looks_starts_nothing_where_nothing_says_what_to_loo
     ids=" ".join,
 )
 def test_a_command_that_only_looks_starts_no_embedded_server(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str], tmp_path: Path, in_folder: Callable[[Path], None]
 ) -> None:
     """Neither in a fresh folder nor where one ran before: it would be empty, or would stay."""
-    monkeypatch.chdir(tmp_path)
+    in_folder(tmp_path)
     generated(tmp_path / "keys")
     (tmp_path / "tokenferry.toml").write_text("[platforms.main]\n")
     for _ in range(2):

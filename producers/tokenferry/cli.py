@@ -1,8 +1,8 @@
-"""The command line. Commands are named by entry points and loaded when they are called, so that this half of the
-house never loads the other one.
+"""The command line. Entry points name the commands, which are loaded when they are called. So a producer's command
+never loads code of the worker.
 
-What goes wrong is said here, once, in one line: `tokenferry: ...` on standard error, without a traceback and without
-a value, and with exit code 1 (it failed) or 2 (wrong usage or configuration).
+Every error ends here as one line on standard error: `tokenferry: ...`, without a traceback and without a value. The
+exit code is 1 (it failed) or 2 (wrong usage or configuration).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import IO, Any, Final
 
@@ -43,35 +43,35 @@ OURS: Final = {
     "results": "tokenferry.commands.reading:results",
     "send": "tokenferry.commands.sending:send",
 }
-"""Commands of this half: there even where the package was not installed, only put on the path."""
+"""The commands of producers. They work even if the package is only on the path and not installed."""
 
 SUMMARIES: Final = {
     "attach": "Use tokens: create the customer, charge, account, ... they are meant for.",
     "circuits": "List what cannot be called now (refused key, outage), and how to fix it.",
     "dead-letters": "List requests that failed for good; retry or delete them.",
     "doctor": "Check everything a worker needs, before the first request.",
-    "emulator": "Run a stand-in for the token endpoint.",
+    "emulator": "Run a local emulator of Stripe's token API.",
     "health": "Ask the workers on this machine how they are.",
     "import": "Tokenize every row of a CSV or JSONL file.",
-    "keys": "Make the keys of producers and workers.",
-    "limits": "See and change the rate budgets of a running fleet.",
+    "keys": "Create the keys of producers and workers.",
+    "limits": "Show and change the rate budgets of running workers.",
     "outbox": "Show and send accepted requests that the broker does not have yet.",
     "onboard": "Create every connected account of a file, with its persons and bank accounts.",
-    "results": "Look at the results that wait on a route, or take them into a file.",
-    "send": "Seal one request and hand it to the broker.",
+    "results": "Print the results that wait on a route, or take them into a file.",
+    "send": "Seal one request and send it to the broker.",
     "worker": "Run a worker.",
 }
-"""For the list of commands, which must not load them to ask."""
+"""One line for each command: the list of commands must not load them."""
 
 REFUSED: Final = (InvalidConfiguration, UnusableKey, UnreadableFile, InvalidMapping, UnusableOutput, UnusableOutbox)
 FAILED: Final = (InvalidRequest, InvalidTarget, EmbeddedServerError, OutputFailed)
 
 _JSON: Final = re.compile(r"(^|['(])\{(?:.*\}|.*)", re.DOTALL)
-"""A JSON object typed where a name was meant: it stands at the beginning, or is quoted by click."""
+"""A JSON object in the place of a name: it is at the beginning, or click has put it in quotes."""
 
 
 class Stopped(click.ClickException):
-    """It was tried, and failed: one line on standard error."""
+    """The command failed: one line on standard error."""
 
     exit_code = 1
 
@@ -88,11 +88,18 @@ class NotStarted(Stopped):
 class Commands(click.Group):
     """A group whose commands are imported one at a time."""
 
+    def __init__(
+        self, *arguments: Any, points: Callable[[], Iterable[EntryPoint]] | None = None, **options: Any
+    ) -> None:
+        """*points*: returns the entry points of the commands. Default: those of installed packages, and ours."""
+        super().__init__(*arguments, **options)
+        self._points = points or _points
+
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted({*OURS, *(point.name for point in _points()), *super().list_commands(context)})
+        return sorted({*OURS, *(point.name for point in self._points()), *super().list_commands(context)})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        point = next((point for point in _points() if point.name == name), None)
+        point = next((point for point in self._points() if point.name == name), None)
         if point is None:
             return super().get_command(context, name)
         try:
@@ -102,8 +109,8 @@ class Commands(click.Group):
         return loaded if isinstance(loaded, click.Command) else None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click does, but without loading a command to learn what it does."""
-        points = {point.name: point for point in _points()}
+        """Write the list of commands without loading them."""
+        points = {point.name: point for point in self._points()}
         rows = []
         for name in self.list_commands(context):
             summary = SUMMARIES.get(name, "")
@@ -114,14 +121,14 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
     def main(self, *arguments: Any, **options: Any) -> Any:
-        """As click's. What standard output does not take, on a full disk for instance, is one line too."""
+        """Run the group. A failed write to standard output, on a full disk for instance, is one line too."""
         try:
             with standard_output():
                 try:
                     return super().main(*arguments, **options)
                 except SystemExit as ended:
                     if not ended.code and sys.stdout is not None:
-                        sys.stdout.flush()  # now, while it can still be said
+                        sys.stdout.flush()  # now, while an error can still be reported
                     raise
         except OutputFailed as error:
             Stopped(str(error)).show()
@@ -130,9 +137,9 @@ class Commands(click.Group):
         sys.exit(1)
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; whatever of ours it raises becomes one line and an exit code."""
+        """Run the command. An error becomes one line and an exit code."""
         if os.getpid() == 1:
-            # The first process of a container is sent no signal that it has no handler for, not even to end.
+            # The first process of a container gets no signal that it has no handler for, not even SIGTERM.
             signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
         try:
             return super().invoke(context)
@@ -150,7 +157,7 @@ class Commands(click.Group):
         except click.ClickException as error:
             raise error if isinstance(error, Stopped) else Stopped(error.format_message()) from None
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click's own business
+            raise  # click handles them
         except OSError as error:
             raise Stopped(f"{error.strerror or 'failed'} ({_place(error)})") from None
         except Exception as error:
@@ -165,17 +172,17 @@ def _with_id(error: PublishError) -> str:
 
 
 def _harmless(text: str) -> str:
-    """*text* without a card number or a whole request that was typed in the wrong place."""
+    """Remove card numbers and JSON objects that were typed in the wrong place from *text*."""
     return masked(_JSON.sub(r"\1{...}", text))
 
 
 def _unexpected(error: Exception) -> str:
-    """A bug, without its message, which may quote a value."""
+    """Report a bug without its message, which may contain a value."""
     return f"stopped by a bug: {_place(error)}"
 
 
 def _place(error: Exception) -> str:
-    """The type of *error*, and where it happened."""
+    """The type of *error*, and the line where it happened."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown place"
     if os.environ.get("TOKENFERRY_DEBUG"):
@@ -184,7 +191,7 @@ def _place(error: Exception) -> str:
 
 
 def _points() -> Iterator[EntryPoint]:
-    """The commands: of what is installed, and ours in any case."""
+    """The commands of installed packages, and ours in any case."""
     installed = entry_points(group=GROUP)
     yield from installed
     names = {point.name for point in installed}
@@ -192,26 +199,26 @@ def _points() -> Iterator[EntryPoint]:
 
 
 def _is_there(point: EntryPoint) -> bool:
-    """Whether the package of a command is installed, found out without importing it."""
+    """True if the package of a command is installed. Does not import it."""
     return importlib.util.find_spec(point.module.partition(".")[0]) is not None
 
 
 def _extra(point: EntryPoint) -> str:
-    """What to install for a command: the extra is called like its half, `worker` or `emulator`."""
+    """What to install for a command. The extra is `worker` or `emulator`."""
     package = point.module.partition(".")[0]
     return f"tokenferry[{package.removeprefix('tokenferry_')}]" if "_" in package else "tokenferry"
 
 
 def _unavailable(point: EntryPoint, module: str | None) -> click.Command:
-    cure = f"install {_extra(point)}"
+    advice = f"install {_extra(point)}"
 
     def refuse() -> None:
-        raise NotStarted(f"`{point.name}` is not available here ({module} is missing): {cure}")
+        raise NotStarted(f"`{point.name}` is not available here ({module} is missing): {advice}")
 
     return click.Command(
         point.name,
         callback=refuse,
-        help=f"Not available here: {cure}.",
+        help=f"Not available here: {advice}.",
         add_help_option=True,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
