@@ -458,22 +458,29 @@ def test_processes_that_share_an_outbox_do_not_get_into_each_others_way(desk: De
     assert set(desk.arrived()) == set(returned)
 
 
-def test_a_confirmation_that_could_not_be_written_down_is_written_before_anything_else_is_sent(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class HoldingTheFile:
+    """A publisher; from its first message on, another process holds the outbox."""
+
+    def __init__(self, publisher: Publisher, path: Path) -> None:
+        self._publisher = publisher
+        self.process = sqlite3.connect(path, isolation_level=None)
+
+    def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
+        if not self.process.in_transaction:
+            self.process.execute("BEGIN IMMEDIATE")
+        return self._publisher.submit(message, timeout=5.0)
+
+
+def test_a_confirmation_that_could_not_be_recorded_is_recorded_before_anything_else_is_sent(desk: Desk) -> None:
     with Outbox(desk.path) as outbox, Publisher.to(desk.configuration) as publisher:
         outbox.submit(sealed("req-1", queue=desk.queue)).result(30)
-        sender = Sender(desk.path, publisher, desk.configuration)
-        confirm = sender._book.confirm
-
-        def fail(*_: Any, **__: Any) -> None:
-            raise OutboxFull("the disk is full", maybe_sent=False)
-
-        monkeypatch.setattr(sender._book, "confirm", fail)
+        holding = HoldingTheFile(publisher, desk.path)
+        sender = sender_with(desk, holding, publish_timeout=0.1)
+        until(lambda: sender.round() and sender.sent == 1, "the confirmation")
         for _ in range(3):
             sender.round()
-        assert sender.trouble == "the disk is full"
-        monkeypatch.setattr(sender._book, "confirm", confirm)
+        assert "another process holds the outbox for too long" in str(sender.trouble)
+        holding.process.execute("COMMIT")
         sender.round()
         sender.close()
     assert desk.status()["confirmed"] == 1
@@ -496,11 +503,11 @@ def test_a_full_outbox_takes_no_more_and_says_so(desk: Desk, dead: Configuration
         outbox.submit(sealed("req-5")).result(30)
 
 
-def test_a_stream_waits_for_room_instead_of_failing(
-    desk: Desk, dead: Configuration, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tokenferry.producer.FULL_PAUSE", 0.02)
-    with Outbox(desk.path, limits=OutboxLimits(rows=3)) as outbox, Producer(dead, outbox=outbox) as producer:
+def test_a_stream_waits_for_room_instead_of_failing(desk: Desk, dead: Configuration) -> None:
+    with (
+        Outbox(desk.path, limits=OutboxLimits(rows=3)) as outbox,
+        Producer(dead, outbox=outbox, full_pause=0.02) as producer,
+    ):
         ids = producer.send_many(Order(card(), request_id=f"req-{n}") for n in range(5))
         assert [next(ids) for _ in range(3)] == ["req-0", "req-1", "req-2"]
         threading.Timer(0.1, lambda: [outbox.settled(f"req-{n}") for n in range(3)]).start()
@@ -522,7 +529,7 @@ def test_confirmed_requests_that_nobody_here_hears_of_make_room_for_new_ones(boo
 def test_a_full_disk_accepts_nothing_and_the_outbox_goes_on_when_there_is_room_again(desk: Desk) -> None:
     with Outbox(desk.path) as outbox:
         outbox.submit(sealed("req-1")).result(30)
-        connection = outbox._book._connection
+        connection = outbox._store._connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
         big = Outgoing("q", "x" * 50_000, {"task": "t"}, {"correlation_id": "req-2"}, expires_at=NOW)
@@ -858,7 +865,7 @@ def test_a_broker_that_forgets_everything_gets_it_again(desk: Desk) -> None:
         with Publisher.to(desk.configuration) as publisher:
             sender = Sender(desk.path, publisher, desk.configuration)
             until(lambda: _swept(sender) == 20, "the second delivery", seconds=15.0)
-            sender._tidy_at = 0.0
+            sender._sweep_at = 0.0
             sender.round()
             assert sender.sent == 20  # they wait in their queue: nothing is missing
             sender.close()
@@ -866,7 +873,7 @@ def test_a_broker_that_forgets_everything_gets_it_again(desk: Desk) -> None:
 
 
 def _swept(sender: Sender) -> int:
-    sender._tidy_at = 0.0
+    sender._sweep_at = 0.0
     sender.round()
     return sender.sent
 
@@ -908,10 +915,18 @@ class Scripted:
         return future
 
 
-def sender_with(desk: Desk, publisher: Scripted, *, publish_timeout: float = 5.0) -> Sender:
+def sender_with(
+    desk: Desk,
+    publisher: Scripted | HoldingTheFile,
+    *,
+    publish_timeout: float = 5.0,
+    sender: type[Sender] = Sender,
+    **collaborators: Any,
+) -> Sender:
     configuration = desk.configuration
     broker = configuration.broker.model_copy(update={"publish_timeout": publish_timeout})
-    return Sender(desk.path, publisher, configuration.model_copy(update={"broker": broker}))  # type: ignore[arg-type]
+    configuration = configuration.model_copy(update={"broker": broker})
+    return sender(desk.path, publisher, configuration, **collaborators)  # type: ignore[arg-type]
 
 
 def test_a_full_queue_is_left_alone_for_a_while_and_the_others_go_on(desk: Desk) -> None:
@@ -995,30 +1010,27 @@ def test_a_sender_goes_on_when_it_cannot_write_down_what_the_trouble_is_and_writ
     sender.close()
 
 
-def test_a_sender_outlives_an_embedded_server_whose_files_cannot_be_used(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any) -> None:
+def test_a_sender_outlives_an_embedded_server_whose_files_cannot_be_used(desk: Desk) -> None:
+    def fail(_: Configuration) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tokenferry.outbox.sending.connecting.keep_embedded_server", fail)
     publisher = Scripted(q=BrokerUnavailable("the broker could not be reached", maybe_sent=False))
     with Outbox(desk.path) as outbox:
         outbox.submit(sealed("req-1", queue="q")).result(30)
-    sender = sender_with(desk, publisher)
+    sender = sender_with(desk, publisher, keep_server=fail)
     assert sender.round() == 0.5
     assert sender.trouble == "the broker could not be reached"
     sender.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_sender_that_ends_however_lets_another_one_send(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def end(_: Sender) -> None:
-        assert not SenderLock(desk.path).take()
-        raise SystemError
+def test_a_sender_that_ends_however_lets_another_one_send(desk: Desk) -> None:
+    class Ending(Sender):
+        def round(self) -> float:
+            assert not SenderLock(desk.path).take()
+            raise SystemError
 
-    monkeypatch.setattr(Sender, "round", end)
-    sender = sender_with(desk, Scripted())
+    sender = sender_with(desk, Scripted(), sender=Ending)
     sender.start()
     assert sender._thread is not None
     sender._thread.join(30)

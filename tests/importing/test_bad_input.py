@@ -174,7 +174,7 @@ def test_a_dry_run_sends_nothing_and_needs_no_broker(offline: House) -> None:
     done = offline.run(offline.file(HEADER + good(1) + "x,card,1,12,2034\n"), "--dry-run")
 
     assert done.exit_code == 1
-    assert "2 rows read, 1 can be sent, 1 refused" in done.stdout
+    assert "2 rows read, 1 can be sent, 1 rejected" in done.stdout
     assert not offline.results.exists()
     assert offline.refused()[0][:3] == ["3", "x", "card.number"]
 

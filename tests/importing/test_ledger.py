@@ -124,7 +124,7 @@ def test_progress_shows_numbers_rate_and_eta_in_one_line() -> None:
     ledger.counts.rows = 25
     line = Meter(ledger, RateInForce(25, 25), Half(), 100).line()
     assert line == (
-        "25 rows read of about 50 | 1 sealed | 0 tokenized | 0 attached | 0 failed | 0 refused | 0% of 25/s | ETA 0 s"
+        "25 rows read of about 50 | 1 sealed | 0 tokenized | 0 attached | 0 failed | 0 rejected | 0% of 25/s | ETA 0 s"
     )
     assert Meter(ledger, RateInForce(25, 25), Half(), None).line().endswith("ETA unknown")
 
@@ -133,7 +133,7 @@ def test_progress_shows_numbers_rate_and_eta_in_one_line() -> None:
     ("counts", "reason", "code"),
     [
         (ImportCounts(rows=1, tokenized=1), None, 0),
-        (ImportCounts(rows=1, refused=1), None, 1),
+        (ImportCounts(rows=1, rejected=1), None, 1),
         (ImportCounts(rows=1, failed=1), None, 1),
         (ImportCounts(rows=1, unfinished=1), None, 1),
         (ImportCounts(rows=1, tokenized=1), "interrupted", 1),
@@ -157,10 +157,10 @@ def test_the_summary_says_what_is_unfinished_and_how_to_go_on(tmp_path: Any) -> 
 
 
 def test_reasons_are_counted() -> None:
-    counts = ImportCounts(rows=2, refused=2)
+    counts = ImportCounts(rows=2, rejected=2)
     examiner = Examiner(RowDefaults(frozenset({"main"})), Outputs(None, None), counts)
-    examiner.refuse(2, "a", [Problem("card.number", "is short")])
-    examiner.refuse(3, "b", [Problem("card.number", "is short"), Problem("kind", "is odd")])
+    examiner.reject(2, "a", [Problem("card.number", "is short")])
+    examiner.reject(3, "b", [Problem("card.number", "is short"), Problem("kind", "is odd")])
     summary = ImportSummary(counts, 1.0, None, None, "import-1", budget_per_second=25.0)
     assert summary.as_json()["refusals_by_reason"] == {"card.number: is short": 2, "kind: is odd": 1}
     assert "        2  card.number: is short" in summary.lines()
@@ -172,7 +172,7 @@ def test_a_second_row_with_the_same_key_is_refused_even_if_the_first_one_was() -
     assert examiner.order(Row(2, "a", {"kind": "pii"})) is None
     assert examiner.order(Row(3, "a", {"kind": "pii", "id_number": "1"})) is None
     assert examiner.order(BrokenRow(4, "a", "row", "is broken")) is None
-    assert counts.refusals_by_reason["key: is the key of an earlier row"] == 1
+    assert counts.rejections_by_reason["key: is the key of an earlier row"] == 1
 
 
 @pytest.mark.parametrize("key", ["4242424242424242", "4242 4242 4242 4242", "c-4242-4242-4242-4242"])

@@ -58,7 +58,7 @@ def test_a_results_file_that_cannot_be_read_is_not_overwritten_unless_told_so(ho
 def test_again_without_force_is_wrong_usage(offline: House) -> None:
     done = offline.run(offline.file(cards(1, attach=",")), "--again")
     assert done.exit_code == 2
-    assert "--again says what --force may overwrite" in done.stderr
+    assert "--again needs --force" in done.stderr
 
 
 def row(status: str, **more: Any) -> str:

@@ -73,7 +73,7 @@ def test_ctrl_c_and_resume_gives_the_unfinished_rows_their_line(house: House) ->
         eventually(lambda: len(slow.taken) == 10 and house.results.exists() and len(house.lines()) == 4)
         out, err = interrupt(process)
     assert json.loads(out)["resumable"] is True
-    assert "go on with the same command and --resume" in err
+    assert "continue with the same command and --resume" in err
     assert Counter(line["status"] for line in house.lines()) == {"tokenized": 4, "unfinished": 6}
 
     with StandIn(house.configuration(), house.platform) as worker:
@@ -143,10 +143,7 @@ def test_a_full_queue_is_waited_for_and_never_gets_longer(house: House) -> None:
     assert final(house) == Counter({f"card-{n}": 1 for n in range(1, 31)})
 
 
-def test_messages_that_the_broker_lost_are_sent_again_after_a_silence(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tokenferry.bulk.submitter.SILENCE", 0.5)
+def test_messages_that_the_broker_lost_are_sent_again_after_a_silence(house: House) -> None:
     queue = f"tokenize.bulk.{house.platform}"
     file = house.file(cards(10))
     process = house.start(*house.arguments(file), "--quiet")
@@ -193,9 +190,9 @@ def interrupted(house: House) -> House:
     [
         (cards(11), ("--resume",), "the file is not the one this import began with"),
         (cards(10).replace("2044", "2045"), ("--resume",), "the file is not the one this import began with"),
-        (cards(10), ("--resume", "--kind", "pii"), "--kind: is not what it was"),
-        (cards(10), (), "was interrupted; go on with --resume, or start anew with --force"),
-        (cards(10), ("--resume", "--force"), "--resume goes on with a file"),
+        (cards(10), ("--resume", "--kind", "pii"), "--kind: differs from the run that began this import"),
+        (cards(10), (), "was interrupted; continue with --resume, or start again with --force"),
+        (cards(10), ("--resume", "--force"), "--resume continues with a file"),
     ],
     ids=["longer", "another expiry", "other options", "not said", "both"],
 )
@@ -248,7 +245,7 @@ def test_resume_is_for_the_first_run_as_well(house: House, worker: StandIn) -> N
 def test_standard_input_cannot_be_resumed(house: House) -> None:
     done = house.run("-", "--resume", input=b"")
     assert done.exit_code == 2
-    assert "not with standard input" in done.stderr
+    assert "cannot be used with standard input" in done.stderr
 
 
 def test_only_last_words_stay_in_a_results_file_that_is_written_on(tmp_path: Path) -> None:

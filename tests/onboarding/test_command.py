@@ -63,7 +63,7 @@ def test_a_dry_run_checks_everything_and_sends_nothing(folder: Path) -> None:
     person = {"reference": "p", "person": {"first_name": SECRET}}
     ran = run(folder, write(folder, GOOD, {**GOOD, "reference": "seller-2", "persons": [person]}), "--dry-run")
     assert ran.exit_code == 1
-    assert "2 accounts read, 1 can be sent, 1 refused; nothing was sent" in ran.output
+    assert "2 accounts read, 1 can be sent, 1 rejected; nothing was sent" in ran.output
     assert "2,seller-2,persons[0].person.last_name," in (folder / "r.csv").read_text()
     assert not (folder / "o.jsonl").exists()
     assert SECRET not in ran.output + (folder / "r.csv").read_text()

@@ -165,7 +165,7 @@ def test_an_account_given_up_on_counts_with_its_own_failure_and_those_of_its_ste
 def test_steps_of_accounts_under_way_count_until_their_outcome_does_and_only_those_that_are_done() -> None:
     said: list[str] = []
     accounts = Accounts()
-    accounts.tell = said.append
+    accounts.report = said.append
     accounts.enter("req-a", Pending(1, "seller-1"), print)
     word = OnboardingProgress(request_id="req-a", onboarding_id="a", step=DONE, taken=1, done=1, steps=3)
     failed = word.model_copy(update={"step": FAILED, "taken": 2})
@@ -191,5 +191,5 @@ def test_the_summary_says_what_is_where_and_how_to_go_on() -> None:
     said = summary.unfinished() or ""
     for part in ("interrupted", "1 account has no outcome", "o.jsonl", "tokenferry results onboard-1", "again"):
         assert part in said
-    assert "after document 7 was not read" in said
+    assert "documents after document 7 were not read" in said
     assert summary.exit_code == 1

@@ -1,1 +1,1 @@
-"""What every bulk run shares: reading, sealing, sending, following results, progress and summaries."""
+"""What every run over a file shares: it submits requests, reads results, writes files, shows progress, sums up."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that is granted at the next good moment."""
+"""Ctrl-C and SIGTERM as a flag, so that a run can stop at a safe moment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """Raised out of a blocking read, and nowhere else. No `Exception`: nothing on the way may take it for an error."""
+    """Raised out of a blocking read only. Not an `Exception`, so that nobody on the way handles it as an error."""
 
 
 class Interruption:
-    """Counts SIGINT and SIGTERM while it is entered; once means stop cleanly, twice means now."""
+    """Counts SIGINT and SIGTERM while it is entered. One means stop cleanly, two mean stop at once."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -24,7 +24,7 @@ class Interruption:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Inside, a signal raises `Interrupted`: a read from a pipe would otherwise wait for its next line."""
+        """Inside, a signal raises `Interrupted`. A read from a pipe would otherwise wait for the next line."""
         self._reading = True
         try:
             if self.times:

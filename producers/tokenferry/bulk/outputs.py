@@ -1,7 +1,7 @@
-"""The two files an import writes: what became of each row that was sent, and why the others were not.
+"""The two files that a run writes: the outcome of each row that was sent, and why each other row was rejected.
 
-Readable by their owner only. Each line is handed to the system before its result is acknowledged, so a killed import
-has every outcome either in its file or still on its route.
+Only their owner can read them. Each line is given to the system before its result is acknowledged. So after a kill,
+every outcome is either in the file or still on the route.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class UnusableOutput(ValueError):
 
 
 class OutputFailed(RuntimeError):
-    """An output file took no more: the disk is full, for instance."""
+    """An output file cannot be written any more: the disk is full, for instance."""
 
 
 def masked(text: str) -> str:
-    """*text* with every number of twelve or more digits shortened to its last four.
+    """Shorten every number of twelve or more digits in *text* to its last four.
 
     >>> masked("row-7"), masked("customer 0000 0000 0000")
     ('row-7', 'customer ...0000')
@@ -41,9 +41,9 @@ def masked(text: str) -> str:
 
 
 def shown_key(key: str) -> str:
-    """A row key for the results file: as it is, unless it contains what can be a card number.
+    """Return a row key for the results file. It is shortened if it contains a possible card number.
 
-    The file must join back to its source by key, so a long number that fails the Luhn check stays.
+    The results must join back to the source by key, so a long number that fails the Luhn check stays as it is.
 
     >>> shown_key("200000000001"), shown_key("000000000000")
     ('200000000001', '...0000')
@@ -58,9 +58,9 @@ class Outputs:
     def __init__(
         self, results: Path | None, rejects: Path | None, *, force: bool = False, resume: bool = False
     ) -> None:
-        """*force*: overwrite what they hold; *resume*: write on behind the results, and rejects anew.
+        """*force*: overwrite files that have content. *resume*: append to the results, write the rejects again.
 
-        Raises `UnusableOutput`, and leaves nothing behind, when one of them cannot be written or has content.
+        Raises `UnusableOutput` if one of them cannot be written or has content. No new file is left behind then.
         """
         paths = [path for path in (results, rejects) if path is not None]
         if len({path.resolve() for path in paths}) != len(paths):
@@ -93,7 +93,7 @@ class Outputs:
                 raise UnusableOutput(f"{rejects}: cannot be written ({error.strerror})") from None
 
     def result(self, line: dict[str, Any]) -> None:
-        """Append one line about a row that was sent. Raises `OutputFailed`."""
+        """Append the line of one row that was sent. Raises `OutputFailed`."""
         if self._results is None:
             return
         try:
@@ -104,7 +104,7 @@ class Outputs:
             raise OutputFailed(f"{self._results_path}: cannot be written ({error.strerror})") from None
 
     def reject(self, number: int, key: str, problems: Iterable[Problem]) -> None:
-        """Append one line for each reason why a row was not sent. Raises `OutputFailed`."""
+        """Append one line for each reason why a row was rejected. Raises `OutputFailed`."""
         if self._writer is None or self._rejects is None:
             return
         try:
@@ -115,7 +115,7 @@ class Outputs:
             raise OutputFailed(f"{self._rejects_path}: cannot be written ({error.strerror})") from None
 
     def close(self) -> None:
-        """Close both. What could not be written has been reported where it happened."""
+        """Close both files. A failed write was reported when it happened."""
         for file in (self._results, self._rejects):
             if file is not None:
                 with suppress(OSError):
@@ -142,5 +142,5 @@ def _check(path: Path, *, force: bool) -> None:
 def _open(path: Path, *, append: bool) -> TextIO:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC), 0o600)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.fchmod(descriptor, 0o600)  # one that existed may have been open to others
+        os.fchmod(descriptor, 0o600)  # an older file may have been open to others
     return open(descriptor, "w", encoding="utf-8", newline="")

@@ -1,6 +1,6 @@
-"""What is shown while a run is under way: a live line on a terminal, a plain one every few seconds elsewhere.
+"""The progress of a run: a live line on a terminal, elsewhere a plain line every few seconds.
 
-It goes to standard error, so that the summary on standard output stays alone.
+It goes to standard error. Standard output carries only the summary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PLAIN_EVERY = 5.0
 
 
 def spelled(seconds: float | None) -> str:
-    """Seconds for a person.
+    """Spell out a duration.
 
     >>> spelled(None), spelled(7), spelled(95), spelled(7260)
     ('unknown', '7 s', '1 min 35 s', '2 h 1 min')
@@ -34,7 +34,7 @@ def spelled(seconds: float | None) -> str:
 
 
 class Progress:
-    """Shows a line again and again until it is left. `note` says something besides."""
+    """Shows a line again and again while it is entered. `note` prints other lines between."""
 
     def __init__(self, line: Callable[[], str], *, quiet: bool = False, console: Console | None = None) -> None:
         self._line = line
@@ -45,7 +45,7 @@ class Progress:
         self._thread: threading.Thread | None = None
 
     def note(self, text: str) -> None:
-        """One line of its own, shown even when quiet: something needs a person."""
+        """Print one line, even with *quiet*: it is for somebody who must act."""
         self._console.print(Text(f"tokenferry: {text}"))
 
     def __enter__(self) -> Progress:

@@ -1,4 +1,4 @@
-"""How a run ended: what every summary says, for a program and for a person."""
+"""The summary of a run, for a program and for a person."""
 
 from __future__ import annotations
 
@@ -11,65 +11,80 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from tokenferry.bulk.window import Counters
 
-Numbers = TypeVar("Numbers", bound=Counters)
+Counts = TypeVar("Counts", bound=Counters)
 
 
 @dataclass(frozen=True)
-class RunSummary(ABC, Generic[Numbers]):
+class RunSummary(ABC, Generic[Counts]):
     """One run, finished or not."""
 
+    run: ClassVar[str]
+    """What the run is called."""
+    item: ClassVar[str]
+    """What the file consists of."""
     most_reasons: ClassVar[int] = 12
-    """Lines of a table for a person."""
+    """Lines of a table, at most."""
 
-    counts: Numbers
+    counts: Counts
     seconds: float
     results: Path | None
     rejects: Path | None
     route: str | None
-    """None: nothing was to be sent."""
+    """None: a dry run, which sends nothing."""
     reason: str | None = None
     """Why it ended early."""
     last: int = 0
-    """The last row or document that was read."""
+    """Number of the last row or document that was read."""
     read_all: bool = True
 
     @property
     def exit_code(self) -> int:
-        """0 when everything in the file came to a good end, else 1."""
+        """0 if everything in the file succeeded, else 1."""
         return 0 if self.counts.all_well and self.read_all and self.reason is None else 1
 
     @abstractmethod
     def as_json(self) -> dict[str, Any]:
-        """For a program."""
+        """The summary for a program."""
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """The summary for a person."""
         counts = self.counts
-        shown = [*self._numbers()]
-        shown += self._table("refused", counts.refusals_by_reason)
+        shown = [*self._totals()]
+        shown += self._table("rejected", counts.rejections_by_reason)
         shown += self._table("failed", counts.failures_by_code)
         if self.results and self.route is not None:
             shown.append(f"results: {self.results}")
-        if self.rejects and counts.refused:
+        if self.rejects and counts.rejected:
             shown.append(f"rejects: {self.rejects}")
         return shown
 
     def unfinished(self) -> str | None:
-        """What is left, and how to go on; None when nothing is."""
+        """What is not finished, and how to continue. None if everything is finished."""
         if self.reason is None and not self.counts.unfinished:
             return None
-        return "; ".join(self._left())
+        parts = [f"{self.run} stopped: {self.reason}"]
+        if self.counts.unfinished:
+            parts.append(self._unfinished_items())
+        if not self.read_all and self.last:
+            parts.append(f"the {self.item}s after {self.item} {self.last} were not read: nothing of them was sent")
+        elif not self.read_all:
+            parts.append(f"no {self.item} was read")
+        return "; ".join((*parts, *self._how_to_continue()))
 
     @abstractmethod
-    def _numbers(self) -> Iterator[str]:
+    def _totals(self) -> Iterator[str]:
         """The first lines for a person."""
 
     @abstractmethod
-    def _left(self) -> Iterator[str]:
-        """What `unfinished` says, part by part."""
+    def _unfinished_items(self) -> str:
+        """Where items without an outcome are, and where their outcome will be."""
+
+    @abstractmethod
+    def _how_to_continue(self) -> Iterator[str]:
+        """What to do next, in a few words."""
 
     def _where(self, last: str) -> dict[str, Any]:
-        """For a program: the files, and how far it went; *last* is its word for the last that was read."""
+        """For a program: the files, and how far the run went. *last*: the name for the last item that was read."""
         return {
             "results": str(self.results) if self.results else None,
             "rejects": str(self.rejects) if self.rejects else None,
@@ -82,7 +97,7 @@ class RunSummary(ABC, Generic[Numbers]):
     def _table(self, title: str, counted: Counter[str]) -> Iterator[str]:
         if counted:
             yield f"{title}:"
-        for what, count in counted.most_common(self.most_reasons):
-            yield f"  {count:>7}  {what}"
+        for reason, count in counted.most_common(self.most_reasons):
+            yield f"  {count:>7}  {reason}"
         if (more := len(counted) - self.most_reasons) > 0:
             yield f"  and {more} more {'reasons' if more > 1 else 'reason'}"

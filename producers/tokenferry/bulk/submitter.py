@@ -1,11 +1,13 @@
-"""Handing sealed requests over, for as long as it takes: what is refused or lost is handed over again."""
+"""Gives sealed requests to the broker, or to the outbox, until it has all of them."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from tokenferry.broker import connecting, depth
@@ -16,21 +18,20 @@ from tokenferry.bulk.outputs import OutputFailed
 from tokenferry.bulk.window import Pending, Window
 from tokenferry.configuration import Configuration
 from tokenferry.outbox import OutboxFailed, OutboxFull
+from tokenferry.outbox.lost import LostFinder, times_longer
 from tokenferry.producer import FULL
 
 SILENCE: Final = 60.0
-"""Seconds without any result after which we ask whether a worker runs, and whether the broker has lost something."""
+"""Seconds without a result after which the run asks whether a worker runs, and looks for lost requests."""
 RESUMED_SILENCE: Final = 10.0
-"""The same, in a run that goes on where another was killed: what that one was told last is lost rather than late."""
+"""The same for a run that continues a killed one: a result that reached that one is lost rather than late."""
+FIRST_PAUSE: Final = 0.25
+"""Seconds between the first two tries while the broker accepts nothing. Each further pause is twice as long."""
 LONGEST_PAUSE: Final = 10.0
-"""Seconds between two tries while the broker takes nothing, at most."""
-RARER: Final = 4.0
-"""How many times longer one is let alone each time it was found missing: it may wait where nobody asks, as at an open
-circuit or to be attached. So it is handed over again about half a dozen times in three days."""
 
 
 class Submitter:
-    """One run's way to the broker, or to its outbox. One thread asks it; the publisher's thread answers it."""
+    """Submits the requests of one run. The run's thread calls it, the publisher's thread reports to it."""
 
     def __init__(
         self,
@@ -38,133 +39,165 @@ class Submitter:
         configuration: Configuration,
         window: Window[Any, Any],
         *,
-        taken: Callable[[Pending], None],
-        goes_on: str,
+        accepted: Callable[[Pending], None],
+        while_waiting: str,
         note: Callable[[str], None],
         silence: float = SILENCE,
+        depths: Callable[[Iterable[str]], Mapping[str, int]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*taken*: is told what was taken, in the publisher's thread; it may raise `OutputFailed`.
+        """*accepted*: called in the publisher's thread with each accepted item. It may raise `OutputFailed`.
 
-        *goes_on*: what a person is told while nothing is taken. *silence*: seconds without any result until the first
-        look for what was lost.
+        *while_waiting*: shown to a person while nothing is accepted. *silence*: seconds without a result until the
+        first look for lost requests. *depths*: returns how many requests wait in each queue; default: ask the broker.
         """
         self.failure: str | None = None
-        """What ends the run: what was taken cannot be remembered, or the outbox is broken."""
-        self.last_taken = time.monotonic()
+        """Why the run must end: an accepted row cannot be recorded, or the outbox is broken."""
+        self._clock = clock
+        self.last_accepted = clock()
         self._submit = submit
         self._configuration = configuration
         self._window = window
-        self._taken = taken
-        self._goes_on = goes_on
+        self._accepted = accepted
+        self._while_waiting = while_waiting
         self._note = note
         self._refused: deque[str] = deque()
-        """Ids that the broker has not taken."""
+        """Ids of requests that were not accepted."""
         self._retrying: set[str] = set()
-        """Those of them that are on their way once more."""
+        """Ids of those that were submitted once more and have no answer yet."""
         self._trouble: PublishError | None = None
         self._noted = ""
-        self._pause = 0.25
+        self._pause = FIRST_PAUSE
         self._retry_at = 0.0
         self._silence = silence
         self._look_at = 0.0
+        self._lost = LostFinder(self, depths or partial(depth.ask, configuration))
 
     @property
     def is_stuck(self) -> bool:
-        """Whether something has to be handed over again before anything new is."""
+        """True if a request must be submitted again before a new one is."""
         return bool(self._refused or self._retrying)
 
     @property
     def trouble(self) -> str | None:
-        """Why the broker takes nothing, while it does not."""
+        """Why nothing is accepted at the moment."""
         return str(self._trouble) if self._trouble is not None else None
 
-    def hand_over(self, request_id: str, item: Pending) -> None:
-        """Start handing over what is entered into the window."""
+    def submit(self, request_id: str, item: Pending) -> None:
+        """Submit an item that is in the window already."""
         assert item.message is not None
-        self._submit(item.message).add_done_callback(lambda done: self._handed_over(request_id, item, done))
+        self._submit(item.message).add_done_callback(lambda done: self._on_answer(request_id, item, done))
 
-    def again(self) -> None:
-        """Hand over again what was refused, when it is time; say that we wait, and that we no longer do."""
-        full, outbox_full = isinstance(self._trouble, FULL), isinstance(self._trouble, OutboxFull)
+    def retry(self) -> None:
+        """Submit refused requests again if it is time. Report when waiting begins and when it ends."""
         if not self.is_stuck:
-            if self._noted:
-                self._noted = ""
-                self._window.waits = None
-                self._note(f"the {'outbox' if outbox_full else 'broker'} takes requests again")
+            self._note_end_of_waiting()
             self._trouble = None
-            self._pause = 0.25
+            self._pause = FIRST_PAUSE
             return
-        trouble = self.trouble or "the broker did not take a request"
-        slow = "slow" if isinstance(self._trouble, StillQueued) else "away"
-        self._window.waits = f"the {'outbox' if outbox_full else 'queue'} is full" if full else f"the broker is {slow}"
-        if self._window.waits != self._noted:
-            self._noted = self._window.waits
-            self._note(f"waiting: {trouble}. {self._goes_on}")
-        if not self._refused or time.monotonic() < self._retry_at:
+        self._note_waiting()
+        if not self._refused or self._clock() < self._retry_at:
             return
-        self._retry_at = time.monotonic() + self._pause
-        self._pause = 1.0 if full else min(self._pause * 2, LONGEST_PAUSE)
-        self._keep_server()
-        for _ in range(len(self._refused)):
-            request_id = self._refused.popleft()
-            if (item := self._window.item(request_id)) is not None:
-                self._retrying.add(request_id)
-                self.hand_over(request_id, item)
-
-    def find_lost(self) -> None:
-        """After a silence: hand over again what has no outcome and is no longer in its queue, the oldest first.
-
-        What *taken* has let go of its message is not looked for.
-        """
-        now = time.monotonic()
-        if now - self._window.last_result < self._silence or now < self._look_at or self.is_stuck:
-            return
-        self._look_at = now + self._silence
-        kept = [
-            (request_id, item, item.message)
-            for request_id, item in self._window.items()
-            if item.message is not None and item.handed_over == "yes"
-        ]
-        expected = Counter(message.queue for _, _, message in kept)
-        waiting = depth.ask(self._configuration, expected) if expected else {}
-        missing = {queue: expected[queue] - count for queue, count in waiting.items()}
-        lost = []
-        for request_id, item, message in kept:
-            if missing.get(message.queue, 0) > 0 and now >= item.let_alone_until:
-                missing[message.queue] -= 1
-                lost.append((request_id, item))
-        if lost:
-            self._note(f"{len(lost)} rows have no result and are no longer in their queue: sending them again")
-        for request_id, item in lost:
-            item.found_missing += 1
-            item.let_alone_until = now + self._silence * RARER**item.found_missing
-            self.hand_over(request_id, item)
-
-    def _handed_over(self, request_id: str, item: Pending, done: Future[None]) -> None:
-        """Runs in the publisher's thread."""
-        error = None if done.cancelled() else done.exception()
-        if error is None and not done.cancelled():
-            try:
-                self._taken(item)
-            except OutputFailed as failed:
-                self.failure = str(failed)
-            self._retrying.discard(request_id)
-            self.last_taken = time.monotonic()
-            self._window.mark(request_id, "yes")
-            return
-        if isinstance(error, OutboxFailed) and not isinstance(error, OutboxFull):
-            self.failure = str(error)  # time does not cure it
-        sent_for_sure_not = done.cancelled() or (isinstance(error, PublishError) and not error.maybe_sent)
-        if isinstance(error, PublishError):
-            self._trouble = error
-        elif error is not None:
-            self._trouble = PublishError(f"publishing failed ({type(error).__name__})", maybe_sent=True)
-        self._refused.append(request_id)
-        self._retrying.discard(request_id)
-        self._window.mark(request_id, "no" if sent_for_sure_not else "unknown")
-
-    def _keep_server(self) -> None:
+        self._retry_at = self._clock() + self._pause
+        self._pause = 1.0 if isinstance(self._trouble, FULL) else min(self._pause * 2, LONGEST_PAUSE)
         try:
             connecting.keep_embedded_server(self._configuration)
         except EmbeddedServerError as error:
             self._note(str(error))
+        for _ in range(len(self._refused)):
+            request_id = self._refused.popleft()
+            if (item := self._window.item(request_id)) is not None:
+                self._retrying.add(request_id)
+                self.submit(request_id, item)
+
+    def find_lost(self) -> None:
+        """After a silence: submit again what has no outcome and is no longer in its queue.
+
+        An item whose message was deleted by *accepted* is left out.
+        """
+        now = self._clock()
+        if now - self._window.last_result < self._silence or now < self._look_at or self.is_stuck:
+            return
+        self._look_at = now + self._silence
+        if count := sum(self._lost.send_lost_again(now).values()):
+            self._note(f"{count} rows have no result and are no longer in their queue: sending them again")
+
+    def unanswered(self, *, now: float) -> dict[str, int]:
+        """See `Unanswered`."""
+        count: Counter[str] = Counter()
+        due = set()
+        for _, item, queue in self._on_the_broker():
+            count[queue] += 1
+            if now >= item.not_lost_before:
+                due.add(queue)
+        return {queue: count[queue] for queue in due}
+
+    def send_again(self, queue: str, missing: int, *, now: float) -> int:
+        """See `Unanswered`."""
+        due = (
+            (request_id, item)
+            for request_id, item, name in self._on_the_broker()
+            if name == queue and now >= item.not_lost_before
+        )
+        lost = list(islice(due, max(0, missing)))
+        for request_id, item in lost:
+            item.sent_again += 1
+            item.not_lost_before = now + self._silence * times_longer(item.sent_again)
+            self.submit(request_id, item)
+        return len(lost)
+
+    def _on_the_broker(self) -> Iterator[tuple[str, Pending, str]]:
+        """Accepted items that can be submitted again, oldest first, each with its queue."""
+        for request_id, item in self._window.items():
+            if item.message is not None and item.handed_over == "yes":
+                yield request_id, item, item.message.queue
+
+    def _note_waiting(self) -> None:
+        match self._trouble:
+            case OutboxFull():
+                reason = "the outbox is full"
+            case error if isinstance(error, FULL):
+                reason = "the queue is full"
+            case StillQueued():
+                reason = "the broker is slow"
+            case _:
+                reason = "the broker is away"
+        self._window.waits = reason
+        if reason != self._noted:
+            self._noted = reason
+            trouble = self.trouble or "the broker did not accept a request"
+            self._note(f"waiting: {trouble}. {self._while_waiting}")
+
+    def _note_end_of_waiting(self) -> None:
+        if self._noted:
+            self._noted = ""
+            self._window.waits = None
+            self._note(f"the {'outbox' if isinstance(self._trouble, OutboxFull) else 'broker'} takes requests again")
+
+    def _on_answer(self, request_id: str, item: Pending, done: Future[None]) -> None:
+        """Runs in the publisher's thread."""
+        if done.cancelled():
+            self._on_refusal(request_id, None, maybe_sent=False)
+        elif (error := done.exception()) is None:
+            self._on_accepted(request_id, item)
+        else:
+            if not isinstance(error, PublishError):
+                error = PublishError(f"publishing failed ({type(error).__name__})", maybe_sent=True)
+            self._on_refusal(request_id, error, maybe_sent=error.maybe_sent)
+
+    def _on_accepted(self, request_id: str, item: Pending) -> None:
+        try:
+            self._accepted(item)
+        except OutputFailed as error:
+            self.failure = str(error)
+        self._retrying.discard(request_id)
+        self.last_accepted = self._clock()
+        self._window.mark(request_id, "yes")
+
+    def _on_refusal(self, request_id: str, error: PublishError | None, *, maybe_sent: bool) -> None:
+        if isinstance(error, OutboxFailed) and not isinstance(error, OutboxFull):
+            self.failure = str(error)  # waiting does not help
+        self._trouble = error or self._trouble
+        self._refused.append(request_id)
+        self._retrying.discard(request_id)
+        self._window.mark(request_id, "unknown" if maybe_sent else "no")

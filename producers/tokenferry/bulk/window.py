@@ -1,6 +1,6 @@
-"""What of a run is under way, by request id, and the numbers of it all.
+"""The rows or accounts of a run that have no outcome yet, by request id, and the run's counts.
 
-Two threads ask: the one that reads the file and the one that follows results. Keys and ids are known here, no values.
+Two threads use it: one reads the file, the other reads results. It knows keys and ids, and no values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Write = Callable[[dict[str, Any]], None]
 
 
 class Closed(RuntimeError):
-    """A result came after its item had been written down as unfinished: the result stays on its route."""
+    """A result came after its item was written to the file as unfinished. The result stays on its route."""
 
 
 @dataclass(slots=True)
@@ -31,38 +31,38 @@ class Pending:
     """One row or account without an outcome."""
 
     number: int
-    """Its place in the file."""
+    """Its line or position in the file."""
     key: str
     handed_over: HandedOver = field(default="unknown", kw_only=True)
     """Whether the broker has confirmed its request."""
     message: Outgoing | None = field(default=None, repr=False, kw_only=True)
-    """The sealed request, to hand it over again."""
-    found_missing: int = field(default=0, kw_only=True)
-    """How often it was handed over again because it seemed to be lost."""
-    let_alone_until: float = field(default=0.0, kw_only=True)
-    """When it may be found missing once more, in monotonic seconds."""
+    """The sealed request, so that it can be sent again."""
+    sent_again: int = field(default=0, kw_only=True)
+    """How often it was sent again because it seemed to be lost."""
+    not_lost_before: float = field(default=0.0, kw_only=True)
+    """When it may be sent again for that reason once more, in monotonic seconds."""
 
 
 @dataclass(kw_only=True)
 class Counters:
-    """The numbers that every run has."""
+    """The counts that every run has."""
 
-    refused: int = 0
-    """What was read and not sent."""
+    rejected: int = 0
+    """Read, and not sent."""
     unfinished: int = 0
-    """What was sent, and had no outcome when the run ended."""
+    """Sent, and without an outcome when the run ended."""
     failures_by_code: Counter[str] = field(default_factory=Counter)
-    refusals_by_reason: Counter[str] = field(default_factory=Counter)
+    rejections_by_reason: Counter[str] = field(default_factory=Counter)
 
-    def refuse(self, problems: Iterable[Problem]) -> None:
-        """Count one that is not sent, and each reason."""
-        self.refused += 1
-        self.refusals_by_reason.update(map(str, problems))
+    def reject(self, problems: Iterable[Problem]) -> None:
+        """Count one item that is not sent, and each reason."""
+        self.rejected += 1
+        self.rejections_by_reason.update(map(str, problems))
 
     @property
     def all_well(self) -> bool:
-        """Whether everything that was read came to a good end."""
-        return not (self.refused or self.unfinished)
+        """True if nothing was rejected and nothing is unfinished."""
+        return not (self.rejected or self.unfinished)
 
 
 Item = TypeVar("Item", bound=Pending)
@@ -70,19 +70,19 @@ Outcome = TypeVar("Outcome", bound=TokenResult | AttachResult | OnboardingResult
 
 
 class Window(ABC, Generic[Item, Outcome]):
-    """What has no outcome yet. Safe to use from several threads."""
+    """The items without an outcome. Safe to use from several threads."""
 
     counts: Counters
     outcomes: ClassVar[tuple[type, ...]]
-    """The results it is about; others on the route are somebody else's."""
+    """The types of results that the items get. Others on the route are ignored."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.started = clock()
         self.last_result = self.started
         self.waits: str | None = None
-        """What the run waits for, where that is not a result."""
+        """What the run waits for, if that is not a result."""
         self.early: Callable[[str], bool] = lambda request_id: False
-        """Whether a request will be entered yet, so that its result is kept until then."""
+        """True for a request that will be entered later. A result that comes first is kept until then."""
         self._clock = clock
         self._items: dict[str, Item] = {}
         self._early: dict[str, list[Outcome]] = {}
@@ -93,22 +93,22 @@ class Window(ABC, Generic[Item, Outcome]):
         return len(self._items)
 
     def item(self, request_id: str) -> Item | None:
-        """What a request is about, while it has no outcome."""
+        """Return the item of a request. None if it has its outcome."""
         return self._items.get(request_id)
 
     def items(self) -> list[tuple[str, Item]]:
-        """All of them, the oldest first."""
+        """Return all items with their request ids, oldest first."""
         with self._changed:
             return list(self._items.items())
 
     def enter(self, request_id: str, item: Item, write: Write) -> None:
-        """Expect an outcome: before the request is published, so that no result can be faster.
+        """Add an item. Call this before its request is published, so that no result can be faster.
 
-        A result that came all the same, because an earlier run had published it, is settled at once.
+        A result may have come all the same, if an earlier run published the request. It is settled at once.
         """
         with self._changed:
             if not self._items:
-                self.last_result = self._clock()  # from here on somebody is waited for
+                self.last_result = self._clock()  # a silence begins here, at the earliest
             self._items[request_id] = item
             self._count_entered(item)
             early = self._early.pop(request_id, [])
@@ -116,16 +116,16 @@ class Window(ABC, Generic[Item, Outcome]):
             self.settle(result, write)
 
     def mark(self, request_id: str, handed_over: HandedOver) -> None:
-        """Note what the broker said of a request."""
+        """Record whether the broker has a request."""
         with self._changed:
             if (item := self._items.get(request_id)) is not None:
                 item.handed_over = handed_over
             self._changed.notify_all()
 
     def settle(self, result: Outcome, write: Write) -> None:
-        """Take in a result; when it is the last word, *write* its line. A result of nothing here is passed over.
+        """Process a result. If it is the last one of its item, *write* the line. Ignore results of other requests.
 
-        Raises `Closed`, and what *write* raises, and then has changed nothing: the result can be delivered again.
+        Raises `Closed` and what *write* raises. Nothing has changed then, and the result can be delivered again.
         """
         with self._changed:
             if self._closed:
@@ -143,12 +143,12 @@ class Window(ABC, Generic[Item, Outcome]):
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait for a change, at most this long."""
+        """Wait for a change, for this many seconds at most."""
         with self._changed:
             self._changed.wait(seconds)
 
     def close(self) -> list[tuple[str, Item]]:
-        """What has no outcome, for good: later results are left to whoever reads the route."""
+        """Process no further results. Return the items without an outcome."""
         with self._changed:
             self._closed = True
             left = list(self._items.items())
@@ -158,7 +158,7 @@ class Window(ABC, Generic[Item, Outcome]):
 
     @abstractmethod
     def line(self, request_id: str, item: Item, result: Outcome | None) -> dict[str, Any]:
-        """The line about one item for the results file; without *result* it is unfinished."""
+        """Return the line of one item for the results file. Without *result* it is unfinished."""
 
     @abstractmethod
     def _count_entered(self, item: Item) -> None: ...
@@ -167,7 +167,7 @@ class Window(ABC, Generic[Item, Outcome]):
     def _count(self, item: Item, result: Outcome, *, last: bool) -> None: ...
 
     def _unexpected(self, result: Outcome, write: Write) -> None:
-        """A result of nothing that is under way: too early, or of somebody else."""
+        """Process a result of a request that is not in the window: it is too early, or of another run."""
         if self.early(result.request_id):
             self._early.setdefault(result.request_id, []).append(result)
 

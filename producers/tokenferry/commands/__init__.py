@@ -1,1 +1,1 @@
-"""The commands of the producer half, one module each. `tokenferry.cli` loads them when they are called."""
+"""The commands of producers, one module each. `tokenferry.cli` loads them when they are called."""

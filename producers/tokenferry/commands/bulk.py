@@ -1,4 +1,4 @@
-"""What the two commands over a file share: their options, the file, what is shown meanwhile and at the end."""
+"""What `import` and `onboard` share: their options, opening the file, the progress and the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True, kw_only=True)
 class BulkOptions:
-    """The options that both commands have."""
+    """The options of both commands."""
 
     file: str
     results: Path | None
@@ -44,23 +44,23 @@ class BulkOptions:
     config: Path | None
 
     @property
-    def patience(self) -> RunLimits:
-        """How long to wait, and how much may be under way."""
+    def limits(self) -> RunLimits:
+        """How many items may be without an outcome at once, and how long to wait."""
         return RunLimits(self.window, self.timeout, self.give_up_after)
 
     @property
     def file_name(self) -> str:
-        """The file, for a person."""
+        """The name of the file, for messages."""
         return "standard input" if self.file == "-" else self.file
 
     def check_outputs(self, items: str) -> None:
-        """Raises `click.UsageError` where something would be sent and nothing written."""
+        """Raise `click.UsageError` if requests would be sent and their outcomes not be written."""
         if not self.dry_run and (self.results is None or self.rejects is None):
-            raise click.UsageError(f"name --results and --rejects (or only check the {items} with --dry-run)")
+            raise click.UsageError(f"give --results and --rejects (or only check the {items} with --dry-run)")
 
     @contextmanager
     def opened(self, *, to_be: str) -> Iterator[BufferedReader]:
-        """The file, open. Raises `UnusableOutput` where it would be overwritten, and `UnreadableFile`."""
+        """Open the file. Raises `UnusableOutput` if an output would overwrite it, and `UnreadableFile`."""
         if self.file == "-":
             stdin: Any = standard_input()
             yield stdin if isinstance(stdin, BufferedReader) else BufferedReader(stdin)
@@ -82,31 +82,31 @@ def _stacked(*decorators: Decorator) -> Decorator:
 
 
 def file_options(item: str) -> Decorator:
-    """The file of rows or accounts, and the two that are written."""
-    became = f"What became of each {item} is written here."
-    refused = f"{item.capitalize()}s that were not sent, and why, are written here."
+    """The file of rows or accounts, and the two files that are written."""
+    results = f"Write the outcome of each {item} to this file."
+    rejects = f"Write {item}s that are not sent, and why, to this file."
     return _stacked(
         click.argument("file"),
-        click.option("--results", type=PATH, metavar="OUT.jsonl", help=became),
-        click.option("--rejects", type=PATH, metavar="OUT.csv", help=refused),
+        click.option("--results", type=PATH, metavar="OUT.jsonl", help=results),
+        click.option("--rejects", type=PATH, metavar="OUT.csv", help=rejects),
         click.option("--force", is_flag=True, help="Overwrite results and rejects files that have content."),
     )
 
 
 def patience_options(items: str, *, run: str, window: int, give_up_after: float | None) -> Decorator:
-    """How much may be under way, and how long it may take; *window* and *give_up_after* are defaults."""
+    """How many items may be without an outcome at once, and how long to wait. The numbers are the defaults."""
     silent = "Stop if nothing (no result, no reply from the broker) arrives for this long."
     how_many: dict[str, Any] = {"type": click.IntRange(1, 100_000), "default": window, "show_default": True}
     seconds: dict[str, Any] = {"type": SECONDS, "metavar": "SECONDS", "show_default": True}
     return _stacked(
-        click.option("--window", help=f"{items} under way at once.", **how_many),
+        click.option("--window", help=f"{items} without an outcome at once, at most.", **how_many),
         click.option("--timeout", help=f"End the {run} after this long. Default: never.", **seconds),
         click.option("--give-up-after", default=give_up_after, help=silent, **seconds),
     )
 
 
-def telling_options(item: str) -> Decorator:
-    """What is done and shown."""
+def output_options(item: str) -> Decorator:
+    """What is sent, and what is printed."""
     return _stacked(
         click.option("--dry-run", is_flag=True, help=f"Check every {item}, send nothing."),
         click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object."),
@@ -116,30 +116,31 @@ def telling_options(item: str) -> Decorator:
 
 
 def end(context: click.Context, summary: RunSummary[Any], *, as_json: bool) -> NoReturn:
-    """Say how it ended, and exit."""
+    """Print the summary, and exit."""
     click.echo(json.dumps(summary.as_json()) if as_json else "\n".join(summary.lines()))
-    if (left := summary.unfinished()) is not None:
-        click.echo(f"tokenferry: {left}", err=True)
+    if (unfinished := summary.unfinished()) is not None:
+        click.echo(f"tokenferry: {unfinished}", err=True)
     context.exit(summary.exit_code)
 
 
 @contextmanager
-def shown(line: Callable[[], str], *first: str, quiet: bool) -> Iterator[Progress]:
-    """Show what is to be said *first*, then how the run is going, with warnings of ours between."""
+def shown(line: Callable[[], str], *notes: str, quiet: bool) -> Iterator[Progress]:
+    """Show *notes* first, then the progress *line* again and again, and our warnings between."""
     progress = Progress(line, quiet=quiet)
-    log, notes = logging.getLogger("tokenferry"), _Notes(progress.note)
-    log.addHandler(notes)
+    log, warnings = logging.getLogger("tokenferry"), _Warnings(progress.note)
+    log.addHandler(warnings)
     try:
         with progress:
-            for text in () if quiet else first:
-                progress.note(text)
+            for text in notes:
+                if not quiet:
+                    progress.note(text)
             yield progress
     finally:
-        log.removeHandler(notes)
+        log.removeHandler(warnings)
 
 
-class _Notes(logging.Handler):
-    """Shows the same warning once and not every second."""
+class _Warnings(logging.Handler):
+    """Shows each warning once, and not again every second."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)

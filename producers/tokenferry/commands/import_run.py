@@ -1,4 +1,4 @@
-"""One run of an import as its options want it: what it reads, sends, remembers and writes."""
+"""One run of `tokenferry import`: connects the file, the producer, the checkpoint and the two output files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ImportOptions(bulk.BulkOptions):
 
     resume: bool
     again: bool
-    """Whether rows that are attached already may be attached a second time."""
+    """True if rows that are attached already may be attached a second time."""
     maps: tuple[str, ...]
     format_: str | None
     delimiter: str | None
@@ -48,111 +48,117 @@ class ImportOptions(bulk.BulkOptions):
 
 
 class ImportRun:
-    """One file of rows, open, and what is to be done with it."""
+    """An import of an open file."""
 
-    def __init__(self, wanted: ImportOptions, configuration: Configuration, stream: BufferedReader) -> None:
-        """Raises `InvalidMapping`, and `UnreadableFile` where it has no rows that could be imported."""
-        self._wanted = wanted
+    def __init__(self, options: ImportOptions, configuration: Configuration, stream: BufferedReader) -> None:
+        """Raises `InvalidMapping`, and `UnreadableFile` if the file has no rows that could be imported."""
+        self._options = options
         self._configuration = configuration
         self._stream = stream
         self._size = _size(stream)
-        self._budget = RateInForce.of(configuration, wanted.platform)
+        self._budget = RateInForce.of(configuration, options.platform)
         self._lines = Lines(stream)
-        self._rows = _rows(self._lines, wanted)
+        self._rows = _rows(self._lines, options)
 
     def check(self) -> ImportSummary:
-        """A dry run: nothing is sent."""
+        """A dry run: check every row, and send nothing."""
         started = time.monotonic()
         counts = ImportCounts()
         sealer = Sealer(self._configuration)
-        outputs = Outputs(None, self._wanted.rejects, force=self._wanted.force)
+        outputs = Outputs(None, self._options.rejects, force=self._options.force)
         try:
             examine(self._rows, Examiner(self._defaults(None), outputs, counts), sealer, counts)
         finally:
             outputs.close()
-        budget = self._budget.tokens
         seconds = time.monotonic() - started
-        return ImportSummary(counts, seconds, None, self._wanted.rejects, None, budget_per_second=budget)
+        return ImportSummary(counts, seconds, None, self._options.rejects, None, budget_per_second=self._budget.tokens)
 
     def run(self) -> ImportSummary:
-        """Send the rows and follow their results, from where an earlier run has stopped."""
-        wanted, configuration = self._wanted, self._configuration
-        # The file and what is remembered of it are this import's outbox: an envelope need not be kept twice.
-        with Producer(configuration, outbox=False) as producer:
-            reach(configuration)
-            memory = self._memory(producer)
-            complete = False
+        """Send the rows and write their results. Continue where an earlier run stopped."""
+        # The file and the checkpoint are the outbox of this import: no envelope needs to be stored twice.
+        with Producer(self._configuration, outbox=False) as producer:
+            reach(self._configuration)
+            checkpoint = self._checkpoint(producer)
             try:
-                done = done_in(wanted.results) if memory.is_resumed and wanted.results is not None else CompletedRows()
-                memory.taken -= done.rows
-                outputs = Outputs(wanted.results, wanted.rejects, force=wanted.force, resume=memory.is_resumed)
+                done, outputs = self._open_outputs(checkpoint)
             except BaseException:
-                memory.close(done=not memory.is_resumed)
+                checkpoint.close(done=not checkpoint.is_resumed)
                 raise
-            results = Results(memory.route, configuration, outbox=False)
-            ledger = ImportWindow()
-            ledger.counts = done.counts
-            examiner = Examiner(self._defaults(memory.route), outputs, ledger.counts)
-            first = [f"results come to route {memory.route}"]
-            if memory.is_resumed:
-                first.insert(0, f"resuming: {len(done.rows)} rows are done")
-            meter = Meter(ledger, self._budget, self._lines, self._size)
-            with bulk.shown(meter.line, *first, quiet=wanted.quiet) as telling:
-                run = Import(
-                    producer,
-                    results,
-                    examiner,
-                    ledger,
-                    outputs,
-                    memory,
-                    done=done.rows,
-                    patience=wanted.patience,
-                    note=telling.note,
-                )
-                try:
-                    run.run(self._rows)
-                    complete = run.read_all and not ledger.counts.unfinished and run.reason is None
-                finally:
-                    outputs.close()
-                    memory.close(done=complete)
+            return self._send(producer, checkpoint, done, outputs)
+
+    def _open_outputs(self, checkpoint: Checkpoint) -> tuple[CompletedRows, Outputs]:
+        options, done = self._options, CompletedRows()
+        if checkpoint.is_resumed and options.results is not None:
+            done = done_in(options.results)
+            checkpoint.accepted -= done.rows
+        outputs = Outputs(options.results, options.rejects, force=options.force, resume=checkpoint.is_resumed)
+        return done, outputs
+
+    def _send(self, producer: Producer, checkpoint: Checkpoint, done: CompletedRows, outputs: Outputs) -> ImportSummary:
+        options, route = self._options, checkpoint.route
+        window = ImportWindow()
+        window.counts = done.counts
+        meter = Meter(window, self._budget, self._lines, self._size)
+        notes = [f"results come to route {route}"]
+        if checkpoint.is_resumed:
+            notes.insert(0, f"resuming: {len(done.rows)} rows are done")
+        complete = False
+        with bulk.shown(meter.line, *notes, quiet=options.quiet) as display:
+            run = Import(
+                producer,
+                Results(route, self._configuration, outbox=False),
+                Examiner(self._defaults(route), outputs, window.counts),
+                window,
+                outputs,
+                checkpoint,
+                done=done.rows,
+                limits=options.limits,
+                note=display.note,
+            )
+            try:
+                run.run(self._rows)
+                complete = run.read_all and not window.counts.unfinished and run.reason is None
+            finally:
+                outputs.close()
+                checkpoint.close(done=complete)
         return ImportSummary(
-            ledger.counts,
-            time.monotonic() - ledger.started,
-            wanted.results,
-            wanted.rejects,
-            memory.route,
+            window.counts,
+            time.monotonic() - window.started,
+            options.results,
+            options.rejects,
+            route,
             run.reason,
             run.last,
             run.read_all,
             budget_per_second=self._budget.tokens,
-            resumable=memory.path is not None and not complete,
+            resumable=checkpoint.path is not None and not complete,
             earlier=len(done.rows),
         )
 
-    def _memory(self, producer: Producer) -> Checkpoint:
-        """What this import remembers, or has remembered: of a file, in a file."""
-        wanted, results = self._wanted, self._wanted.results
+    def _checkpoint(self, producer: Producer) -> Checkpoint:
+        """Open the checkpoint. It is a file only if the rows and the results are files too."""
+        options, results = self._options, self._options.results
         if results is None or self._size is None or (results.exists() and not results.is_file()):
             return Checkpoint()
-        options = {
-            "format": wanted.format_,
-            "delimiter": wanted.delimiter,
-            "map": list(wanted.maps),
-            "kind": wanted.kind,
-            "platform": wanted.platform,
-            "connected-account": wanted.connected_account,
-            "lane": wanted.lane,
+        must_stay = {
+            "format": options.format_,
+            "delimiter": options.delimiter,
+            "map": list(options.maps),
+            "kind": options.kind,
+            "platform": options.platform,
+            "connected-account": options.connected_account,
+            "lane": options.lane,
         }
-        about = SameImport(self._stream, producer.sealer.signer, options)
-        return Checkpoint.of(results, about, resume=wanted.resume, force=wanted.force)
+        same = SameImport(self._stream, producer.sealer.signer, must_stay)
+        return Checkpoint.of(results, same, resume=options.resume, force=options.force)
 
     def _defaults(self, route: str | None) -> RowDefaults:
-        wanted, names = self._wanted, frozenset(self._configuration.platforms)
-        return RowDefaults(names, wanted.kind, wanted.platform, wanted.connected_account, wanted.lane, route)
+        options, names = self._options, frozenset(self._configuration.platforms)
+        return RowDefaults(names, options.kind, options.platform, options.connected_account, options.lane, route)
 
 
 def _size(stream: BufferedReader) -> int | None:
-    """Bytes of a file; None for a pipe, whose end nobody knows."""
+    """The bytes of a file. None for a pipe: they are not known."""
     try:
         status = os.fstat(stream.fileno())
     except OSError:
@@ -160,12 +166,12 @@ def _size(stream: BufferedReader) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _rows(lines: Lines, wanted: ImportOptions) -> CsvRows | JsonlRows:
-    maps = parse_maps(wanted.maps)
-    format_ = wanted.format_ or ("jsonl" if Path(wanted.file).suffix in (".jsonl", ".ndjson") else "csv")
+def _rows(lines: Lines, options: ImportOptions) -> CsvRows | JsonlRows:
+    maps = parse_maps(options.maps)
+    format_ = options.format_ or ("jsonl" if Path(options.file).suffix in (".jsonl", ".ndjson") else "csv")
     try:
         if format_ == "jsonl":
             return JsonlRows(lines, maps)
-        return CsvRows(lines, maps, delimiter=DELIMITERS[wanted.delimiter] if wanted.delimiter else None)
+        return CsvRows(lines, maps, delimiter=DELIMITERS[options.delimiter] if options.delimiter else None)
     except UnreadableFile as error:
-        raise UnreadableFile(f"{wanted.file_name}: {error}") from None
+        raise UnreadableFile(f"{options.file_name}: {error}") from None

@@ -1,4 +1,4 @@
-"""`tokenferry onboard`: a file of connected accounts in, what became of each out."""
+"""`tokenferry onboard`: creates the connected accounts of a file, and writes what became of each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import click
 from tokenferry.broker.reachability import reach
 from tokenferry.bulk.outputs import Outputs
 from tokenferry.checks import check_onboarding
-from tokenferry.commands.bulk import BulkOptions, end, file_options, patience_options, shown, telling_options
+from tokenferry.commands.bulk import BulkOptions, end, file_options, output_options, patience_options, shown
 from tokenferry.configuration import Configuration, load
 from tokenferry.consuming import Results
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.onboarding.accounts import Accounts, OnboardingCounts
 from tokenferry.onboarding.documents import NumberedDocument, documents
-from tokenferry.onboarding.run import OnboardingRun, refuse
+from tokenferry.onboarding.run import OnboardingRun, reject
 from tokenferry.onboarding.summary import OnboardingSummary, progress
 from tokenferry.producer import Producer
 
@@ -32,32 +32,32 @@ The file
     reference          your own id of the account, unique, at most 64 letters, digits, - and _
     account            country, type or controller, email, capabilities, business_profile, settings, metadata
     legal_entity       business_type, company or individual, tos_shown_and_accepted: sealed into an account token.
-                       account.tos_acceptance (date, ip) instead of the last is the user's own, not the worker's.
+                       Instead of the last field, account.tos_acceptance holds the date and IP of the user's consent.
     persons            [{"reference", "person": {...}, "id_number"}]: a person token each; an id_number beside
-                       `person` goes into a token of its own
+                       `person` becomes a token of its own
     external_accounts  [{"reference", "bank_account": {...}}] or a debit "card" with its currency
-  A company's owners_provided, directors_provided and executives_provided are told last, when all persons are there.
+  A company's owners_provided, directors_provided and executives_provided are set last, after all persons.
 
 \b
 The results file has one line for every account that was sent, readable by its owner only:
   {"key", "row", "request_id", "status", "account", "persons", "external_accounts", "steps", "requirements", "failure"}
-  status is complete, incomplete or unfinished; steps says of each what it made or why not.
-  requirements names what the endpoint still asks for: an account can be complete here and not be there yet.
-  One that is given up on, and redriven while the command runs, gets a second line; the last one counts.
-The rejects file has a line (row, key, field, reason) for every reason why an account was not sent.
+  status is complete, incomplete or unfinished; steps lists what each step created, or why it failed.
+  requirements lists what Stripe still needs: an account can be complete here, and Stripe still asks for information.
+  A failed account that is redriven while the command runs gets a second line; the last line counts.
+The rejects file has a line (row, key, field, reason) for every reason why an account was rejected (not sent).
 No file and no message ever repeats a value.
 
 \b
-Again
-  Run it again with the same file after an interruption, or with corrected documents: steps that are done are not
-  done again, whatever the document says of them now; refused ones are tried anew. That is remembered for a year after
-  the last run ([store] onboarding_days); later the same reference is a new account. A broker that
-  goes away, or a queue or outbox that is full, is waited for; a broker that does not answer at the start ends it.
+Running it again
+  Run it again with the same file after an interruption, or with corrected documents. Steps that are done are not done
+  again, even if their part of the document changed. Failed steps are tried again. The steps are remembered for a year
+  after the last run ([store] onboarding_days); after that the same reference is a new account. The command waits if
+  the broker goes away, or a queue or the outbox is full. It ends if the broker does not answer at the start.
 
 \b
 Exit codes
   0  every account is complete
-  1  some account was refused, is incomplete or unfinished, or the broker is away
+  1  some account was rejected, is incomplete or unfinished, or the broker is away
   2  wrong usage or configuration, or a file that cannot be read; nothing was sent
 
 \b
@@ -73,35 +73,36 @@ Examples
 @click.option("--platform", metavar="NAME", help="Default: the only one configured.")
 @patience_options("Accounts", run="run", window=500, give_up_after=None)
 @click.option("--verbose", is_flag=True, help="Report each step of each account.")
-@telling_options("account")
+@output_options("account")
 @click.pass_context
 def onboard(context: click.Context, /, verbose: bool, **options: Any) -> None:
-    """Make every connected account of FILE (- for standard input) with its persons and bank accounts.
+    """Create every connected account of FILE (- for standard input) with its persons and bank accounts.
 
-    Accounts are checked and sealed here; workers make them step by step, each token only when it is spent next, many
-    accounts at once and one write at a time on each. A worker may die at any moment: nothing is made twice.
+    Accounts are checked and sealed here. Workers create them step by step: many accounts at once, and on each account
+    one write at a time. Each token is created right before it is used. A worker may die at any moment: nothing is
+    created twice.
 
-    Ctrl-C stops cleanly: results are taken in for a few seconds more, the rest is listed as unfinished. A second
+    Ctrl-C stops cleanly: results are read for a few seconds more, and the rest is listed as unfinished. A second
     Ctrl-C stops at once.
     """
-    wanted = BulkOptions(**options)
-    wanted.check_outputs("accounts")
-    configuration = load(wanted.config)
-    name = configuration.meant(wanted.platform)
-    with wanted.opened(to_be="read") as stream:
-        source = _source(stream, wanted)
-        if wanted.dry_run:
-            summary = _checked(source, configuration, name, wanted)
+    run_options = BulkOptions(**options)
+    run_options.check_outputs("accounts")
+    configuration = load(run_options.config)
+    platform = configuration.meant(run_options.platform)
+    with run_options.opened(to_be="read") as stream:
+        source = _documents(stream, run_options)
+        if run_options.dry_run:
+            summary = _check(source, configuration, platform, run_options)
         else:
-            summary = _onboarded(source, configuration, name, wanted, verbose=verbose)
-    end(context, summary, as_json=wanted.as_json)
+            summary = _onboard(source, configuration, platform, run_options, verbose=verbose)
+    end(context, summary, as_json=run_options.as_json)
 
 
-def _onboarded(
+def _onboard(
     source: Iterator[NumberedDocument],
     configuration: Configuration,
     platform: str,
-    wanted: BulkOptions,
+    options: BulkOptions,
     *,
     verbose: bool,
 ) -> OnboardingSummary:
@@ -110,19 +111,19 @@ def _onboarded(
         reach(configuration)
         accounts = Accounts()
         results = Results(route, configuration, on_progress=accounts.progress)
-        outputs = Outputs(wanted.results, wanted.rejects, force=wanted.force)
-        with shown(lambda: progress(accounts), f"results come to route {route}", quiet=wanted.quiet) as telling:
+        outputs = Outputs(options.results, options.rejects, force=options.force)
+        with shown(lambda: progress(accounts), f"results come to route {route}", quiet=options.quiet) as display:
             if verbose:
-                accounts.tell = telling.note
+                accounts.report = display.note
             run = OnboardingRun(
                 producer,
                 results,
                 accounts,
                 outputs,
                 platform=platform,
-                patience=wanted.patience,
-                note=telling.note,
-                progress=verbose or not wanted.quiet,
+                limits=options.limits,
+                note=display.note,
+                progress=verbose or not options.quiet,
             )
             try:
                 run.run(source)
@@ -130,38 +131,39 @@ def _onboarded(
                 outputs.close()
     seconds = time.monotonic() - accounts.started
     return OnboardingSummary(
-        accounts.counts, seconds, wanted.results, wanted.rejects, route, run.reason, run.last, run.read_all
+        accounts.counts, seconds, options.results, options.rejects, route, run.reason, run.last, run.read_all
     )
 
 
-def _checked(
-    source: Iterator[NumberedDocument], configuration: Configuration, platform: str, wanted: BulkOptions
+def _check(
+    source: Iterator[NumberedDocument], configuration: Configuration, platform: str, options: BulkOptions
 ) -> OnboardingSummary:
+    """A dry run: check every document, and send nothing."""
     started = time.monotonic()
     counts = OnboardingCounts()
     live, today = configuration.platform(platform).live, datetime.now(UTC).date()
-    outputs = Outputs(None, wanted.rejects, force=wanted.force)
+    outputs = Outputs(None, options.rejects, force=options.force)
     try:
         for item in source:
             counts.read += 1
-            found = item.problems
+            problems = item.problems
             if item.document is not None:
-                found = check_onboarding(item.document, today=today, live=live)
-            if found:
-                refuse(item, found, counts, outputs)
+                problems = check_onboarding(item.document, today=today, live=live)
+            if problems:
+                reject(item, problems, counts, outputs)
     finally:
         outputs.close()
-    return OnboardingSummary(counts, time.monotonic() - started, None, wanted.rejects, None)
+    return OnboardingSummary(counts, time.monotonic() - started, None, options.rejects, None)
 
 
-def _source(stream: BufferedReader, wanted: BulkOptions) -> Iterator[NumberedDocument]:
-    """The documents; that the file is none at all is found out before anything is opened or sent."""
+def _documents(stream: BufferedReader, options: BulkOptions) -> Iterator[NumberedDocument]:
+    """Read the documents. A file without any raises `UnreadableFile` now, before anything is opened or sent."""
     source = documents(stream)
     try:
         first = next(source, None)
     except (UnreadableFile, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UnreadableFile(f"{wanted.file_name}: {reason}") from None
+        raise UnreadableFile(f"{options.file_name}: {reason}") from None
     if first is None:
-        raise UnreadableFile(f"{wanted.file_name}: the file is empty")
+        raise UnreadableFile(f"{options.file_name}: the file is empty")
     return chain([first], source)

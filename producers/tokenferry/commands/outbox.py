@@ -1,12 +1,13 @@
-"""`tokenferry outbox`: send what an outbox holds, look into it, send again what has no outcome."""
+"""`tokenferry outbox`: sends what an outbox holds, shows it, and sends requests without an outcome again."""
 
 from __future__ import annotations
 
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -21,20 +22,20 @@ from tokenferry.outbox.store import OutboxStore
 
 EPILOG = """
 \b
-The outbox is a file named in tokenferry.toml. A producer then accepts a request as soon as its sealed message is in the
-file, and one process at a time sends what the file holds:
+The outbox is a file named in tokenferry.toml. With it, a producer accepts a request as soon as its sealed message is in
+the file. One process at a time sends what the file holds:
   [outbox]
   path = "outbox.db"
 
 \b
-Exit codes of every one of these
+Exit codes of each command
   0  done
   1  something could not be sent
-  2  wrong usage or configuration, or a file that is damaged or no outbox
+  2  wrong usage or configuration, or the file is damaged or not an outbox
 
 \b
 Examples
-  tokenferry outbox send &                     # deliver for ever, beside producers that come and go
+  tokenferry outbox send &                     # send for ever, beside producers that come and go
   tokenferry outbox status
   tokenferry outbox reconcile --older-than 10m --dry-run
 """
@@ -44,31 +45,32 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @click.group("outbox", epilog=EPILOG)
 def outbox() -> None:
-    """Requests that were accepted and are not with the broker yet, or have no outcome yet."""
+    """Accepted requests that the broker does not have yet, or that have no outcome yet."""
 
 
 @outbox.command("send")
-@click.option("--once", is_flag=True, help="End when nothing is left, or when the broker takes no more.")
+@click.option("--once", is_flag=True, help="End when nothing is left, or when the broker accepts no more.")
 @json_option
 @config_option
 @click.pass_context
 def send(context: click.Context, once: bool, as_json: bool, config: Path | None) -> None:
-    """Deliver what the outbox holds, until Ctrl-C or SIGTERM.
+    """Send what the outbox holds, until Ctrl-C or SIGTERM.
 
-    Producers do it themselves while they run; this is for when they come and go. Any number of processes may be
-    started: one sends, the others wait until it is gone. A broker that is away is waited for. What has no outcome
-    after a while is sent again.
+    Producers do this themselves while they run; use this command if they come and go. Any number of processes may run:
+    one sends, and the others wait until it ends. If the broker is away, the command waits for it. Requests without an
+    outcome are sent again after a while.
     """
     configuration, path = _configured(config)
     with Publisher.to(configuration) as publisher:
         sender = Sender(path, publisher, configuration)
-        before = {number: signal.signal(number, _stopping(sender)) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            sender.drain() if once else sender.run()
-            left = sender.count()
+            with _stopped_by_signals(sender):
+                if once:
+                    sender.drain()
+                else:
+                    sender.run()
+                left = sender.count()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             sender.close()
     if as_json:
         click.echo(json.dumps({"sent": sender.sent, "left": left, "trouble": sender.trouble}))
@@ -83,14 +85,14 @@ def send(context: click.Context, once: bool, as_json: bool, config: Path | None)
 @json_option
 @config_option
 def status(as_json: bool, config: Path | None) -> None:
-    """Say what the outbox holds, since when, and why. Reads all of the file, and says when it is damaged."""
+    """Show what the outbox holds, since when, and why. Reads the whole file, and reports if it is damaged."""
     _, path = _configured(config, exists=True)
-    book = OutboxStore(path, durable=False)
+    store = OutboxStore(path, durable=False)
     try:
-        book.examine()
-        found = book.status(now=now_ms())
+        store.examine()
+        found = store.status(now=now_ms())
     finally:
-        book.close()
+        store.close()
     sender = SenderLock(path).holder()
     if as_json:
         click.echo(json.dumps({"path": str(path), "sender": sender, **found}))
@@ -104,26 +106,27 @@ def status(as_json: bool, config: Path | None) -> None:
     type=Duration(least=0.0),
     default="10m",
     show_default=True,
-    help="Only what was accepted before that.",
+    help="Only requests that were accepted longer ago than this.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say how many.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
 @json_option
 @config_option
 @click.pass_context
 def reconcile(context: click.Context, older_than: float, dry_run: bool, as_json: bool, config: Path | None) -> None:
-    """Send again what the broker has confirmed and what has no outcome yet: after a broker has lost its data.
+    """Send confirmed requests without an outcome again, after a broker has lost its data.
 
-    Same id, same sealed bytes. A request that is done already costs nothing: its worker repeats the recorded outcome.
-    A running sender does this by itself for routes that are read with this outbox, when their queue no longer holds
-    them ([outbox] resend_after). Here it is done at once, whatever the queue holds, and for every route.
+    They are sent with the same id and the same sealed bytes. If a request is done already, its worker only repeats the
+    recorded outcome. A running sender does this by itself for routes that are read with this outbox, for requests that
+    are no longer in their queue ([outbox] resend_after). This command does it at once, whatever is in the queues, and
+    for every route.
     """
     configuration, path = _configured(config, exists=True)
     before = now_ms() - int(older_than * 1000)
-    book = OutboxStore(path, durable=False)
+    store = OutboxStore(path, durable=False)
     try:
-        found = book.older(before) if dry_run else book.send_older_again(before)
+        found = store.older(before) if dry_run else store.send_older_again(before)
     finally:
-        book.close()
+        store.close()
     left, trouble = 0, None
     if not dry_run and found:
         left, trouble = _sent_now(path, configuration)
@@ -133,12 +136,12 @@ def reconcile(context: click.Context, older_than: float, dry_run: bool, as_json:
         requests = "1 request" if found == 1 else f"{found} requests"
         click.echo(f"{requests} without an outcome" + ("; nothing was sent" if dry_run else ""))
     if trouble is not None:
-        click.echo(f"tokenferry: {left} not sent yet: {trouble}; `tokenferry outbox send` goes on", err=True)
+        click.echo(f"tokenferry: {left} not sent yet: {trouble}; `tokenferry outbox send` continues", err=True)
         context.exit(1)
 
 
 def _sent_now(path: Path, configuration: Configuration) -> tuple[int, str | None]:
-    """Send until nothing waits, unless another process does: what is left, and why."""
+    """Send until nothing waits, unless another process sends. Return how many are left, and why."""
     with Publisher.to(configuration) as publisher:
         sender = Sender(path, publisher, configuration)
         try:
@@ -154,23 +157,27 @@ def _configured(config: Path | None, *, exists: bool = False) -> tuple[Configura
         raise InvalidConfiguration('no outbox is configured; add [outbox] path = "outbox.db" to tokenferry.toml')
     path = configuration.path(configuration.outbox.path)
     if exists and not path.exists():
-        raise UnusableOutbox(f"{path}: there is no outbox yet; a producer makes it, see [outbox] path")
+        raise UnusableOutbox(f"{path}: there is no outbox yet; a producer creates it, see [outbox] path")
     return configuration, path
 
 
-def _stopping(sender: Sender) -> Any:
-    def stop(_: int, __: FrameType | None) -> None:
-        sender.stop()
-
-    return stop
+@contextmanager
+def _stopped_by_signals(sender: Sender) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM stop *sender*."""
+    before = {number: signal.signal(number, lambda *_: sender.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _lines(path: Path, sender: int | None, found: dict[str, Any]) -> list[str]:
-    who = "none; start one with `tokenferry outbox send`" if sender is None else f"process {sender}"
+    sender_name = "none; start one with `tokenferry outbox send`" if sender is None else f"process {sender}"
     shown = [
         f"{path}: {found['waiting']} to be sent, {found['confirmed']} with the broker and kept "
         f"({found['awaiting_outcome']} until their outcome is known), {found['bytes'] / 1e6:.1f} MB",
-        f"sender: {who}",
+        f"sender: {sender_name}",
     ]
     if found["oldest_seconds"] is not None:
         shown.append(f"oldest: {roughly(found['oldest_seconds'])}")

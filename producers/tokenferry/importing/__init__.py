@@ -1,8 +1,6 @@
-"""Bulk import: rows of a CSV or JSONL file in, one line about each of them out, in bounded memory.
+"""Bulk import: reads rows of a CSV or JSONL file, and writes one line for each of them, in bounded memory.
 
-`lines` cuts a stream into lines, `csv_rows` and `jsonl_rows` make rows of them, `columns` says what a header means,
-`orders` turns a row into an order for the producer, `run` sends orders, `ledger` knows which rows are outstanding.
-
-What every run over a file shares, an onboarding too: `running` feeds and waits, `window` holds what is under way,
-`handing` hands it over, `following` reads the results, `outputs` writes them down, `ending` says how it ended.
+`row_checks` turns rows into orders or rejects them, `run` sends the orders, `import_window` knows which rows have no
+outcome, `checkpoint` lets an interrupted import continue. The folder `inputs` reads the file, and `bulk` holds what
+imports and onboardings share.
 """

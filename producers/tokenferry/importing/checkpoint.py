@@ -1,9 +1,9 @@
-"""What an import needs to know to go on after whatever has stopped it.
+"""The checkpoint file of an import, with which it continues after an interruption.
 
-The results file is its memory of outcomes: a row with a last word in it is done. This file, beside it, holds the
-rest: the name that request ids are made of, the route, what was asked for, and the rows the broker has taken. No card
-data and no plain hash of any: the file that is imported is recognised by a keyed hash, whose key only this producer can
-make.
+The results file tells which rows are done: those with a final outcome. The checkpoint beside it holds the rest: the
+name from which request ids are derived, the route, the options, and the rows that the broker has accepted. It contains
+no card data and no plain hash of any. The imported file is recognised by a keyed hash, and only this producer can
+derive the key.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ _DOMAIN: Final = b"tokenferry/v1/import\0"
 
 
 class Unresumable(UnusableOutput):
-    """An import cannot go on where it stopped. Says why and what to do; nothing was sent."""
+    """An import cannot continue where it stopped. The message says why, and what to do. Nothing was sent."""
 
 
 @dataclass(frozen=True)
 class SameImport:
-    """What must be the same in every run of one import."""
+    """The file and the options, which must be the same in every run of one import."""
 
     stream: BinaryIO
     """The file, open and seekable."""
     signer: Signer
     options: Mapping[str, Any]
-    """What was asked for, by the name of the option."""
+    """Values by option name."""
 
     def fingerprint(self, name: str) -> str:
-        """A keyed hash of the file's bytes (PCI DSS 3.5.1.1). Leaves the stream where it was."""
+        """Return a keyed hash of the file's bytes (PCI DSS 3.5.1.1). The stream's position stays as it was."""
         key = hashlib.sha256(self.signer.sign(_DOMAIN + name.encode())).digest()
-        place = self.stream.tell()
+        position = self.stream.tell()
         self.stream.seek(0)
-        found = hashlib.blake2b(key=key, digest_size=32)
+        digest = hashlib.blake2b(key=key, digest_size=32)
         while block := self.stream.read(1 << 20):
-            found.update(block)
-        self.stream.seek(place)
-        return found.hexdigest()
+            digest.update(block)
+        self.stream.seek(position)
+        return digest.hexdigest()
 
 
 class Checkpoint:
-    """One import's memory. Without a path it remembers nothing, and serves all the same."""
+    """The checkpoint of one import. Without a path it stores nothing, and its methods work all the same."""
 
     def __init__(self, path: Path | None = None, *, name: str | None = None, route: str | None = None) -> None:
         self.path = path
@@ -62,15 +62,15 @@ class Checkpoint:
         """Every request id of the import begins with it."""
         self.route = route or f"import-{self.name[-8:]}"
         self.is_resumed = False
-        self.taken: set[int] = set()
-        """Rows that the broker has taken, in earlier runs."""
+        self.accepted: set[int] = set()
+        """Rows that the broker accepted in earlier runs."""
         self._descriptor: int | None = None
 
     @classmethod
-    def of(cls, results: Path, about: SameImport, *, resume: bool, force: bool) -> Checkpoint:
-        """The memory beside a results file: a new one, or with *resume* the one an earlier run has left.
+    def of(cls, results: Path, same: SameImport, *, resume: bool, force: bool) -> Checkpoint:
+        """Open the checkpoint beside a results file: a new one, or with *resume* that of an earlier run.
 
-        Raises `Unresumable` where that is about something else, or in use.
+        Raises `Unresumable` if it belongs to another import, or another process uses it.
         """
         path = results.with_name(results.name + ".resume")
         try:
@@ -85,28 +85,28 @@ class Checkpoint:
             with open(descriptor, "rb", closefd=False) as file:
                 head, *rows = file.read().split(b"\n")
             if not rows or (force and not resume):  # a line that never ended: nothing was sent after it
-                memory = cls._begun(path, descriptor, about)
+                checkpoint = cls._new(path, descriptor, same)
             elif resume:
-                memory = cls._resumed(path, head, rows, about)
+                checkpoint = cls._resumed(path, head, rows, same)
             else:
                 raise Unresumable(
-                    f"{results}: an import into it was interrupted; go on with --resume, or start anew with --force"
+                    f"{results}: an import into it was interrupted; continue with --resume, or start again with --force"
                 )
         except BaseException:
             os.close(descriptor)
             raise
-        memory._descriptor = descriptor
-        return memory
+        checkpoint._descriptor = descriptor
+        return checkpoint
 
     @classmethod
-    def _begun(cls, path: Path, descriptor: int, about: SameImport) -> Checkpoint:
-        memory = cls(path)
+    def _new(cls, path: Path, descriptor: int, same: SameImport) -> Checkpoint:
+        checkpoint = cls(path)
         head = {
             "format": FORMAT,
-            "name": memory.name,
-            "route": memory.route,
-            "options": dict(about.options),
-            "fingerprint": about.fingerprint(memory.name),
+            "name": checkpoint.name,
+            "route": checkpoint.route,
+            "options": dict(same.options),
+            "fingerprint": same.fingerprint(checkpoint.name),
         }
         try:
             os.ftruncate(descriptor, 0)
@@ -115,44 +115,44 @@ class Checkpoint:
             os.lseek(descriptor, 0, os.SEEK_END)
         except OSError as error:
             raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
-        return memory
+        return checkpoint
 
     @classmethod
-    def _resumed(cls, path: Path, head: bytes, rows: list[bytes], about: SameImport) -> Checkpoint:
+    def _resumed(cls, path: Path, head: bytes, rows: list[bytes], same: SameImport) -> Checkpoint:
         try:
-            said = json.loads(head)
-            known = said["format"], said["name"], said["route"], dict(said["options"]), said["fingerprint"]
+            stored = json.loads(head)
+            format_, name, route = stored["format"], stored["name"], stored["route"]
+            options, fingerprint = dict(stored["options"]), stored["fingerprint"]
         except (ValueError, KeyError, TypeError):
-            raise Unresumable(f"{path}: is not what an import remembers; start anew with --force") from None
-        form, name, route, options, fingerprint = known
-        if form != FORMAT:
+            raise Unresumable(f"{path}: is not the checkpoint of an import; start again with --force") from None
+        if format_ != FORMAT:
             raise Unresumable(f"{path}: was written by another version of tokenferry; resume with that version")
-        for option, value in about.options.items():
+        for option, value in same.options.items():
             if options.get(option) != value:
                 raise Unresumable(
-                    f"--{option}: is not what it was when this import began; resume with the same options"
+                    f"--{option}: differs from the run that began this import; resume with the same options"
                 )
-        if about.fingerprint(name) != fingerprint:
+        if same.fingerprint(name) != fingerprint:
             raise Unresumable(
                 "the file is not the one this import began with (or the producer's key is another one): resume with "
                 "the original file, or import the new one into other --results"
             )
-        memory = cls(path, name=name, route=route)
-        memory.is_resumed = True
-        memory.taken = {int(row) for row in rows[:-1] if row.isdigit()}  # the last line never ended
-        return memory
+        checkpoint = cls(path, name=name, route=route)
+        checkpoint.is_resumed = True
+        checkpoint.accepted = {int(row) for row in rows[:-1] if row.isdigit()}  # the last line may be cut off
+        return checkpoint
 
     def request_id(self, row: int) -> str:
-        """The id of a row's request: the same in every run."""
+        """Return the request id of a row. It is the same in every run."""
         return f"{self.name}-{row}"
 
     def row(self, request_id: str) -> int | None:
-        """The row of a request id of ours."""
+        """Return the row of a request id. None if the id is not of this import."""
         name, _, row = request_id.rpartition("-")
         return int(row) if name == self.name and row.isdigit() else None
 
-    def take(self, row: int) -> None:
-        """Remember that the broker has a row. From any thread. Raises `OutputFailed`."""
+    def accept(self, row: int) -> None:
+        """Store that the broker has accepted a row. Any thread may call it. Raises `OutputFailed`."""
         if self._descriptor is None:
             return
         try:
@@ -161,7 +161,7 @@ class Checkpoint:
             raise OutputFailed(f"{self.path}: cannot be written ({error.strerror})") from None
 
     def close(self, *, done: bool) -> None:
-        """Let go of the file; with *done* it goes, for there is nothing to resume."""
+        """Close the file. With *done* delete it: there is nothing to resume."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None and self.path is not None:
             if done:
@@ -172,39 +172,40 @@ class Checkpoint:
 
 @dataclass
 class CompletedRows:
-    """The rows of a results file that have their last word."""
+    """The rows of a results file that have their final outcome."""
 
     rows: set[int] = field(default_factory=set)
     counts: ImportCounts = field(default_factory=ImportCounts)
 
 
 def done_in(results: Path) -> CompletedRows:
-    """Read a results file that is to be written on, and leave in it only lines that are a row's last word.
+    """Read the results file of an interrupted import, and keep in it only lines with a row's final outcome.
 
-    Rows that were unfinished get their line later, and a line that was being written when the process died goes.
+    Unfinished rows get their line later. A line that was cut off when the process died is deleted too.
     Raises `UnusableOutput`.
     """
     done = CompletedRows()
-    rest = results.with_name(results.name + ".new")
+    new = results.with_name(results.name + ".new")
     try:
-        descriptor = os.open(rest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as kept:
             if results.exists():
                 with results.open("rb") as file:
-                    kept.writelines(line for line in file if _is_last_word(line, done))
+                    kept.writelines(line for line in file if _is_final(line, done))
             kept.flush()
             os.fsync(kept.fileno())
-        rest.replace(results)
+        new.replace(results)
     except OSError as error:
-        rest.unlink(missing_ok=True)
-        raise UnusableOutput(f"{results}: cannot be written on ({error.strerror})") from None
+        new.unlink(missing_ok=True)
+        raise UnusableOutput(f"{results}: cannot be written ({error.strerror})") from None
     return done
 
 
-def _is_last_word(line: bytes, done: CompletedRows) -> bool:
+def _is_final(line: bytes, done: CompletedRows) -> bool:
+    """True if *line* is the final outcome of a row, which is then added to *done*."""
     try:
-        said = json.loads(line)
-        row, status, failure = int(said["row"]), said["status"], said["failure"]
+        outcome = json.loads(line)
+        row, status, failure = int(outcome["row"]), outcome["status"], outcome["failure"]
     except (ValueError, KeyError, TypeError):
         return False
     if not line.endswith(b"\n") or status not in ("tokenized", "attached", "failed") or row in done.rows:
@@ -213,7 +214,7 @@ def _is_last_word(line: bytes, done: CompletedRows) -> bool:
     counts = done.counts
     counts.sealed += 1
     counts.settled += 1
-    counts.tokenized += said.get("token") is not None
+    counts.tokenized += outcome.get("token") is not None
     counts.attached += status == "attached"
     counts.to_attach += status == "attached"
     if status == "failed":

@@ -1,4 +1,4 @@
-"""Which rows of an import are outstanding, and its numbers."""
+"""The rows of an import that have no outcome yet, and the counts of the import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenferry.bulk.window import Counters, Pending, Window
 from tokenferry.contract.results import AttachResult, TokenResult
 
 RECENT = 10.0
-"""Seconds over which the current rate is measured."""
+"""Seconds over which the present rate is measured."""
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class PendingRow(Pending):
 
 @dataclass
 class ImportCounts(Counters):
-    """The numbers of one import so far. A row that is tokenized and then fails to attach counts in both."""
+    """The counts of one import so far. A row that is tokenized and then fails to attach counts as both."""
 
     rows: int = 0
     sealed: int = 0
@@ -34,18 +34,18 @@ class ImportCounts(Counters):
     attached: int = 0
     failed: int = 0
     settled: int = 0
-    """Rows with an outcome, good or bad."""
+    """Rows with their final outcome, good or bad."""
     to_attach: int = 0
-    """Sealed rows that ask for an attach."""
+    """Sealed rows with an attach target."""
 
     @property
     def all_well(self) -> bool:
-        """Whether every row has its token, and its attached object."""
+        """True if every row has its token, and its attached object if one was requested."""
         return super().all_well and not self.failed
 
 
 class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
-    """The rows of an import that are under way."""
+    """The rows of an import that have no outcome yet."""
 
     counts: ImportCounts
     outcomes = (TokenResult, AttachResult)
@@ -55,9 +55,9 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
         self.counts = ImportCounts()
         self._calls: deque[tuple[float, int]] = deque()
         self.tokens_open = 0
-        """Rows whose token call is still to be made."""
+        """Rows that have no token result yet."""
         self.attaches_open = 0
-        """Rows whose token is there and waits to be attached."""
+        """Rows that have their token and no attach result yet."""
 
     def line(self, request_id: str, item: PendingRow, result: TokenResult | AttachResult | None) -> dict[str, Any]:
         return settled_line(request_id, item, result)
@@ -72,7 +72,7 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
 
     def _count(self, item: PendingRow, result: TokenResult | AttachResult, *, last: bool) -> None:
         counts = self.counts
-        if item.token is None:  # an attach result may be faster than its token's
+        if item.token is None:  # an attach result may come before the token's
             self.tokens_open -= 1
             self._note_call()
             counts.tokenized += result.token is not None
@@ -89,7 +89,7 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
         counts.settled += last
 
     def rate(self) -> float:
-        """Token calls per second, of late."""
+        """Token calls per second, in the last seconds."""
         with self._changed:
             now = self._clock()
             self._forget_calls(now)
@@ -111,7 +111,7 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
 
 
 def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | AttachResult | None) -> dict[str, Any]:
-    """The line about one request for the results file; without *result* it is unfinished."""
+    """Return the line of one request for the results file. Without *result* it is unfinished."""
     token = result if isinstance(result, TokenResult) else row.token if row else None
     attach = result if isinstance(result, AttachResult) else None
     failure = result.failure if result is not None else None

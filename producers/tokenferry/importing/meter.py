@@ -1,4 +1,4 @@
-"""The numbers of a running import as one line, with an estimate of the time left."""
+"""The progress line of an import: its counts, its rate and an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tokenferry.importing.import_window import ImportWindow
 
 @dataclass(frozen=True)
 class RateInForce:
-    """Calls per second that the account allows: token calls, and all calls together."""
+    """Calls per second that the configuration allows: token calls, and all calls together."""
 
     tokens: float
     calls: float
 
     @classmethod
     def of(cls, configuration: Configuration, platform: str | None) -> RateInForce:
-        """Of one platform, or of all of them where rows name their own."""
+        """The rates of *platform*. Without one the sum of all platforms, because rows may name their own."""
         names = [platform] if platform is not None else list(configuration.platforms)
         platforms = [configuration.platform(name) for name in names]
         return cls(
@@ -31,9 +31,9 @@ class RateInForce:
 def seconds_left(
     *, rows_left: float, tokens_open: float, attaches_open: float, share: float, budget: RateInForce
 ) -> float:
-    """Seconds that the calls still to be made take at the budget: no worker can be faster.
+    """Estimate the seconds that the remaining calls take at the full rate.
 
-    *rows_left*: rows not yet read; *share*: the part of the rows that ask for an attach.
+    *rows_left*: rows not read yet. *share*: the part of the rows that have an attach target.
 
     >>> seconds_left(rows_left=100, tokens_open=0, attaches_open=0, share=1.0, budget=RateInForce(tokens=25, calls=25))
     8.0
@@ -44,59 +44,59 @@ def seconds_left(
 
 
 class Reads(Protocol):
-    """How far into its file an import is."""
+    """Something that reads a file, and knows how far it is."""
 
     bytes_read: int
 
 
 class Meter:
-    """The numbers of a running import as one line of text."""
+    """Writes the progress line of an import."""
 
-    def __init__(self, ledger: ImportWindow, budget: RateInForce, source: Reads, size: int | None) -> None:
-        """*size*: bytes of the file, None where nobody knows (a pipe)."""
-        self._ledger = ledger
+    def __init__(self, window: ImportWindow, budget: RateInForce, source: Reads, size: int | None) -> None:
+        """*size*: bytes of the file. None if they are not known (a pipe)."""
+        self._window = window
         self._budget = budget
         self._source = source
         self._size = size
 
     def line(self) -> str:
-        """One line for a person."""
-        counts = self._ledger.counts
-        used = self._ledger.rate() / self._budget.tokens
+        """The line as it is now."""
+        counts = self._window.counts
+        used = self._window.rate() / self._budget.tokens
         parts = [
-            f"{counts.rows} rows read{self._of()}",
+            f"{counts.rows} rows read{self._of_about()}",
             f"{counts.sealed} sealed",
             f"{counts.tokenized} tokenized",
             f"{counts.attached} attached",
             f"{counts.failed} failed",
-            f"{counts.refused} refused",
+            f"{counts.rejected} rejected",
             f"{used:.0%} of {self._budget.tokens:g}/s",
             f"ETA {spelled(self._left())}",
         ]
-        if self._ledger.waits is not None:
-            parts.append(f"waiting: {self._ledger.waits}")
+        if self._window.waits is not None:
+            parts.append(f"waiting: {self._window.waits}")
         return " | ".join(parts)
 
     def _unread(self) -> float | None:
-        """An estimate of the rows that remain, from the bytes that remain."""
-        rows, done = self._ledger.counts.rows, self._source.bytes_read
+        """Estimate the rows that are not read, from the bytes that are not read."""
+        rows, done = self._window.counts.rows, self._source.bytes_read
         if self._size is None or not done:
             return None
         return rows * max(0.0, self._size - done) / done
 
-    def _of(self) -> str:
+    def _of_about(self) -> str:
         unread = self._unread()
-        return f" of about {self._ledger.counts.rows + unread:.0f}" if unread and unread >= 1 else ""
+        return f" of about {self._window.counts.rows + unread:.0f}" if unread and unread >= 1 else ""
 
     def _left(self) -> float | None:
-        counts = self._ledger.counts
+        counts = self._window.counts
         unread = self._unread()
         if unread is None:
             return None
         return seconds_left(
             rows_left=unread * counts.sealed / max(1, counts.rows),
-            tokens_open=self._ledger.tokens_open,
-            attaches_open=self._ledger.attaches_open,
+            tokens_open=self._window.tokens_open,
+            attaches_open=self._window.attaches_open,
             share=counts.to_attach / max(1, counts.sealed),
             budget=self._budget,
         )

@@ -1,4 +1,4 @@
-"""The first half of an import: each row becomes an order, or a line in the rejects file."""
+"""Turns each row of an import into an order, or into lines of the rejects file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenferry.producer import Order, Sealer
 
 
 class Examiner:
-    """Tells rows that can be sent from those that cannot."""
+    """Accepts or rejects rows."""
 
     def __init__(self, defaults: RowDefaults, outputs: Outputs, counts: ImportCounts) -> None:
         self._defaults = defaults
@@ -26,30 +26,30 @@ class Examiner:
         self._keys: set[bytes] = set()
 
     def order(self, item: Row | BrokenRow) -> Order | None:
-        """The order of a row; None when it was refused, which is then written down."""
+        """Return the order of a row. None if it was rejected, which is recorded."""
         self._counts.rows += 1
         if isinstance(item, BrokenRow):
-            self.refuse(item.number, item.key, [Problem(item.field, item.reason)])
+            self.reject(item.number, item.key, [Problem(item.field, item.reason)])
             return None
         if self._seen(item.key):
-            self.refuse(item.number, item.key, [Problem("key", "is the key of an earlier row")])
+            self.reject(item.number, item.key, [Problem("key", "is the key of an earlier row")])
             return None
         try:
             return order_from(item, self._defaults)
         except InvalidRequest as error:
-            self.refuse(item.number, item.key, error.problems)
+            self.reject(item.number, item.key, error.problems)
             return None
 
-    def pass_over(self, item: Row | BrokenRow) -> None:
-        """Count a row that an earlier run has dealt with; its key is taken."""
+    def skip(self, item: Row | BrokenRow) -> None:
+        """Count a row that an earlier run has finished. No other row may have its key."""
         self._counts.rows += 1
         self._seen(item.key)
 
-    def refuse(self, number: int, key: str, problems: Iterable[Problem]) -> None:
-        """Write down why a row is not sent."""
+    def reject(self, number: int, key: str, problems: Iterable[Problem]) -> None:
+        """Record why a row is not sent."""
         problems = list(problems)
         self._outputs.reject(number, key, problems)
-        self._counts.refuse(problems)
+        self._counts.reject(problems)
 
     def _seen(self, key: str) -> bool:
         digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -60,7 +60,7 @@ class Examiner:
 
 
 def problems_in_sealing(error: InvalidRequest | InvalidTarget | InvalidConfiguration) -> list[Problem]:
-    """What the producer had against an order."""
+    """Why the sealer raised *error* for an order."""
     match error:
         case InvalidRequest():
             return list(error.problems)
@@ -71,7 +71,7 @@ def problems_in_sealing(error: InvalidRequest | InvalidTarget | InvalidConfigura
 
 
 def examine(rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer, counts: ImportCounts) -> None:
-    """A dry run: everything is checked and sealed as it would be, and nothing is sent."""
+    """A dry run: check and seal every row, and send nothing."""
     for item in rows:
         order = examiner.order(item)
         if order is None:
@@ -79,6 +79,6 @@ def examine(rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer,
         try:
             sealer.message(order)
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
-            examiner.refuse(item.number, item.key, problems_in_sealing(error))
+            examiner.reject(item.number, item.key, problems_in_sealing(error))
         else:
             counts.sealed += 1

@@ -1,4 +1,4 @@
-"""The import itself: each row becomes a request, under an id that is the same in every run."""
+"""One run of an import. Each row becomes a request whose id is the same in every run."""
 
 from __future__ import annotations
 
@@ -30,52 +30,53 @@ class Import(BulkRun[Row | BrokenRow]):
         producer: Producer,
         results: Results,
         examiner: Examiner,
-        ledger: ImportWindow,
+        window: ImportWindow,
         outputs: Outputs,
-        memory: Checkpoint,
+        checkpoint: Checkpoint,
         *,
         done: Container[int] = (),
-        patience: RunLimits,
+        limits: RunLimits,
         note: Callable[[str], None],
     ) -> None:
-        """*done*: rows that an earlier run has dealt with."""
-        handing = Submitter(
+        """*done*: rows that an earlier run has finished."""
+        submitter = Submitter(
             producer.publisher.submit,
             producer.configuration,
-            ledger,
-            taken=lambda row: memory.take(row.number),
-            goes_on="The import goes on by itself; Ctrl-C ends it"
-            + (", and --resume goes on later" if memory.path is not None else ""),
+            window,
+            accepted=lambda row: checkpoint.accept(row.number),
+            while_waiting="The import continues by itself; Ctrl-C ends it"
+            + (", and --resume continues it later" if checkpoint.path is not None else ""),
             note=note,
-            silence=RESUMED_SILENCE if memory.is_resumed else SILENCE,
+            silence=RESUMED_SILENCE if checkpoint.is_resumed else SILENCE,
         )
-        super().__init__(producer, results, ledger, outputs, handing, patience=patience, note=note)
+        super().__init__(producer, results, window, outputs, submitter, limits=limits, note=note)
         self._examiner = examiner
-        self._memory = memory
+        self._checkpoint = checkpoint
         self._done = done
-        ledger.early = self._comes_later
+        window.early = self._comes_later
 
-    def _one(self, item: Row | BrokenRow) -> None:
+    def _process(self, item: Row | BrokenRow) -> None:
         if item.number in self._done:
-            self._examiner.pass_over(item)
+            self._examiner.skip(item)
             return
         order = self._examiner.order(item)
         if order is None:
             return
-        request_id = self._memory.request_id(item.number)
+        request_id = self._checkpoint.request_id(item.number)
         try:
             _, message = self._producer.sealer.message(replace(order, request_id=request_id))
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
-            self._examiner.refuse(item.number, item.key, problems_in_sealing(error))
+            self._examiner.reject(item.number, item.key, problems_in_sealing(error))
             return
         row = PendingRow(item.number, item.key, order.request.kind, attaches=order.attach is not None, message=message)
-        if item.number in self._memory.taken:  # by an earlier run: should it be lost, the silence will tell
-            row.handed_over = "yes"
-        self._window.enter(request_id, row, self._outputs.result)
-        if item.number not in self._memory.taken:
-            self._handing.hand_over(request_id, row)
+        if item.number in self._checkpoint.accepted:
+            row.handed_over = "yes"  # by an earlier run; if the request was lost, it is found after a silence
+            self._window.enter(request_id, row, self._outputs.result)
+        else:
+            self._window.enter(request_id, row, self._outputs.result)
+            self._submitter.submit(request_id, row)
 
     def _comes_later(self, request_id: str) -> bool:
-        """Whether the row of a result was handed over by an earlier run and is still to be read."""
-        row = self._memory.row(request_id)
-        return row is not None and row > self.last and row in self._memory.taken
+        """True if an earlier run submitted the row of a result, and this run has not read that row yet."""
+        row = self._checkpoint.row(request_id)
+        return row is not None and row > self.last and row in self._checkpoint.accepted

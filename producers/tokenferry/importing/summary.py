@@ -1,4 +1,4 @@
-"""What an import says at its end."""
+"""The summary of an import."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ from tokenferry.importing.import_window import ImportCounts
 class ImportSummary(RunSummary[ImportCounts]):
     """One import, finished or not."""
 
+    run = "import"
+    item = "row"
+
     budget_per_second: float
     resumable: bool = False
-    """Whether it can go on where it stopped."""
+    """True if --resume can continue it."""
     earlier: int = 0
-    """Rows that had their result from earlier runs."""
+    """Rows that earlier runs have finished."""
 
     def as_json(self) -> dict[str, Any]:
         counts = self.counts
-        names = ("rows", "refused", "sealed", "tokenized", "attached", "failed", "unfinished")
         return {
-            **{name: getattr(counts, name) for name in names},
+            "rows": counts.rows,
+            "refused": counts.rejected,
+            "sealed": counts.sealed,
+            "tokenized": counts.tokenized,
+            "attached": counts.attached,
+            "failed": counts.failed,
+            "unfinished": counts.unfinished,
             "failures_by_code": dict(counts.failures_by_code.most_common()),
-            "refusals_by_reason": dict(counts.refusals_by_reason.most_common()),
+            "refusals_by_reason": dict(counts.rejections_by_reason.most_common()),
             "seconds": round(self.seconds, 3),
             "calls_per_second": round(self._calls_per_second(), 3),
             "budget_per_second": self.budget_per_second,
@@ -36,33 +44,28 @@ class ImportSummary(RunSummary[ImportCounts]):
             "rows_of_earlier_runs": self.earlier,
         }
 
-    def _numbers(self) -> Iterator[str]:
+    def _totals(self) -> Iterator[str]:
         counts = self.counts
         if self.route is None:
-            yield f"{counts.rows} rows read, {counts.sealed} can be sent, {counts.refused} refused; nothing was sent"
+            yield f"{counts.rows} rows read, {counts.sealed} can be sent, {counts.rejected} rejected; nothing was sent"
             return
         yield (
             f"{counts.rows} rows in {spelled(self.seconds)}: {counts.tokenized} tokenized, {counts.attached} attached, "
-            f"{counts.failed} failed, {counts.refused} refused, {counts.unfinished} unfinished"
+            f"{counts.failed} failed, {counts.rejected} rejected, {counts.unfinished} unfinished"
         )
         yield f"{self._calls_per_second():.1f} token calls per second of {self.budget_per_second:g} allowed"
 
-    def _left(self) -> Iterator[str]:
-        counts = self.counts
-        yield f"import stopped: {self.reason}"
-        if counts.unfinished:
-            rows = "row has" if counts.unfinished == 1 else "rows have"
-            yield (
-                f"{counts.unfinished} {rows} no result yet: they are in "
-                f'{self.results} as "unfinished". Those that were handed over go on; read what becomes of them with '
-                f"`tokenferry results {self.route}` and join by request_id"
-            )
-        if not self.read_all and self.last:
-            yield f"the rows after row {self.last} were not read: nothing of them was sent"
-        elif not self.read_all:
-            yield "no row was read"
+    def _unfinished_items(self) -> str:
+        count = self.counts.unfinished
+        return (
+            f'{count} {"row has" if count == 1 else "rows have"} no result yet: see "unfinished" in {self.results}. '
+            f"Workers still process those that the broker has; read their results with `tokenferry results "
+            f"{self.route}` and join by request_id"
+        )
+
+    def _how_to_continue(self) -> Iterator[str]:
         if self.resumable:
-            yield "go on with the same command and --resume"
+            yield "continue with the same command and --resume"
 
     def _calls_per_second(self) -> float:
         made = min(self.counts.tokenized + sum(self.counts.failures_by_code.values()), self.counts.sealed)

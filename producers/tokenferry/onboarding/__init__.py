@@ -1,1 +1,1 @@
-"""Onboarding a file of connected accounts: documents in, a window of them under way, what became of each out."""
+"""Onboarding of a file of connected accounts: reads documents, submits them, and records what became of each."""

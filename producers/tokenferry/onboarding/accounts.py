@@ -1,4 +1,4 @@
-"""The accounts of one run that are under way, and the numbers of it all."""
+"""The accounts of a run that have no outcome yet, and the counts of the run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tokenferry.bulk.window import Counters, Pending, Window, Write
 from tokenferry.contract.results import OnboardingProgress, OnboardingResult
 
 LATER: Final = 1000
-"""Incomplete accounts that are remembered, because one that is redriven meanwhile has another outcome."""
-_TOLD = {"account", "persons", "external_accounts", "steps", "requirements", "failure"}
+"""Incomplete accounts that are remembered: one that is redriven meanwhile gets another outcome."""
+_REPORTED = {"account", "persons", "external_accounts", "steps", "requirements", "failure"}
 
 
 @dataclass
 class OnboardingCounts(Counters):
-    """The numbers so far. Failures are counted by step and code."""
+    """The counts so far. Failures are counted by step and code."""
 
     read: int = 0
     sent: int = 0
@@ -29,16 +29,16 @@ class OnboardingCounts(Counters):
     """Of those, done before this run."""
     steps_failed: int = 0
     still_due: int = 0
-    """Complete accounts of which the endpoint asks for more."""
+    """Complete accounts for which Stripe still needs information."""
 
     @property
     def all_well(self) -> bool:
-        """Whether every account is complete."""
+        """True if every account is complete."""
         return super().all_well and not self.incomplete
 
 
 class Accounts(Window[Pending, OnboardingResult]):
-    """What is under way, and how far."""
+    """The accounts without an outcome, and how many steps of each are done."""
 
     counts: OnboardingCounts
     outcomes = (OnboardingResult,)
@@ -46,32 +46,32 @@ class Accounts(Window[Pending, OnboardingResult]):
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock=clock)
         self.counts = OnboardingCounts()
-        self.tell: Callable[[str], None] = lambda _: None
-        """Is told of each account what it comes to, step by step."""
+        self.report: Callable[[str], None] = lambda _: None
+        """Called with a line for each step and each outcome."""
         self._steps: dict[str, int] = {}
-        """Steps done of what is under way."""
+        """Steps done, by request id."""
         self._incomplete: OrderedDict[str, tuple[Pending, OnboardingResult]] = OrderedDict()
 
-    def progress(self, word: OnboardingProgress) -> None:
-        """A step was taken."""
+    def progress(self, step: OnboardingProgress) -> None:
+        """Record that a step was done."""
         with self._changed:
-            if (item := self._items.get(word.request_id)) is not None:
-                self._steps[word.request_id] = max(self._steps.get(word.request_id, 0), word.done)
+            if (item := self._items.get(step.request_id)) is not None:
+                self._steps[step.request_id] = max(self._steps.get(step.request_id, 0), step.done)
                 self.last_result = self._clock()
-                self.tell(f"{item.key}: {word.step.step} {word.step.status}, {word.done} of {word.steps} steps done")
+                self.report(f"{item.key}: {step.step.step} {step.step.status}, {step.done} of {step.steps} steps done")
 
     @property
     def steps_done(self) -> int:
-        """Of all accounts, those under way included."""
+        """Steps done of all accounts, including those without an outcome."""
         with self._changed:
             return self.counts.steps_done + sum(self._steps.values())
 
     def line(self, request_id: str, item: Pending, result: OnboardingResult | None) -> dict[str, Any]:
-        about = {"key": item.key, "row": item.number, "request_id": request_id}
+        line = {"key": item.key, "row": item.number, "request_id": request_id}
         if result is None:
-            return {**about, "status": "unfinished", "handed_over": item.handed_over}
-        told = result.model_dump(exclude_none=True, include=_TOLD)
-        return {**about, "status": "complete" if result.complete else "incomplete", **told}
+            return {**line, "status": "unfinished", "handed_over": item.handed_over}
+        details = result.model_dump(exclude_none=True, include=_REPORTED)
+        return {**line, "status": "complete" if result.complete else "incomplete", **details}
 
     def _count_entered(self, item: Pending) -> None:
         self.counts.sent += 1
@@ -83,11 +83,11 @@ class Accounts(Window[Pending, OnboardingResult]):
             self._incomplete[result.request_id] = item, result
             if len(self._incomplete) > LATER:
                 self._incomplete.popitem(last=False)
-        why = f"incomplete, {result.failure.code}" if result.failure is not None else "incomplete"
-        self.tell(f"{item.key}: {'complete' if result.complete else why}")
+        reason = f", {result.failure.code}" if result.failure is not None else ""
+        self.report(f"{item.key}: complete" if result.complete else f"{item.key}: incomplete{reason}")
 
     def _unexpected(self, result: OnboardingResult, write: Write) -> None:
-        """Another outcome of an account: it was redriven. It gets another line, and counts in place of the first."""
+        """Process a second outcome of an account that was redriven. It gets a second line, and replaces the first."""
         item, before = self._incomplete.get(result.request_id, (None, None))
         if item is None or before is None or before.outcome_id == result.outcome_id:
             return
@@ -97,7 +97,7 @@ class Accounts(Window[Pending, OnboardingResult]):
         self._count(item, result, last=True)
 
     def _add(self, result: OnboardingResult, sign: int) -> None:
-        """Count *result* in, or out again."""
+        """Add *result* to the counts (*sign* 1), or subtract it (-1)."""
         counts = self.counts
         counts.complete += sign * result.complete
         counts.incomplete += sign * (not result.complete)
@@ -111,4 +111,4 @@ class Accounts(Window[Pending, OnboardingResult]):
                 counts.steps_failed += sign
                 param = f" ({step.failure.param})" if step.failure.param else ""
                 counts.failures_by_code[f"{step.step.partition(':')[0]}: {step.failure.code}{param}"] += sign
-        counts.failures_by_code = +counts.failures_by_code  # without what was counted out
+        counts.failures_by_code = +counts.failures_by_code  # without codes whose count is 0

@@ -1,4 +1,4 @@
-"""The documents of a file, one after the other: JSON lines, or one JSON array of them."""
+"""Reads the documents of a file: JSON lines, or one JSON array."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from tokenferry.inputs.lines import BOM, Lines
 from tokenferry.inputs.rows import UnreadableFile
 
 LONGEST_ARRAY: Final = 64 * 1024 * 1024
-"""Bytes of an array, which is read as a whole. JSON lines are read one at a time and have no such limit."""
+"""Bytes of an array, because it is read as a whole. JSON lines are read one at a time and have no such limit."""
 _REFERENCE: TypeAdapter[str] = TypeAdapter(Id)
 
 
 @dataclass(frozen=True)
 class NumberedDocument:
-    """One document and its place, or what has to be put right in it."""
+    """One document and its position, or what is wrong with it."""
 
     number: int
-    """The line of the file, or the place in the array, counted from 1."""
+    """The line of the file, or the position in the array, counted from 1."""
     reference: str
     document: Onboarding | None = field(default=None, repr=False)
     problems: tuple[Problem, ...] = ()
 
 
 def documents(stream: BufferedReader) -> Iterator[NumberedDocument]:
-    """Read *stream*. A reference that comes twice is a problem of the second document; the rest goes on.
+    """Read *stream*. If two documents have the same reference, the second one has a problem.
 
-    Raises `UnreadableFile` when it is no file of documents at all.
+    Raises `UnreadableFile` if the file does not consist of documents.
     """
     seen: set[str] = set()
     for number, value, trouble in _values(stream):
         item = _read(number, value, trouble)
         if item.document is not None and item.reference in seen:
-            reason = "was given before in this file; each account has its own"
+            reason = "was given before in this file; give each account its own"
             item = NumberedDocument(number, item.reference, problems=(Problem("document.reference", reason),))
         elif item.document is not None:
             seen.add(item.reference)
@@ -79,19 +79,19 @@ def _array(stream: BufferedReader) -> Iterator[tuple[int, Any, str | None]]:
 
 
 def _read(number: int, value: Any, trouble: str | None) -> NumberedDocument:
-    place = f"document-{number}"
+    name = f"document-{number}"
     if trouble is not None:
-        return NumberedDocument(number, place, problems=(Problem("document", trouble),))
+        return NumberedDocument(number, name, problems=(Problem("document", trouble),))
     if not isinstance(value, dict):
-        return NumberedDocument(number, place, problems=(Problem("document", "is not a JSON object"),))
+        return NumberedDocument(number, name, problems=(Problem("document", "is not a JSON object"),))
     try:
         reference = _REFERENCE.validate_python(value.get("reference"))
     except ValidationError:
         reason = (
             "is required: your own id of the account, letters, digits, - and _, at most 64 (and not 12 or more digits "
-            "alone: that could be a card number); by it the same file can be sent again without a second account"
+            "alone: that could be a card number); with it the same file can be sent again and makes no second account"
         )
-        return NumberedDocument(number, place, problems=(Problem("document.reference", reason),))
+        return NumberedDocument(number, name, problems=(Problem("document.reference", reason),))
     try:
         return NumberedDocument(number, reference, onboarding_from(value))
     except InvalidRequest as error:

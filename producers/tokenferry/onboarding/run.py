@@ -1,4 +1,4 @@
-"""The onboarding itself: each document becomes one sealed message, and is under way until its outcome is there."""
+"""One run of an onboarding. Each document becomes one sealed message, and waits for its outcome."""
 
 from __future__ import annotations
 
@@ -29,50 +29,50 @@ class OnboardingRun(BulkRun[NumberedDocument]):
         outputs: Outputs,
         *,
         platform: str | None,
-        patience: RunLimits,
+        limits: RunLimits,
         note: Callable[[str], None],
         progress: bool = True,
     ) -> None:
-        """*progress*: have each step told, not the outcome alone."""
+        """*progress*: get a message for each step, not for the outcome alone."""
         outbox = producer.outbox
-        handing = Submitter(
+        submitter = Submitter(
             outbox.submit if outbox is not None else producer.publisher.submit,
             producer.configuration,
             accounts,
-            taken=_let_go,
-            goes_on="The onboarding goes on by itself; Ctrl-C ends it",
+            accepted=_delete_message,
+            while_waiting="The onboarding continues by itself; Ctrl-C ends it",
             note=note,
         )
-        super().__init__(producer, results, accounts, outputs, handing, patience=patience, note=note)
+        super().__init__(producer, results, accounts, outputs, submitter, limits=limits, note=note)
         self._counts = accounts.counts
         self._route = results.route
         self._platform = platform
         self._progress = progress
 
-    def _one(self, item: NumberedDocument) -> None:
+    def _process(self, item: NumberedDocument) -> None:
         self._counts.read += 1
         if item.document is None:
-            refuse(item, item.problems, self._counts, self._outputs)
+            reject(item, item.problems, self._counts, self._outputs)
             return
         try:
             _, request_id, message = self._producer.sealer.onboarding_message(
                 item.document, platform=self._platform, reply_to=self._route, progress=self._progress
             )
         except InvalidRequest as error:
-            refuse(item, error.problems, self._counts, self._outputs)
+            reject(item, error.problems, self._counts, self._outputs)
             return
         account = Pending(item.number, item.reference, message=message)
         self._window.enter(request_id, account, self._outputs.result)
-        self._handing.hand_over(request_id, account)
+        self._submitter.submit(request_id, account)
 
 
-def _let_go(account: Pending) -> None:
-    """A document can be large; and an account may be in a worker's hands for longer than any silence that tells."""
+def _delete_message(account: Pending) -> None:
+    """Free the memory: a document can be large. The run does not look for lost ones: a worker may take very long."""
     account.message = None
 
 
-def refuse(item: NumberedDocument, problems: Iterable[Problem], counts: OnboardingCounts, outputs: Outputs) -> None:
-    """Write down why a document is not sent."""
+def reject(item: NumberedDocument, problems: Iterable[Problem], counts: OnboardingCounts, outputs: Outputs) -> None:
+    """Record why a document is not sent."""
     problems = tuple(problems)
     outputs.reject(item.number, item.reference, problems)
-    counts.refuse(problems)
+    counts.reject(problems)

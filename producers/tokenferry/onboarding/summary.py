@@ -1,4 +1,4 @@
-"""What is told of a run: one line while it works, a summary at its end."""
+"""The progress line and the summary of an onboarding run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenferry.onboarding.accounts import Accounts, OnboardingCounts
 
 
 def progress(accounts: Accounts) -> str:
-    """The run so far in one line."""
+    """The progress line."""
     counts = accounts.counts
     seconds = max(0.001, time.monotonic() - accounts.started)
     parts = [
@@ -21,7 +21,7 @@ def progress(accounts: Accounts) -> str:
         f"{len(accounts)} under way",
         f"{counts.complete} complete",
         f"{counts.incomplete} incomplete",
-        f"{counts.refused} refused",
+        f"{counts.rejected} rejected",
         f"{accounts.steps_done} steps done",
         f"{counts.steps_failed} failed",
         f"{(counts.complete + counts.incomplete) / seconds:.1f} accounts/s",
@@ -33,31 +33,38 @@ def progress(accounts: Accounts) -> str:
 
 @dataclass(frozen=True)
 class OnboardingSummary(RunSummary[OnboardingCounts]):
-    """How a run ended."""
+    """One run, finished or not."""
 
+    run = "onboarding"
+    item = "document"
     most_reasons = 10
 
     def as_json(self) -> dict[str, Any]:
         counts = self.counts
-        names = ("read", "refused", "sent", "complete", "incomplete", "unfinished", "still_due")
         return {
-            **{name: getattr(counts, name) for name in names},
+            "read": counts.read,
+            "refused": counts.rejected,
+            "sent": counts.sent,
+            "complete": counts.complete,
+            "incomplete": counts.incomplete,
+            "unfinished": counts.unfinished,
+            "still_due": counts.still_due,
             "steps": {"done": counts.steps_done, "done_earlier": counts.steps_earlier, "failed": counts.steps_failed},
             "failures": dict(counts.failures_by_code.most_common()),
-            "refusals": dict(counts.refusals_by_reason.most_common()),
+            "refusals": dict(counts.rejections_by_reason.most_common()),
             "seconds": round(self.seconds, 3),
             **self._where("last_read"),
         }
 
-    def _numbers(self) -> Iterator[str]:
+    def _totals(self) -> Iterator[str]:
         counts = self.counts
         if self.route is None:
-            good = counts.read - counts.refused
-            yield f"{counts.read} accounts read, {good} can be sent, {counts.refused} refused; nothing was sent"
+            good = counts.read - counts.rejected
+            yield f"{counts.read} accounts read, {good} can be sent, {counts.rejected} rejected; nothing was sent"
         else:
             yield (
                 f"{counts.read} accounts in {spelled(self.seconds)}: {counts.complete} complete, "
-                f"{counts.incomplete} incomplete, {counts.refused} refused, {counts.unfinished} unfinished"
+                f"{counts.incomplete} incomplete, {counts.rejected} rejected, {counts.unfinished} unfinished"
             )
             earlier = f"{counts.steps_earlier} in earlier runs"
             yield f"{counts.steps_done} steps done ({earlier}), {counts.steps_failed} failed"
@@ -65,16 +72,13 @@ class OnboardingSummary(RunSummary[OnboardingCounts]):
             due = f"{counts.still_due} accounts were created, but Stripe still needs information"
             yield f'{due} (see "requirements" in the results)'
 
-    def _left(self) -> Iterator[str]:
-        counts = self.counts
-        yield f"onboarding stopped: {self.reason}"
-        if counts.unfinished:
-            accounts = "account has" if counts.unfinished == 1 else "accounts have"
-            yield (
-                f'{counts.unfinished} {accounts} no outcome yet: they are in {self.results} as "unfinished". Workers '
-                "go on with those that were handed over; read what becomes of them with "
-                f"`tokenferry results {self.route}`"
-            )
-        if not self.read_all:
-            yield f"what comes after document {self.last} was not read" if self.last else "no document was read"
+    def _unfinished_items(self) -> str:
+        count = self.counts.unfinished
+        return (
+            f'{count} {"account has" if count == 1 else "accounts have"} no outcome yet: see "unfinished" in '
+            f"{self.results}. Workers still process those that the broker has; read their outcome with "
+            f"`tokenferry results {self.route}`"
+        )
+
+    def _how_to_continue(self) -> Iterator[str]:
         yield "run it again with the same file: what is done is not done again"

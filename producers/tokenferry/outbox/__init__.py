@@ -1,7 +1,7 @@
-"""A sealed outbox: `send` returns once the message is on the disk, and a sender delivers it, for days if need be.
+"""The optional outbox: `send` returns once the sealed message is on the disk. A sender delivers it, even days later.
 
-Optional. What it gives: a producer that need not repeat anything when it dies together with the broker, and a sweep
-that sends again what has no outcome, so that a message a broker has lost is found.
+So a producer need not repeat anything if it dies together with the broker. And the sender finds messages that a broker
+has lost, and sends them again.
 """
 
 from tokenferry.outbox.errors import OutboxFailed, OutboxFull, UnusableOutbox

@@ -1,4 +1,4 @@
-"""A SQLite file that several processes may use at once: opened, checked, and every error of it in our words."""
+"""The SQLite file of an outbox. Several processes may use it. Its errors become errors of the outbox."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenferry.broker import fork_guard
 from tokenferry.outbox.errors import OutboxFailed, OutboxFull, UnusableOutbox
 
 APPLICATION: Final = 0x54464F42
-"""`PRAGMA application_id`: "TFOB", so that no other program's database is taken for an outbox."""
+"""`PRAGMA application_id`: "TFOB". It tells an outbox from the database of another program."""
 VERSION: Final = 1
 
 SCHEMA: Final = """
@@ -43,9 +43,9 @@ CREATE TRIGGER went AFTER DELETE ON messages BEGIN
     DELETE FROM bodies WHERE seq = old.seq;
 END;
 """
-"""Times are Unix milliseconds. `sent_at`: first confirmation; `due_at`: when a confirmed one may be sent again;
-`held`: all messages, because counting them would take longer the more there are. Bodies have a table of their own, so
-that a sweep need not read past them."""
+"""Times are Unix milliseconds. `sent_at`: first confirmation. `due_at`: when a confirmed message may be sent again.
+`held`: number of all messages, because counting them would be slow. Bodies have a table of their own, so that a sweep
+does not read them."""
 
 
 _opening = threading.Lock()
@@ -54,9 +54,9 @@ BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _make(path: Path) -> None:
-    """See to it that *path* is there; a new one is for its owner only, and its WAL and index take their mode from it.
+    """Create the file if it is missing. Only its owner can read it, and its WAL and index get the same mode.
 
-    An existing file is not opened: to close it would take away every lock that SQLite has on it in this process
+    An existing file is not opened: closing it would remove every lock that SQLite has on it in this process
     (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
     with suppress(FileExistsError):
@@ -64,10 +64,10 @@ def _make(path: Path) -> None:
 
 
 class OutboxDatabase:
-    """One connection. Safe to use from several threads, one at a time; not from a process that was forked later."""
+    """One connection. Several threads may use it, but not a process that was forked later."""
 
     def __init__(self, path: Path, *, durable: bool, wait: float = 10.0) -> None:
-        """*durable*: a commit is on the disk before it returns; else it survives the process, not the machine.
+        """*durable*: a commit returns when it is on the disk. Otherwise it survives a crash of the process only.
 
         *wait*: seconds for which another process may hold the file. Raises `UnusableOutbox`.
         """
@@ -94,7 +94,7 @@ class OutboxDatabase:
         return UnusableOutbox(f"{self.path}: the outbox cannot be opened ({reason}); see [outbox] path")
 
     def _prepare(self, *, durable: bool, until: float) -> None:
-        """Nothing is changed before it is certain that the file is ours, or empty."""
+        """Change nothing before it is certain that the file is an outbox, or empty."""
         while True:
             try:
                 if self._is_empty():
@@ -103,7 +103,7 @@ class OutboxDatabase:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 break
             except sqlite3.OperationalError as error:
-                # Where several processes open it at once, SQLite answers some of them without waiting.
+                # If several processes open it at once, SQLite refuses some of them without waiting.
                 if _code(error) not in BUSY or time.monotonic() >= until:
                     raise
                 time.sleep(0.01)
@@ -111,7 +111,7 @@ class OutboxDatabase:
         self._connection.execute("PRAGMA journal_size_limit = 16777216")
 
     def _is_empty(self) -> bool:
-        """Whether there is nothing in it yet. Raises `UnusableOutbox` where there is something else than we expect."""
+        """True if the file has no content yet. Raises `UnusableOutbox` if it is not an outbox of this version."""
         application, version, tables = self._connection.execute(
             "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)"
             " FROM pragma_application_id, pragma_user_version"
@@ -130,7 +130,7 @@ class OutboxDatabase:
     def _create(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            if self._is_empty():  # else another process was faster
+            if self._is_empty():  # otherwise another process was faster
                 for statement in _statements(SCHEMA):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -142,7 +142,7 @@ class OutboxDatabase:
             raise
 
     def _keep_private(self) -> None:
-        """For its owner only, whoever made it; also the WAL and the index, which took their mode from it."""
+        """Let only the owner read the file, its WAL and its index, whoever created them."""
         for end in ("", "-wal", "-shm"):
             path = self.path.with_name(self.path.name + end)
             with suppress(FileNotFoundError):
@@ -150,30 +150,30 @@ class OutboxDatabase:
                     path.chmod(0o600)
 
     def close(self) -> None:
-        """Close the connection. What was committed stays."""
-        if self._process.is_this:  # a forked child leaves alone what is its parent's
+        """Close the connection."""
+        if self._process.is_this:  # a forked child must not close the connection of its parent
             with self._lock, suppress(sqlite3.Error):
                 self._connection.close()
 
     def examine(self) -> None:
-        """Read all of it. Raises `UnusableOutbox` where it is damaged."""
+        """Read the whole file. Raises `UnusableOutbox` if it is damaged."""
         try:
-            found = self._ask("PRAGMA quick_check(1)", ())
+            state = self._ask("PRAGMA quick_check(1)", ())
         except OutboxFailed:
-            found = "unreadable"
-        if found != "ok":
+            state = "unreadable"
+        if state != "ok":
             raise UnusableOutbox(f"{self.path}: {_DAMAGED}")
 
     def _used(self) -> int:
-        """Bytes of the file that are in use. For use inside a transaction."""
+        """Bytes of the file that are in use. Call it inside a transaction."""
         pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
         return int(pages * self._one("PRAGMA page_size"))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """One commit, or nothing of it."""
+        """Commit everything that happens inside, or nothing of it."""
         self._process.check()
-        with self._lock, self._in_our_words():
+        with self._lock, self._translated():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -184,27 +184,27 @@ class OutboxDatabase:
                 raise
 
     @contextmanager
-    def _in_our_words(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             raise _failed(self.path, error) from None
 
-    def _select(self, question: str, values: Any) -> list[Any]:
+    def _select(self, query: str, values: Any) -> list[Any]:
         self._process.check()
-        with self._lock, self._in_our_words():
-            return self._connection.execute(question, values).fetchall()
+        with self._lock, self._translated():
+            return self._connection.execute(query, values).fetchall()
 
-    def _ask(self, question: str, values: Any) -> Any:
-        return self._select(question, values)[0][0]
+    def _ask(self, query: str, values: Any) -> Any:
+        return self._select(query, values)[0][0]
 
-    def _one(self, question: str) -> Any:
-        """For use inside a transaction, or where nobody else uses the connection."""
-        return self._connection.execute(question).fetchone()[0]
+    def _one(self, query: str) -> Any:
+        """Return a single value. Call it inside a transaction."""
+        return self._connection.execute(query).fetchone()[0]
 
 
 _DAMAGED: Final = (
-    "the outbox is damaged; move it aside, start with a new one, and send again what has no outcome. "
+    "the outbox is damaged; move it away, start with a new one, and send requests without an outcome again. "
     "`sqlite3 FILE .recover` may still read what it held"
 )
 
@@ -215,7 +215,7 @@ def _failed(path: Path, error: sqlite3.Error) -> OutboxFailed:
         return OutboxFull(f"{path}: the disk is full; nothing was accepted", maybe_sent=False)
     if code in BUSY:
         return OutboxFailed(f"{path}: another process holds the outbox for too long", maybe_sent=False)
-    # An error in the middle of a commit leaves open whether it happened.
+    # After an error in the middle of a commit it is not known whether the commit happened.
     return OutboxFailed(f"{path}: {_cure(error)}", maybe_sent=code == sqlite3.SQLITE_IOERR)
 
 
@@ -229,17 +229,17 @@ def _cure(error: sqlite3.Error) -> str:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """The kind of the error, without its details."""
+    """The primary code of the error."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _reason(error: sqlite3.Error) -> str:
-    """The name of the error. Its text could quote a statement."""
+    """The name of the error. Its text could contain a statement."""
     return str(getattr(error, "sqlite_errorname", type(error).__name__))
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script: `executescript` would end the transaction we are in."""
+    """Split a script into statements: `executescript` would end the open transaction."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

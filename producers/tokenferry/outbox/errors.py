@@ -1,4 +1,4 @@
-"""What an outbox can answer instead of taking a request."""
+"""The errors of an outbox."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from tokenferry.broker.publishing import PublishError
 
 
 class UnusableOutbox(ValueError):
-    """The file is no outbox, is damaged, or cannot be written. Says which file and what to do."""
+    """The file is no outbox, is damaged, or cannot be written. The message names the file and says what to do."""
 
 
 class OutboxFailed(PublishError):
-    """The outbox could not take the request now. Nothing was accepted, unless `maybe_sent`."""
+    """The outbox could not accept the request now. Nothing was accepted, unless `maybe_sent`."""
 
 
 class OutboxFull(OutboxFailed):
-    """There is no room: the outbox is at its limit, or the disk is full. Nothing was accepted."""
+    """The outbox is at its limit, or the disk is full. Nothing was accepted."""

@@ -1,4 +1,4 @@
-"""Only one process sends from an outbox."""
+"""The lock that lets only one process send from an outbox."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from weakref import WeakSet
 
 
 class SenderLock:
-    """A lock on a file beside the outbox. It goes with its holder, however that ends, and whomever it has forked."""
+    """A lock on a file beside the outbox. It ends with the process that holds it, also if that has forked others."""
 
     def __init__(self, outbox: Path) -> None:
         self.path = outbox.with_name(outbox.name + ".sender")
         self._descriptor: int | None = None
 
     def take(self) -> bool:
-        """Whether it is ours now. Raises `OSError` where the file cannot be locked at all."""
+        """Return True if the lock is ours now. Raises `OSError` if the file cannot be locked at all."""
         if self._descriptor is not None:
             return True
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -30,7 +30,7 @@ class SenderLock:
             if isinstance(error, BlockingIOError):
                 return False
             raise
-        with suppress(OSError):  # a full disk: then nobody reads whose it is
+        with suppress(OSError):  # a full disk: then the file does not say who holds it
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
         return True
@@ -40,21 +40,26 @@ class SenderLock:
         if self._descriptor is not None:
             with suppress(OSError):
                 os.truncate(self._descriptor, 0)
-            # To close it is not enough while a process that is being forked has it open as well.
+            # Closing it is not enough while a process that is being forked has it open as well.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self.leave()
 
     def leave(self) -> None:
-        """Close the file, and leave the lock to whoever else has it open."""
+        """Close the file without unlocking it. Another process that has it open keeps the lock."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     def holder(self) -> int | None:
-        """The process that sends, where one does; 0 where it did not say which."""
-        if self.take():
-            self.release()
+        """Return the id of the process that sends, 0 if it is not known, None if no process sends."""
+        try:
+            with self.path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+        except FileNotFoundError:
             return None
+        except BlockingIOError:
+            pass
         try:
             return int(self.path.read_text())
         except (OSError, ValueError):
@@ -65,7 +70,7 @@ _open: Final[WeakSet[SenderLock]] = WeakSet()
 
 
 def _leave_all() -> None:
-    """A forked child that kept the file open would keep the lock beyond the death of its parent."""
+    """In a forked child: close the file. Else the child would keep the lock when its parent dies."""
     for lock in list(_open):
         lock.leave()
 

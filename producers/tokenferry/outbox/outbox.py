@@ -1,4 +1,4 @@
-"""The outbox as a producer and a reader of results use it: accepted means committed."""
+"""The outbox as producers and readers of results use it. A message is accepted once it is committed to the file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from tokenferry.outbox.store import OutboxLimits, OutboxStore
 
 log = logging.getLogger(__name__)
 
+_Submitted = tuple[Outgoing, "Future[None]"]
+
 BATCH: Final = 500
-"""Messages in one commit at most: what came while the last one was being written."""
-SAY_AGAIN: Final = 3600.0
-"""Seconds after which a route is noted as read once more."""
+"""Messages in one commit, at most. They arrived while the commit before was being written."""
+NOTE_ROUTE_AGAIN: Final = 3600.0
+"""Seconds after which the outbox records once more that a route is read."""
 
 
 def now_ms() -> int:
@@ -30,9 +32,9 @@ def now_ms() -> int:
 
 
 class Outbox:
-    """Takes sealed messages, each future done once its message is on the disk; forgets them when told the outcome.
+    """Keeps sealed messages on the disk until their outcome is known.
 
-    One thread writes, and commits together what came meanwhile. Close it, or use it as a context manager.
+    One thread writes, and commits together what arrived meanwhile. Close it, or use it as a context manager.
 
     >>> with Outbox(Path("outbox.db")) as outbox, Producer(outbox=outbox) as producer:      # doctest: +SKIP
     ...     producer.send(PiiRequest(id_number="000000000"), reply_to="onboarding")
@@ -42,21 +44,21 @@ class Outbox:
         """*wait*: seconds for which another process may hold the file. Raises `UnusableOutbox`."""
         self.path = path
         self.accepted = threading.Event()
-        """Set whenever there is something new to be sent."""
+        """Set whenever there is a new message to send."""
         self._limits = limits or OutboxLimits()
         self._wait = wait
         self._process = fork_guard.ForkGuard("an outbox")
-        self._book = OutboxStore(path, durable=True, wait=wait)
+        self._store = OutboxStore(path, durable=True, wait=wait)
         self._outcomes: OutboxStore | None = None
         self._routes: dict[str, float] = {}
-        self._incoming: queue.SimpleQueue[tuple[Outgoing, Future[None]] | None] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[_Submitted | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @classmethod
     def of(cls, configuration: Configuration) -> Outbox | None:
-        """The configured one, where one is configured. Raises `UnusableOutbox`."""
+        """Open the configured outbox. None if none is configured. Raises `UnusableOutbox`."""
         settings = configuration.outbox
         if settings.path is None:
             return None
@@ -64,9 +66,9 @@ class Outbox:
         return cls(configuration.path(settings.path), limits=limits, wait=configuration.broker.publish_timeout)
 
     def submit(self, message: Outgoing) -> Future[None]:
-        """Keep *message*; the future ends with None once it is on the disk, or with `OutboxFull` or `OutboxFailed`.
+        """Keep *message*. The future ends with None once it is on the disk, else with `OutboxFull` or `OutboxFailed`.
 
-        Raises `RuntimeError` when it is closed, or was made before this process was forked.
+        Raises `RuntimeError` if the outbox is closed, or was opened before this process was forked.
         """
         self._process.check()
         if message.expires_at is None:
@@ -82,24 +84,27 @@ class Outbox:
         return future
 
     def reads(self, route: str) -> None:
-        """Outcomes on *route* will be told with `settled`: its requests are kept until then, or until they expire.
+        """Record that outcomes on *route* will be reported with `settled`. Its requests are kept until then.
 
         Raises `OutboxFailed`.
         """
         self._routes[route] = time.monotonic()
-        self._outcome_book().read_route(route, now=now_ms())
+        self._outcome_store().read_route(route, now=now_ms())
 
     def settled(self, request_id: str, *, route: str | None = None) -> None:
-        """The outcome of a request is known: it is not sent again. Never raises: what is missed is only sent again."""
+        """Report that the outcome of a request is known, so that it is not sent again.
+
+        Never raises: a request whose outcome was missed is only sent once more.
+        """
         try:
-            if route is not None and time.monotonic() - self._routes.get(route, -SAY_AGAIN) >= SAY_AGAIN:
+            if route is not None and time.monotonic() - self._routes.get(route, -NOTE_ROUTE_AGAIN) >= NOTE_ROUTE_AGAIN:
                 self.reads(route)
-            self._outcome_book().settle(request_id)
+            self._outcome_store().settle(request_id)
         except OutboxFailed as error:
             log.warning("outbox: request %s may be sent once more than needed: %s", request_id, error)
 
     def close(self) -> None:
-        """Write what was submitted, then close the file. In a forked process it is the parent's to do."""
+        """Write what was submitted, then close the file. A forked process leaves that to its parent."""
         if not self._process.is_this:
             return
         with self._closing:
@@ -109,9 +114,9 @@ class Outbox:
         if self._thread is not None:
             self._incoming.put(None)
             self._thread.join(self._wait + 5.0)
-        for book in (self._book, self._outcomes):
-            if book is not None:
-                book.close()
+        for store in (self._store, self._outcomes):
+            if store is not None:
+                store.close()
 
     def __enter__(self) -> Outbox:
         return self
@@ -119,36 +124,39 @@ class Outbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _outcome_book(self) -> OutboxStore:
-        """A second connection, without syncing: an outcome that a power cut takes back is only asked for again."""
+    def _outcome_store(self) -> OutboxStore:
+        """A second connection, which does not sync: after a power cut a request is at most sent once more."""
         with self._closing:
             if self._outcomes is None:
                 self._outcomes = OutboxStore(self.path, durable=False, wait=self._wait)
             return self._outcomes
 
     def _run(self) -> None:
-        more = True
-        while more:
-            batch: list[tuple[Outgoing, Future[None]]] = []
-            item = self._incoming.get()
-            while item is not None:
-                batch.append(item)
-                if len(batch) == BATCH:
-                    break
-                try:
-                    item = self._incoming.get_nowait()
-                except queue.Empty:
-                    break
-            else:
-                more = False
-            # What its owner has taken back by now is not accepted.
+        while (first := self._incoming.get()) is not None:
+            batch, is_last = self._batch(first)
+            # A message whose owner has cancelled it by now is not accepted.
             self._keep([(message, future) for message, future in batch if future.set_running_or_notify_cancel()])
+            if is_last:
+                return
 
-    def _keep(self, batch: list[tuple[Outgoing, Future[None]]]) -> None:
+    def _batch(self, first: _Submitted) -> tuple[list[_Submitted], bool]:
+        """*first* and what else was submitted meanwhile; and whether the outbox was closed behind it."""
+        batch = [first]
+        while len(batch) < BATCH:
+            try:
+                item = self._incoming.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                return batch, True
+            batch.append(item)
+        return batch, False
+
+    def _keep(self, batch: list[_Submitted]) -> None:
         if not batch:
             return
         try:
-            taken = self._book.append([message for message, _ in batch], now=now_ms(), limits=self._limits)
+            accepted = self._store.append([message for message, _ in batch], now=now_ms(), limits=self._limits)
         except OutboxFailed as error:
             for _, future in batch:
                 future.set_exception(type(error)(str(error), maybe_sent=error.maybe_sent))
@@ -158,8 +166,8 @@ class Outbox:
                 future.set_exception(OutboxFailed(f"{self.path}: {type(error).__name__}", maybe_sent=True))
             return
         self.accepted.set()
-        for (_, future), kept in zip(batch, taken, strict=True):
-            if kept:
+        for (_, future), is_kept in zip(batch, accepted, strict=True):
+            if is_kept:
                 future.set_result(None)
             else:
                 future.set_exception(OutboxFull(self._full(), maybe_sent=False))
@@ -167,5 +175,5 @@ class Outbox:
     def _full(self) -> str:
         return (
             f"{self.path}: the outbox is full ([outbox] max_rows is {self._limits.rows}, max_megabytes "
-            f"{self._limits.bytes // 1024**2}); nothing was accepted. `tokenferry outbox status` says what it waits for"
+            f"{self._limits.bytes // 1024**2}); nothing was accepted. `tokenferry outbox status` shows why"
         )

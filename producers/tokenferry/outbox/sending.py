@@ -1,4 +1,4 @@
-"""From the outbox to the broker: one sender per file, for as long as it takes."""
+"""Sends messages from an outbox to the broker. Each outbox has one sender at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_some
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +26,11 @@ from tokenferry.broker.publishing import (
     Publisher,
     PublishError,
     PublishTimeout,
-    wait,
 )
 from tokenferry.configuration import Configuration
 from tokenferry.outbox.errors import OutboxFailed
 from tokenferry.outbox.locking import SenderLock
+from tokenferry.outbox.lost import LostFinder
 from tokenferry.outbox.outbox import now_ms
 from tokenferry.outbox.store import AFTERMATH, OutboxEntry, OutboxStore
 
@@ -36,37 +38,48 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 200
 LOOK: Final = 0.25
-"""Seconds between two looks for what other processes have accepted."""
-TIDY: Final = 30.0
+"""Seconds between two checks for messages that other processes have accepted."""
+SWEEP: Final = 30.0
 """Seconds between two sweeps, at most."""
 FULL: Final = 2.0
-"""Seconds for which a queue is left alone that takes no more, or whose messages are refused."""
+"""Seconds for which a queue is left alone after it was full or refused a message."""
 LONGEST: Final = 30.0
 """Seconds between two tries while the broker is away, at most."""
 
 
 class Sender:
-    """Delivers what an outbox holds. `start` for a thread of its own, or `round` by round."""
+    """Sends what an outbox holds: in a thread of its own (`start`), or one `round` after the other."""
 
     def __init__(
-        self, path: Path, publisher: Publisher, configuration: Configuration, *, news: threading.Event | None = None
+        self,
+        path: Path,
+        publisher: Publisher,
+        configuration: Configuration,
+        *,
+        news: threading.Event | None = None,
+        keep_server: Callable[[Configuration], object] = connecting.keep_embedded_server,
     ) -> None:
-        """*news*: set whenever there is something new to be sent. Raises `UnusableOutbox`."""
+        """*news*: set by others when there is a new message. *keep_server*: starts the embedded server again.
+
+        Raises `UnusableOutbox`.
+        """
         self.lock = SenderLock(path)
         self._news = news or threading.Event()
         self.trouble: str | None = None
         """Why the last round could not send everything."""
         self.sent = 0
         """Messages that the broker has confirmed."""
-        self._book = OutboxStore(path, durable=False, wait=configuration.broker.publish_timeout)
+        self._store = OutboxStore(path, durable=False, wait=configuration.broker.publish_timeout)
+        self._lost = LostFinder(self._store, partial(depth.ask, configuration))
+        self._keep_server = keep_server
         self._publisher = publisher
         self._configuration = configuration
         self._blocked: dict[str, float] = {}
-        """Queues that took no more, and when to try them again."""
+        """Queues that were full or refused a message, and when to try them again (monotonic seconds)."""
         self._confirmed: list[int] = []
-        """Confirmed by the broker, and not yet written down as such."""
+        """Messages that the broker has confirmed and the outbox has not recorded yet."""
         self._failures = 0
-        self._tidy_at = 0.0
+        self._sweep_at = 0.0
         self._noted: str | None = None
         self._stop = threading.Event()
         self._flush = 0.0
@@ -93,9 +106,9 @@ class Sender:
         self._news.set()
 
     def close(self, *, flush: float = 0.0) -> bool:
-        """Stop; before that, for *flush* seconds at most and while the broker takes it, send what is left.
+        """Stop. First send what is left, for *flush* seconds at most and while the broker takes it.
 
-        False where not everything could be sent. A try that is still under way ends by itself, and the lock with it.
+        Return False if something could not be sent. A try that is still under way ends by itself and frees the lock.
         """
         self._flush = flush
         self.stop()
@@ -111,14 +124,14 @@ class Sender:
             if self._flush and self.trouble is None:
                 self.drain(self._flush)
         finally:
-            self._end()  # whatever ended it: another process may be there to send
+            self._end()  # whatever ended it: another process may be ready to send
 
     def _end(self) -> None:
         self.lock.release()
-        self._book.close()
+        self._store.close()
 
     def drain(self, seconds: float = math.inf) -> None:
-        """Send until nothing is left, until no more is taken, or for so long; not while another process sends."""
+        """Send until nothing is left, the broker takes no more, the time is over, or another process sends."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self._may_send() and self.left():
             before = self.sent
@@ -127,45 +140,48 @@ class Sender:
                 return
 
     def left(self) -> bool:
-        """Whether something waits to be sent."""
+        """True if something waits to be sent, or if that cannot be found out."""
         try:
-            return bool(self._book.to_send(1, besides=()))
+            return bool(self._store.to_send(1, besides=()))
         except OutboxFailed:
             return True
 
     def count(self) -> int:
-        """How many wait to be sent. Raises `OutboxFailed`."""
-        return self._book.waiting()
+        """How many messages wait to be sent. Raises `OutboxFailed`."""
+        return self._store.waiting()
 
     def round(self) -> float:
-        """Send a batch, sweep where it is time; the seconds after which to do it again. Never raises."""
+        """Send a batch, and sweep if it is time. Return the seconds until the next round. Never raises."""
         try:
             return self._round()
         except OutboxFailed as failed:
             self._warn(str(failed))
             return FULL
-        except Exception as bug:  # whatever it was, a sender that dies would leave everything where it is
+        except Exception as bug:  # a sender that dies would send nothing any more
             self._warn(f"the sender failed ({type(bug).__name__})")
             return LONGEST
 
     def _round(self) -> float:
-        if time.monotonic() >= self._tidy_at:
-            self._tidy_at = time.monotonic() + min(TIDY, self._configuration.outbox.resend_after)
+        if time.monotonic() >= self._sweep_at:
+            self._sweep_at = time.monotonic() + min(SWEEP, self._configuration.outbox.resend_after)
             self._sweep()
-        self._write_down()
+        self._record_confirmed()
         now = time.monotonic()
         self._blocked = {queue: until for queue, until in self._blocked.items() if until > now}
-        entries = self._book.to_send(BATCH, besides=self._blocked)
+        entries = self._store.to_send(BATCH, besides=self._blocked)
         if not entries:
             if not self._blocked:
-                self._say(None)
+                self._report(None)
             return LOOK
-        error = self._deliver(entries)
-        self._write_down()
-        self._say(error)
+        trouble = self._send(entries)
+        self._record_confirmed()
+        self._report(trouble)
         if not self._failures:
             return 0.0
-        self._keep_server()
+        try:
+            self._keep_server(self._configuration)
+        except (EmbeddedServerError, OSError) as error:
+            log.warning("outbox: %s", error)
         return min(LOOK * 2.0 ** min(self._failures, 10), LONGEST)
 
     def _may_send(self) -> bool:
@@ -175,39 +191,35 @@ class Sender:
             log.warning("outbox: %s cannot be locked (%s)", self.lock.path, error.strerror)
             return False
 
-    def _deliver(self, entries: list[OutboxEntry]) -> str | None:
-        """Publish them all; why some of them could not be."""
+    def _send(self, entries: list[OutboxEntry]) -> str | None:
+        """Publish *entries*. Return why some of them could not be sent, None if all were."""
         timeout = self._configuration.broker.publish_timeout
-        sending: list[tuple[OutboxEntry, Future[None]]] = [
-            (entry, self._publisher.submit(self._bounded(entry.message), timeout=timeout)) for entry in entries
-        ]
-        self._await([future for _, future in sending], timeout)
+        futures = [self._publisher.submit(self._bounded(entry.message), timeout=timeout) for entry in entries]
+        self._wait_for(futures, timeout)
         errors: dict[str, PublishError] = {}
         hopeless: list[int] = []
-        away: PublishError | None = None
-        for entry, future in sending:
-            try:
-                wait(future, -GRACE)
-            except PublishError as error:
-                errors[entry.message.queue] = error
-                if entry.expired_before(now_ms() - AFTERMATH) and not isinstance(error, StillQueued):
-                    hopeless.append(entry.seq)
-                if isinstance(error, (BrokerUnavailable, PublishTimeout)):
-                    away = error
-            else:
+        is_away = False
+        for entry, future in zip(entries, futures, strict=True):
+            error = _error_of(future)
+            if error is None:
                 self._confirmed.append(entry.seq)
-        self._failures = self._failures + 1 if away is not None and not self._confirmed else 0
-        for queue, answer in errors.items():
-            if isinstance(answer, BrokerFull) or away is None:
+                continue
+            errors[entry.message.queue] = error
+            is_away |= isinstance(error, (BrokerUnavailable, PublishTimeout))
+            if entry.expired_before(now_ms() - AFTERMATH) and not isinstance(error, StillQueued):
+                hopeless.append(entry.seq)
+        self._failures = self._failures + 1 if is_away and not self._confirmed else 0
+        for queue, error in errors.items():
+            if isinstance(error, BrokerFull) or not is_away:
                 self._blocked[queue] = time.monotonic() + FULL
         self.sent += len(self._confirmed)
         if hopeless:
-            self._book.give_up(hopeless)
+            self._store.give_up(hopeless)
             log.error("outbox: %d requests could not be sent and have expired long ago; given up", len(hopeless))
         return str(next(iter(errors.values()))) if errors else None
 
-    def _await(self, futures: list[Future[None]], timeout: float) -> None:
-        """Wait for all of them; once we are to stop, only while some come in."""
+    def _wait_for(self, futures: list[Future[None]], timeout: float) -> None:
+        """Wait for all of them. After `stop`, wait only while one ends each second."""
         pending = set(futures)
         moved = time.monotonic()
         until = moved + timeout + GRACE
@@ -219,18 +231,18 @@ class Sender:
     def _bounded(self, message: Outgoing) -> Outgoing:
         return replace(message, bound=depth.bound_of(message.queue, self._configuration))
 
-    def _write_down(self) -> None:
+    def _record_confirmed(self) -> None:
         if self._confirmed:
             after = int(self._configuration.outbox.resend_after * 1000)
-            self._book.confirm(self._confirmed, now=now_ms(), resend_after=after)
+            self._store.confirm(self._confirmed, now=now_ms(), resend_after=after)
             self._confirmed = []
 
-    def _say(self, trouble: str | None) -> None:
-        """Let everybody know what is the trouble, or that there is none: here, in the log and in the file."""
+    def _report(self, trouble: str | None) -> None:
+        """Report the trouble, or None if it is over: in `trouble`, in the log and in the file."""
         self._warn(trouble)
         if trouble != self._noted:
             with suppress(OutboxFailed):  # then with the next round
-                self._book.note(trouble, now=now_ms())
+                self._store.note(trouble, now=now_ms())
                 self._noted = trouble
 
     def _warn(self, trouble: str | None) -> None:
@@ -239,24 +251,24 @@ class Sender:
         self.trouble = trouble
 
     def _sweep(self) -> None:
-        """Send again what has no outcome and is no longer in its queue; forget what is of no more use."""
+        """Delete what is of no more use, and send again what the broker may have lost."""
         settings = self._configuration
-        given_up = self._book.tidy(
+        given_up = self._store.tidy(
             now=now_ms(),
             keep=int(settings.outbox.keep_confirmed * 1000),
             horizon=int(settings.store.journal_days * 86_400_000 / 2),
         )
         if given_up:
             log.error("outbox: the outcome of %d requests never came; they have expired", given_up)
-        if due := self._book.unanswered(now=now_ms()):
-            for queue, waiting in depth.ask(self._configuration, due).items():
-                # Queues are read in order: what is no longer there is the oldest of what has no outcome.
-                again = self._book.send_again(queue, due[queue] - waiting, now=now_ms())
-                if again:
-                    log.warning("outbox: %d requests in %s have no outcome; sending them again", again, queue)
+        for queue, count in self._lost.send_lost_again(now_ms()).items():
+            log.warning("outbox: %d requests in %s have no outcome; sending them again", count, queue)
 
-    def _keep_server(self) -> None:
-        try:
-            connecting.keep_embedded_server(self._configuration)
-        except (EmbeddedServerError, OSError) as error:
-            log.warning("outbox: %s", error)
+
+def _error_of(future: Future[None]) -> PublishError | None:
+    """Why the message of a future was not published. One that has not ended is taken back, if that is possible."""
+    if not future.done():
+        return PublishTimeout("the broker did not answer in time", maybe_sent=not future.cancel())
+    error = future.exception()
+    if error is None or isinstance(error, PublishError):
+        return error
+    raise error

@@ -1,4 +1,4 @@
-"""Every question that is asked of an outbox.
+"""Every statement that reads or changes an outbox.
 
 It holds sealed messages, their queue, id, route and times, and nothing else. Times are Unix milliseconds.
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.outbox.database import OutboxDatabase
+from tokenferry.outbox.lost import times_longer
 
 AFTERMATH: Final = 12 * 3_600_000
-"""Milliseconds after its expiry until a request is given up: meanwhile a worker may still answer `expired`."""
+"""Milliseconds from the expiry of a request until it is given up. A worker may still answer `expired` meanwhile."""
 READ: Final = 7 * 86_400_000
-"""Milliseconds for which a route counts as read with this outbox after it was last."""
+"""Milliseconds for which a route counts as read with this outbox after its last reading."""
 
 AWAITED: Final = "route IN (SELECT name FROM routes WHERE read_at > :now - :read)"
-"""Of whose outcome this outbox will hear."""
+"""SQL condition: a route that is read with this outbox, so that the outbox learns the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class OutboxEntry:
     message: Outgoing
 
     def expired_before(self, then: int) -> bool:
-        """Whether it had expired *then* already."""
+        """True if it had expired at the time *then*."""
         return self.message.expires_at is not None and self.message.expires_at <= then
 
 
@@ -44,12 +46,16 @@ class OutboxLimits:
 class OutboxStore(OutboxDatabase):
     """The messages of one outbox."""
 
-    # -- taking in
+    def __init__(self, path: Path, *, durable: bool, wait: float = 10.0) -> None:
+        super().__init__(path, durable=durable, wait=wait)
+        self._connection.create_function("times_longer", 1, times_longer, deterministic=True)
+
+    # -- accepting
 
     def append(self, messages: Sequence[Outgoing], *, now: int, limits: OutboxLimits) -> list[bool]:
-        """Keep *messages*, all in one commit; for each whether there was room for it.
+        """Keep *messages* in one commit. Return for each whether there was room for it.
 
-        One whose id is held already is not kept twice: the first one is sent again. Raises `OutboxFailed`.
+        A message whose id is already here is not kept twice: the first one is sent again. Raises `OutboxFailed`.
         """
         with self._transaction():
             room = self._room(len(messages), now, limits)
@@ -70,7 +76,7 @@ class OutboxStore(OutboxDatabase):
             return taken
 
     def _room(self, wanted: int, now: int, limits: OutboxLimits) -> int:
-        """Messages that may still be added; makes room by forgetting confirmed ones that nobody here hears of."""
+        """How many messages may be added. Makes room: deletes confirmed ones whose outcome nobody here will learn."""
         missing = self._one("SELECT held FROM state") + wanted - limits.rows
         if self._used() >= limits.bytes:
             missing = max(missing, wanted)
@@ -87,7 +93,7 @@ class OutboxStore(OutboxDatabase):
     # -- sending
 
     def to_send(self, most: int, *, besides: Collection[str]) -> list[OutboxEntry]:
-        """The oldest messages that wait, of every queue *besides* these."""
+        """Return the oldest waiting messages, at most *most*, of all queues but *besides*."""
         marks = ", ".join("?" * len(besides))
         rows = self._select(
             "SELECT seq, id, queue, task, body, route, expires_at FROM messages JOIN bodies USING (seq)"
@@ -107,21 +113,17 @@ class OutboxStore(OutboxDatabase):
         return int(self._ask("SELECT count(*) FROM messages WHERE waiting", ()))
 
     def confirm(self, seqs: Sequence[int], *, now: int, resend_after: int) -> None:
-        """The broker has these. Each further send of one waits four times as long as the one before.
-
-        So one is sent half a dozen times in three days, and not more: what is parked at an open circuit, or waits to be
-        attached, is in no queue that is asked, and would be sent again at every sweep.
-        """
+        """Record that the broker has these, and when each may be sent again: see `times_longer`."""
         with self._transaction():
             self._connection.executemany(
                 "UPDATE messages SET waiting = 0, sends = sends + 1, sent_at = coalesce(sent_at, :now),"
-                " due_at = :now + (1 << 2 * min(sends, 10)) * min(:after, (expires_at - accepted_at) / 4 + 1)"
+                " due_at = :now + times_longer(sends) * min(:after, (expires_at - accepted_at) / 4 + 1)"
                 " WHERE seq = :seq",
                 [{"now": now, "after": resend_after, "seq": seq} for seq in seqs],
             )
 
     def give_up(self, seqs: Sequence[int]) -> None:
-        """These cannot be sent: forget them, and count them."""
+        """Delete messages that cannot be sent, and count them."""
         with self._transaction():
             self._connection.executemany("DELETE FROM messages WHERE seq = ?", [(seq,) for seq in seqs])
             self._connection.execute("UPDATE state SET unanswered = unanswered + ?", (len(seqs),))
@@ -129,20 +131,20 @@ class OutboxStore(OutboxDatabase):
     # -- outcomes
 
     def settle(self, id_: str) -> None:
-        """The outcome of this one is known: forget it."""
+        """Delete a message whose outcome is known."""
         with self._transaction():
             self._connection.execute("DELETE FROM messages WHERE id = ?", (id_,))
 
     def read_route(self, route: str, *, now: int) -> None:
-        """From now on, and for a week, outcomes on *route* are heard of."""
+        """Record that outcomes on *route* are read with this outbox, for a week from now."""
         with self._transaction():
             self._connection.execute(
                 "INSERT INTO routes VALUES (:name, :now) ON CONFLICT (name) DO UPDATE SET read_at = :now",
                 {"name": route, "now": now},
             )
 
-    def unanswered(self, *, now: int) -> dict[str, int]:
-        """By queue of which something is due to be sent again, how many confirmed messages have no outcome."""
+    def unanswered(self, *, now: float) -> dict[str, int]:
+        """Count confirmed messages without an outcome, by queue. Only queues with one that may be sent again."""
         rows = self._select(
             "SELECT queue, count(*) FROM messages"
             f" WHERE NOT waiting AND {AWAITED} GROUP BY queue HAVING min(due_at) <= :now",
@@ -150,8 +152,11 @@ class OutboxStore(OutboxDatabase):
         )
         return dict(rows)
 
-    def send_again(self, queue: str, missing: int, *, now: int) -> int:
-        """Send the oldest *missing* ones of *queue* again that are due, and once any whose life is half over."""
+    def send_again(self, queue: str, missing: int, *, now: float) -> int:
+        """Mark the oldest *missing* messages of *queue* that are due to be sent again. Return how many.
+
+        A message whose life is half over is sent again once, missing or not.
+        """
         with self._transaction():
             return self._connection.execute(
                 "UPDATE messages SET waiting = 1 WHERE seq IN (SELECT seq FROM messages WHERE NOT waiting"
@@ -162,47 +167,47 @@ class OutboxStore(OutboxDatabase):
             ).rowcount
 
     def older(self, before: int) -> int:
-        """Confirmed messages without an outcome accepted *before*, also those nobody here would hear of."""
+        """Count confirmed messages without an outcome that were accepted *before*, of every route."""
         return int(self._ask("SELECT count(*) FROM messages WHERE NOT waiting AND accepted_at <= ?", (before,)))
 
     def send_older_again(self, before: int) -> int:
-        """Send those again; how many."""
+        """Mark those to be sent again. Return how many."""
         with self._transaction():
             return self._connection.execute(
                 "UPDATE messages SET waiting = 1 WHERE NOT waiting AND accepted_at <= ?", (before,)
             ).rowcount
 
     def tidy(self, *, now: int, keep: int, horizon: int) -> int:
-        """Forget what is of no more use; how many of them were still without an outcome.
+        """Delete what is of no more use. Return how many of those had no outcome.
 
-        *keep*: milliseconds for which a confirmed message is kept whose outcome nobody here hears. *horizon*: after the
-        first send of a message, workers remember its outcome at least so long; later it is never sent again.
+        *keep*: milliseconds for which a confirmed message is kept if nobody here will learn its outcome. *horizon*:
+        milliseconds for which workers remember an outcome at least, from the first send. Later it is never sent again.
         """
-        about = {"now": now, "read": READ, "keep": keep, "horizon": horizon, "aftermath": AFTERMATH}
+        times = {"now": now, "read": READ, "keep": keep, "horizon": horizon, "aftermath": AFTERMATH}
         with self._transaction():
             given_up = self._connection.execute(
                 f"DELETE FROM messages WHERE sent_at IS NOT NULL AND {AWAITED}"
                 " AND (sent_at <= :now - :horizon OR (NOT waiting AND expires_at <= :now - :aftermath))",
-                about,
+                times,
             ).rowcount
             self._connection.execute(
                 f"DELETE FROM messages WHERE sent_at IS NOT NULL AND (route IS NULL OR NOT {AWAITED})"
                 " AND (sent_at <= :now - :horizon OR (NOT waiting AND sent_at <= :now - :keep))",
-                about,
+                times,
             )
-            self._connection.execute("DELETE FROM routes WHERE read_at <= :now - :read", about)
+            self._connection.execute("DELETE FROM routes WHERE read_at <= :now - :read", times)
             self._connection.execute("UPDATE state SET unanswered = unanswered + ?", (given_up,))
         return given_up
 
     # -- looking
 
     def note(self, trouble: str | None, *, now: int) -> None:
-        """Write down why nothing can be sent at present, for whoever looks."""
+        """Write down why nothing can be sent now, for `tokenferry outbox status`."""
         with self._transaction():
             self._connection.execute("UPDATE state SET trouble = ?, trouble_at = ?", (trouble, trouble and now))
 
     def status(self, *, now: int) -> dict[str, Any]:
-        """Numbers for a person or a program."""
+        """The numbers that `tokenferry outbox status` shows."""
         with self._transaction():
             used = self._used()
         queues = self._select(
