@@ -380,7 +380,7 @@ def test_the_tokens_of_a_route_are_ordered_and_what_has_none_is_kept_in_a_file(r
     assert {line["token"] for line in said if line["status"] == "sent"} == {"tok_a", "tok_b"}
     assert [line["reason"] for line in said if line["status"] == "refused"] == [
         "request req-f has no token (card_declined)",
-        "request req-x: is the result of an attach, which has spent its token already",
+        "request req-x: is the result of an attach, which has used its token already",
         "request req-k: customer_create takes bank_account or card tokens; choose another target",
         "request req-p: platform: is not configured",
     ]

@@ -60,7 +60,7 @@ class _OrderFields(Message):
     platform: Name
     connected_account: EndpointId | None = None
     attach_id: Id
-    request_id: Id
+    request_id: Id | None = None
     created: Annotated[int, Field(strict=True, ge=0, le=4_102_444_800)] | None = None
 
 
@@ -105,15 +105,16 @@ def order_from(fields: Mapping[str, Any], defaults: AttachDefaults) -> AttachOrd
         raise RejectedOrder("platform: is required, more than one is configured; in the line, or as --platform")
     attach_id = fields.get("attach_id") or new_id()
     given = {name: value for name, value in fields.items() if name != "target"}
-    ids = {"connected_account": defaults.connected_account, "request_id": attach_id, **given, "attach_id": attach_id}
+    given |= {"kind": kind, "platform": platform, "attach_id": attach_id}
     try:
-        read = validated(_OrderFields, **{**ids, "kind": kind, "platform": platform})
+        read = validated(_OrderFields, **{"connected_account": defaults.connected_account, **given})
     except InvalidRequest as error:
         raise RejectedOrder(str(error)) from None
     result = TokenResult(
         outcome_id=f"{attach_id}:token",
+        request_id=read.request_id or attach_id,
         settled_at=int(time.time() * 1000),
-        **read.model_dump(exclude={"attach_id"}),
+        **read.model_dump(exclude={"attach_id", "request_id"}),
     )
     target = _target(fields.get("target"), read.kind, defaults)
     if "request_id" in fields and not defaults.again:
