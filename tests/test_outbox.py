@@ -911,7 +911,10 @@ class Scripted:
         self.asked.append(message.id)
         future: Future[None] = Future()
         error = self.answers.get(message.queue)
-        future.set_exception(error) if error else future.set_result(None)
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
         return future
 
 

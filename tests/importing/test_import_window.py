@@ -36,77 +36,77 @@ DECLINED = AttachResult(
 
 
 def entered(*, attaches: bool = False) -> tuple[ImportWindow, list[dict[str, Any]]]:
-    ledger, lines = ImportWindow(), []
-    ledger.enter("req-1", PendingRow(2, "row key", "card", attaches=attaches), lines.append)
-    return ledger, lines
+    window, lines = ImportWindow(), []
+    window.enter("req-1", PendingRow(2, "row key", "card", attaches=attaches), lines.append)
+    return window, lines
 
 
 def test_a_token_is_the_last_word_unless_it_is_to_be_attached() -> None:
-    ledger, lines = entered()
-    ledger.settle(TOKEN, lines.append)
-    assert (len(ledger), lines[0]["status"], lines[0]["token"]) == (0, "tokenized", "tok_1")
+    window, lines = entered()
+    window.settle(TOKEN, lines.append)
+    assert (len(window), lines[0]["status"], lines[0]["token"]) == (0, "tokenized", "tok_1")
     assert lines[0]["created"] == TOKEN.created
 
-    ledger, lines = entered(attaches=True)
-    ledger.settle(TOKEN, lines.append)
-    assert (len(ledger), lines, ledger.counts.tokenized) == (1, [], 1)
-    ledger.settle(ATTACHED, lines.append)
+    window, lines = entered(attaches=True)
+    window.settle(TOKEN, lines.append)
+    assert (len(window), lines, window.counts.tokenized) == (1, [], 1)
+    window.settle(ATTACHED, lines.append)
     assert lines[0]["status"] == "attached"
     assert (lines[0]["object_id"], lines[0]["display"]) == ("cus_1", {"last4": "4242", "brand": "Visa"})
-    assert (ledger.counts.tokenized, ledger.counts.attached, ledger.tokens_open, ledger.attaches_open) == (1, 1, 0, 0)
+    assert (window.counts.tokenized, window.counts.attached, window.tokens_open, window.attaches_open) == (1, 1, 0, 0)
 
 
 def test_no_token_means_no_attach_is_waited_for() -> None:
-    ledger, lines = entered(attaches=True)
-    ledger.settle(NO_TOKEN, lines.append)
-    assert (lines[0]["status"], lines[0]["failure"]["code"], len(ledger)) == ("failed", "expired", 0)
+    window, lines = entered(attaches=True)
+    window.settle(NO_TOKEN, lines.append)
+    assert (lines[0]["status"], lines[0]["failure"]["code"], len(window)) == ("failed", "expired", 0)
 
 
 def test_an_attach_result_may_overtake_its_token() -> None:
-    ledger, lines = entered(attaches=True)
-    ledger.settle(DECLINED, lines.append)
-    ledger.settle(TOKEN, lines.append)
+    window, lines = entered(attaches=True)
+    window.settle(DECLINED, lines.append)
+    window.settle(TOKEN, lines.append)
     assert [line["status"] for line in lines] == ["failed"]
-    assert (ledger.counts.tokenized, ledger.counts.failed) == (1, 1)
+    assert (window.counts.tokenized, window.counts.failed) == (1, 1)
 
 
 def test_the_same_outcome_twice_counts_once() -> None:
-    ledger, lines = entered()
-    ledger.settle(TOKEN, lines.append)
-    ledger.settle(TOKEN, lines.append)
-    assert (len(lines), ledger.counts.tokenized, ledger.counts.settled) == (1, 1, 1)
+    window, lines = entered()
+    window.settle(TOKEN, lines.append)
+    window.settle(TOKEN, lines.append)
+    assert (len(lines), window.counts.tokenized, window.counts.settled) == (1, 1, 1)
 
 
 def test_a_result_that_cannot_be_written_has_not_happened() -> None:
-    ledger, lines = entered()
+    window, lines = entered()
 
     def full(line: dict[str, Any]) -> None:
         raise OSError
 
     with pytest.raises(OSError):
-        ledger.settle(TOKEN, full)
-    assert (len(ledger), ledger.counts.tokenized) == (1, 0)
-    ledger.settle(TOKEN, lines.append)
+        window.settle(TOKEN, full)
+    assert (len(window), window.counts.tokenized) == (1, 0)
+    window.settle(TOKEN, lines.append)
     assert len(lines) == 1
 
 
 def test_a_closed_ledger_takes_no_result_so_that_it_stays_on_its_route() -> None:
-    ledger, lines = entered()
-    assert [row.key for _, row in ledger.close()] == ["row key"]
+    window, lines = entered()
+    assert [row.key for _, row in window.close()] == ["row key"]
     with pytest.raises(Closed):
-        ledger.settle(TOKEN, lines.append)
+        window.settle(TOKEN, lines.append)
 
 
 def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
     now = [0.0]
-    ledger = ImportWindow(clock=lambda: now[0])
+    window = ImportWindow(clock=lambda: now[0])
     for number in range(100):
         now[0] = number * 0.1
-        ledger.enter("req-1", PendingRow(1, "a", "card", attaches=False), print)
-        ledger.settle(TOKEN, lambda line: None)
-    assert ledger.rate() == pytest.approx(10, rel=0.05)
+        window.enter("req-1", PendingRow(1, "a", "card", attaches=False), print)
+        window.settle(TOKEN, lambda line: None)
+    assert window.rate() == pytest.approx(10, rel=0.05)
     now[0] = 30.0
-    assert ledger.rate() == 0
+    assert window.rate() == 0
 
 
 def test_the_eta_counts_every_call_that_is_still_to_be_made() -> None:
@@ -120,13 +120,13 @@ def test_progress_shows_numbers_rate_and_eta_in_one_line() -> None:
     class Half:
         bytes_read = 50
 
-    ledger, _ = entered()
-    ledger.counts.rows = 25
-    line = Meter(ledger, RateInForce(25, 25), Half(), 100).line()
+    window, _ = entered()
+    window.counts.rows = 25
+    line = Meter(window, RateInForce(25, 25), Half(), 100).line()
     assert line == (
         "25 rows read of about 50 | 1 sealed | 0 tokenized | 0 attached | 0 failed | 0 rejected | 0% of 25/s | ETA 0 s"
     )
-    assert Meter(ledger, RateInForce(25, 25), Half(), None).line().endswith("ETA unknown")
+    assert Meter(window, RateInForce(25, 25), Half(), None).line().endswith("ETA unknown")
 
 
 @pytest.mark.parametrize(

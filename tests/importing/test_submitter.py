@@ -34,7 +34,10 @@ class Broker:
         if isinstance(answer, Future):
             return answer
         future: Future[None] = Future()
-        future.set_result(None) if answer is None else future.set_exception(answer)
+        if answer is None:
+            future.set_result(None)
+        else:
+            future.set_exception(answer)
         return future
 
 

@@ -90,14 +90,14 @@ def status(as_json: bool, config: Path | None) -> None:
     store = OutboxStore(path, durable=False)
     try:
         store.examine()
-        found = store.status(now=now_ms())
+        numbers = store.status(now=now_ms())
     finally:
         store.close()
     sender = SenderLock(path).holder()
     if as_json:
-        click.echo(json.dumps({"path": str(path), "sender": sender, **found}))
+        click.echo(json.dumps({"path": str(path), "sender": sender, **numbers}))
         return
-    click.echo("\n".join(_lines(path, sender, found)))
+    click.echo("\n".join(_lines(path, sender, numbers)))
 
 
 @outbox.command("reconcile")
@@ -124,16 +124,16 @@ def reconcile(context: click.Context, older_than: float, dry_run: bool, as_json:
     before = now_ms() - int(older_than * 1000)
     store = OutboxStore(path, durable=False)
     try:
-        found = store.older(before) if dry_run else store.send_older_again(before)
+        count = store.older(before) if dry_run else store.send_older_again(before)
     finally:
         store.close()
     left, trouble = 0, None
-    if not dry_run and found:
+    if not dry_run and count:
         left, trouble = _sent_now(path, configuration)
     if as_json:
-        click.echo(json.dumps({"found": found, "dry_run": dry_run, "left": left, "trouble": trouble}))
+        click.echo(json.dumps({"found": count, "dry_run": dry_run, "left": left, "trouble": trouble}))
     else:
-        requests = "1 request" if found == 1 else f"{found} requests"
+        requests = "1 request" if count == 1 else f"{count} requests"
         click.echo(f"{requests} without an outcome" + ("; nothing was sent" if dry_run else ""))
     if trouble is not None:
         click.echo(f"tokenferry: {left} not sent yet: {trouble}; `tokenferry outbox send` continues", err=True)
@@ -172,20 +172,20 @@ def _stopped_by_signals(sender: Sender) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _lines(path: Path, sender: int | None, found: dict[str, Any]) -> list[str]:
+def _lines(path: Path, sender: int | None, numbers: dict[str, Any]) -> list[str]:
     sender_name = "none; start one with `tokenferry outbox send`" if sender is None else f"process {sender}"
     shown = [
-        f"{path}: {found['waiting']} to be sent, {found['confirmed']} with the broker and kept "
-        f"({found['awaiting_outcome']} until their outcome is known), {found['bytes'] / 1e6:.1f} MB",
+        f"{path}: {numbers['waiting']} to be sent, {numbers['confirmed']} with the broker and kept "
+        f"({numbers['awaiting_outcome']} until their outcome is known), {numbers['bytes'] / 1e6:.1f} MB",
         f"sender: {sender_name}",
     ]
-    if found["oldest_seconds"] is not None:
-        shown.append(f"oldest: {roughly(found['oldest_seconds'])}")
-    if found["trouble"] is not None:
-        since = roughly(time.time() - found["trouble_since"] / 1000)
-        shown.append(f"for {since}: {found['trouble']}")
-    if found["given_up"]:
-        shown.append(f"expired without an outcome so far: {found['given_up']}")
-    for queue, counts in found["queues"].items():
+    if numbers["oldest_seconds"] is not None:
+        shown.append(f"oldest: {roughly(numbers['oldest_seconds'])}")
+    if numbers["trouble"] is not None:
+        since = roughly(time.time() - numbers["trouble_since"] / 1000)
+        shown.append(f"for {since}: {numbers['trouble']}")
+    if numbers["given_up"]:
+        shown.append(f"expired without an outcome so far: {numbers['given_up']}")
+    for queue, counts in numbers["queues"].items():
         shown.append(f"  {counts['waiting']:>8} to be sent  {counts['confirmed']:>8} kept  {queue}")
     return shown

@@ -32,16 +32,16 @@ class Attached:
 
 def refuse_to_attach_again(results: Path) -> None:
     """Raise `UnusableOutput` if *results* contains rows that may be attached, or lines that cannot be read."""
-    found = attached_in(results)
-    if not found:
+    attached = attached_in(results)
+    if not attached:
         return
     reasons = []
-    if found.certain:
-        reasons.append(f"{_rows(found.certain)} of it {'is' if found.certain == 1 else 'are'} attached already")
-    if found.perhaps:
-        reasons.append(f"{_rows(found.perhaps)} of it may be attached already")
-    if found.unreadable:
-        reasons.append(f"{found.unreadable} of its lines cannot be read, so nobody knows whether they are attached")
+    if attached.certain:
+        reasons.append(f"{_rows(attached.certain)} of it {'is' if attached.certain == 1 else 'are'} attached already")
+    if attached.perhaps:
+        reasons.append(f"{_rows(attached.perhaps)} of it may be attached already")
+    if attached.unreadable:
+        reasons.append(f"{attached.unreadable} of its lines cannot be read, so nobody knows whether they are attached")
     raise UnusableOutput(
         f"{results}: {'; '.join(reasons)}. Importing them again would attach them a second time: another customer, "
         "bank account, charge, ... for each. To finish an interrupted import use --resume; for other rows name other "
@@ -51,31 +51,31 @@ def refuse_to_attach_again(results: Path) -> None:
 
 def attached_in(results: Path) -> Attached:
     """Count the attached rows of a results file. There are none if it does not exist or is no regular file."""
-    found = Attached()
+    attached = Attached()
     if not results.is_file():
-        return found
+        return attached
     try:
         with results.open("rb") as file:
             for line in file:
-                _count(line, found)
+                _count(line, attached)
     except OSError:
-        found.unreadable += 1
-    return found
+        attached.unreadable += 1
+    return attached
 
 
-def _count(line: bytes, found: Attached) -> None:
+def _count(line: bytes, attached: Attached) -> None:
     try:
         outcome = json.loads(line)
         status, token, object_id = outcome["status"], outcome["token"], outcome["object_id"]
         failure = outcome["failure"] or {}
         spent_on, doubtful = failure.get("spent_on"), failure.get("code") in _DOUBTFUL
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        found.unreadable += 1
+        attached.unreadable += 1
         return
     if status == "attached" or object_id or spent_on:
-        found.certain += 1
+        attached.certain += 1
     elif doubtful or (status == "unfinished" and token):  # a row with a token and no outcome is being attached
-        found.perhaps += 1
+        attached.perhaps += 1
 
 
 def _rows(count: int) -> str:

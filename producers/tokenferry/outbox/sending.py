@@ -97,7 +97,10 @@ class Sender:
                 self._stop.wait(1.0)
                 continue
             pause = self.round()
-            self._news.wait(pause) if self.trouble is None else self._stop.wait(pause)
+            if self.trouble is None:
+                self._news.wait(pause)
+            else:
+                self._stop.wait(pause)
             self._news.clear()
 
     def stop(self) -> None:
