@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from pydantic import ValidationError
 
 from tokenferry.contract.attach import AttachRequest
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.envelope import Envelope
 from tokenferry.contract.queues import ATTACH_TASK
 from tokenferry.contract.results import AttachResult
@@ -24,12 +23,6 @@ from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Begun, Journal
 from tokenferry_worker.tokens.orders import fingerprint
 from tokenferry_worker.tokens.spending import AlreadySettled, Spender
-
-KEPT: Final = frozenset(
-    {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.OUTCOME_UNKNOWN, Code.UNKNOWN_PLATFORM}
-    | {Code.ACCOUNT_REFUSES}
-)
-"""Failures that somebody must look into: the order is kept, with its history."""
 
 
 @dataclass(frozen=True)

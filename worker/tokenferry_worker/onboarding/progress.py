@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import DOUBTFUL, Code
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import EndpointId, Id
 from tokenferry.contract.results import Failure, StepResult
 from tokenferry_worker.tokens.results import failure
-
-_USED: Final = ("token_already_used", "token_in_use", "idempotency_error")
-DOUBTFUL: Final = frozenset({Code.OUTCOME_UNKNOWN, Code.TOKEN_SPENT, Code.TOKEN_IN_DOUBT, *_USED})
-"""Failures after which the object may be there all the same: never a reason to make another one."""
-
 
 Status = Literal["begun", "done", "refused", "stopped"]
 """`refused`: by the endpoint, for good. `stopped`: for another reason, and for sure without effect. A step that may
