@@ -157,15 +157,16 @@ class MemoryLimiter:
         self.shut = False
         self.under_way = 0
 
-    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> str:
+    @asynccontextmanager
+    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> AsyncIterator[None]:
         if self.shut:
             await asyncio.Event().wait()
         self.permits.append((tuple(budget.name for budget in budgets), lane))
         self.under_way += 1
-        return "call"
-
-    async def done(self, budgets: Sequence[Budget], call: str) -> None:
-        self.under_way -= 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
 
     async def back_off(self, budget: Budget, seconds: float) -> None:
         self.pushed_back.append((budget.name, seconds))

@@ -26,7 +26,7 @@ from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import Attempts, TooLate
+from tokenferry_worker.provider.attempts import Attempts, Caller, CallPlan, TooLate
 from tokenferry_worker.provider.platforms import PlatformContext
 
 from .standins import NOW, MemoryCircuits, MemoryLimiter, ScriptedEndpoint, StoryClock, blocked, watched
@@ -288,10 +288,13 @@ def refusing(status: int) -> Callable[[], Awaitable[Answer]]:
 def tell_desk() -> Callable[..., Attempts]:
     """The attempts of one call about whatever is asked."""
 
-    def begin(circuits: CircuitBreaker, about: CallScope, until: float | None = None) -> Attempts:
+    def begin(
+        circuits: CircuitBreaker, about: CallScope, until: float | None = None, *, may_park: bool = True
+    ) -> Attempts:
         platform = Platform(mode="test", base_url="http://127.0.0.1:1")
         desk = PlatformContext("main", ScriptedEndpoint(), Budgets("main", platform), False)
-        return Attempts(MemoryLimiter(), circuits, StoryClock(), desk, about, "bulk", (), 8, until, may_park=True)
+        plan = CallPlan(desk, about, "bulk", (), until=until, may_park=may_park)
+        return Attempts(Caller(MemoryLimiter(), circuits, StoryClock(), attempts=8), plan)
 
     return begin
 
@@ -351,8 +354,8 @@ async def test_a_narrower_refusal_of_a_probe_proves_what_is_wider_and_nothing_el
         await opened(circuits, scope)
     async with asyncio.timeout(30):
         attempts = tell_desk(CircuitBreaker(circuits, look_every=0.01), CONNECTED)
-        async with watched(attempts.circuits):
-            while not attempts.circuits.is_open(scopes):
+        async with watched(attempts.caller.circuits):
+            while not attempts.caller.circuits.is_open(scopes):
                 await asyncio.sleep(0.01)
             with pytest.raises(Park):
                 await attempts.run(refusing(status))
@@ -363,11 +366,10 @@ async def test_a_narrower_refusal_of_a_probe_proves_what_is_wider_and_nothing_el
 async def test_a_wider_refusal_of_a_probe_proves_nothing(tell_desk: Callable[..., Attempts]) -> None:
     circuits = MemoryCircuits(first=0.02, longest=30.0)
     await opened(circuits, "main/kind/card")
-    attempts = tell_desk(CircuitBreaker(circuits, look_every=0.01), CARD, until=NOW + 0.3)
-    async with asyncio.timeout(30), watched(attempts.circuits):
-        while not attempts.circuits.is_open(["main/kind/card"]):
+    attempts = tell_desk(CircuitBreaker(circuits, look_every=0.01), CARD, until=NOW + 0.3, may_park=False)
+    async with asyncio.timeout(30), watched(attempts.caller.circuits):
+        while not attempts.caller.circuits.is_open(["main/kind/card"]):
             await asyncio.sleep(0.01)
-        attempts.may_park = False
         with pytest.raises(TooLate):
             await attempts.run(refusing(401))
     assert set(circuits.circuits) == {"main", "main/kind/card"}
@@ -387,8 +389,8 @@ async def test_a_probe_refused_for_the_account_in_its_path_ends_and_proves_only_
     tell_desk: Callable[..., Attempts],
 ) -> None:
     circuits, attempts = await probing(tell_desk, PERSON_OF_ACCOUNT, "main", "main/endpoint/persons")
-    async with asyncio.timeout(30), watched(attempts.circuits):
-        while not attempts.circuits.is_open(["main"]):
+    async with asyncio.timeout(30), watched(attempts.caller.circuits):
+        while not attempts.caller.circuits.is_open(["main"]):
             await asyncio.sleep(0.01)
         with pytest.raises(Declined, match="account_refuses"):
             await attempts.run(refusing(403))
@@ -403,8 +405,8 @@ async def test_a_probe_that_is_not_made_after_all_gives_its_right_back(tell_desk
         raise NotMade
 
     circuits, attempts = await probing(tell_desk, CARD, "main")
-    async with asyncio.timeout(30), watched(attempts.circuits):
-        while not attempts.circuits.is_open(["main"]):
+    async with asyncio.timeout(30), watched(attempts.caller.circuits):
+        while not attempts.caller.circuits.is_open(["main"]):
             await asyncio.sleep(0.01)
         with pytest.raises(NotMade):
             await attempts.run(not_made)

@@ -32,6 +32,7 @@ from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.onboarding.steps import StepRunner, step_id
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
@@ -270,7 +271,7 @@ class House:
         return Onboarder(
             opener=Opener(load_identities(self.folder.identities), Signers.load(self.folder.signers)),
             steps=StepRunner(
-                creator=TokenCreator(self.journal, self.limiter, self.circuits, self.world, 3),
+                creator=TokenCreator(self.journal, Caller(self.limiter, self.circuits, self.world, 3), self.world),
                 spender=Spender({"main": self.ledger}, self.limiter, self.circuits, self.world, 3),
                 journal=self.journal,
                 store=self.book,

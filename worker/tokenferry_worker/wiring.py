@@ -49,6 +49,7 @@ from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.onboarding.steps import StepRunner
 from tokenferry_worker.outcomes import Outcome
+from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
@@ -156,7 +157,7 @@ async def handlers(
         # Cheap, and without a connection of their own: a role that needs less takes less.
         journal = RedisJournal(store, "request", days=days)
         ledgers = {name: RedisLedger(store, name, days=days) for name in contexts}
-        creator = TokenCreator(journal, limiter, circuits, clock, settings.attempts)
+        creator = TokenCreator(journal, Caller(limiter, circuits, clock, settings.attempts), clock)
         spender = Spender(ledgers, limiter, circuits, clock, settings.attempts)
         by_task: dict[str, Handler] = {}
         if role != "attach":
@@ -169,6 +170,7 @@ async def handlers(
                 platforms=contexts,
                 journal=journal,
                 backpressure=RedisBackpressure(store),
+                clock=clock,
                 sign=partial(sign_attach, signer=signer),
                 signer_id=signer.signer_id,
                 deliveries=settings.deliveries,

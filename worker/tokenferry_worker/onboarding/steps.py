@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tokenferry.contract.attach import AttachRequest
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import DOUBTFUL, Code
 from tokenferry.contract.form import encode, flatten
 from tokenferry.contract.onboarding import OnboardingHeader
 from tokenferry.contract.requests import TokenRequest
@@ -23,7 +23,6 @@ from tokenferry_worker.circuits.scopes import CallScope
 from tokenferry_worker.errors import Blocked, Declined, Reused, Unavailable
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.onboarding.progress import (
-    DOUBTFUL,
     OnboardingStore,
     Status,
     StepRecord,
@@ -32,7 +31,7 @@ from tokenferry_worker.onboarding.progress import (
     is_stored,
 )
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Attempts, Exhausted, TooLate
+from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Attempts, Caller, CallPlan, Exhausted, TooLate
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
 from tokenferry_worker.tokens.journal import Journal
@@ -198,20 +197,17 @@ class StepRunner:
         *asks*: whether it is a question, which is never parked: all that it is about is done.
         """
         spender = self.spender
-        return Attempts(
-            spender.limiter,
-            spender.circuits,
-            spender.clock,
-            run.platform,
-            about,
-            run.header.lane,
-            budgets,
-            spender.attempts,
+        plan = CallPlan(
+            platform=run.platform,
+            scope=about,
+            lane=run.header.lane,
+            budgets=budgets,
+            request=run.header.request_id,
             until=until / 1000 if until is not None else None,
             may_park=not asks,
-            request=run.header.request_id,
             asks=asks,
         )
+        return Attempts(Caller(spender.limiter, spender.circuits, spender.clock, spender.attempts), plan)
 
     async def _conclude(self, here: _StepContext, became: str | Failure, *, earlier: bool = False) -> StepResult:
         """*earlier*: the token was made of an earlier document."""

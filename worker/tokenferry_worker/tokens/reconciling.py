@@ -32,7 +32,7 @@ from tokenferry_worker.errors import Declined
 from tokenferry_worker.limits.budgets import TOKENS
 from tokenferry_worker.limits.pacing import Budget, Limiter
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import Attempts, Exhausted
+from tokenferry_worker.provider.attempts import Attempts, Caller, CallPlan, Exhausted
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.ledger import Became
 
@@ -114,20 +114,16 @@ class Reconciler:
         async def get() -> Answer:
             return await platform.client.get(path, connected_account=request.connected_account)
 
-        attempts = Attempts(
-            self.limiter,
-            self.circuits,
-            self.clock,
-            platform,
-            CallScope(platform.name, endpoint, connected_account=request.connected_account),
-            request.lane,
-            budgets,
-            QUESTIONS,
-            until=None,
-            may_park=False,
+        plan = CallPlan(
+            platform=platform,
+            scope=CallScope(platform.name, endpoint, connected_account=request.connected_account),
+            lane=request.lane,
+            budgets=budgets,
             request=request.attach_id,
+            may_park=False,
             asks=True,
         )
+        attempts = Attempts(Caller(self.limiter, self.circuits, self.clock, QUESTIONS), plan)
         try:
             return await attempts.run(get)
         except Declined as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tokenferry.contract.attach import AttachRequest
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import REPEATED, Code
 from tokenferry.contract.results import AttachResult, Attempt
 from tokenferry.contract.targets import InvalidTarget
 from tokenferry_worker.circuits.breaker import CircuitBreaker
@@ -19,7 +19,7 @@ from tokenferry_worker.errors import Declined, TokenferryError, Unavailable
 from tokenferry_worker.limits.pacing import Limiter
 from tokenferry_worker.outcomes import own_failure_code
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Attempts, Exhausted, TooLate
+from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Attempts, Caller, CallPlan, Exhausted, TooLate
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.ledger import Became, Claim, Hold, Ledger
 from tokenferry_worker.tokens.lifecycle import Ending
@@ -38,10 +38,6 @@ GIVING_BACK: Final = 1.0
 HELD_PAUSE: Final = 0.5
 """Seconds between two looks at a token that somebody else is spending."""
 IN_USE: Final = "token_in_use"
-REPEATED: Final = frozenset({"token_already_used", "idempotency_error"})
-"""Refusals that an earlier call may be the reason of: one of ours whose answer was lost, for instance. And 403 is said
-before anybody looks whether the key of the call has an answer already.
-"""
 MISFITS: Final = {
     "platform": Code.TOKEN_OF_ANOTHER_PLATFORM,
     "mode": Code.TOKEN_OF_ANOTHER_MODE,
@@ -250,6 +246,7 @@ class Spender:
         except Declined as error:
             in_doubt = attempts.maybe_done or (attempted and not claim.used_by_unknown)
             forgotten = self.clock.now() - request.token_created_at / 1000 > KEY_IS_SAFE
+            # A 403 comes before Stripe looks whether the key of the call has an answer already.
             says_nothing = error.code in REPEATED or error.status == 403 or forgotten
             # A step of an onboarding may have been tried as another document says: under another key.
             perhaps_another = attempted and not journaled and error.status != 402
@@ -337,25 +334,20 @@ class Spender:
     def _attempts(
         self, platform: PlatformContext, request: AttachRequest, *, until_begun: float | None = None
     ) -> Attempts:
-        return Attempts(
-            self.limiter,
-            self.circuits,
-            self.clock,
-            platform,
-            CallScope(
+        plan = CallPlan(
+            platform=platform,
+            scope=CallScope(
                 platform.name,
                 request.target.endpoint(),
                 connected_account=request.connected_account,
                 named_account=named_account(request.target),
             ),
-            request.lane,
-            platform.budgets.spending(request.target, request.connected_account),
-            self.attempts,
-            until=None,
-            may_park=True,
-            until_begun=until_begun,
+            lane=request.lane,
+            budgets=platform.budgets.spending(request.target, request.connected_account),
             request=request.attach_id,
+            until_begun=until_begun,
         )
+        return Attempts(Caller(self.limiter, self.circuits, self.clock, self.attempts), plan)
 
     def failed(self, request: AttachRequest, code: str, **told: Any) -> AttachResult:
         """The result of an order whose token was not spent, or not all the way."""
