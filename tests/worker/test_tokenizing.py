@@ -31,7 +31,7 @@ from tokenferry_worker.limits.backpressure import slots_of
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import LEAST_BACK_OFF
+from tokenferry_worker.provider.attempts import LEAST_BACK_OFF, Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.ledger import TokenScope
@@ -107,17 +107,19 @@ Tell = Callable[..., Story]
 def tell(key_folder: Any) -> Tell:
     """Begins a story with what the endpoint will answer."""
 
-    def begin(*script: Step, live: bool = False) -> Story:
-        endpoint, journal, limiter, world = ScriptedEndpoint(*script), MemoryJournal(), MemoryLimiter(), StoryClock()
+    def begin(*script: Step, live: bool = False, journal: MemoryJournal | None = None) -> Story:
+        endpoint, limiter, world = ScriptedEndpoint(*script), MemoryLimiter(), StoryClock()
+        journal = journal or MemoryJournal()
         headway = MemoryBackpressure()
         circuits = CircuitBreaker(MemoryCircuits(), look_every=0.01)
         signers, worker = Signers.load(key_folder.signers), Signer.load(key_folder.worker)
         tokenizer = Tokenizer(
             opener=Opener(load_identities(key_folder.identities), signers),
-            creator=TokenCreator(journal, limiter, circuits, world, attempts=8),
+            creator=TokenCreator(journal, Caller(limiter, circuits, world, attempts=8), world),
             platforms={"main": PlatformContext("main", endpoint, Budgets("main", PLATFORM), live)},
             journal=journal,
             backpressure=headway,
+            clock=world,
             sign=partial(sign_attach, signer=worker),
             signer_id=worker.signer_id,
             deliveries=3,
@@ -171,21 +173,27 @@ async def test_a_recorded_failure_is_said_again_too(tell: Tell) -> None:
     assert len(story.endpoint.calls) == 1
 
 
-async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same_key(
-    tell: Tell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
+class Killed(BaseException):
+    """The worker dies here."""
 
-    async def die(id_: str, outcome: str) -> str:
-        raise Killed
 
-    story = tell(token("tok_1"), token("tok_1"))
+class DyingJournal(MemoryJournal):
+    """A journal whose worker dies before it records anything, once."""
+
+    died = False
+
+    async def record_token(self, *given: Any, **named: Any) -> str:
+        if not self.died:
+            self.died = True
+            raise Killed
+        return await super().record_token(*given, **named)
+
+
+async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same_key(tell: Tell) -> None:
+    story = tell(token("tok_1"), token("tok_1"), journal=DyingJournal())
     body = story.sealed()
-    with monkeypatch.context() as patched:
-        patched.setattr(story.journal, "record", die)
-        with pytest.raises(Killed):
-            await story.handle(body)
+    with pytest.raises(Killed):
+        await story.handle(body)
     assert settled(await story.handle(body)).token == "tok_1"
     assert story.endpoint.keys == ["tokenferry:req-1:0"] * 2
     assert story.journal.entries["req-1"].deliveries == 2

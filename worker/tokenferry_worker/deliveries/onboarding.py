@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, OnboardingHeader
 from tokenferry.contract.queues import ONBOARD_TASK
 from tokenferry.contract.results import (
@@ -23,6 +23,7 @@ from tokenferry.contract.steps import ACCOUNT, external_account_step, person_ste
 from tokenferry.contract.target import path_of
 from tokenferry_worker.circuits.scopes import CallScope, Park
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
+from tokenferry_worker.deliveries.recording import record_refusal
 from tokenferry_worker.errors import Declined, Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.onboarding.progress import StepRecord, as_known
@@ -36,11 +37,6 @@ from tokenferry_worker.tokens.results import failure
 
 log = logging.getLogger(__name__)
 
-KEPT: Final = frozenset(
-    {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.OUTCOME_UNKNOWN, Code.UNKNOWN_PLATFORM, Code.UNOPENABLE}
-    | {Code.PUBLISHABLE_KEY_MISSING, Code.ACCOUNT_REFUSES}
-)
-"""Failures that somebody can mend: the message is kept, and redriven it goes on with what is not done."""
 HOLD: Final = 6.0
 """Seconds, renewed: how long nobody else works on an onboarding after the worker that did has died."""
 MOST_REQUIREMENTS: Final = 200
@@ -91,11 +87,9 @@ class Onboarder:
 
     async def _reused(self, header: OnboardingHeader) -> Outcome:
         """Something else has this request id. The refusal gets an outcome id of its own."""
-        own = f"{header.request_id}:{fingerprint(header)[:12]}"
         refusal = self._failed(header, 1, Code.REQUEST_ID_REUSED)
-        refusal = refusal.model_copy(update={"outcome_id": f"{own}:onboarding"})
-        recorded = await self.journal.record(own, refusal.model_dump_json(exclude_none=True))
-        return _say(OnboardingResult.model_validate_json(recorded), header)
+        recorded = await record_refusal(self.journal, header.request_id, fingerprint(header), refusal)
+        return _say(recorded.result, header)
 
     async def _onboard(self, envelope: OnboardingEnvelope, deliveries: int) -> OnboardingResult:
         header = envelope.header
