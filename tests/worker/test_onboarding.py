@@ -863,7 +863,7 @@ async def test_a_closed_endpoint_parks_the_message_and_it_goes_on_where_it_stopp
         outcome = await house.onboarder.handle(body)
         assert outcome == Parked("main/endpoint/accounts", ONBOARD_TASK, "req-1")
         assert house.journal.entry("req-1").deliveries == 0
-        await house.circuits._book.close("main/endpoint/accounts")
+        await house.circuits._store.close("main/endpoint/accounts")
         await asyncio.sleep(0)
     house.circuits = CircuitBreaker(MemoryCircuits())
     result = await house.deliver(body)

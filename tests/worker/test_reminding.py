@@ -76,7 +76,7 @@ async def test_a_line_says_since_when_what_is_wrong_how_many_wait_and_the_cure(
         path = await until_said(reminder, caplog, PATH)
         waiting.cancel()
     assert "is still open, since 20" in platform or "is still open, since 19" in platform
-    assert "the endpoint answers nobody (503)" in platform
+    assert "Stripe answers nobody (503)" in platform
     assert "5 requests wait in queues, and 1 in the hands of this process" in platform
     assert "status page" in platform
     assert "4 requests wait in queues, and 0 in the hands" in path

@@ -354,7 +354,7 @@ async def test_while_the_key_is_refused_requests_wait_one_call_at_a_time_probes_
     assert all(settled(outcome).token for outcome in (*first, *later))
     assert len(story.endpoint.calls) == 13
     opened, closed = (record.getMessage() for record in caplog.records)
-    assert "circuit 'main' is open: the endpoint answers 401 unauthorized (request req_endpoint)" in opened
+    assert "circuit 'main' is open: Stripe answers 401 unauthorized (request req_endpoint)" in opened
     assert "[platforms.main] secret_key" in opened
     assert closed.startswith("circuit 'main' is closed after ")
     assert "4242424242424242" not in caplog.text

@@ -108,7 +108,7 @@ def _without_error_object(
     limit = headers.get("stripe-rate-limited-reason")
     limited = _rate_limited(reaction(status, None, None, limited=bool(limit)), limit)
     return Unavailable(
-        "the answer is not the endpoint's",
+        "the answer is not Stripe's",
         status,
         request_id,
         rate_limited=limited,
