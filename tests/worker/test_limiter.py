@@ -76,9 +76,9 @@ async def call(limiter: RedisLimiter, budget: Budget, lane: Lane = "bulk") -> No
 
 async def waits(limiter: RedisLimiter, budgets: list[Budget]) -> float:
     """How long a realtime request would wait now; where it would not, it takes the call."""
-    word = await limiter.ask(budgets, "realtime", False)
-    assert word.granted == (word.ask_again == 0.0)
-    return word.ask_again
+    reply = await limiter.ask(budgets, "realtime", False)
+    assert reply.granted == (reply.ask_again == 0.0)
+    return reply.ask_again
 
 
 async def test_the_server_keeps_the_time_and_books_nothing_ahead(client: Redis, store: Store) -> None:
@@ -95,9 +95,9 @@ async def test_everybody_who_is_refused_gets_a_turn_of_its_own(store: Store) -> 
     limiter = RedisLimiter(store)
     budget = Budget("main:global", per_second=0.05, burst=1)
     assert (await limiter.ask([budget], "bulk", False)).granted
-    words = [await limiter.ask([budget], "bulk", False) for _ in range(4)]
-    assert not any(word.granted for word in words)
-    turns = [word.ask_again for word in words]
+    replies = [await limiter.ask([budget], "bulk", False) for _ in range(4)]
+    assert not any(reply.granted for reply in replies)
+    turns = [reply.ask_again for reply in replies]
     assert 10 < turns[0] <= 20
     assert all(10 < later - earlier <= 20 for earlier, later in pairwise(turns))
 
@@ -181,12 +181,12 @@ class Clock:
         return [micros // MICROSECONDS, micros % MICROSECONDS]
 
     async def refused(self) -> None:
-        words = [0, *numbers(self.budget, "realtime")[:2], self.budget.name, "test", *self.time()]
-        await self.store.run(self.push_back, [self.key, self.changes], words)
+        arguments = [0, *numbers(self.budget, "realtime")[:2], self.budget.name, "test", *self.time()]
+        await self.store.run(self.push_back, [self.key, self.changes], arguments)
 
     async def share(self) -> float:
-        words = [*numbers(self.budget, "realtime")[:2], *self.time()]
-        per_second, *_ = await self.store.run(self.look, [self.key], words)
+        arguments = [*numbers(self.budget, "realtime")[:2], *self.time()]
+        per_second, *_ = await self.store.run(self.look, [self.key], arguments)
         return float(per_second) / self.budget.per_second
 
 
@@ -275,9 +275,9 @@ async def test_while_the_store_is_away_a_process_goes_on_with_a_small_share_and_
 
     store = Away()
     limiter, budget = RedisLimiter(store, alone=0.1), Budget("main:global", per_second=100, burst=3)  # type: ignore[arg-type]
-    words = [await limiter.ask([budget], "realtime", True) for _ in range(20)]
-    assert 1 <= sum(word.granted for word in words) <= 2
-    assert 0.0 < words[-1].ask_again <= 0.1
+    replies = [await limiter.ask([budget], "realtime", True) for _ in range(20)]
+    assert 1 <= sum(reply.granted for reply in replies) <= 2
+    assert 0.0 < replies[-1].ask_again <= 0.1
     store.away = False
     assert (await limiter.ask([budget], "realtime", True)).granted
 
@@ -317,8 +317,8 @@ async def test_a_server_clock_that_is_set_back_an_hour_stops_nobody(client: Redi
     keys = [store.key("line", "x"), store.key("budget", budget.name)]
 
     async def ask(now: int) -> tuple[int, float]:
-        words = [0, "bulk", "", 0, *numbers(budget, "bulk"), now, 0]
-        granted, again = await store.run(permit, keys, words)
+        arguments = [0, "bulk", "", 0, *numbers(budget, "bulk"), now, 0]
+        granted, again = await store.run(permit, keys, arguments)
         return granted, int(again) / MICROSECONDS
 
     for _ in range(5):
@@ -348,6 +348,19 @@ async def test_no_more_calls_are_under_way_than_a_budget_allows_and_one_that_is_
             await turns(5)
             assert not waiting.done()
         await asyncio.wait_for(waiting, 30)
+
+
+async def test_a_permit_is_given_back_however_its_block_ends(client: Redis, store: Store) -> None:
+    limiter, budget = RedisLimiter(store), Budget("main:endpoint:accounts", per_second=1000, burst=50, in_flight=1)
+
+    async def fail() -> None:
+        async with limiter.permit([budget], "bulk"):
+            assert await seats_taken(client, store, budget) == 1
+            raise ValueError("the call has failed")
+
+    with pytest.raises(ValueError, match="the call has failed"):
+        await fail()
+    assert await seats_taken(client, store, budget) == 0
 
 
 async def test_a_call_whose_worker_died_makes_room_after_the_longest_a_call_can_take(store: Store) -> None:
