@@ -64,11 +64,11 @@ class FailurePolicy:
 
 FAILURES: Final[tuple[FailurePolicy, ...]] = (
     FailurePolicy(
-        Code.EXPIRED, "the request's own deadline passed before a token was made: send it again if still wanted"
+        Code.EXPIRED, "the request's deadline passed before a token was created: send it again if you still want it"
     ),
     FailurePolicy(
         Code.ATTEMPTS_EXHAUSTED,
-        "this call failed again and again while Stripe answered others: look there, then redrive",
+        "every attempt failed while Stripe answered others: see its logs there, then redrive",
         kept=True,
     ),
     FailurePolicy(
@@ -77,76 +77,56 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
         kept=True,
         effect="perhaps",
     ),
-    FailurePolicy(Code.REFUSED, "Stripe said no without a code: look the request id up in its dashboard"),
+    FailurePolicy(Code.REFUSED, "Stripe refused it without a code: look up the request id in Stripe's dashboard"),
     FailurePolicy(
-        Code.RAW_CARD_DATA_REFUSED,
-        "only in `tokenferry circuits`: the account may not send card numbers; ask Stripe for access",
+        Code.ACCOUNT_REFUSES, "403 for the account in the path: it takes no such call, or the key may not", kept=True
     ),
     FailurePolicy(
-        Code.UNAUTHORIZED,
-        "only in `tokenferry circuits`: the key is wrong, expired or lacks a permission; replace it, and its requests "
-        "go on by themselves",
+        Code.PUBLISHABLE_KEY_MISSING, "live account and person tokens need it: configure it, then redrive", kept=True
     ),
+    FailurePolicy(Code.UNKNOWN_PLATFORM, "no worker has this platform in its configuration", kept=True),
     FailurePolicy(
-        Code.NO_ANSWER,
-        "only in `tokenferry circuits`: Stripe answers nobody, or with 5xx only; its requests go on by themselves",
+        Code.UNOPENABLE, "no private key here opens it: retired key, or encrypted for another fleet", kept=True
     ),
-    FailurePolicy(
-        Code.NOT_THE_ENDPOINT,
-        "only in `tokenferry circuits`: something else answers at base_url; correct it, or the proxy before it",
-    ),
-    FailurePolicy(
-        Code.ACCOUNT_REFUSES,
-        "403 for the account in the path: it takes no such call, or the key may not; correct that, then redrive",
-        kept=True,
-    ),
-    FailurePolicy(
-        Code.PUBLISHABLE_KEY_MISSING,
-        "live account and person tokens need it: configure it, then redrive",
-        kept=True,
-    ),
-    FailurePolicy(
-        Code.UNKNOWN_PLATFORM, "no worker has this platform in its configuration: add it, then redrive", kept=True
-    ),
-    FailurePolicy(
-        Code.UNOPENABLE,
-        "no private key here opens it: retired key, or sealed for another fleet; restore the key, then redrive",
-        kept=True,
-    ),
-    FailurePolicy(Code.WRONG_KIND, "this kind of token cannot be spent on this target"),
-    FailurePolicy(
-        Code.WRONG_OPTIONS, "the target's options do not fit: one that it needs is missing, or there is one too many"
-    ),
+    FailurePolicy(Code.WRONG_KIND, "this kind of token cannot be used for this target"),
+    FailurePolicy(Code.WRONG_OPTIONS, "an option that the target needs is missing, or it has one too many"),
     FailurePolicy(Code.ATTACH_ID_REUSED, "another order has this attach id: take a new one"),
     FailurePolicy(Code.REQUEST_ID_REUSED, "another request has this request id: take a new one"),
-    FailurePolicy(Code.WRONG_SCOPE, "Stripe made the token in another mode than [platforms.NAME] says"),
+    FailurePolicy(Code.WRONG_SCOPE, "Stripe made the token in another mode than `[platforms.NAME]` says"),
     FailurePolicy(Code.TOKEN_OF_ANOTHER_PLATFORM, "it was made on another platform: name that one"),
     FailurePolicy(Code.TOKEN_OF_ANOTHER_MODE, "it was made in the other mode, test or live"),
-    FailurePolicy(Code.TOKEN_OF_ANOTHER_ACCOUNT, "made for another connected account, or for none: name it"),
-    FailurePolicy(Code.TOKEN_OF_ANOTHER_KIND, "the order says it is of another kind than it is"),
-    FailurePolicy(Code.TOKEN_EXPIRED, "it waited longer than a token may: tokenize again"),
+    FailurePolicy(Code.TOKEN_OF_ANOTHER_ACCOUNT, "it was made for another connected account, or for none: name it"),
+    FailurePolicy(Code.TOKEN_OF_ANOTHER_KIND, "the order names another kind than the token has"),
+    FailurePolicy(Code.TOKEN_EXPIRED, "the token is too old: tokenize again"),
     FailurePolicy(
         Code.TOKEN_SPENT,
-        "another attach spent it: `spent_by` says which, `spent_on` on what",
+        "another attach used it: `spent_by` is its id, `spent_on` is what the token became",
         effect="of another call",
     ),
     FailurePolicy(
         Code.TOKEN_IN_DOUBT,
-        "another attach, `spent_by`, may have spent it: let it end, or tokenize again",
+        "another attach, `spent_by`, may have used it: wait for its result, or tokenize again",
         effect="of another call",
     ),
     FailurePolicy(
         Code.OUTCOME_UNKNOWN,
-        "the call may have had its effect: look at the target before trying again",
+        "the call may have had its effect: look at the target before you try again",
         kept=True,
         effect="perhaps",
     ),
-    # From here on Stripe's own codes.
-    FailurePolicy("token_in_use", "another call is spending this token now", effect="of another call"),
-    FailurePolicy("token_already_used", "a call has spent this token", effect="of another call", ours_perhaps=True),
+    # Of circuits only: the requests wait, and continue by themselves when the cause is corrected.
+    FailurePolicy(Code.RAW_CARD_DATA_REFUSED, "the account may not send card numbers: ask Stripe for access"),
+    FailurePolicy(Code.UNAUTHORIZED, "the key is wrong, expired or lacks a permission: correct it"),
+    FailurePolicy(Code.NO_ANSWER, "Stripe does not answer, or only with 5xx"),
+    FailurePolicy(
+        Code.NOT_THE_ENDPOINT, "something other than Stripe answers at `base_url`: correct it, or the proxy before it"
+    ),
+    # Of Stripe.
+    FailurePolicy("token_in_use", "another call is using this token now", effect="of another call"),
+    FailurePolicy("token_already_used", "a call has used this token", effect="of another call", ours_perhaps=True),
     FailurePolicy(
         "idempotency_error",
-        "a call with this idempotency key had other parameters",
+        "an earlier call with this idempotency key had other parameters",
         effect="of another call",
         ours_perhaps=True,
     ),
