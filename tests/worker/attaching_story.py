@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenferry.configuration import Platform
@@ -35,6 +35,53 @@ from .standins import (
 TARGET = CustomerSource(customer="cus_1")
 
 
+class Killed(BaseException):
+    """The worker process is gone."""
+
+
+@dataclass
+class Death:
+    """Kills the worker once, when it reaches a moment."""
+
+    at: str = ""
+
+    def reach(self, moment: str) -> None:
+        if moment == self.at:
+            self.at = ""
+            raise Killed
+
+
+class MortalLedger(MemoryLedger):
+    """A ledger whose worker may die before and after it closes a token."""
+
+    def __init__(self, now: Callable[[], float], dies: Death) -> None:
+        super().__init__(now)
+        self.dies = dies
+
+    async def close(self, *given: Any, **named: Any) -> bool:
+        self.dies.reach("before close")
+        closed = await super().close(*given, **named)
+        self.dies.reach("after close")
+        return closed
+
+
+class MortalJournal(MemoryJournal):
+    """A journal whose worker may die before it records an outcome, and after it lets a request make another token."""
+
+    def __init__(self, ledger: MemoryLedger, dies: Death) -> None:
+        super().__init__(ledger, MemoryJournal(ledger))
+        self.dies = dies
+
+    async def record(self, *given: Any, **named: Any) -> str:
+        self.dies.reach("before record")
+        return await super().record(*given, **named)
+
+    async def retokenize(self, *given: Any) -> bool:
+        retokenized = await super().retokenize(*given)
+        self.dies.reach("after retokenize")
+        return retokenized
+
+
 @dataclass
 class Story:
     """An attach worker on one platform, and somebody whose orders count."""
@@ -46,6 +93,7 @@ class Story:
     limiter: MemoryLimiter
     world: StoryClock
     signer: Signer
+    dies: Death = field(default_factory=Death)
 
     def order(self, **changed: Any) -> str:
         fields: dict[str, Any] = {
@@ -82,6 +130,7 @@ def attacher_of(
         ),
         platforms={"main": PlatformContext("main", endpoint, Budgets("main", platform), False)},
         journal=journal,
+        clock=world,
         deliveries=3,
     )
     return attacher, limiter
@@ -92,11 +141,11 @@ Tell = Callable[..., Story]
 
 def begin(key_folder: Any, *script: Any, endpoint: ScriptedEndpoint | None = None) -> Story:
     """Begins a story with what the endpoint will answer."""
-    endpoint, world = endpoint or ShownEndpoint(*script), StoryClock()
-    ledger = MemoryLedger(world.now)
-    journal = ledger.orders = MemoryJournal(ledger, MemoryJournal(ledger))
+    endpoint, world, dies = endpoint or ShownEndpoint(*script), StoryClock(), Death()
+    ledger = MortalLedger(world.now, dies)
+    journal = ledger.orders = MortalJournal(ledger, dies)
     attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)
-    return Story(attacher, endpoint, journal, ledger, limiter, world, Signer.load(key_folder.worker))
+    return Story(attacher, endpoint, journal, ledger, limiter, world, Signer.load(key_folder.worker), dies)
 
 
 def result_of(outcome: Outcome) -> AttachResult:

@@ -181,6 +181,7 @@ async def handlers(
                 spender=spender,
                 platforms=contexts,
                 journal=RedisJournal(store, "attach", days=days),
+                clock=clock,
                 deliveries=settings.deliveries,
             )
             by_task[ATTACH_TASK] = _delivery(attacher.handle, settler, realtime=False)
