@@ -147,6 +147,7 @@ class _SpendCall:
     """True once Stripe has said that another call is spending the token."""
 
     async def make(self) -> Answer:
+        """Make the call once, if the lease still counts."""
         self.begun = True
         # Right before the call: while this delivery waited for its permit, another one may have taken over.
         if not await self.hold.holds():
@@ -340,14 +341,13 @@ class Spender:
     async def _too_late(self, turn: _Turn, attempts: int) -> Became | _Unspent | _ClaimAgain:
         """The token is too old for a first call. Where the ledger has no record of it, look whether it was used."""
         order = turn.plan.order
-        expired = _Unspent("expired", self._failed(order, Code.TOKEN_EXPIRED, attempts=attempts))
-        if not turn.unrecorded:
-            return expired
-        match await self._reconcile(turn.plan):
+        # A token that the ledger has a record of was never tried.
+        found = await self._reconcile(turn.plan) if turn.unrecorded else Finding("unused")
+        match found:
             case Finding(became=Became() as became):
                 return became
             case Finding(verdict="unused"):
-                return expired
+                return _Unspent("expired", self._failed(order, Code.TOKEN_EXPIRED, attempts=attempts))
             case Finding(used=True):
                 # The call can spend nothing any more. Repeated under its key, it shows whether it was ours.
                 return _ClaimAgain(maybe_tried=True)
