@@ -1,8 +1,9 @@
 -- reopen(KEYS = [journal], ARGV = [rounds told, ttl ms]) -> open | done
 -- {journal}  hash: ... round: the number of this final outcome, from 1 (absent: 1).
 -- Deletes a failure of ours, and the count of deliveries that led to it, so that the request begins once more. An
--- outcome of Stripe's stays: done. The idempotency key stays the same, because Stripe finds by it what it has made already. Only
--- a stored 500 would be repeated for ever, so a new generation of the key begins. Run twice, it does the same as once.
+-- outcome of Stripe's stays: done. The idempotency key stays the same, because Stripe finds by it what it has made.
+-- Only a stored 500 would be repeated for ever, so a new generation of the key begins. Run twice, it does the same as
+-- once.
 local known = redis.call('HMGET', KEYS[1], 'outcome', 'round')
 local round = math.max(tonumber(known[2] or 1), ARGV[1] + 1)
 if known[1] then
