@@ -248,7 +248,7 @@ class Fleet:
 
     async def attach(self, order: str, *, process: int = 0, seconds: float = 90 * HOUR) -> AttachResult:
         switchboard, desk = self.processes[process]
-        spender = Spender({"main": self.ledger}, self.limiter, switchboard, self.world, attempts=8)
+        spender = Spender({"main": self.ledger}, Caller(self.limiter, switchboard, self.world, 8), self.world)
         now = int(self.world.now() * 1000)
         request = AttachRequest(
             attach_id=order,
