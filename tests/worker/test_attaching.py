@@ -387,14 +387,14 @@ async def test_given_up_on_after_a_death_in_the_middle_nobody_can_say_either(tel
 
 async def test_while_the_key_is_refused_the_order_waits(tell: Tell) -> None:
     story = tell(*[blocked()] * 3, customer())
-    async with asyncio.timeout(30), watched(story.attacher.spender.circuits):
+    async with asyncio.timeout(30), watched(story.attacher.spender.caller.circuits):
         assert result_of(await story.handle()).ok
 
 
 async def test_an_order_that_waited_for_a_circuit_until_its_token_is_too_old_says_so(tell: Tell) -> None:
     story = tell(*[blocked()] * 9)
     story.ledger.tokens["tok_1"] = Holding("available", scope=SCOPE)
-    async with asyncio.timeout(30), watched(story.attacher.spender.circuits):
+    async with asyncio.timeout(30), watched(story.attacher.spender.caller.circuits):
         assert code_of(await story.handle(attach_before=int((NOW + 0.2) * 1000))) == Code.TOKEN_EXPIRED
     assert story.state == "expired"
 
@@ -410,7 +410,7 @@ async def test_a_refused_account_or_endpoint_parks_the_order_with_its_token_free
         outcome = await story.handle(connected_account=account)
         assert outcome == Parked(scope, ATTACH_TASK, "attach-1")
     assert (story.state, len(story.endpoint.calls), story.journal.entry("attach-1").deliveries) == ("available", 1, 0)
-    await story.attacher.spender.circuits.on_success([scope])
+    await story.attacher.spender.caller.circuits.on_success([scope])
     assert result_of(await story.handle(connected_account=account)).ok
 
 
@@ -451,7 +451,7 @@ async def test_parked_after_a_call_that_may_have_spent_the_token_nobody_else_get
     story = tell(timed_out(), blocked(403), customer())
     assert isinstance(await story.handle(), Parked)
     assert story.state == "unknown"
-    await story.attacher.spender.circuits.on_success(["main/endpoint/customer_sources"])
+    await story.attacher.spender.caller.circuits.on_success(["main/endpoint/customer_sources"])
     assert result_of(await story.handle()).ok
     assert len(set(story.endpoint.keys)) == 1
 
