@@ -85,6 +85,11 @@ class WatchedStore(Store):
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        # Out of reach of the caller's cancellation: on Python 3.11 `asyncio.wait_for`, which the client calls, swallows
+        # one that comes in the moment of the answer. A task that renews a lease would then never end.
+        return await asyncio.shield(self._watch(script, keys, args))
+
+    async def _watch(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         tokens = [key for key in keys if ":token:" in key]
         async with self._one_at_a_time:
             before = [await self.client.hget(key, "state") or ABSENT for key in tokens]
