@@ -43,7 +43,12 @@ async def ours(url: str) -> Acquire:
     """`RedisLimiter` with two budgets at once, as every call has: the platform's and the endpoint's."""
     limiter = RedisLimiter(Store.at(url, "ours"))
     budgets = (Budget("global", 4 * RATE, 3), Budget("endpoint", RATE, 3))
-    return lambda: limiter.permit(budgets, "bulk")
+
+    async def acquire() -> None:
+        async with limiter.permit(budgets, "bulk"):
+            pass
+
+    return acquire
 
 
 async def limits(url: str) -> Acquire:

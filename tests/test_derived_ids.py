@@ -38,7 +38,7 @@ from tokenferry_worker.on_redis.journal import _of_round
 from tokenferry_worker.on_redis.ledger import entry_key, token_key
 from tokenferry_worker.on_redis.limiter import budget_key, changes_key, line_of
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.onboarding import steps as onboarding_steps
+from tokenferry_worker.onboarding import plan as onboarding_plan
 from tokenferry_worker.tokens import creating, orders
 from tokenferry_worker.tokens.ledger import Became
 from tokenferry_worker.tokens.results import attached, failed
@@ -150,12 +150,12 @@ def test_the_digest_of_a_target(to: str) -> None:
     ],
 )
 def test_the_id_of_an_onboardings_step(shelf: str, onboarding_id: str, step: str, round_: int, id_: str) -> None:
-    assert onboarding_steps.step_id(shelf, onboarding_id, step, round_) == id_
+    assert onboarding_plan.step_id(shelf, onboarding_id, step, round_) == id_
 
 
 def test_the_names_of_an_onboardings_steps_and_the_key_of_a_step_without_a_token() -> None:
     assert (person_step("jenny"), external_account_step("1")) == ("person:jenny", "external_account:1")
-    assert onboarding_steps.idempotency_key("onb-1") == "tokenferry:onboard:onb-1"
+    assert onboarding_plan.idempotency_key("onb-1") == "tokenferry:onboard:onb-1"
 
 
 @pytest.mark.parametrize(

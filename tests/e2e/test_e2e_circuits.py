@@ -211,7 +211,7 @@ def test_an_outage_fails_no_request_and_everything_goes_on_once_after_it(house: 
         until(lambda: alarms(worker.said(), "main/outage"), "the alarm")
         until(lambda: open_circuits(house)["main/outage"]["probes"] >= 1, "a probe that fails")
         assert (open_circuits(house)["main/outage"]["status"]) in (0, 503)
-        assert "the endpoint answers nobody" in circuits(house)
+        assert "Stripe answers nobody" in circuits(house)
         before = calls(house)
         time.sleep(max(0.0, began + 10.0 - time.monotonic()))
         assert calls(house) - before <= 2, "calls stop"
@@ -235,7 +235,7 @@ def test_an_address_that_is_not_the_endpoints_is_said_with_its_cure_and_fails_no
     route = house.route()
     wrong = house.configure("wrong.toml", endpoint=f"{house.endpoint}/elsewhere")
     with house.working(config=wrong.name) as worker:
-        assert "what answers at base_url is not the endpoint (404); requests will wait" in worker.said()
+        assert "what answers at base_url is not Stripe (404); requests will wait" in worker.said()
         ids = house.send(orders([card(n) for n in range(5)], route, "main"))
         until(lambda: alarms(worker.said(), "main"), "the alarm")
         assert open_circuits(house)["main"]["code"] == "not_the_endpoint"

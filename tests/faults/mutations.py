@@ -43,9 +43,9 @@ def random_key() -> None:
 
 def random_attach_key() -> None:
     """Each call that spends a token has a key of its own."""
-    from tokenferry_worker.tokens import spending
+    from tokenferry_worker.tokens import orders
 
-    _replace(spending, "idempotency_key", lambda *_: f"tokenferry:attach:{secrets.token_hex(20)}:spend")
+    _replace(orders, "idempotency_key", lambda *_: f"tokenferry:attach:{secrets.token_hex(20)}:spend")
 
 
 def no_fence() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenferry.configuration import Platform
@@ -16,6 +16,7 @@ from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Settled
+from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Journal
 from tokenferry_worker.tokens.ledger import Ledger
@@ -35,6 +36,53 @@ from .standins import (
 TARGET = CustomerSource(customer="cus_1")
 
 
+class Killed(BaseException):
+    """The worker process is gone."""
+
+
+@dataclass
+class Death:
+    """Kills the worker once, when it reaches a moment."""
+
+    at: str = ""
+
+    def reach(self, moment: str) -> None:
+        if moment == self.at:
+            self.at = ""
+            raise Killed
+
+
+class MortalLedger(MemoryLedger):
+    """A ledger whose worker may die before and after it closes a token."""
+
+    def __init__(self, now: Callable[[], float], dies: Death) -> None:
+        super().__init__(now)
+        self.dies = dies
+
+    async def close(self, *given: Any, **named: Any) -> bool:
+        self.dies.reach("before close")
+        closed = await super().close(*given, **named)
+        self.dies.reach("after close")
+        return closed
+
+
+class MortalJournal(MemoryJournal):
+    """A journal whose worker may die before it records an outcome, and after it lets a request make another token."""
+
+    def __init__(self, ledger: MemoryLedger, dies: Death) -> None:
+        super().__init__(ledger, MemoryJournal(ledger))
+        self.dies = dies
+
+    async def record(self, *given: Any, **named: Any) -> str:
+        self.dies.reach("before record")
+        return await super().record(*given, **named)
+
+    async def retokenize(self, *given: Any) -> bool:
+        retokenized = await super().retokenize(*given)
+        self.dies.reach("after retokenize")
+        return retokenized
+
+
 @dataclass
 class Story:
     """An attach worker on one platform, and somebody whose orders count."""
@@ -46,6 +94,7 @@ class Story:
     limiter: MemoryLimiter
     world: StoryClock
     signer: Signer
+    dies: Death = field(default_factory=Death)
 
     def order(self, **changed: Any) -> str:
         fields: dict[str, Any] = {
@@ -75,13 +124,13 @@ def attacher_of(
     key_folder: Any, endpoint: ScriptedEndpoint, journal: Journal, ledger: Ledger, world: StoryClock
 ) -> tuple[Attacher, MemoryLimiter]:
     limiter, platform = MemoryLimiter(), Platform(mode="test", base_url="http://127.0.0.1:1")
+    circuits = CircuitBreaker(MemoryCircuits(), look_every=0.01)
     attacher = Attacher(
         signers=Signers.load(key_folder.signers),
-        spender=Spender(
-            {"main": ledger}, limiter, CircuitBreaker(MemoryCircuits(), look_every=0.01), world, attempts=4
-        ),
+        spender=Spender({"main": ledger}, Caller(limiter, circuits, world, attempts=4), world),
         platforms={"main": PlatformContext("main", endpoint, Budgets("main", platform), False)},
         journal=journal,
+        clock=world,
         deliveries=3,
     )
     return attacher, limiter
@@ -92,11 +141,11 @@ Tell = Callable[..., Story]
 
 def begin(key_folder: Any, *script: Any, endpoint: ScriptedEndpoint | None = None) -> Story:
     """Begins a story with what the endpoint will answer."""
-    endpoint, world = endpoint or ShownEndpoint(*script), StoryClock()
-    ledger = MemoryLedger(world.now)
-    journal = ledger.orders = MemoryJournal(ledger, MemoryJournal(ledger))
+    endpoint, world, dies = endpoint or ShownEndpoint(*script), StoryClock(), Death()
+    ledger = MortalLedger(world.now, dies)
+    journal = ledger.orders = MortalJournal(ledger, dies)
     attacher, limiter = attacher_of(key_folder, endpoint, journal, ledger, world)
-    return Story(attacher, endpoint, journal, ledger, limiter, world, Signer.load(key_folder.worker))
+    return Story(attacher, endpoint, journal, ledger, limiter, world, Signer.load(key_folder.worker), dies)
 
 
 def result_of(outcome: Outcome) -> AttachResult:

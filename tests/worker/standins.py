@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import parse_qsl
 
 from tokenferry.broker.publishing import Outgoing
@@ -22,7 +22,22 @@ from tokenferry_worker.limits.backpressure import Slot
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.provider.answers import Answer, Greeting
 from tokenferry_worker.tokens.journal import Begun
-from tokenferry_worker.tokens.ledger import Became, Claim, TokenScope
+from tokenferry_worker.tokens.ledger import (
+    Became,
+    Burnt,
+    Claim,
+    Expired,
+    Granted,
+    HasOutcome,
+    Held,
+    InDoubt,
+    Lease,
+    Misfit,
+    Past,
+    ScopePart,
+    Spent,
+    TokenScope,
+)
 from tokenferry_worker.tokens.lifecycle import Ending
 
 NOW = 1_800_000_000.0
@@ -157,15 +172,16 @@ class MemoryLimiter:
         self.shut = False
         self.under_way = 0
 
-    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> str:
+    @asynccontextmanager
+    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> AsyncIterator[None]:
         if self.shut:
             await asyncio.Event().wait()
         self.permits.append((tuple(budget.name for budget in budgets), lane))
         self.under_way += 1
-        return "call"
-
-    async def done(self, budgets: Sequence[Budget], call: str) -> None:
-        self.under_way -= 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
 
     async def back_off(self, budget: Budget, seconds: float) -> None:
         self.pushed_back.append((budget.name, seconds))
@@ -250,11 +266,11 @@ class Holding:
 class Hold:
     ledger: MemoryLedger
     token: str
-    claim: Claim
+    lease: Lease
 
     async def holds(self) -> bool:
         held = self.ledger.holding(self.token)
-        return held.state in ("leased", "unknown") and (held.by, held.fence) == (self.claim.by, self.claim.fence)
+        return held.state in ("leased", "unknown") and (held.by, held.fence) == (self.lease.by, self.lease.fence)
 
 
 class MemoryLedger:
@@ -265,7 +281,7 @@ class MemoryLedger:
         self.tokens: dict[str, Holding] = {}
         self.locks: dict[str, asyncio.Lock] = {}
         self.holds: list[Hold] = []
-        """Claims that are kept alive right now."""
+        """Leases that are renewed right now."""
         self.orders: MemoryJournal | None = None
 
     def holding(self, token: str) -> Holding:
@@ -282,67 +298,65 @@ class MemoryLedger:
         journaled: bool = False,
     ) -> Claim:
         held = self.holding(token)
-        if journaled and self.orders is not None and (told := self.orders.entry(by).outcome):
-            return Claim("told", by, held.fence, settled_outcome=told)
-        if held.scope is not None and scope is not None:
-            for name in ("platform", "mode", "account", "kind"):
-                also = (scope.also,) if name == "account" and scope.also else ()
-                if getattr(held.scope, name) not in (getattr(scope, name), *also):
-                    return Claim("misfit", name, held.fence)
-        if held.state in ("spent", "burnt", "expired"):
-            mine = held.by == by
-            return Claim(
-                held.state, held.by, held.fence, mine, held.became, unknown_to_ledger=not mine and held.scope is None
-            )
-        doubtful = held.state in ("leased", "unknown")
+        if journaled and self.orders is not None and (outcome := self.orders.entry(by).outcome):
+            return HasOutcome(outcome)
+        if (part := _misfit(held.scope, scope)) is not None:
+            return Misfit(part)
+        match held.state:
+            case "spent":
+                return Spent(held.by, held.fence, held.became)
+            case "burnt":
+                return Burnt(held.by, held.fence, recorded=held.by == by or held.scope is not None)
+            case "expired":
+                return Expired(held.by)
+        in_doubt = held.state in ("leased", "unknown")
         lives = held.state == "leased" and held.until > self.now()
-        if doubtful and held.by not in (by, ""):
+        if in_doubt and held.by not in (by, ""):
             if lives:
-                return Claim("held", held.by, held.fence)
+                return Held(held.by)
             held.state = "unknown"
-            return Claim("unknown", held.by, held.fence)
+            return InDoubt(held.by)
         if lives and lost is not None and held.fence > lost:
-            return Claim("held", held.by, held.fence)
-        again, elsewhere = doubtful, doubtful and not held.by
-        unheard = not doubtful and held.scope is None
+            return Held(held.by)
+        past: Past = "untried" if held.scope is not None else "unrecorded"
+        if in_doubt:
+            past = "held" if held.by else "used"
         held.fence = max(held.fence + 1, int(self.now() * 1_000_000))
         held.state, held.by, held.until = "leased", by, self.now() + lease
-        return Claim(
-            "granted", by, held.fence, again, used_by_unknown=elsewhere, unknown_to_ledger=unheard, made_at=held.made_at
-        )
+        return Granted(by, held.fence, past, held.made_at)
 
     @asynccontextmanager
-    async def keeping(self, token: str, claim: Claim, *, lease: float) -> AsyncIterator[Hold]:
+    async def keeping(self, token: str, lease: Lease, *, seconds: float) -> AsyncIterator[Hold]:
         held = self.holding(token)
-        hold = Hold(self, token, claim)
+        hold = Hold(self, token, lease)
         held.until = float("inf")
         self.holds.append(hold)
         try:
             yield hold
         finally:
             self.holds.remove(hold)
-            held.until = self.now() + lease
+            held.until = self.now() + seconds
 
     async def close(
         self,
         token: str,
-        claim: Claim,
+        lease: Lease,
         state: Ending,
         became: Became | None = None,
         *,
-        elsewhere: bool = False,
+        used_by_unknown: bool = False,
         outcome: str | None = None,
         ours: bool = False,
     ) -> bool:
         held = self.holding(token)
-        by = "" if elsewhere else claim.by
+        by = "" if used_by_unknown else lease.by
         wiped = held.state == "absent" and state in ("spent", "burnt")
-        mine = held.by == claim.by and (held.fence == claim.fence or state == "spent")
+        mine = held.by == lease.by and (held.fence == lease.fence or state == "spent")
         if not wiped and not (mine and held.state in ("leased", "unknown")):
-            return (held.by, held.fence, held.state) == (by, claim.fence, state)
-        held.state, held.by, held.fence, held.became = state, by, held.fence or claim.fence, became
-        if outcome is not None and self.orders is not None and not (ours and claim.by not in self.orders.entries):
-            entry = self.orders.entry(claim.by)
+            return (held.by, held.fence, held.state) == (by, lease.fence, state)
+        held.state, held.by, held.fence, held.became = state, by, held.fence or lease.fence, became
+        if outcome is not None and self.orders is not None and not (ours and lease.by not in self.orders.entries):
+            entry = self.orders.entry(lease.by)
             entry.outcome = entry.outcome or outcome
         return True
 
@@ -353,6 +367,17 @@ class MemoryLedger:
             return
         async with self.locks.setdefault(object_id, asyncio.Lock()):
             yield
+
+
+def _misfit(belongs: TokenScope | None, asked: TokenScope | None) -> ScopePart | None:
+    if belongs is None or asked is None:
+        return None
+    parts: tuple[ScopePart, ...] = get_args(ScopePart)
+    for part in parts:
+        also = (asked.also,) if part == "account" and asked.also else ()
+        if getattr(belongs, part) not in (getattr(asked, part), *also):
+            return part
+    return None
 
 
 class MemoryBackpressure:

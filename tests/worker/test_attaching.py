@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import LEAST_BACK_OFF
 from tokenferry_worker.tokens.ledger import TokenScope
 
-from .attaching_story import Story, Tell, attacher_of, begin, code_of, result_of
+from .attaching_story import Killed, Story, Tell, attacher_of, begin, code_of, result_of
 from .standins import (
     NOW,
     Holding,
@@ -165,20 +166,13 @@ async def test_a_token_whose_spender_gave_it_back_is_spent_by_the_one_who_waited
 
 
 async def test_killed_between_call_and_record_the_next_delivery_repeats_the_key_or_knows_the_answer(
-    tell: Tell, monkeypatch: pytest.MonkeyPatch
+    tell: Tell,
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    async def die(*_: Any, **__: Any) -> Any:
-        raise Killed
-
     story = tell(customer(), customer())
-    for where in (story.ledger, story.journal):
-        with monkeypatch.context() as patched:
-            patched.setattr(where, "close" if where is story.ledger else "record", die)
-            with pytest.raises(Killed):
-                await story.handle()
+    for moment in ("before close", "before record"):
+        story.dies.at = moment
+        with pytest.raises(Killed):
+            await story.handle()
     assert story.state == "spent"
     result = result_of(await story.handle())
     assert (result.ok, result.object_id, result.stored_id) == (True, "cus_1", "card_1")
@@ -235,6 +229,19 @@ async def test_a_token_that_belongs_elsewhere_is_refused_before_any_call(
     story = tell()
     story.ledger.tokens["tok_1"] = Holding("available", scope=belongs)
     assert code_of(await story.handle()) == code
+    assert (story.state, story.endpoint.calls) == ("available", [])
+
+
+@pytest.mark.parametrize(
+    ("part", "other"), [("platform", "other"), ("mode", "live"), ("account", "acct_1"), ("kind", "bank_account")]
+)
+async def test_no_attach_id_is_mistaken_for_the_part_of_the_scope_that_differs(
+    tell: Tell, part: str, other: str
+) -> None:
+    story = tell()
+    belongs = replace(SCOPE, **{part: other})  # type: ignore[arg-type]
+    story.ledger.tokens["tok_1"] = Holding("available", scope=belongs)
+    assert code_of(await story.handle(attach_id=part)) == f"token_of_another_{part}"
     assert (story.state, story.endpoint.calls) == ("available", [])
 
 
@@ -380,14 +387,14 @@ async def test_given_up_on_after_a_death_in_the_middle_nobody_can_say_either(tel
 
 async def test_while_the_key_is_refused_the_order_waits(tell: Tell) -> None:
     story = tell(*[blocked()] * 3, customer())
-    async with asyncio.timeout(30), watched(story.attacher.spender.circuits):
+    async with asyncio.timeout(30), watched(story.attacher.spender.caller.circuits):
         assert result_of(await story.handle()).ok
 
 
 async def test_an_order_that_waited_for_a_circuit_until_its_token_is_too_old_says_so(tell: Tell) -> None:
     story = tell(*[blocked()] * 9)
     story.ledger.tokens["tok_1"] = Holding("available", scope=SCOPE)
-    async with asyncio.timeout(30), watched(story.attacher.spender.circuits):
+    async with asyncio.timeout(30), watched(story.attacher.spender.caller.circuits):
         assert code_of(await story.handle(attach_before=int((NOW + 0.2) * 1000))) == Code.TOKEN_EXPIRED
     assert story.state == "expired"
 
@@ -403,7 +410,7 @@ async def test_a_refused_account_or_endpoint_parks_the_order_with_its_token_free
         outcome = await story.handle(connected_account=account)
         assert outcome == Parked(scope, ATTACH_TASK, "attach-1")
     assert (story.state, len(story.endpoint.calls), story.journal.entry("attach-1").deliveries) == ("available", 1, 0)
-    await story.attacher.spender.circuits.on_success([scope])
+    await story.attacher.spender.caller.circuits.on_success([scope])
     assert result_of(await story.handle(connected_account=account)).ok
 
 
@@ -444,7 +451,7 @@ async def test_parked_after_a_call_that_may_have_spent_the_token_nobody_else_get
     story = tell(timed_out(), blocked(403), customer())
     assert isinstance(await story.handle(), Parked)
     assert story.state == "unknown"
-    await story.attacher.spender.circuits.on_success(["main/endpoint/customer_sources"])
+    await story.attacher.spender.caller.circuits.on_success(["main/endpoint/customer_sources"])
     assert result_of(await story.handle()).ok
     assert len(set(story.endpoint.keys)) == 1
 
@@ -475,12 +482,7 @@ async def test_when_only_the_second_call_fails_the_object_of_the_first_is_not_fo
     assert story.state == "spent"
 
 
-async def test_killed_between_the_two_calls_the_next_delivery_makes_the_second(
-    tell: Tell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
+async def test_killed_between_the_two_calls_the_next_delivery_makes_the_second(tell: Tell) -> None:
     async def die() -> Answer:
         raise Killed
 

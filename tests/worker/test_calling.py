@@ -17,7 +17,7 @@ from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import Attempts, TooLate
+from tokenferry_worker.provider.attempts import Attempts, Caller, CallPlan, TooLate
 from tokenferry_worker.provider.platforms import PlatformContext
 
 from .standins import MemoryCircuits, ScriptedEndpoint
@@ -42,12 +42,10 @@ async def test_a_delivery_that_is_called_off_or_too_late_leaves_no_call_under_wa
         return Answer("token", "tok_1", {})
 
     async def deliver() -> Answer:
-        about = CallScope("main", "tokens", "card")
         until = world.now() + dice.choice([0.0005, 0.002, 60.0])
-        attempts = Attempts(
-            limiter, circuits, world, DESK, about, "bulk", budgets, limit=3, until=until, may_park=False
-        )
-        return await attempts.run(call)
+        scope = CallScope("main", "tokens", "card")
+        plan = CallPlan(DESK, scope, "bulk", budgets, until=until, may_park=False)
+        return await Attempts(Caller(limiter, circuits, world, attempts=3), plan).run(call)
 
     ended: list[Any] = []
     async with asyncio.timeout(90):

@@ -26,7 +26,7 @@ from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import Attempts, TooLate
+from tokenferry_worker.provider.attempts import Attempts, Caller, CallPlan, TooLate
 from tokenferry_worker.provider.platforms import PlatformContext
 
 from .standins import NOW, MemoryCircuits, MemoryLimiter, ScriptedEndpoint, StoryClock, blocked, watched
@@ -156,8 +156,8 @@ async def test_before_a_probe_is_due_nobody_may_call_and_then_exactly_one(book: 
     assert await circuits.admit(["main", "main/kind/card"]) == "open"
     assert await circuits.admit(["main/kind/card"]) == "closed"
     await circuits.force("main")
-    words = await asyncio.gather(*(circuits.admit(["main"]) for _ in range(20)))
-    assert sorted(words) == ["open"] * 19 + ["probe"]
+    replies = await asyncio.gather(*(circuits.admit(["main"]) for _ in range(20)))
+    assert sorted(replies) == ["open"] * 19 + ["probe"]
 
 
 async def test_a_call_that_depends_on_two_open_circuits_probes_both_or_none(book: Book) -> None:
@@ -206,10 +206,10 @@ async def test_a_probe_that_is_due_is_first_for_who_was_not_tried_yet_then_for_t
     await opened(circuits)  # nothing new: it is open still
     await circuits.end_probe("main", failed=True, by="poison")
     async with asyncio.timeout(30):
-        while (word := await circuits.admit(["main"], "another", tried=True)) == "open":
+        while (reply := await circuits.admit(["main"], "another", tried=True)) == "open":
             assert await circuits.admit(["main"], "poison", tried=True) == "open"
             await asyncio.sleep(0.01)
-    assert word == "probe"
+    assert reply == "probe"
     await circuits.end_probe("main", failed=True, by="poison")
     async with asyncio.timeout(30):
         while await circuits.admit(["main"], "poison", tried=True) == "open":
@@ -274,7 +274,7 @@ async def test_an_operator_may_have_it_probed_at_once(store: Store, client: Redi
     assert (await circuits.snapshot()).parked == {"main/kind/card": 1}, "whatever its queue still holds is carried back"
 
 
-# -- the switchboard of one process
+# -- the breaker of one process
 
 
 def refusing(status: int) -> Callable[[], Awaitable[Answer]]:
@@ -285,13 +285,16 @@ def refusing(status: int) -> Callable[[], Awaitable[Answer]]:
 
 
 @pytest.fixture
-def tell_desk() -> Callable[..., Attempts]:
+def attempts_for() -> Callable[..., Attempts]:
     """The attempts of one call about whatever is asked."""
 
-    def begin(circuits: CircuitBreaker, about: CallScope, until: float | None = None) -> Attempts:
+    def begin(
+        circuits: CircuitBreaker, about: CallScope, until: float | None = None, *, may_park: bool = True
+    ) -> Attempts:
         platform = Platform(mode="test", base_url="http://127.0.0.1:1")
-        desk = PlatformContext("main", ScriptedEndpoint(), Budgets("main", platform), False)
-        return Attempts(MemoryLimiter(), circuits, StoryClock(), desk, about, "bulk", (), 8, until, may_park=True)
+        platform_context = PlatformContext("main", ScriptedEndpoint(), Budgets("main", platform), False)
+        plan = CallPlan(platform_context, about, "bulk", (), until=until, may_park=may_park)
+        return Attempts(Caller(MemoryLimiter(), circuits, StoryClock(), attempts=8), plan)
 
     return begin
 
@@ -303,39 +306,39 @@ async def test_two_processes_raise_one_alarm_and_let_one_call_at_a_time_through(
     fleet = [CircuitBreaker(circuits, look_every=0.02) for _ in range(2)]
     through: list[str] = []
 
-    async def call(switchboard: CircuitBreaker) -> None:
-        probed = await switchboard.enter(["main"], may_park=False)
+    async def call(breaker: CircuitBreaker) -> None:
+        probed = await breaker.enter(["main"], may_park=False)
         through.extend(probed)
-        await switchboard.on_success(probed)
+        await breaker.on_success(probed)
 
     with caplog.at_level(logging.WARNING):
         async with asyncio.timeout(30), watched(fleet[0]), watched(fleet[1]):
-            await asyncio.gather(*(switchboard.on_blocked("main", blocked()) for switchboard in fleet * 20))
-            await asyncio.gather(*(call(switchboard) for switchboard in fleet * 20))
+            await asyncio.gather(*(breaker.on_blocked("main", blocked()) for breaker in fleet * 20))
+            await asyncio.gather(*(call(breaker) for breaker in fleet * 20))
     assert through == ["main"]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
 async def test_a_circuit_that_another_process_opened_is_met_at_the_next_look(book: Book) -> None:
     circuits = book(first=30.0)
-    switchboard = CircuitBreaker(circuits, look_every=0.02)
-    async with asyncio.timeout(30), watched(switchboard):
+    breaker = CircuitBreaker(circuits, look_every=0.02)
+    async with asyncio.timeout(30), watched(breaker):
         await opened(circuits, "main/kind/card")
-        while not switchboard.is_open(scopes_of(CARD)):
+        while not breaker.is_open(scopes_of(CARD)):
             await asyncio.sleep(0.01)
-        assert not switchboard.is_open(scopes_of(CallScope("main", "tokens", "pii")))
+        assert not breaker.is_open(scopes_of(CallScope("main", "tokens", "pii")))
         with pytest.raises(Park) as caught:
-            await switchboard.enter(scopes_of(CARD), may_park=True)
+            await breaker.enter(scopes_of(CARD), may_park=True)
     assert caught.value.scope == "main/kind/card"
 
 
 async def test_what_needs_the_platform_waits_even_where_its_kind_would_be_parked() -> None:
     circuits = MemoryCircuits(first=0.05)
-    switchboard = CircuitBreaker(circuits, look_every=0.01)
-    await switchboard.on_blocked("main", blocked())
-    await switchboard.on_blocked("main/kind/card", blocked(402))
-    async with asyncio.timeout(30), watched(switchboard):
-        probed = await switchboard.enter(scopes_of(CARD), may_park=True)
+    breaker = CircuitBreaker(circuits, look_every=0.01)
+    await breaker.on_blocked("main", blocked())
+    await breaker.on_blocked("main/kind/card", blocked(402))
+    async with asyncio.timeout(30), watched(breaker):
+        probed = await breaker.enter(scopes_of(CARD), may_park=True)
     assert list(probed) == ["main", "main/kind/card"]
 
 
@@ -343,16 +346,16 @@ async def test_what_needs_the_platform_waits_even_where_its_kind_would_be_parked
     ("status", "left"), [(402, {"main/kind/card"}), (403, {"main/account/acct_1", "main/kind/card"})]
 )
 async def test_a_narrower_refusal_of_a_probe_proves_what_is_wider_and_nothing_else(
-    tell_desk: Callable[..., Attempts], status: int, left: set[str]
+    attempts_for: Callable[..., Attempts], status: int, left: set[str]
 ) -> None:
     circuits = MemoryCircuits(first=0.02, longest=30.0)
     scopes = scopes_of(CONNECTED)
     for scope in scopes:
         await opened(circuits, scope)
     async with asyncio.timeout(30):
-        attempts = tell_desk(CircuitBreaker(circuits, look_every=0.01), CONNECTED)
-        async with watched(attempts.circuits):
-            while not attempts.circuits.is_open(scopes):
+        attempts = attempts_for(CircuitBreaker(circuits, look_every=0.01), CONNECTED)
+        async with watched(attempts.caller.circuits):
+            while not attempts.caller.circuits.is_open(scopes):
                 await asyncio.sleep(0.01)
             with pytest.raises(Park):
                 await attempts.run(refusing(status))
@@ -360,51 +363,50 @@ async def test_a_narrower_refusal_of_a_probe_proves_what_is_wider_and_nothing_el
     assert all(circuit.probes == 1 for circuit in circuits.circuits.values())
 
 
-async def test_a_wider_refusal_of_a_probe_proves_nothing(tell_desk: Callable[..., Attempts]) -> None:
+async def test_a_wider_refusal_of_a_probe_proves_nothing(attempts_for: Callable[..., Attempts]) -> None:
     circuits = MemoryCircuits(first=0.02, longest=30.0)
     await opened(circuits, "main/kind/card")
-    attempts = tell_desk(CircuitBreaker(circuits, look_every=0.01), CARD, until=NOW + 0.3)
-    async with asyncio.timeout(30), watched(attempts.circuits):
-        while not attempts.circuits.is_open(["main/kind/card"]):
+    attempts = attempts_for(CircuitBreaker(circuits, look_every=0.01), CARD, until=NOW + 0.3, may_park=False)
+    async with asyncio.timeout(30), watched(attempts.caller.circuits):
+        while not attempts.caller.circuits.is_open(["main/kind/card"]):
             await asyncio.sleep(0.01)
-        attempts.may_park = False
         with pytest.raises(TooLate):
             await attempts.run(refusing(401))
     assert set(circuits.circuits) == {"main", "main/kind/card"}
 
 
 async def probing(
-    tell_desk: Callable[..., Attempts], about: CallScope, *scopes: str
+    attempts_for: Callable[..., Attempts], about: CallScope, *scopes: str
 ) -> tuple[MemoryCircuits, Attempts]:
     """Attempts whose next call is the probe of *scopes*."""
     circuits = MemoryCircuits(first=0.02, longest=30.0, lasts=30.0)
     for scope in scopes:
         await opened(circuits, scope)
-    return circuits, tell_desk(CircuitBreaker(circuits, look_every=0.01), about)
+    return circuits, attempts_for(CircuitBreaker(circuits, look_every=0.01), about)
 
 
 async def test_a_probe_refused_for_the_account_in_its_path_ends_and_proves_only_that_the_key_is_accepted(
-    tell_desk: Callable[..., Attempts],
+    attempts_for: Callable[..., Attempts],
 ) -> None:
-    circuits, attempts = await probing(tell_desk, PERSON_OF_ACCOUNT, "main", "main/endpoint/persons")
-    async with asyncio.timeout(30), watched(attempts.circuits):
-        while not attempts.circuits.is_open(["main"]):
+    circuits, attempts = await probing(attempts_for, PERSON_OF_ACCOUNT, "main", "main/endpoint/persons")
+    async with asyncio.timeout(30), watched(attempts.caller.circuits):
+        while not attempts.caller.circuits.is_open(["main"]):
             await asyncio.sleep(0.01)
         with pytest.raises(Declined, match="account_refuses"):
             await attempts.run(refusing(403))
     assert {scope: circuit.probes for scope, circuit in circuits.circuits.items()} == {"main/endpoint/persons": 1}
 
 
-async def test_a_probe_that_is_not_made_after_all_gives_its_right_back(tell_desk: Callable[..., Attempts]) -> None:
+async def test_a_probe_that_is_not_made_after_all_gives_its_right_back(attempts_for: Callable[..., Attempts]) -> None:
     class NotMade(TokenferryError):
         pass
 
     async def not_made() -> Answer:
         raise NotMade
 
-    circuits, attempts = await probing(tell_desk, CARD, "main")
-    async with asyncio.timeout(30), watched(attempts.circuits):
-        while not attempts.circuits.is_open(["main"]):
+    circuits, attempts = await probing(attempts_for, CARD, "main")
+    async with asyncio.timeout(30), watched(attempts.caller.circuits):
+        while not attempts.caller.circuits.is_open(["main"]):
             await asyncio.sleep(0.01)
         with pytest.raises(NotMade):
             await attempts.run(not_made)
@@ -413,10 +415,10 @@ async def test_a_probe_that_is_not_made_after_all_gives_its_right_back(tell_desk
 
 async def test_with_nothing_open_a_call_asks_nobody(book: Book) -> None:
     circuits = MemoryCircuits()
-    switchboard = CircuitBreaker(circuits, look_every=30.0)
-    async with watched(switchboard):
+    breaker = CircuitBreaker(circuits, look_every=30.0)
+    async with watched(breaker):
         for _ in range(100):
-            assert not switchboard.is_open(scopes_of(CONNECTED))
-            assert await switchboard.enter(scopes_of(CONNECTED), may_park=True) == ()
+            assert not breaker.is_open(scopes_of(CONNECTED))
+            assert await breaker.enter(scopes_of(CONNECTED), may_park=True) == ()
             await asyncio.sleep(0)
     assert (circuits.asked, circuits.looks) == (0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from redis.asyncio import Redis
@@ -18,7 +18,22 @@ from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.tokens.journal import Begun, Journal
-from tokenferry_worker.tokens.ledger import Became, Claim, Ledger, TokenScope
+from tokenferry_worker.tokens.ledger import (
+    Became,
+    Burnt,
+    Claim,
+    Expired,
+    Granted,
+    HasOutcome,
+    Held,
+    InDoubt,
+    Lease,
+    Ledger,
+    Misfit,
+    ScopePart,
+    Spent,
+    TokenScope,
+)
 from tokenferry_worker.tokens.lifecycle import Ending
 
 from .standins import MemoryBackpressure, MemoryJournal, MemoryLedger
@@ -43,63 +58,64 @@ def journal(request: pytest.FixtureRequest, store: Store) -> Journal:
     return RedisJournal(store, "request", days=1) if request.param == "in_the_store" else MemoryJournal()
 
 
+async def granted(ledger: Ledger, token: str, by: str, *, lease: float = 30.0, **more: Any) -> Granted:
+    """A claim that must succeed."""
+    claim = await ledger.claim(token, by, lease=lease, **more)
+    assert isinstance(claim, Granted)
+    return claim
+
+
 async def test_of_eight_orders_racing_for_one_token_exactly_one_is_granted(ledger: Ledger) -> None:
     claims = await asyncio.gather(*(ledger.claim("tok_1", f"attach-{n}", lease=30) for n in range(8)))
-    assert sorted(claim.state for claim in claims) == ["granted"] + ["held"] * 7
-    (winner,) = (claim for claim in claims if claim.state == "granted")
-    assert {claim.by for claim in claims} == {winner.by}
+    (winner,) = (claim for claim in claims if isinstance(claim, Granted))
+    assert [claim for claim in claims if claim != winner] == [Held(winner.by)] * 7
 
 
 async def test_the_claimant_itself_may_ask_again_and_is_told_so(ledger: Ledger) -> None:
-    first = await ledger.claim("tok_1", "attach-1", lease=30)
-    second = await ledger.claim("tok_1", "attach-1", lease=30)
-    assert (first.was_held, first.unknown_to_ledger, second.was_held, second.unknown_to_ledger) == (
-        False,
-        True,
-        True,
-        False,
-    )
-    assert second.state == "granted"
+    first = await granted(ledger, "tok_1", "attach-1")
+    second = await granted(ledger, "tok_1", "attach-1")
+    assert (first.past, second.past) == ("unrecorded", "held")
     assert second.fence > first.fence
 
 
 async def test_the_word_of_an_older_lease_counts_for_nothing(ledger: Ledger) -> None:
-    older = await ledger.claim("tok_1", "attach-1", lease=30)
-    newer = await ledger.claim("tok_1", "attach-1", lease=30)
+    older = await granted(ledger, "tok_1", "attach-1")
+    newer = await granted(ledger, "tok_1", "attach-1")
     for state in ENDINGS - {"spent"}:
         assert not await ledger.close("tok_1", older, state)
-    assert (await ledger.claim("tok_1", "attach-2", lease=30)).state == "held"
+    assert await ledger.claim("tok_1", "attach-2", lease=30) == Held("attach-1")
     assert await ledger.close("tok_1", newer, "burnt")
 
 
 async def test_that_the_endpoint_has_answered_an_older_lease_counts_whoever_has_the_token_in_hand(
     ledger: Ledger,
 ) -> None:
-    older = await ledger.claim("tok_1", "attach-1", lease=30)
-    newer = await ledger.claim("tok_1", "attach-1", lease=30)
+    older = await granted(ledger, "tok_1", "attach-1")
+    newer = await granted(ledger, "tok_1", "attach-1")
     assert await ledger.close("tok_1", older, "spent", BECAME)
     for state in ENDINGS - {"spent"}:
         assert not await ledger.close("tok_1", newer, state)
-    assert (await ledger.claim("tok_1", "attach-1", lease=30)).became == BECAME
+    assert await ledger.claim("tok_1", "attach-1", lease=30) == Spent("attach-1", newer.fence, BECAME)
 
 
 async def test_whoever_has_lost_a_lease_waits_for_as_long_as_the_later_one_lives(ledger: Ledger) -> None:
-    older = await ledger.claim("tok_1", "attach-1", lease=30)
-    newer = await ledger.claim("tok_1", "attach-1", lease=1.0)
-    assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence)).state == "held"
+    older = await granted(ledger, "tok_1", "attach-1")
+    newer = await granted(ledger, "tok_1", "attach-1", lease=1.0)
+    assert await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence) == Held("attach-1")
     async with asyncio.timeout(30):
-        while (claim := await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence)).state == "held":
+        while isinstance(claim := await ledger.claim("tok_1", "attach-1", lease=30, lost=older.fence), Held):
             await asyncio.sleep(0.01)
-    assert (claim.state, claim.was_held) == ("granted", True)
-    assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=newer.fence)).state == "held"
-    assert (await ledger.claim("tok_1", "attach-1", lease=30, lost=claim.fence)).state == "granted", "its own"
+    assert isinstance(claim, Granted)
+    assert claim.past == "held"
+    assert await ledger.claim("tok_1", "attach-1", lease=30, lost=newer.fence) == Held("attach-1")
+    await granted(ledger, "tok_1", "attach-1", lost=claim.fence)  # its own
 
 
 async def test_a_lease_from_before_a_wipe_is_older_than_every_lease_after_it(store: Store, client: Redis) -> None:
     ledger = RedisLedger(store, "main", days=1)
-    old = await ledger.claim("tok_1", "attach-1", lease=30)
+    old = await granted(ledger, "tok_1", "attach-1")
     await client.flushdb()
-    new = await ledger.claim("tok_1", "attach-1", lease=30)
+    new = await granted(ledger, "tok_1", "attach-1")
     assert new.fence > old.fence
     assert not await ledger.close("tok_1", old, "expired")
     assert await ledger.close("tok_1", new, "available")
@@ -120,94 +136,97 @@ async def test_an_outcome_is_there_before_the_token_is_free_and_its_order_gets_n
 ) -> None:
     journal, ledger = orders
     await journal.begin("attach-1")
-    older = await ledger.claim("tok_1", "attach-1", lease=30, journaled=True)
-    newer = await ledger.claim("tok_1", "attach-1", lease=30, journaled=True)
+    older = await granted(ledger, "tok_1", "attach-1", journaled=True)
+    newer = await granted(ledger, "tok_1", "attach-1", journaled=True)
     assert not await ledger.close("tok_1", older, "available", outcome="older", ours=True)
     assert await ledger.close("tok_1", newer, "available", outcome="newer", ours=True)
-    claim = await ledger.claim("tok_1", "attach-1", lease=30, journaled=True)
-    assert (claim.state, claim.settled_outcome) == ("told", "newer")
+    assert await ledger.claim("tok_1", "attach-1", lease=30, journaled=True) == HasOutcome("newer")
     assert (await journal.begin("attach-1")).outcome == "newer"
-    assert (await ledger.claim("tok_1", "attach-2", lease=30, journaled=True)).state == "granted"
+    await granted(ledger, "tok_1", "attach-2", journaled=True)
 
 
 async def test_the_ledger_knows_when_a_token_was_made(both: tuple[Journal, Ledger]) -> None:
     journal, ledger = both
     await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
-    assert (await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)).made_at == MADE_AT
-    assert (await ledger.claim("tok_2", "req-2", lease=30, scope=MINE)).made_at is None
+    assert (await granted(ledger, "tok_1", "req-1", scope=MINE)).made_at == MADE_AT
+    assert (await granted(ledger, "tok_2", "req-2", scope=MINE)).made_at is None
 
 
 async def asked_until_it_lapses(ledger: Ledger, by: str) -> Claim:
     async with asyncio.timeout(30):
-        while (claim := await ledger.claim("tok_1", by, lease=30)).state == "held":
+        while isinstance(claim := await ledger.claim("tok_1", by, lease=30), Held):
             await asyncio.sleep(0.01)
     return claim
 
 
 async def test_a_lease_that_ran_out_in_the_middle_is_nobodys_but_its_holders_to_clear_up(ledger: Ledger) -> None:
     await ledger.claim("tok_1", "attach-1", lease=0.05)
-    other = await asked_until_it_lapses(ledger, "attach-2")
-    assert (other.state, other.by) == ("unknown", "attach-1")
-    again = await ledger.claim("tok_1", "attach-1", lease=30)
-    assert (again.state, again.was_held) == ("granted", True)
+    assert await asked_until_it_lapses(ledger, "attach-2") == InDoubt("attach-1")
+    assert (await granted(ledger, "tok_1", "attach-1")).past == "held"
 
 
 async def test_a_holder_that_was_only_slow_still_has_the_last_word(ledger: Ledger) -> None:
-    slow = await ledger.claim("tok_1", "attach-1", lease=0.05)
+    slow = await granted(ledger, "tok_1", "attach-1", lease=0.05)
     await asked_until_it_lapses(ledger, "attach-2")
     assert await ledger.close("tok_1", slow, "spent", BECAME)
-    assert (await ledger.claim("tok_1", "attach-2", lease=30)).state == "spent"
+    assert await ledger.claim("tok_1", "attach-2", lease=30) == Spent("attach-1", slow.fence, BECAME)
 
 
-@pytest.mark.parametrize("state", ["spent", "burnt", "expired"])
-async def test_a_spent_burnt_or_expired_token_is_never_granted_again(ledger: Ledger, state: Ending) -> None:
-    claim = await ledger.claim("tok_1", "attach-1", lease=0.01)
+@pytest.mark.parametrize(("state", "kind"), [("spent", Spent), ("burnt", Burnt), ("expired", Expired)])
+async def test_a_spent_burnt_or_expired_token_is_never_granted_again(
+    ledger: Ledger, state: Ending, kind: type[Spent | Burnt | Expired]
+) -> None:
+    claim = await granted(ledger, "tok_1", "attach-1", lease=0.01)
     assert await ledger.close("tok_1", claim, state)
     await asyncio.sleep(0.03)
     for by in ("attach-1", "attach-2"):
         again = await ledger.claim("tok_1", by, lease=30)
-        assert (again.state, again.by) == (state, "attach-1")
+        assert isinstance(again, kind)
+        assert again.by == "attach-1"
     for other in ENDINGS - {state}:
         assert not await ledger.close("tok_1", claim, other)
     assert await ledger.close("tok_1", claim, state), "asked again, because the answer was lost"
 
 
 async def test_whoever_asks_for_a_spent_token_learns_who_spent_it_and_on_what(ledger: Ledger) -> None:
-    claim = await ledger.claim("tok_1", "attach-1", lease=30)
+    claim = await granted(ledger, "tok_1", "attach-1")
     await ledger.close("tok_1", claim, "spent", BECAME)
     for by in ("attach-1", "attach-2"):
-        told = await ledger.claim("tok_1", by, lease=30)
-        assert (told.by, told.became) == ("attach-1", BECAME)
+        assert await ledger.claim("tok_1", by, lease=30) == Spent("attach-1", claim.fence, BECAME)
 
 
 async def test_a_token_given_back_is_there_for_everybody_and_was_not_tried(ledger: Ledger) -> None:
-    claim = await ledger.claim("tok_1", "attach-1", lease=30)
+    claim = await granted(ledger, "tok_1", "attach-1")
     assert await ledger.close("tok_1", claim, "available")
-    other = await ledger.claim("tok_1", "attach-2", lease=30)
-    assert (other.state, other.was_held) == ("granted", False)
+    other = await granted(ledger, "tok_1", "attach-2")
+    assert other.past == "unrecorded"
     await ledger.close("tok_1", other, "available")
-    assert (await ledger.claim("tok_1", "attach-1", lease=30)).was_held is False
+    assert (await granted(ledger, "tok_1", "attach-1")).past == "unrecorded"
 
 
 async def test_used_by_nobody_knows_whom_is_for_every_order_to_find_out(ledger: Ledger) -> None:
-    claim = await ledger.claim("tok_1", "attach-1", lease=30)
-    await ledger.close("tok_1", claim, "unknown", elsewhere=True)
-    other = await ledger.claim("tok_1", "attach-2", lease=30)
-    assert (other.state, other.was_held, other.used_by_unknown, other.unknown_to_ledger) == (
-        "granted",
-        True,
-        True,
-        False,
-    )
+    claim = await granted(ledger, "tok_1", "attach-1")
+    await ledger.close("tok_1", claim, "unknown", used_by_unknown=True)
+    assert (await granted(ledger, "tok_1", "attach-2")).past == "used"
+
+
+async def test_of_a_burnt_token_the_ledger_says_whether_it_knows_its_whole_life(both: tuple[Journal, Ledger]) -> None:
+    """Of a token made elsewhere, or before the store was wiped, an earlier order may have spent it."""
+    journal, ledger = both
+    await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
+    for token, recorded in (("tok_1", True), ("tok_2", False)):
+        lease = await granted(ledger, token, "attach-1", scope=MINE)
+        await ledger.close(token, lease, "burnt")
+        assert await ledger.claim(token, "attach-2", lease=30, scope=MINE) == Burnt("attach-1", lease.fence, recorded)
 
 
 async def test_a_store_wiped_in_the_middle_still_learns_that_a_token_is_spent(ledger: Ledger) -> None:
-    claim = Claim("granted", "attach-1", 7)
-    assert not await ledger.close("tok_1", claim, "available")
-    assert not await ledger.close("tok_1", claim, "unknown")
-    assert (await ledger.claim("tok_2", "attach-2", lease=30)).state == "granted"
-    assert await ledger.close("tok_1", claim, "spent", BECAME)
-    assert (await ledger.claim("tok_1", "attach-2", lease=30)).became == BECAME
+    lease = Lease("attach-1", 7)
+    assert not await ledger.close("tok_1", lease, "available")
+    assert not await ledger.close("tok_1", lease, "unknown")
+    await granted(ledger, "tok_2", "attach-2")
+    assert await ledger.close("tok_1", lease, "spent", BECAME)
+    assert await ledger.claim("tok_1", "attach-2", lease=30) == Spent("attach-1", 7, BECAME)
 
 
 # -- a token made here is bound to whom it was made for
@@ -229,21 +248,21 @@ async def test_a_token_recorded_is_available_at_once_to_whom_it_belongs(both: tu
     journal, ledger = both
     assert await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT) == OUTCOME
     assert (await journal.begin("req-1")).outcome == OUTCOME
-    claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
-    assert (claim.state, claim.was_held, claim.unknown_to_ledger) == ("granted", False, False)
+    claim = await granted(ledger, "tok_1", "req-1", scope=MINE)
+    assert (claim.past, claim.made_at) == ("untried", MADE_AT)
 
 
 @pytest.mark.parametrize(
     ("part", "other"), [("platform", "other"), ("mode", "live"), ("account", ""), ("kind", "bank_account")]
 )
 async def test_an_order_of_another_scope_is_told_which_part_does_not_fit(
-    both: tuple[Journal, Ledger], part: str, other: str
+    both: tuple[Journal, Ledger], part: ScopePart, other: str
 ) -> None:
     journal, ledger = both
     await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
-    claim = await ledger.claim("tok_1", "attach-1", lease=30, scope=replace(MINE, **{part: other}))
-    assert (claim.state, claim.by) == ("misfit", part)
-    assert (await ledger.claim("tok_1", "attach-1", lease=30, scope=MINE)).state == "granted"
+    scope = replace(MINE, **{part: other})  # type: ignore[arg-type]
+    assert await ledger.claim("tok_1", "attach-1", lease=30, scope=scope) == Misfit(part)
+    await granted(ledger, "tok_1", "attach-1", scope=MINE)
 
 
 async def test_an_accounts_own_token_may_go_into_that_account_in_the_platforms_name(
@@ -251,15 +270,15 @@ async def test_an_accounts_own_token_may_go_into_that_account_in_the_platforms_n
 ) -> None:
     journal, ledger = both
     await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
-    for also, state in (("acct_2", "misfit"), ("acct_1", "granted")):
-        scope = replace(MINE, account="", also=also)
-        assert (await ledger.claim("tok_1", "attach-1", lease=30, scope=scope)).state == state
+    other, own = (replace(MINE, account="", also=account) for account in ("acct_2", "acct_1"))
+    assert await ledger.claim("tok_1", "attach-1", lease=30, scope=other) == Misfit("account")
+    await granted(ledger, "tok_1", "attach-1", scope=own)
 
 
 async def test_a_token_made_elsewhere_belongs_to_whoever_names_it(ledger: Ledger) -> None:
-    claim = await ledger.claim("tok_1", "attach-1", lease=30, scope=MINE)
+    claim = await granted(ledger, "tok_1", "attach-1", scope=MINE)
     await ledger.close("tok_1", claim, "available")
-    assert (await ledger.claim("tok_1", "attach-2", lease=30, scope=replace(MINE, account=""))).state == "granted"
+    await granted(ledger, "tok_1", "attach-2", scope=replace(MINE, account=""))
 
 
 async def test_a_twin_that_recorded_too_late_registers_no_token_and_takes_nothing_back(
@@ -267,12 +286,12 @@ async def test_a_twin_that_recorded_too_late_registers_no_token_and_takes_nothin
 ) -> None:
     journal, ledger = both
     await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
-    claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
+    claim = await granted(ledger, "tok_1", "req-1", scope=MINE)
     await ledger.close("tok_1", claim, "spent", BECAME)
     for token in ("tok_1", "tok_2"):
         assert await journal.record_token("req-1", OUTCOME.replace("tok_1", token), token, MINE, at=MADE_AT) == OUTCOME
-    assert (await ledger.claim("tok_1", "attach-2", lease=30, scope=MINE)).state == "spent"
-    assert (await ledger.claim("tok_2", "attach-2", lease=30, scope=replace(MINE, kind="pii"))).state == "granted"
+    assert isinstance(await ledger.claim("tok_1", "attach-2", lease=30, scope=MINE), Spent)
+    await granted(ledger, "tok_2", "attach-2", scope=replace(MINE, kind="pii"))
 
 
 # -- a token that got too old makes room for another one
@@ -281,7 +300,7 @@ async def test_a_twin_that_recorded_too_late_registers_no_token_and_takes_nothin
 async def expired(journal: Journal, ledger: Ledger) -> None:
     await journal.begin("req-1")
     await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
-    claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
+    claim = await granted(ledger, "tok_1", "req-1", scope=MINE)
     assert await ledger.close("tok_1", claim, "expired")
 
 
@@ -305,7 +324,7 @@ async def test_nothing_is_made_anew_while_the_token_is_anything_but_expired(
 ) -> None:
     journal, ledger = both
     await journal.record_token("req-1", OUTCOME, "tok_1", MINE, at=MADE_AT)
-    claim = await ledger.claim("tok_1", "req-1", lease=30, scope=MINE)
+    claim = await granted(ledger, "tok_1", "req-1", scope=MINE)
     if state != "leased":
         await ledger.close("tok_1", claim, state)  # type: ignore[arg-type]
     assert not await journal.retokenize("req-1", "tok_1", PLACES)
@@ -319,7 +338,7 @@ async def test_a_store_that_was_wiped_leaves_the_first_key_behind_because_it_wou
     for _ in range(2):
         assert await journal.retokenize("req-1", "tok_1", PLACES)
     assert (await journal.begin("req-1")).epoch == 1
-    assert (await ledger.claim("tok_1", "req-1", lease=30)).state == "expired"
+    assert await ledger.claim("tok_1", "req-1", lease=30) == Expired("req-1")
 
 
 # -- no more tokens than can be spent
@@ -410,20 +429,20 @@ async def test_an_outcome_or_a_token_too_old_gives_the_seat_up(store: Store) -> 
 
 async def test_a_claim_in_hand_outlives_its_lease_for_as_long_as_it_is_kept(store: Store) -> None:
     ledger = RedisLedger(store, "main", days=1)
-    claim = await ledger.claim("tok_1", "attach-1", lease=2.0)
-    async with ledger.keeping("tok_1", claim, lease=2.0) as hold:
+    claim = await granted(ledger, "tok_1", "attach-1", lease=2.0)
+    async with ledger.keeping("tok_1", claim, seconds=2.0) as hold:
         for _ in range(10):
             await asyncio.sleep(0.3)
-            assert (await ledger.claim("tok_1", "attach-2", lease=30)).state == "held"
+            assert await ledger.claim("tok_1", "attach-2", lease=30) == Held("attach-1")
         assert await hold.holds()
-    assert (await asked_until_it_lapses(ledger, "attach-2")).state == "unknown"
+    assert await asked_until_it_lapses(ledger, "attach-2") == InDoubt("attach-1")
 
 
 @pytest.mark.parametrize("how", ["wiped", "taken over"])
 async def test_who_keeps_a_claim_learns_that_it_is_lost(client: Redis, store: Store, how: str) -> None:
     ledger = RedisLedger(store, "main", days=1)
-    claim = await ledger.claim("tok_1", "attach-1", lease=0.3)
-    async with asyncio.timeout(30), ledger.keeping("tok_1", claim, lease=0.3) as hold:
+    claim = await granted(ledger, "tok_1", "attach-1", lease=0.3)
+    async with asyncio.timeout(30), ledger.keeping("tok_1", claim, seconds=0.3) as hold:
         if how == "wiped":
             await client.flushdb()
         else:
@@ -433,7 +452,7 @@ async def test_who_keeps_a_claim_learns_that_it_is_lost(client: Redis, store: St
 
 async def test_one_token_says_nothing_about_another(ledger: Ledger) -> None:
     await ledger.claim("tok_1", "attach-1", lease=30)
-    assert (await ledger.claim("tok_2", "attach-2", lease=30)).state == "granted"
+    await granted(ledger, "tok_2", "attach-2")
 
 
 class Writers:
@@ -513,7 +532,7 @@ async def test_locks_of_two_platforms_have_nothing_to_do_with_each_other(store: 
 async def test_a_token_is_known_by_its_id_whatever_platform_an_order_names(store: Store) -> None:
     ledgers = [RedisLedger(store, platform, days=1) for platform in ("main", "other")]
     await ledgers[0].claim("tok_1", "attach-1", lease=30)
-    assert (await ledgers[1].claim("tok_1", "attach-2", lease=30)).state == "held"
+    assert await ledgers[1].claim("tok_1", "attach-2", lease=30) == Held("attach-1")
 
 
 async def test_the_journal_counts_deliveries_one_by_one(journal: Journal) -> None:

@@ -19,9 +19,9 @@ from tokenferry.contract.targets import Target, digest
 from tokenferry.sealing import Recipient, Signer, seal
 from tokenferry_worker.outcomes import Outcome, Quarantined, Retokenize
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.tokens.ledger import TokenScope
+from tokenferry_worker.tokens.ledger import Granted, TokenScope
 
-from .attaching_story import TARGET, Story, Tell, begin, code_of, result_of
+from .attaching_story import TARGET, Killed, Story, Tell, begin, code_of, result_of
 from .standins import NOW, Holding, customer, not_connected, timed_out
 
 pytestmark = pytest.mark.anyio
@@ -91,25 +91,12 @@ async def test_delivered_again_at_any_point_it_sends_the_same_request_back(tell:
     assert story.journal.requests.entry("req-1").epoch == 1
 
 
-@pytest.mark.parametrize("where", ["close", "retokenize"])
-async def test_killed_on_the_way_the_next_delivery_goes_on(
-    tell: Tell, sealed: Any, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    class Killed(BaseException):
-        pass
-
+@pytest.mark.parametrize("moment", ["after close", "after retokenize"])
+async def test_killed_on_the_way_the_next_delivery_goes_on(tell: Tell, sealed: Any, moment: str) -> None:
     story, body = late(tell()), sealed()
-    on: Any = story.ledger if where == "close" else story.journal
-    really = getattr(on, where)
-
-    async def die(*given: Any, **named: Any) -> Any:
-        await really(*given, **named)
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(on, where, die)
-        with pytest.raises(Killed):
-            await order(story, body)
+    story.dies.at = moment
+    with pytest.raises(Killed):
+        await order(story, body)
     assert isinstance(await order(story, body), Retokenize)
     assert story.journal.requests.entry("req-1").epoch == 1
 
@@ -245,6 +232,7 @@ async def test_a_lost_claim_stops_the_next_call_until_the_ledger_was_asked_again
     async def wiped(_: float) -> None:
         story.ledger.tokens.clear()
         claim = await story.ledger.claim("tok_1", "attach-2", lease=120)
+        assert isinstance(claim, Granted)
         await story.ledger.close("tok_1", claim, "spent")
 
     story.world.sleep = wiped  # type: ignore[method-assign]

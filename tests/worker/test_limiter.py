@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tokenferry.contract.names import LANES
+from tokenferry.contract.names import LANES, Lane
 from tokenferry_worker.limits.pacing import Budget, cut, recovered, take
 from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.limiter import MICROSECONDS, NEW_GATES, SHARED, RedisLimiter, numbers
@@ -68,11 +68,17 @@ async def test_the_script_takes_exactly_what_the_arithmetic_takes(client: Redis,
     assert compared > 150
 
 
+async def call(limiter: RedisLimiter, budget: Budget, lane: Lane = "bulk") -> None:
+    """One call that ends at once."""
+    async with limiter.permit([budget], lane):
+        pass
+
+
 async def waits(limiter: RedisLimiter, budgets: list[Budget]) -> float:
     """How long a realtime request would wait now; where it would not, it takes the call."""
-    word = await limiter.ask(budgets, "realtime", False)
-    assert word.granted == (word.ask_again == 0.0)
-    return word.ask_again
+    reply = await limiter.ask(budgets, "realtime", False)
+    assert reply.granted == (reply.ask_again == 0.0)
+    return reply.ask_again
 
 
 async def test_the_server_keeps_the_time_and_books_nothing_ahead(client: Redis, store: Store) -> None:
@@ -89,9 +95,9 @@ async def test_everybody_who_is_refused_gets_a_turn_of_its_own(store: Store) -> 
     limiter = RedisLimiter(store)
     budget = Budget("main:global", per_second=0.05, burst=1)
     assert (await limiter.ask([budget], "bulk", False)).granted
-    words = [await limiter.ask([budget], "bulk", False) for _ in range(4)]
-    assert not any(word.granted for word in words)
-    turns = [word.ask_again for word in words]
+    replies = [await limiter.ask([budget], "bulk", False) for _ in range(4)]
+    assert not any(reply.granted for reply in replies)
+    turns = [reply.ask_again for reply in replies]
     assert 10 < turns[0] <= 20
     assert all(10 < later - earlier <= 20 for earlier, later in pairwise(turns))
 
@@ -110,8 +116,8 @@ async def test_two_workers_together_keep_one_budget(client: Redis, prefix: str) 
     began, made = time.monotonic(), []
 
     async def call(limiter: RedisLimiter) -> None:
-        await limiter.permit([budget], "bulk")
-        made.append(time.monotonic() - began)
+        async with limiter.permit([budget], "bulk"):
+            made.append(time.monotonic() - began)
 
     await asyncio.gather(*(call(limiter) for limiter in fleet for _ in range(15)))
     assert len(made) == 30
@@ -157,7 +163,7 @@ async def test_a_push_back_is_heard_by_the_whole_fleet(client: Redis, prefix: st
     budget = Budget("main:global", per_second=100, burst=2)
     began = time.monotonic()
     await one.back_off(budget, 0.15)
-    await other.permit([budget], "realtime")
+    await call(other, budget, "realtime")
     assert time.monotonic() - began >= 0.14
 
 
@@ -175,12 +181,12 @@ class Clock:
         return [micros // MICROSECONDS, micros % MICROSECONDS]
 
     async def refused(self) -> None:
-        words = [0, *numbers(self.budget, "realtime")[:2], self.budget.name, "test", *self.time()]
-        await self.store.run(self.push_back, [self.key, self.changes], words)
+        arguments = [0, *numbers(self.budget, "realtime")[:2], self.budget.name, "test", *self.time()]
+        await self.store.run(self.push_back, [self.key, self.changes], arguments)
 
     async def share(self) -> float:
-        words = [*numbers(self.budget, "realtime")[:2], *self.time()]
-        per_second, *_ = await self.store.run(self.look, [self.key], words)
+        arguments = [*numbers(self.budget, "realtime")[:2], *self.time()]
+        per_second, *_ = await self.store.run(self.look, [self.key], arguments)
         return float(per_second) / self.budget.per_second
 
 
@@ -269,35 +275,41 @@ async def test_while_the_store_is_away_a_process_goes_on_with_a_small_share_and_
 
     store = Away()
     limiter, budget = RedisLimiter(store, alone=0.1), Budget("main:global", per_second=100, burst=3)  # type: ignore[arg-type]
-    words = [await limiter.ask([budget], "realtime", True) for _ in range(20)]
-    assert 1 <= sum(word.granted for word in words) <= 2
-    assert 0.0 < words[-1].ask_again <= 0.1
+    replies = [await limiter.ask([budget], "realtime", True) for _ in range(20)]
+    assert 1 <= sum(reply.granted for reply in replies) <= 2
+    assert 0.0 < replies[-1].ask_again <= 0.1
     store.away = False
     assert (await limiter.ask([budget], "realtime", True)).granted
 
 
-async def test_a_pause_holds_while_the_store_is_away_until_it_ends_by_itself(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Leaving(Store):
+    """A store that is away when it is told to be."""
+
+    left = False
+
+    async def run_unless_away(self, *asked: Any) -> Any:
+        return None if self.left else await super().run_unless_away(*asked)
+
+
+async def test_a_pause_holds_while_the_store_is_away_until_it_ends_by_itself(client: Redis, prefix: str) -> None:
+    store = Leaving(client, prefix)
     limiter, other = RedisLimiter(store, alone=1.0), Budget("other:global", per_second=100)
     long, short = (Budget(f"main:endpoint:{name}", per_second=100) for name in ("tokens", "charges"))
     for budget, lasts in ((long, 3600.0), (short, 0.2)):
         await Controls(store).command("pause", budget, who="a test", why="a test", lasts=lasts)
         assert not (await limiter.ask([other, budget], "realtime", False)).granted
 
-    async def away(*_: object) -> None:
-        return None
-
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "run_unless_away", away)
-        assert not (await limiter.ask([other, long], "realtime", False)).granted
-        assert (await limiter.ask([other], "realtime", False)).granted
-        await asyncio.sleep(0.3)
-        assert (await limiter.ask([short], "realtime", False)).granted
+    store.left = True
+    assert not (await limiter.ask([other, long], "realtime", False)).granted
+    assert (await limiter.ask([other], "realtime", False)).granted
+    await asyncio.sleep(0.3)
+    assert (await limiter.ask([short], "realtime", False)).granted
+    store.left = False
     await Controls(store).command("resume", long, who="a test", why="it is over")
     assert (await limiter.ask([long], "realtime", False)).granted
-    monkeypatch.setattr(store, "run_unless_away", away)
+    store.left = True
     assert (await limiter.ask([long], "realtime", False)).granted, "the last that it was told"
+    await store.aclose()
 
 
 async def test_a_server_clock_that_is_set_back_an_hour_stops_nobody(client: Redis, store: Store) -> None:
@@ -305,8 +317,8 @@ async def test_a_server_clock_that_is_set_back_an_hour_stops_nobody(client: Redi
     keys = [store.key("line", "x"), store.key("budget", budget.name)]
 
     async def ask(now: int) -> tuple[int, float]:
-        words = [0, "bulk", "", 0, *numbers(budget, "bulk"), now, 0]
-        granted, again = await store.run(permit, keys, words)
+        arguments = [0, "bulk", "", 0, *numbers(budget, "bulk"), now, 0]
+        granted, again = await store.run(permit, keys, arguments)
         return granted, int(again) / MICROSECONDS
 
     for _ in range(5):
@@ -327,14 +339,28 @@ async def test_a_store_that_is_wiped_in_the_middle_is_a_fresh_start_not_an_error
 async def test_no_more_calls_are_under_way_than_a_budget_allows_and_one_that_is_done_makes_room(store: Store) -> None:
     limiter = RedisLimiter(store)
     budget = Budget("main:endpoint:accounts", per_second=1000, burst=50, in_flight=3)
-    under_way = [await limiter.permit([budget], "bulk") for _ in range(3)]
-    assert len(set(under_way)) == 3
-    word = await limiter.ask([budget], "realtime", False)
-    assert not word.granted
-    assert word.ask_again == 0.05
-    waiting = asyncio.create_task(limiter.permit([budget], "realtime"))
-    await limiter.done([budget], under_way[0])
-    await asyncio.wait_for(waiting, 30)
+    async with limiter.permit([budget], "bulk"), limiter.permit([budget], "bulk"):
+        async with limiter.permit([budget], "bulk"):
+            reply = await limiter.ask([budget], "realtime", False)
+            assert not reply.granted
+            assert reply.ask_again == 0.05
+            waiting = asyncio.create_task(call(limiter, budget, "realtime"))
+            await turns(5)
+            assert not waiting.done()
+        await asyncio.wait_for(waiting, 30)
+
+
+async def test_a_permit_is_given_back_however_its_block_ends(client: Redis, store: Store) -> None:
+    limiter, budget = RedisLimiter(store), Budget("main:endpoint:accounts", per_second=1000, burst=50, in_flight=1)
+
+    async def fail() -> None:
+        async with limiter.permit([budget], "bulk"):
+            assert await seats_taken(client, store, budget) == 1
+            raise ValueError("the call has failed")
+
+    with pytest.raises(ValueError, match="the call has failed"):
+        await fail()
+    assert await seats_taken(client, store, budget) == 0
 
 
 async def test_a_call_whose_worker_died_makes_room_after_the_longest_a_call_can_take(store: Store) -> None:
@@ -342,7 +368,8 @@ async def test_a_call_whose_worker_died_makes_room_after_the_longest_a_call_can_
     budget = Budget("main:endpoint:accounts", per_second=1000, burst=50, in_flight=1)
     began = time.monotonic()
     for _ in range(3):
-        await asyncio.wait_for(limiter.permit([budget], "bulk"), 30)
+        while not (reply := await limiter.ask([budget], "bulk", False)).granted:
+            await asyncio.sleep(reply.ask_again)
     assert time.monotonic() - began >= 0.35
 
 
@@ -382,11 +409,8 @@ async def test_however_those_who_wait_are_cancelled_no_call_counts_as_under_way_
     ended = []
 
     async def deliver() -> None:
-        call = await limiter.permit([budget], dice.choice(LANES))
-        try:
+        async with limiter.permit([budget], dice.choice(LANES)):
             await turns(dice.randint(0, 10))
-        finally:
-            await limiter.done([budget], call)
 
     async def call_off(delivery: asyncio.Task[None]) -> None:
         """At any moment: before the permit is asked for, while its answer comes, in the call, and while that ends."""
@@ -424,8 +448,7 @@ async def test_a_call_whose_answer_came_too_late_is_given_back(client: Redis, pr
     limiter, budget = RedisLimiter(store), Budget("main:endpoint:tokens", per_second=1000, burst=9, in_flight=1)
     await limiter.ask([budget], "bulk", False)
     async with asyncio.timeout(60):
-        call = await limiter.permit([budget], "bulk")
-        await limiter.done([budget], call)
+        await call(limiter, budget)
     await limiter.aclose()
     assert await seats_taken(client, store, budget) == 0
     await store.aclose()
@@ -455,7 +478,7 @@ async def test_a_hundred_thousand_connected_accounts_leave_no_memory_behind() ->
     most = 0
     for number in range(100_000):
         store.away = number % 2 == 1  # then the process keeps the arrivals itself
-        await limiter.permit([Budget(f"main:account:acct_{number}", per_second=100_000)], "bulk")
+        await call(limiter, Budget(f"main:account:acct_{number}", per_second=100_000))
         most = max(most, len(limiter._gates), len(limiter._arrivals), len(limiter._paused))
     assert most <= 2 * NEW_GATES
 
@@ -464,11 +487,11 @@ async def test_a_gate_where_somebody_waits_or_a_rest_is_kept_is_never_forgotten(
     store = Granting()
     limiter = RedisLimiter(store)  # type: ignore[arg-type]
     waits, rests, idles = (Budget(f"main:account:{name}", per_second=5) for name in ("waits", "rests", "idles"))
-    await limiter.permit([idles], "bulk")
+    await call(limiter, idles)
     store.rest = 3_600_000_000
-    await limiter.permit([rests], "bulk")
+    await call(limiter, rests)
     store.go.clear()
-    waiting = asyncio.create_task(limiter.permit([waits], "bulk"))
+    waiting = asyncio.create_task(call(limiter, waits))
     await asyncio.sleep(0)
     before = dict(limiter._gates)
     limiter._forget_at = 0

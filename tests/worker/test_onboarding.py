@@ -17,10 +17,10 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, OnboardingHeader, onboarding_from
 from tokenferry.contract.queues import ONBOARD_TASK
 from tokenferry.contract.requests import Kind
-from tokenferry.contract.results import OnboardingProgress, OnboardingResult, StepResult
+from tokenferry.contract.results import Attempt, Failure, OnboardingProgress, OnboardingResult, StepResult
 from tokenferry.sealing import Recipient, Signer, seal_onboarding
 from tokenferry_worker.circuits.breaker import CircuitBreaker
-from tokenferry_worker.deliveries.onboarding import Onboarder, requirements_of
+from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
@@ -29,9 +29,14 @@ from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.store import Store
-from tokenferry_worker.onboarding.steps import StepRunner, step_id
+from tokenferry_worker.onboarding.calls import AccountCalls
+from tokenferry_worker.onboarding.plan import step_id
+from tokenferry_worker.onboarding.progress import Resumption, Status, StepRecord, StepRecords, resume
+from tokenferry_worker.onboarding.requirements import requirements_of
+from tokenferry_worker.onboarding.steps import StepRunner
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
@@ -222,6 +227,26 @@ class MemoryOnboardingStore:
         return known[step]
 
 
+class ForgetfulStore(MemoryOnboardingStore):
+    """A store whose reader sees nothing of what others have written meanwhile."""
+
+    forgets = False
+
+    async def records(self, platform: str, onboarding_id: str) -> dict[str, str]:
+        return {} if self.forgets else await super().records(platform, onboarding_id)
+
+
+@dataclass(frozen=True)
+class DeadlyOpener(Opener):
+    """Its worker dies of every document."""
+
+    opened: list[OnboardingEnvelope] = field(default_factory=list)
+
+    def open_onboarding(self, envelope: OnboardingEnvelope) -> Onboarding:
+        self.opened.append(envelope)
+        raise Killed
+
+
 class MortalJournal(MemoryJournal):
     """A journal that whoever uses it may not outlive."""
 
@@ -248,6 +273,7 @@ class House:
         self.endpoint = AccountsEndpoint(self.moments)
         self.journal = MortalJournal(self.moments)
         self.book: Any = MemoryOnboardingStore(self.moments)
+        self.opener = Opener(load_identities(self.folder.identities), Signers.load(self.folder.signers))
         self.ledger = MemoryLedger()
         self.limiter, self.world = MemoryLimiter(), StoryClock()
         self.circuits = CircuitBreaker(MemoryCircuits())
@@ -267,19 +293,25 @@ class House:
 
     @property
     def onboarder(self) -> Onboarder:
+        return self.onboarder_of(self.desk, self.ledger)
+
+    def onboarder_of(self, platform: PlatformContext, ledger: MemoryLedger) -> Onboarder:
+        """An onboarder for one platform."""
+        ledgers, records = {platform.name: ledger}, StepRecords(self.book)
+        caller = Caller(self.limiter, self.circuits, self.world, 3)
+        creator, spender = TokenCreator(self.journal, caller, self.world), Spender(ledgers, caller, self.world)
+        calls = AccountCalls(records, caller, self.world)
         return Onboarder(
-            opener=Opener(load_identities(self.folder.identities), Signers.load(self.folder.signers)),
-            steps=StepRunner(
-                creator=TokenCreator(self.journal, self.limiter, self.circuits, self.world, 3),
-                spender=Spender({"main": self.ledger}, self.limiter, self.circuits, self.world, 3),
-                journal=self.journal,
-                store=self.book,
-                token_lifetime=self.token_lifetime,
-            ),
-            platforms={"main": self.desk},
+            opener=self.opener,
+            steps=StepRunner(creator, spender, calls, self.journal, records, self.token_lifetime),
+            calls=calls,
+            records=records,
+            ledgers=ledgers,
+            platforms={platform.name: platform},
             journal=self.journal,
+            clock=self.world,
             deliveries=5,
-            tell=lambda route, word: self.told.append((route, word)),
+            publish_progress=lambda route, progress: self.told.append((route, progress)),
         )
 
     def sealed(self, document: Onboarding | dict[str, Any], **header: Any) -> str:
@@ -407,15 +439,8 @@ class TestWhatIsNoOnboarding:
 
     async def test_what_does_not_open_is_told_and_kept(self, house: House) -> None:
         envelope = OnboardingEnvelope.model_validate_json(house.sealed(DOCUMENT, expires_at=int(NOW * 1000) + 1))
-        opener = house.onboarder.opener
-        stranger = Onboarder(
-            opener=Opener({}, opener.signers),
-            steps=house.onboarder.steps,
-            platforms={"main": house.desk},
-            journal=house.journal,
-            deliveries=5,
-        )
-        outcome = await stranger.handle(envelope.model_dump_json())
+        house.opener = Opener({}, house.opener.signers)
+        outcome = await house.onboarder.handle(envelope.model_dump_json())
         assert isinstance(outcome, DeadLettered)
         assert (outcome.code, told(outcome).onboarding_id) == (Code.UNOPENABLE, None)
 
@@ -462,17 +487,8 @@ class TestWhatIsNoOnboarding:
         }
         assert len(house.endpoint.calls) == calls
 
-    async def test_one_that_workers_may_die_of_opening_is_not_opened_a_second_time(
-        self, house: House, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        opened = 0
-
-        def die(self: Opener, envelope: OnboardingEnvelope) -> Onboarding:
-            nonlocal opened
-            opened += 1
-            raise Killed
-
-        monkeypatch.setattr(Opener, "open_onboarding", die)
+    async def test_one_that_workers_may_die_of_opening_is_not_opened_a_second_time(self, house: House) -> None:
+        opener = house.opener = DeadlyOpener(house.opener.identities, house.opener.signers)
         body = house.sealed(DOCUMENT)
         for _ in range(5 + 1):
             with pytest.raises(Killed):
@@ -480,7 +496,7 @@ class TestWhatIsNoOnboarding:
         outcome = await house.onboarder.handle(body)
         assert isinstance(outcome, DeadLettered)
         assert outcome.code == Code.DELIVERIES_EXHAUSTED
-        assert opened == 6
+        assert len(opener.opened) == 6
 
 
 REFUSALS = {
@@ -671,17 +687,12 @@ async def test_a_content_that_is_refused_is_refused_also_where_a_worker_was_kill
     assert (statuses(again)["account"], again.failure and again.failure.code) == ("failed", "email_invalid")
 
 
-async def test_a_twin_that_knows_less_takes_what_the_other_one_has_made(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_twin_that_knows_less_takes_what_the_other_one_has_made(house: House) -> None:
     """Its lock had lapsed while it was frozen."""
+    house.book = ForgetfulStore(house.moments)
     body = house.sealed(DOCUMENT)
     assert told(await house.onboarder.handle(body)).complete
-
-    async def look(*_: Any) -> dict[str, str]:
-        return {}
-
-    monkeypatch.setattr(house.book, "records", look)
+    house.book.forgets = True
     house.journal.entry("req-1").outcome = None
     late = told(await house.onboarder.handle(body))
     assert statuses(late)["account"] == "done"
@@ -836,19 +847,8 @@ async def test_two_messages_about_one_account_at_once_make_one_account(house: Ho
 
 
 async def test_the_same_reference_on_two_platforms_is_two_accounts(house: House) -> None:
-    other = Onboarder(
-        opener=house.onboarder.opener,
-        steps=StepRunner(
-            creator=house.onboarder.steps.creator,
-            spender=Spender({"other": MemoryLedger()}, house.limiter, house.circuits, house.world, 3),
-            journal=house.journal,
-            store=house.book,
-            token_lifetime=600.0,
-        ),
-        platforms={"other": PlatformContext("other", house.endpoint, house.desk.budgets, live=False)},
-        journal=house.journal,
-        deliveries=5,
-    )
+    platform = PlatformContext("other", house.endpoint, house.desk.budgets, live=False)
+    other = house.onboarder_of(platform, MemoryLedger())
     await house.deliver(house.sealed(DOCUMENT))
     assert told(await other.handle(house.sealed(DOCUMENT, platform="other"))).complete
     assert house.endpoint.made.count("account") == 2
@@ -862,7 +862,7 @@ async def test_a_closed_endpoint_parks_the_message_and_it_goes_on_where_it_stopp
         outcome = await house.onboarder.handle(body)
         assert outcome == Parked("main/endpoint/accounts", ONBOARD_TASK, "req-1")
         assert house.journal.entry("req-1").deliveries == 0
-        await house.circuits._book.close("main/endpoint/accounts")
+        await house.circuits._store.close("main/endpoint/accounts")
         await asyncio.sleep(0)
     house.circuits = CircuitBreaker(MemoryCircuits())
     result = await house.deliver(body)
@@ -1013,6 +1013,43 @@ async def test_nothing_of_the_document_is_kept_but_ids_and_codes(house: House) -
     kept = f"{house.book.entries} {house.journal.entries} {house.ledger.tokens} {result.model_dump_json()} {result!r}"
     for secret in ("222222222", "000123456789", "Jenny", "Rosen", "Imaginary", "example.com"):
         assert secret not in kept
+
+
+def recorded(status: Status, message: str, *, token: str | None = None, stored_500: bool = False) -> StepRecord:
+    attempts = (Attempt(at=1, status=500, code="api_error"),) if stored_500 else ()
+    failure = Failure(code=Code.ATTEMPTS_EXHAUSTED, source="tokenferry", history=attempts)
+    return StepRecord(
+        status=status,
+        round=2,
+        message=message,
+        at=1,
+        token=token,
+        failure=failure if status in ("refused", "stopped") else None,
+    )
+
+
+BEGUN, STOPPED = recorded("begun", "req-2", token="ct_1"), recorded("stopped", "req-1")
+
+
+@pytest.mark.parametrize(
+    ("known", "resumption"),
+    [
+        (None, Resumption(0, None)),
+        (recorded("done", "req-1"), None),
+        (recorded("done", "req-2"), None),
+        (BEGUN, Resumption(2, BEGUN)),
+        (recorded("begun", "req-1"), None),  # without a token: only a document without one can find out
+        (recorded("refused", "req-1"), None),
+        (recorded("refused", "req-2"), Resumption(3, None)),
+        (STOPPED, Resumption(2, STOPPED)),
+        (recorded("stopped", "req-1", stored_500=True), Resumption(3, None)),
+        (recorded("stopped", "req-2"), Resumption(3, None)),
+    ],
+)
+def test_how_a_message_goes_on_with_a_step_follows_from_its_record(
+    known: StepRecord | None, resumption: Resumption | None
+) -> None:
+    assert resume(known, "req-1", with_token=True) == resumption
 
 
 class TestTheStoresMemory:

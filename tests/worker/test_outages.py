@@ -28,7 +28,7 @@ from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.provider.answers import Answer, Greeting
-from tokenferry_worker.provider.attempts import KEY_IS_SAFE
+from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
 from tokenferry_worker.tokens.spending import Spender
@@ -241,14 +241,14 @@ class Fleet:
 
     async def tokenize(self, request: str, *, process: int = 0, days: float = 5.0) -> TokenResult:
         switchboard, desk = self.processes[process]
-        maker = TokenCreator(self.journal, self.limiter, switchboard, self.world, attempts=8)
+        maker = TokenCreator(self.journal, Caller(self.limiter, switchboard, self.world, attempts=8), self.world)
         wanted = TokenCall(request, "card", "main", None, "bulk", int((NOW + days * 24 * HOUR) * 1000), may_park=False)
         begun = await self.journal.begin(request)
         return await maker.create(desk, wanted, begun.epoch, remembered=False)
 
     async def attach(self, order: str, *, process: int = 0, seconds: float = 90 * HOUR) -> AttachResult:
         switchboard, desk = self.processes[process]
-        spender = Spender({"main": self.ledger}, self.limiter, switchboard, self.world, attempts=8)
+        spender = Spender({"main": self.ledger}, Caller(self.limiter, switchboard, self.world, 8), self.world)
         now = int(self.world.now() * 1000)
         request = AttachRequest(
             attach_id=order,

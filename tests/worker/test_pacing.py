@@ -78,7 +78,7 @@ def test_when_bulk_has_taken_all_it_gets_a_realtime_request_still_finds_a_place(
     assert take(arrivals, [budget], "realtime", now=1000.0)[1] == pytest.approx(0.0, abs=1e-9)
 
 
-class Till:
+class CountingLimiter:
     """Grants every question, when it may; counts them, and says how long until the next is worth asking."""
 
     def __init__(self, ask_again: float = 0.0, refusals: int = 0) -> None:
@@ -114,9 +114,9 @@ async def settled() -> None:
 
 
 async def test_realtime_goes_before_bulk_and_within_a_lane_who_came_first() -> None:
-    till, served = Till(), []
-    till.go.clear()
-    gate = Gate([BUDGET], till.ask)
+    limiter, served = CountingLimiter(), []
+    limiter.go.clear()
+    gate = Gate([BUDGET], limiter.ask)
 
     async def ask(name: str) -> None:
         await gate.permit("realtime" if name.startswith("r") else "bulk")
@@ -126,15 +126,15 @@ async def test_realtime_goes_before_bulk_and_within_a_lane_who_came_first() -> N
     for name in ["b1", "b2", "r1", "b3", "r2"]:
         asking.append(asyncio.create_task(ask(name)))
         await settled()
-    till.go.set()
+    limiter.go.set()
     await asyncio.gather(*asking)
     assert served == ["r1", "r2", "b1", "b2", "b3"]
 
 
 async def test_a_realtime_request_gets_the_call_that_was_asked_for_bulk() -> None:
-    till, served = Till(), []
-    till.go.clear()
-    gate = Gate([BUDGET], till.ask)
+    limiter, served = CountingLimiter(), []
+    limiter.go.clear()
+    gate = Gate([BUDGET], limiter.ask)
 
     async def ask(name: str) -> None:
         await gate.permit("realtime" if name.startswith("r") else "bulk")
@@ -144,101 +144,101 @@ async def test_a_realtime_request_gets_the_call_that_was_asked_for_bulk() -> Non
     await settled()
     realtime = asyncio.create_task(ask("r1"))
     await settled()
-    till.go.set()
+    limiter.go.set()
     await asyncio.gather(bulk, realtime)
     assert served == ["r1", "b1"]
-    assert till.granted == 2
+    assert limiter.granted == 2
 
 
 async def test_a_realtime_request_does_not_wait_for_the_turn_bulk_was_given() -> None:
-    till = Till(ask_again=3600.0, refusals=1)
-    gate = Gate([BUDGET], till.ask)
+    limiter = CountingLimiter(ask_again=3600.0, refusals=1)
+    gate = Gate([BUDGET], limiter.ask)
     bulk = asyncio.create_task(gate.permit("bulk"))
     await settled()
     await asyncio.wait_for(gate.permit("realtime"), 30)
     assert not bulk.done()
     bulk.cancel()
     gate._serving.cancel()  # type: ignore[union-attr]
-    assert till.asked[:2] == [("bulk", False), ("realtime", True)]
+    assert limiter.asked[:2] == [("bulk", False), ("realtime", True)]
 
 
 async def test_who_is_refused_asks_again_until_granted() -> None:
-    till = Till(refusals=5)
-    await asyncio.wait_for(Gate([BUDGET], till.ask).permit("bulk"), 30)
-    assert (till.granted, len(till.asked)) == (1, 6)
+    limiter = CountingLimiter(refusals=5)
+    await asyncio.wait_for(Gate([BUDGET], limiter.ask).permit("bulk"), 30)
+    assert (limiter.granted, len(limiter.asked)) == (1, 6)
 
 
 async def test_the_limiter_is_told_whether_somebody_waits_behind() -> None:
-    till = Till()
-    gate = Gate([BUDGET], till.ask)
+    limiter = CountingLimiter()
+    gate = Gate([BUDGET], limiter.ask)
     await asyncio.gather(*(gate.permit("bulk") for _ in range(3)))
-    assert [more for _, more in till.asked] == [True, True, False]
+    assert [more for _, more in limiter.asked] == [True, True, False]
 
 
 async def test_one_process_never_has_more_than_one_question_open() -> None:
-    till = Till()
-    gate = Gate([BUDGET], till.ask)
+    limiter = CountingLimiter()
+    gate = Gate([BUDGET], limiter.ask)
     await asyncio.gather(*(gate.permit("bulk") for _ in range(50)))
-    assert (till.most_open, till.granted) == (1, 50)
+    assert (limiter.most_open, limiter.granted) == (1, 50)
 
 
 async def test_a_cancelled_waiter_costs_no_call() -> None:
-    till = Till()
-    till.go.clear()
-    gate = Gate([BUDGET], till.ask)
+    limiter = CountingLimiter()
+    limiter.go.clear()
+    gate = Gate([BUDGET], limiter.ask)
     waiting = [asyncio.create_task(gate.permit("bulk")) for _ in range(10)]
     await settled()
     for task in waiting[::2]:
         task.cancel()
     await settled()
-    till.go.set()
+    limiter.go.set()
     ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert [isinstance(end, asyncio.CancelledError) for end in ended] == [True, False] * 5
-    assert till.granted == 5
+    assert limiter.granted == 5
 
 
 class Seats:
-    """Counts the calls under way that a till grants, and what is given back."""
+    """Counts the calls under way that a limiter grants, and what is given back."""
 
-    def __init__(self, till: Till) -> None:
-        self.till = till
+    def __init__(self, limiter: CountingLimiter) -> None:
+        self.limiter = limiter
         self.taken: set[str] = set()
 
     async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> PermitReply:
-        word = await self.till.ask(budgets, lane, more)
-        if not word.granted:
-            return word
-        call = f"call-{self.till.granted}"
+        reply = await self.limiter.ask(budgets, lane, more)
+        if not reply.granted:
+            return reply
+        call = f"call-{self.limiter.granted}"
         self.taken.add(call)
-        return PermitReply(True, word.ask_again, call)
+        return PermitReply(True, reply.ask_again, call)
 
     def give_back(self, _budgets: Sequence[Budget], call: str) -> None:
         self.taken.remove(call)
 
 
 async def test_a_call_that_is_granted_when_nobody_waits_any_more_is_given_back() -> None:
-    till = Till()
-    till.go.clear()
-    seats = Seats(till)
+    limiter = CountingLimiter()
+    limiter.go.clear()
+    seats = Seats(limiter)
     gate = Gate([BUDGET], seats.ask, seats.give_back)
     gone = asyncio.create_task(gate.permit("bulk"))
     await settled()
     gone.cancel()
-    till.go.set()
+    limiter.go.set()
     await settled()
-    assert (till.granted, seats.taken) == (1, set())
+    assert (limiter.granted, seats.taken) == (1, set())
 
 
 @pytest.mark.parametrize("somebody_waits", [True, False])
 async def test_a_call_granted_in_the_turn_of_the_cancellation_goes_to_the_next_one_or_back(
     somebody_waits: bool,
 ) -> None:
-    till = Till(ask_again=3600.0)
-    seats = Seats(till)
+    limiter = CountingLimiter(ask_again=3600.0)
+    seats = Seats(limiter)
     gate = Gate([BUDGET], seats.ask, seats.give_back)
     gone = asyncio.create_task(gate.permit("bulk"))
     others = [asyncio.create_task(gate.permit("bulk"))] if somebody_waits else []
-    while not till.granted:
+    while not limiter.granted:
         await asyncio.sleep(0)
     assert not gone.done(), "it learns of its call in the next turn"
     gone.cancel()
@@ -249,15 +249,15 @@ async def test_a_call_granted_in_the_turn_of_the_cancellation_goes_to_the_next_o
 
 
 async def test_a_gate_is_idle_only_when_nobody_waits_and_no_rest_has_to_be_kept() -> None:
-    till = Till()
-    till.go.clear()
-    gate = Gate([BUDGET], till.ask)
+    limiter = CountingLimiter()
+    limiter.go.clear()
+    gate = Gate([BUDGET], limiter.ask)
     assert gate.idle
     waiting = asyncio.create_task(gate.permit("bulk"))
     await settled()
     assert not gate.idle
-    till.ask_again = 0.1
-    till.go.set()
+    limiter.ask_again = 0.1
+    limiter.go.set()
     await waiting
     assert not gate.idle, "the next question is to be asked a moment later"
     assert gate._serving is not None
@@ -266,13 +266,13 @@ async def test_a_gate_is_idle_only_when_nobody_waits_and_no_rest_has_to_be_kept(
 
 
 async def test_after_everybody_left_the_gate_serves_the_next_one() -> None:
-    till = Till()
-    till.go.clear()
-    gate = Gate([BUDGET], till.ask)
+    limiter = CountingLimiter()
+    limiter.go.clear()
+    gate = Gate([BUDGET], limiter.ask)
     gone = asyncio.create_task(gate.permit("bulk"))
     await settled()
     gone.cancel()
-    till.go.set()
+    limiter.go.set()
     await settled()
     await asyncio.wait_for(gate.permit("bulk"), 30)
 
@@ -281,20 +281,20 @@ async def test_an_error_reaches_everybody_who_waits_and_the_gate_recovers() -> N
     class Broken(Exception):
         pass
 
-    till = Till()
+    limiter = CountingLimiter()
     broken = True
 
     async def ask_or_fail(budgets: Sequence[Budget], lane: Lane, more: bool) -> PermitReply:
-        await till.go.wait()
+        await limiter.go.wait()
         if broken:
             raise Broken
-        return await till.ask(budgets, lane, more)
+        return await limiter.ask(budgets, lane, more)
 
-    till.go.clear()
+    limiter.go.clear()
     gate = Gate([BUDGET], ask_or_fail)
     waiting = [asyncio.create_task(gate.permit("bulk")) for _ in range(5)]
     await settled()
-    till.go.set()
+    limiter.go.set()
     assert [type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)] == [Broken] * 5
     broken = False
     await asyncio.wait_for(gate.permit("realtime"), 30)

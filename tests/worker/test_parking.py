@@ -68,7 +68,7 @@ def lot(valkey: Embedded, tmp_path: Path) -> Iterator[Lot]:
 def test_a_probe_brings_one_message_back_and_those_before_it_whose_time_is_up(lot: Lot) -> None:
     for id_, seconds_left in [("late-1", -1.0), ("late-2", -1.0), ("live-1", 60.0), ("live-2", 60.0)]:
         lot.park(id_, seconds_left=seconds_left)
-    assert not lot.carrier._carry(SCOPE, probing=True)
+    assert not lot.carrier._move(SCOPE, probing=True)
     assert lot.back("tokenize.bulk.main") == ["late-1", "late-2", "live-1"]
     assert lot.resting() == 1
 
@@ -79,7 +79,7 @@ def test_after_the_cure_everything_goes_back_in_its_order_to_the_queue_it_came_f
         lot.park(request)
         lot.park(order, task=ATTACH_TASK)
     lot.park("urgent", task=ATTACH_TASK, lane="realtime")
-    assert lot.carrier._carry(SCOPE, probing=False)
+    assert lot.carrier._move(SCOPE, probing=False)
     assert lot.back("tokenize.bulk.main") == requests
     assert lot.back("attach.bulk.main") == orders
     assert lot.back("attach.realtime.main") == ["urgent"]
@@ -89,7 +89,7 @@ def test_after_the_cure_everything_goes_back_in_its_order_to_the_queue_it_came_f
 def test_a_message_comes_back_exactly_as_it_was_published_at_first(lot: Lot) -> None:
     lot.park("request-1")
     (parked,) = lot.client.lrange(parked_queue(SCOPE), 0, -1)
-    lot.carrier._carry(SCOPE, probing=False)
+    lot.carrier._move(SCOPE, probing=False)
     (back,) = lot.client.lrange("tokenize.bulk.main", 0, -1)
     before, after = json.loads(parked), json.loads(back)
     assert [after[part] for part in ("body", "content-type", "content-encoding")] == [
@@ -141,8 +141,8 @@ def test_what_was_under_way_when_the_connection_ended_goes_back_once(
     circuits = MemoryCircuits()
     with Interrupted.to(configuration) as publisher:
         carrier = ParkedRequeuer(configuration, publisher, circuits, CircuitBreaker(circuits))
-        assert not carrier._carry(SCOPE, probing=False), "after a hiccup nobody knows whether that was all"
-        assert carrier._carry(SCOPE, probing=False)
+        assert not carrier._move(SCOPE, probing=False), "after a hiccup nobody knows whether that was all"
+        assert carrier._move(SCOPE, probing=False)
     with connecting.connect(configuration) as connection:
         queue = connecting.queue("tokenize.bulk.main", amqp=True).bind(connection.default_channel)
         back = [message.headers["id"] for message in iter(queue.get, None)]
@@ -166,5 +166,5 @@ def test_what_is_not_ours_goes_back_too_and_is_set_aside_there(lot: Lot, body: s
     lot.client.lpush(parked_queue(SCOPE), b"no message at all")
     lot.publisher.publish(Outgoing(parked_queue(SCOPE), body, {"task": "unknown", "id": "stranger"}))
     lot.park("request-1")
-    assert lot.carrier._carry(SCOPE, probing=False)
+    assert lot.carrier._move(SCOPE, probing=False)
     assert lot.back("tokenize.bulk.main") == ["stranger", "request-1"]

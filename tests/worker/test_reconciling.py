@@ -327,7 +327,7 @@ async def test_the_endpoints_own_words_are_in_no_result(tell: Tell) -> None:
 async def test_parked_in_doubt_and_come_back_it_repeats_its_key_whatever_the_time(tell: Tell) -> None:
     story = tell(timed_out(), blocked(403), customer())
     assert isinstance(await story.handle(), Parked)
-    await story.attacher.spender.circuits.on_success(["main/endpoint/customer_sources"])
+    await story.attacher.spender.caller.circuits.on_success(["main/endpoint/customer_sources"])
     story.world.clock += 700
     assert result_of(await story.handle()).ok
     assert len(set(story.endpoint.keys)) == 1

@@ -59,24 +59,24 @@ async def test_a_line_says_since_when_what_is_wrong_how_many_wait_and_the_cure(
     configuration: Configuration, caplog: pytest.LogCaptureFixture
 ) -> None:
     book = MemoryCircuits(first=60.0)
-    switchboard = CircuitBreaker(book, look_every=0.01)
+    breaker = CircuitBreaker(book, look_every=0.01)
     await asyncio.to_thread(send, configuration, "tokenize.bulk.main", 3)
     await asyncio.to_thread(send, configuration, "attach.bulk.main", 2)
     await asyncio.to_thread(send, configuration, parked_queue(PATH), 4)
     await book.count_parked(PATH)
-    await switchboard.unanswered("main/outage", 503, "api.example answers nobody")
-    await switchboard.unanswered(PATH, 0, "api.example answers no call of customers")
+    await breaker.unanswered("main/outage", 503, "api.example answers nobody")
+    await breaker.unanswered(PATH, 0, "api.example answers no call of customers")
     caplog.clear()
-    async with watched(switchboard):
-        waiting = asyncio.create_task(switchboard.enter(["main/outage"], may_park=False))
-        while not switchboard.snapshot.open:
+    async with watched(breaker):
+        waiting = asyncio.create_task(breaker.enter(["main/outage"], may_park=False))
+        while not breaker.snapshot.open:
             await asyncio.sleep(0.01)
-        reminder = Reminder(configuration, book, switchboard, every=0.05)
+        reminder = Reminder(configuration, book, breaker, every=0.05)
         platform = await until_said(reminder, caplog, "'main/outage'")
         path = await until_said(reminder, caplog, PATH)
         waiting.cancel()
     assert "is still open, since 20" in platform or "is still open, since 19" in platform
-    assert "the endpoint answers nobody (503)" in platform
+    assert "Stripe answers nobody (503)" in platform
     assert "5 requests wait in queues, and 1 in the hands of this process" in platform
     assert "status page" in platform
     assert "4 requests wait in queues, and 0 in the hands" in path
@@ -87,9 +87,9 @@ async def test_of_two_processes_one_says_it(configuration: Configuration, caplog
     await stands.open("main/outage", 503, "no_answer", "")
     fleet = []
     for _ in range(2):
-        switchboard = CircuitBreaker(stands)
-        switchboard.snapshot = await stands.snapshot()
-        fleet.append(Reminder(configuration, stands, switchboard, every=0.02))
+        breaker = CircuitBreaker(stands)
+        breaker.snapshot = await stands.snapshot()
+        fleet.append(Reminder(configuration, stands, breaker, every=0.02))
     await until_said(fleet[0], caplog, "'main/outage'")
     for _ in range(20):
         await fleet[1].look()
@@ -102,9 +102,9 @@ async def test_nothing_is_said_within_the_first_minute(
 ) -> None:
     book = MemoryCircuits()
     await book.open("main/outage", 503, "no_answer", "")
-    switchboard = CircuitBreaker(book)
-    switchboard.snapshot = await book.snapshot()
-    reminder = Reminder(configuration, book, switchboard)
+    breaker = CircuitBreaker(book)
+    breaker.snapshot = await book.snapshot()
+    reminder = Reminder(configuration, book, breaker)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             await reminder.look()

@@ -90,6 +90,14 @@ async def test_a_result_reads_back_as_it_was() -> None:
     assert parse_result(publisher.published[0].body) == RESULT
 
 
+async def test_a_recorded_result_is_published_as_the_journal_has_it() -> None:
+    """Nothing is written anew: the journal's text may be of another version, or of another delivery."""
+    publisher, recorded = FlakyPublisher(), '{"type": "token", "as": "the journal has it"}'
+    await settler(publisher).settle(Settled(RESULT, "importer", recorded), BODY)
+    await settler(publisher).settle(DeadLettered(Settled(RESULT, "importer", recorded), "attempts_exhausted"), BODY)
+    assert [message.body for message in publisher.published if message.queue == "results.importer"] == [recorded] * 2
+
+
 async def test_an_order_travels_as_a_task_whose_one_argument_is_the_signed_order() -> None:
     publisher = FlakyPublisher()
     await settler(publisher).settle(HandedOn(ORDER), BODY)

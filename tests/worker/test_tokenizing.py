@@ -31,7 +31,7 @@ from tokenferry_worker.limits.backpressure import slots_of
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, Dropped, HandedOn, Outcome, Parked, Quarantined, Settled
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import LEAST_BACK_OFF
+from tokenferry_worker.provider.attempts import LEAST_BACK_OFF, Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.ledger import TokenScope
@@ -70,10 +70,10 @@ class Story:
     tokenizer: Tokenizer
     endpoint: ScriptedEndpoint
     journal: MemoryJournal
-    headway: MemoryBackpressure
+    backpressure: MemoryBackpressure
     limiter: MemoryLimiter
     circuits: CircuitBreaker
-    world: StoryClock
+    clock: StoryClock
     to: Recipient
     producer: Signer
     signers: Signers
@@ -107,24 +107,26 @@ Tell = Callable[..., Story]
 def tell(key_folder: Any) -> Tell:
     """Begins a story with what the endpoint will answer."""
 
-    def begin(*script: Step, live: bool = False) -> Story:
-        endpoint, journal, limiter, world = ScriptedEndpoint(*script), MemoryJournal(), MemoryLimiter(), StoryClock()
-        headway = MemoryBackpressure()
+    def begin(*script: Step, live: bool = False, journal: MemoryJournal | None = None) -> Story:
+        endpoint, limiter, clock = ScriptedEndpoint(*script), MemoryLimiter(), StoryClock()
+        journal = journal or MemoryJournal()
+        backpressure = MemoryBackpressure()
         circuits = CircuitBreaker(MemoryCircuits(), look_every=0.01)
         signers, worker = Signers.load(key_folder.signers), Signer.load(key_folder.worker)
         tokenizer = Tokenizer(
             opener=Opener(load_identities(key_folder.identities), signers),
-            creator=TokenCreator(journal, limiter, circuits, world, attempts=8),
+            creator=TokenCreator(journal, Caller(limiter, circuits, clock, attempts=8), clock),
             platforms={"main": PlatformContext("main", endpoint, Budgets("main", PLATFORM), live)},
             journal=journal,
-            backpressure=headway,
+            backpressure=backpressure,
+            clock=clock,
             sign=partial(sign_attach, signer=worker),
             signer_id=worker.signer_id,
             deliveries=3,
             token_lifetime=600.0,
         )
         to, producer = Recipient.load(key_folder.recipient), Signer.load(key_folder.producer)
-        return Story(tokenizer, endpoint, journal, headway, limiter, circuits, world, to, producer, signers)
+        return Story(tokenizer, endpoint, journal, backpressure, limiter, circuits, clock, to, producer, signers)
 
     return begin
 
@@ -171,21 +173,51 @@ async def test_a_recorded_failure_is_said_again_too(tell: Tell) -> None:
     assert len(story.endpoint.calls) == 1
 
 
-async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same_key(
-    tell: Tell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
-    async def die(id_: str, outcome: str) -> str:
-        raise Killed
-
-    story = tell(token("tok_1"), token("tok_1"))
+@pytest.mark.parametrize("answer", [token("tok_1"), declined()])
+async def test_every_delivery_publishes_the_very_text_that_the_journal_has(tell: Tell, answer: Step) -> None:
+    story = tell(answer)
     body = story.sealed()
-    with monkeypatch.context() as patched:
-        patched.setattr(story.journal, "record", die)
-        with pytest.raises(Killed):
-            await story.handle(body)
+    for _ in range(2):
+        outcome = await story.handle(body)
+        assert isinstance(outcome, Settled)
+        assert outcome.recorded == story.journal.entries["req-1"].outcome
+
+
+async def test_what_another_delivery_has_recorded_meanwhile_counts(tell: Tell) -> None:
+    earlier: list[str] = []
+
+    async def overtaken() -> Answer:
+        story.journal.entries["req-1"].outcome = earlier[0]
+        return token("tok_2")
+
+    first = tell(token("tok_1"))
+    await first.handle()
+    earlier.append(first.journal.entries["req-1"].outcome or "")
+    story = tell(overtaken)
+    assert settled(await story.handle()).token == "tok_1"
+
+
+class Killed(BaseException):
+    """The worker dies here."""
+
+
+class DyingJournal(MemoryJournal):
+    """A journal whose worker dies before it records anything, once."""
+
+    died = False
+
+    async def record_token(self, *given: Any, **named: Any) -> str:
+        if not self.died:
+            self.died = True
+            raise Killed
+        return await super().record_token(*given, **named)
+
+
+async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same_key(tell: Tell) -> None:
+    story = tell(token("tok_1"), token("tok_1"), journal=DyingJournal())
+    body = story.sealed()
+    with pytest.raises(Killed):
+        await story.handle(body)
     assert settled(await story.handle(body)).token == "tok_1"
     assert story.endpoint.keys == ["tokenferry:req-1:0"] * 2
     assert story.journal.entries["req-1"].deliveries == 2
@@ -194,13 +226,13 @@ async def test_killed_between_call_and_record_the_next_delivery_repeats_the_same
 async def test_what_was_given_up_on_while_the_store_lost_its_entry_is_not_told_but_begun_again(tell: Tell) -> None:
     """Another delivery may have told of a token, of which nobody but the endpoint knows any more."""
     story = tell(*[timed_out()] * 8, token())
-    rest = story.world.sleep
+    rest = story.clock.sleep
 
     async def forget(seconds: float) -> None:
         story.journal.entries.clear()
         await rest(seconds)
 
-    story.world.sleep = forget  # type: ignore[method-assign]
+    story.clock.sleep = forget  # type: ignore[method-assign]
     with pytest.raises(Forgotten):
         await story.handle()
     assert settled(await story.handle()).token == "tok_1"
@@ -261,7 +293,7 @@ async def test_pauses_between_attempts_double_and_obey_the_endpoint(tell: Tell) 
     asked.retry_after = 7.0
     story = tell(timed_out(), timed_out(), asked, timed_out(), token())
     await story.handle()
-    assert story.world.slept == [0.375, 0.75, 7.0, 3.0]
+    assert story.clock.slept == [0.375, 0.75, 7.0, 3.0]
 
 
 async def test_given_up_on_it_rests_sealed_and_the_requester_is_told(tell: Tell) -> None:
@@ -308,7 +340,7 @@ async def test_a_request_whose_deadline_falls_into_a_pause_ends_there(tell: Tell
     outcome = await story.handle(story.sealed(expires_at=int((NOW + 2) * 1000)))
     assert failure_of(outcome).code == Code.EXPIRED
     assert len(story.endpoint.calls) == 3
-    assert story.world.now() == pytest.approx(NOW + 2)
+    assert story.clock.now() == pytest.approx(NOW + 2)
 
 
 async def test_a_request_that_gets_no_permit_in_time_expires_without_a_call(tell: Tell) -> None:
@@ -346,7 +378,7 @@ async def test_while_the_key_is_refused_requests_wait_one_call_at_a_time_probes_
     assert all(settled(outcome).token for outcome in (*first, *later))
     assert len(story.endpoint.calls) == 13
     opened, closed = (record.getMessage() for record in caplog.records)
-    assert "circuit 'main' is open: the endpoint answers 401 unauthorized (request req_endpoint)" in opened
+    assert "circuit 'main' is open: Stripe answers 401 unauthorized (request req_endpoint)" in opened
     assert "[platforms.main] secret_key" in opened
     assert closed.startswith("circuit 'main' is closed after ")
     assert "4242424242424242" not in caplog.text
@@ -536,7 +568,7 @@ async def test_a_redelivered_plan_is_handed_on_again_with_the_first_token_and_it
     story = tell(token("tok_1"))
     body = story.sealed(attach=PLAN)
     first = await story.handle(body)
-    story.world.clock += 100
+    story.clock.clock += 100
     assert await story.handle(body) == first
     assert len(story.endpoint.calls) == 1
 
@@ -549,11 +581,11 @@ async def test_a_token_repeated_under_its_key_is_as_old_as_it_says_unless_it_may
 ) -> None:
     """Where nobody knows, it is to be tried under its own key, and not to be followed by another one."""
     story = tell(replace(token("tok_1"), replayed=True))
-    story.world.clock += 1200
+    story.clock.clock += 1200
     story.journal.entry("req-1").deliveries = int(remembered)
     outcome = await story.handle(story.sealed(attach=PLAN))
     assert isinstance(outcome, HandedOn)
-    assert int(story.world.now() * 1000) - outcome.order.request.token_created_at == age * 1000
+    assert int(story.clock.now() * 1000) - outcome.order.request.token_created_at == age * 1000
 
 
 async def test_a_plan_of_a_request_that_failed_is_not_handed_on(tell: Tell) -> None:
@@ -663,9 +695,9 @@ PLACES = {"main:global", "main:endpoint:customer_sources"}
 async def test_a_request_whose_token_is_to_be_spent_counts_as_ahead_and_any_other_does_not(tell: Tell) -> None:
     story = tell(token("tok_1"), token("tok_2"))
     await story.handle(story.sealed(request_id="req-2"))
-    assert story.headway.seats == {}
+    assert story.backpressure.seats == {}
     await story.handle(story.sealed(attach=PLAN))
-    assert story.headway.seats == {place: {"req-1"} for place in PLACES}
+    assert story.backpressure.seats == {place: {"req-1"} for place in PLACES}
     assert story.journal.left == []
 
 
@@ -679,7 +711,7 @@ async def test_a_request_without_a_token_gives_its_seat_up(tell: Tell) -> None:
 async def test_a_parked_request_is_ahead_no_more(tell: Tell) -> None:
     story = tell(raw_card_refusal())
     assert isinstance(await story.handle(story.sealed(attach=PLAN)), Parked)
-    assert set(map(len, story.headway.seats.values())) == {0}
+    assert set(map(len, story.backpressure.seats.values())) == {0}
 
 
 @pytest.mark.parametrize(("left", "lasts"), [(86_400, 86_400.0), (60, 600.0)])
@@ -689,7 +721,7 @@ async def test_a_seat_lasts_as_long_as_the_request_and_no_shorter_than_a_token(
     """Tokens that grow old while nothing is spent make no room for others."""
     story = tell(token("tok_1"))
     await story.handle(story.sealed(attach=PLAN, expires_at=int((NOW + left) * 1000)))
-    assert story.headway.lasts == lasts
+    assert story.backpressure.lasts == lasts
 
 
 async def test_an_end_that_cannot_read_the_plan_gives_the_seat_up_wherever_it_is(tell: Tell) -> None:
@@ -710,12 +742,12 @@ async def test_a_token_that_is_told_because_its_plan_cannot_be_read_any_more_is_
     await story.handle(body)
     story.tokenizer = Tokenizer(**{**vars(story.tokenizer), "opener": Opener({}, story.signers)})
     assert settled(await story.handle(body)).token == "tok_1"
-    assert set(map(len, story.headway.seats.values())) == {0}
+    assert set(map(len, story.backpressure.seats.values())) == {0}
 
 
 def full(story: Story) -> set[str]:
     """As many are ahead as can be spent in half a lifetime: 600 s, 25/s, half of it."""
-    seats = story.headway.seats.setdefault("main:endpoint:customer_sources", set())
+    seats = story.backpressure.seats.setdefault("main:endpoint:customer_sources", set())
     seats.update(f"other-{n}" for n in range(7_500))
     return seats
 
@@ -725,7 +757,7 @@ async def test_while_attaching_is_behind_a_request_waits_unopened_and_uncalled_a
     seats = full(story)
     opened = _counting(story)
     waiting = asyncio.create_task(story.handle(story.sealed(attach=PLAN)))
-    while len(story.world.slept) < 5:
+    while len(story.clock.slept) < 5:
         await asyncio.sleep(0)
     assert (story.endpoint.calls, story.limiter.permits, len(opened)) == ([], [], 1)
     seats.pop()
@@ -758,14 +790,14 @@ async def test_a_request_that_finds_no_room_in_time_expires_without_a_call(tell:
     full(story)
     outcome = await story.handle(story.sealed(attach=PLAN, expires_at=int((NOW + 30) * 1000)))
     assert failure_of(outcome).code == Code.EXPIRED
-    assert story.world.now() == pytest.approx(NOW + 30)
+    assert story.clock.now() == pytest.approx(NOW + 30)
 
 
 async def test_called_off_while_it_waits_for_room_is_no_sign_of_poison(tell: Tell) -> None:
     story = tell()
     full(story)
     waiting = asyncio.create_task(story.handle(story.sealed(attach=PLAN)))
-    while not story.world.slept:
+    while not story.clock.slept:
         await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -102,11 +103,13 @@ async def test_a_delivery_taken_for_dead_makes_no_further_call(store: Store, key
     story = story_in(store, key_folder, ScriptedEndpoint(declined(404, "resource_missing")))
     permit, asked, first = asyncio.Event(), asyncio.Event(), story.limiter.permit
 
-    async def slow(*given: Any) -> str:
+    @asynccontextmanager
+    async def slow(*given: Any) -> AsyncIterator[None]:
         if not asked.is_set():
             asked.set()
             await permit.wait()
-        return await first(*given)
+        async with first(*given):
+            yield
 
     story.limiter.permit = slow  # type: ignore[method-assign]
     order = {"target": CustomerCreate()}

@@ -1,14 +1,14 @@
-"""The whole family. Few, because there are three things to do about trouble: set aside, report, try again.
+"""Every error of the worker. Few, because there are three things to do about trouble: set aside, report, try again.
 
     TokenferryError
-      Unopenable     cannot be read               -> quarantine
-      Declined       read, and refused            -> a result with the code
-      Unavailable    nobody read it, or nobody can say whether somebody did -> the same call again
-      Blocked        refused because of the account or its key, not the request -> stop the platform, tell the operator
-      Forgotten      the store has lost what we knew        -> begin again
-      Reused         an id that stands for something else   -> a result with the code, and the other one is not touched
+      Unopenable     cannot be read                                  -> quarantine
+      Declined       Stripe has read the call and refused it         -> a result with the code
+        Blocked      refused because of the account or its key       -> a circuit opens, the operator is told
+      Unavailable    no answer, or none that says what happened      -> the same call again
+      Forgotten      the store has lost what it knew                 -> begin again
+      Reused         the id stands for another request or order      -> a result with the code
 
-Every text here is safe to log: ids, codes, parameter names. A provider's free text stays outside.
+Every text here is safe to log: ids, codes, parameter names. Free text of Stripe stays outside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 
 class TokenferryError(Exception):
-    """The root."""
+    """The base class."""
 
 
 class Unopenable(TokenferryError):
@@ -25,25 +25,26 @@ class Unopenable(TokenferryError):
 
 
 class Forgotten(TokenferryError):
-    """The store has lost an entry that was in it a moment ago, and with it perhaps an outcome that was told."""
+    """The store has lost an entry that it had a moment ago. A requester may have got an outcome that was in it."""
 
 
 class Reused(TokenferryError):
-    """This id stands for another request or order."""
+    """This id stands for another request or order, which is not touched."""
 
 
 @dataclass
 class Declined(TokenferryError):
-    """The endpoint read the call and said no: the same call again would be answered the same."""
+    """Stripe has read the call and refused it: the same call again would be answered the same."""
 
     status: int
+    """HTTP status. 0: we refused the call ourselves, before it was sent."""
     code: str
     error_type: str | None = None
     param: str | None = None
     decline_code: str | None = None
     request_id: str | None = None
     ours: bool = False
-    """Whether *code* is one of `tokenferry.contract.codes`, because the endpoint named none."""
+    """True if *code* is one of `tokenferry.contract.codes`, because Stripe named none."""
 
     def __str__(self) -> str:
         return f"declined: {self.status} {self.code} param={self.param} request={self.request_id}"
@@ -53,37 +54,37 @@ class Declined(TokenferryError):
 class Blocked(Declined):
     """Refused for a reason that every next call of this platform will meet too: key, permission, card data access.
 
-    Also where something else than the endpoint answers: a wrong base_url, a proxy.
+    Also where something else than Stripe answers: base_url is wrong, or a proxy.
     """
 
     maybe_done: bool = False
-    """Whether the call may have had its effect all the same: a proxy may answer for the endpoint behind it."""
+    """True if the call may have taken effect all the same: a proxy may answer for Stripe behind it."""
 
 
 @dataclass
 class Unavailable(TokenferryError):
-    """No usable answer: a lost connection, a time-out, 409, 424, 429, 5xx, an answer that is not the endpoint's."""
+    """No usable answer: a lost connection, a time-out, 409, 424, 429, 5xx, an answer that is not Stripe's."""
 
     reason: str
     status: int | None = None
     request_id: str | None = None
     maybe_done: bool = True
-    """Whether the call may have had its effect. False for a refusal before execution: 429, 400 `token_in_use`, no
+    """True if the call may have taken effect. False for a refusal before execution: 429, 400 `token_in_use`, no
     connection. True for a 409: the first call with this key is still under way, and may succeed."""
     rate_limited: str | None = None
-    """`Stripe-Rate-Limited-Reason` of a 429; such a call was never executed and counts as no attempt."""
+    """`Stripe-Rate-Limited-Reason` of a 429. Such a call was never executed, and counts as no attempt."""
     retry_after: float | None = None
-    """Seconds the endpoint asked to wait, if it did."""
+    """Seconds that Stripe asked to wait, if it did."""
     final: bool = False
-    """Whether the same call would be answered the same: `Stripe-Should-Retry: false`, or a stored answer."""
+    """True if the same call would be answered the same: `Stripe-Should-Retry: false`, or a stored answer."""
     answered: bool = False
-    """Whether the endpoint itself has answered below 500: it works, and the trouble is about this one call."""
+    """True if Stripe itself has answered below 500: it works, and the trouble is about this one call."""
     replayed: bool = False
-    """Whether it repeated a 5xx that it keeps for this key: that says nothing of how it is now."""
+    """True if Stripe repeated a 5xx that it keeps for this key. That says nothing about its state now."""
 
     @property
     def silent(self) -> bool:
-        """Whether nobody was there to answer: a sign of an outage."""
+        """True if nobody answered: a sign of an outage."""
         return not (self.answered or self.replayed or self.rate_limited is not None)
 
     def __str__(self) -> str:

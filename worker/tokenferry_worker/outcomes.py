@@ -1,4 +1,4 @@
-"""What became of one delivery, as values. `settling` turns them into messages and an ack."""
+"""What became of one delivery, as values. `deliveries.settling` turns them into messages and an acknowledgement."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from tokenferry.contract.results import AttachResult, OnboardingResult, TokenRes
 
 
 def own_failure_code(result: TokenResult | AttachResult | OnboardingResult) -> str | None:
-    """The code of a failure that we, and not the endpoint, speak of."""
-    why = result.failure
-    return why.code if why is not None and why.source == "tokenferry" else None
+    """Return the code of a failure that Tokenferry names. None for a code of Stripe, and without a failure."""
+    failure = result.failure
+    return failure.code if failure is not None and failure.source == "tokenferry" else None
 
 
 @dataclass(frozen=True)
 class Settled:
-    """There is a final outcome, and the requester named by *reply_to* (if any) is to be told."""
+    """There is a final outcome. It is published to the route *reply_to*, if there is one."""
 
     result: TokenResult | AttachResult | OnboardingResult
     reply_to: str | None
+    recorded: str | None = None
+    """The result as JSON, as the journal has it: it is published as it is. None: *result* is written as JSON."""
 
 
 @dataclass(frozen=True)
 class HandedOn:
-    """There is a token, and an order to spend it: the attach worker says the last word to the requester."""
+    """There is a token, and an order to spend it. The attach worker tells the requester the outcome."""
 
     order: SignedAttach
 
 
 @dataclass(frozen=True)
 class Retokenize:
-    """The token got too old before any call: its request, as sealed as it came, goes back and makes another one."""
+    """The token got too old before any call. Its sealed request goes back to its queue, to make another token."""
 
     sealed: str
     platform: str
@@ -42,7 +44,7 @@ class Retokenize:
 
 @dataclass(frozen=True)
 class DeadLettered:
-    """Given up on: the requester is told, and the message rests, as sealed as it came, until somebody redrives it."""
+    """Given up, and kept: the requester gets the result, and the sealed message waits until somebody redrives it."""
 
     settled: Settled
     code: str
@@ -50,21 +52,21 @@ class DeadLettered:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Given up on, and not kept: it carries a card verification code."""
+    """Given up, and not kept, because the message carries a card verification code."""
 
     settled: Settled
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """Not ours or not readable: nobody can be told, the message is set aside as it came."""
+    """Not a message of ours, or not readable. It moves to the quarantine as it came, and no result is published."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Parked:
-    """Not begun: the circuit of *scope* is open, so it waits, as it came, where it holds up nobody."""
+    """Not begun, because the circuit of *scope* is open. The message waits as it came, in a queue of its own."""
 
     scope: str
     task: str

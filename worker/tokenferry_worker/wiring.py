@@ -47,8 +47,11 @@ from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.onboarding.calls import AccountCalls
+from tokenferry_worker.onboarding.progress import StepRecords
 from tokenferry_worker.onboarding.steps import StepRunner
 from tokenferry_worker.outcomes import Outcome
+from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
@@ -156,8 +159,9 @@ async def handlers(
         # Cheap, and without a connection of their own: a role that needs less takes less.
         journal = RedisJournal(store, "request", days=days)
         ledgers = {name: RedisLedger(store, name, days=days) for name in contexts}
-        creator = TokenCreator(journal, limiter, circuits, clock, settings.attempts)
-        spender = Spender(ledgers, limiter, circuits, clock, settings.attempts)
+        caller = Caller(limiter, circuits, clock, settings.attempts)
+        creator = TokenCreator(journal, caller, clock)
+        spender = Spender(ledgers, caller, clock)
         by_task: dict[str, Handler] = {}
         if role != "attach":
             opener = Opener(load_identities(configuration.path(configuration.keys.identities)), signers)
@@ -169,6 +173,7 @@ async def handlers(
                 platforms=contexts,
                 journal=journal,
                 backpressure=RedisBackpressure(store),
+                clock=clock,
                 sign=partial(sign_attach, signer=signer),
                 signer_id=signer.signer_id,
                 deliveries=settings.deliveries,
@@ -181,23 +186,24 @@ async def handlers(
                 spender=spender,
                 platforms=contexts,
                 journal=RedisJournal(store, "attach", days=days),
+                clock=clock,
                 deliveries=settings.deliveries,
             )
             by_task[ATTACH_TASK] = _delivery(attacher.handle, settler, realtime=False)
         if role in ("onboard", "all"):
+            records = StepRecords(RedisOnboardings(store, days=configuration.store.onboarding_days))
+            calls = AccountCalls(records, caller, clock)
             onboarder = Onboarder(
                 opener=opener,
-                steps=StepRunner(
-                    creator=creator,
-                    spender=spender,
-                    journal=journal,
-                    store=RedisOnboardings(store, days=configuration.store.onboarding_days),
-                    token_lifetime=settings.token_lifetime,
-                ),
+                steps=StepRunner(creator, spender, calls, journal, records, settings.token_lifetime),
+                calls=calls,
+                records=records,
+                ledgers=ledgers,
                 platforms=contexts,
                 journal=journal,
+                clock=clock,
                 deliveries=settings.deliveries,
-                tell=partial(_tell, publisher),
+                publish_progress=partial(_publish_progress, publisher),
             )
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, realtime=False)
         requeuer = ParkedRequeuer(configuration, publisher, book, circuits)
@@ -213,8 +219,8 @@ async def handlers(
         yield by_task
 
 
-def _tell(publisher: CanPublish, route: str, progress: OnboardingProgress) -> None:
-    """Hand a word of progress to the broker, and do not ask whether it arrived."""
+def _publish_progress(publisher: CanPublish, route: str, progress: OnboardingProgress) -> None:
+    """Publish how far an account is, and do not wait for the broker's confirmation."""
     publisher.submit(Outgoing(results_queue(route), progress.model_dump_json(exclude_none=True)))
 
 

@@ -1,44 +1,143 @@
-"""Failure codes of our own: what may be said about a failure that the endpoint did not name.
+"""Failure codes of our own, and what follows from a failure: one table for the whole distribution.
 
-The endpoint's own codes (`card_declined`, `account_number_invalid`, ...) travel unchanged beside these, told
-apart by `Failure.source`. New endpoint codes appear without notice, so nothing anywhere lists those.
+Stripe's own codes (`card_declined`, `account_number_invalid`, ...) travel unchanged beside ours. `Failure.source` tells
+the two apart. New codes of Stripe appear without notice, so the table lists only those that something follows from.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final, Literal
 
 
 class Code(StrEnum):
-    """One word a program can branch on; the comment is what a person should do."""
+    """A failure that Stripe did not name. What it means and what to do: `FAILURES`."""
 
-    EXPIRED = "expired"  # the request's own deadline passed before a token was made: send it again if still wanted
-    ATTEMPTS_EXHAUSTED = (
-        "attempts_exhausted"  # this call failed again and again, others did not: look there, then redrive
-    )
-    DELIVERIES_EXHAUSTED = (
-        "deliveries_exhausted"  # workers died on it again and again: look at the workers, then redrive
-    )
-    REFUSED = "refused"  # the endpoint said no without a code: look the request id up in its dashboard
-    # These four are of a circuit only: its requests wait, and go on by themselves.
-    RAW_CARD_DATA_REFUSED = "raw_card_data_refused"  # the account may not send card numbers: ask the provider
-    UNAUTHORIZED = "unauthorized"  # the key is wrong, expired or lacks a permission: mend it
-    NO_ANSWER = "no_answer"  # the endpoint answers nobody, or with 5xx only: its requests wait until it does
-    NOT_THE_ENDPOINT = "not_the_endpoint"  # something else answers: correct base_url, or the proxy
-    ACCOUNT_REFUSES = "account_refuses"  # 403 for the account in the path: it takes no such call, or the key may not
-    PUBLISHABLE_KEY_MISSING = "publishable_key_missing"  # live account and person tokens need it: configure it, redrive
-    UNKNOWN_PLATFORM = "unknown_platform"  # no worker has this platform in its configuration
-    UNOPENABLE = "unopenable"  # no private key here opens it: retired key, or sealed for another fleet
-    WRONG_KIND = "wrong_kind"  # this kind of token cannot be spent on this target
-    WRONG_OPTIONS = "wrong_options"  # the target's options do not fit: one it must be told is missing, or one too many
-    ATTACH_ID_REUSED = "attach_id_reused"  # another order has this attach id: take a new one
-    REQUEST_ID_REUSED = "request_id_reused"  # another request has this request id: take a new one
-    WRONG_SCOPE = "wrong_scope"  # the endpoint made the token in another mode than [platforms.NAME] says
-    TOKEN_OF_ANOTHER_PLATFORM = "token_of_another_platform"  # it was made on another platform: name that one
-    TOKEN_OF_ANOTHER_MODE = "token_of_another_mode"  # it was made in the other mode, test or live
-    TOKEN_OF_ANOTHER_ACCOUNT = "token_of_another_account"  # made for another connected account, or for none: name it
-    TOKEN_OF_ANOTHER_KIND = "token_of_another_kind"  # the order says it is of another kind than it is
-    TOKEN_EXPIRED = "token_expired"  # it waited longer than a token may: tokenize again
-    TOKEN_SPENT = "token_spent"  # another attach spent it: `spent_by` says which, `spent_on` on what
-    TOKEN_IN_DOUBT = "token_in_doubt"  # another attach, `spent_by`, may have spent it: let it end, or tokenize again
-    OUTCOME_UNKNOWN = "outcome_unknown"  # the call may have had its effect: look at the target before trying again
+    EXPIRED = "expired"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    DELIVERIES_EXHAUSTED = "deliveries_exhausted"
+    REFUSED = "refused"
+    RAW_CARD_DATA_REFUSED = "raw_card_data_refused"
+    UNAUTHORIZED = "unauthorized"
+    NO_ANSWER = "no_answer"
+    NOT_THE_ENDPOINT = "not_the_endpoint"
+    ACCOUNT_REFUSES = "account_refuses"
+    PUBLISHABLE_KEY_MISSING = "publishable_key_missing"
+    UNKNOWN_PLATFORM = "unknown_platform"
+    UNOPENABLE = "unopenable"
+    WRONG_KIND = "wrong_kind"
+    WRONG_OPTIONS = "wrong_options"
+    ATTACH_ID_REUSED = "attach_id_reused"
+    REQUEST_ID_REUSED = "request_id_reused"
+    WRONG_SCOPE = "wrong_scope"
+    TOKEN_OF_ANOTHER_PLATFORM = "token_of_another_platform"
+    TOKEN_OF_ANOTHER_MODE = "token_of_another_mode"
+    TOKEN_OF_ANOTHER_ACCOUNT = "token_of_another_account"
+    TOKEN_OF_ANOTHER_KIND = "token_of_another_kind"
+    TOKEN_EXPIRED = "token_expired"
+    TOKEN_SPENT = "token_spent"
+    TOKEN_IN_DOUBT = "token_in_doubt"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+
+
+Effect = Literal["none", "perhaps", "of another call"]
+"""Which effect may be there after a failure: none, that of this request, or that of another call with its token. The
+other call may be an earlier one of ours."""
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What follows from one failure."""
+
+    code: str
+    because: str
+    """What has happened, and what to do. The published text."""
+    kept: bool = False
+    """True if somebody can remove the cause: the message becomes a dead letter, to be redriven. After any other failure
+    it is of no more use."""
+    effect: Effect = "none"
+    """Where it is not `none`, making another object is never safe: the first one may be there."""
+    ours_perhaps: bool = False
+    """True if Stripe may say so because of an earlier call of ours whose answer was lost."""
+
+
+FAILURES: Final[tuple[FailurePolicy, ...]] = (
+    FailurePolicy(
+        Code.EXPIRED, "the request's deadline passed before a token was created: send it again if you still want it"
+    ),
+    FailurePolicy(
+        Code.ATTEMPTS_EXHAUSTED,
+        "every attempt failed while Stripe answered others: see its logs there, then redrive",
+        kept=True,
+    ),
+    FailurePolicy(
+        Code.DELIVERIES_EXHAUSTED,
+        "workers died on it again and again: look at the workers, then redrive",
+        kept=True,
+        effect="perhaps",
+    ),
+    FailurePolicy(Code.REFUSED, "Stripe refused it without a code: look up the request id in Stripe's dashboard"),
+    FailurePolicy(
+        Code.ACCOUNT_REFUSES, "403 for the account in the path: it takes no such call, or the key may not", kept=True
+    ),
+    FailurePolicy(
+        Code.PUBLISHABLE_KEY_MISSING, "live account and person tokens need it: configure it, then redrive", kept=True
+    ),
+    FailurePolicy(Code.UNKNOWN_PLATFORM, "no worker has this platform in its configuration", kept=True),
+    FailurePolicy(
+        Code.UNOPENABLE, "no private key here opens it: retired key, or encrypted for another fleet", kept=True
+    ),
+    FailurePolicy(Code.WRONG_KIND, "this kind of token cannot be used for this target"),
+    FailurePolicy(Code.WRONG_OPTIONS, "an option that the target needs is missing, or it has one too many"),
+    FailurePolicy(Code.ATTACH_ID_REUSED, "another order has this attach id: take a new one"),
+    FailurePolicy(Code.REQUEST_ID_REUSED, "another request has this request id: take a new one"),
+    FailurePolicy(Code.WRONG_SCOPE, "Stripe made the token in another mode than `[platforms.NAME]` says"),
+    FailurePolicy(Code.TOKEN_OF_ANOTHER_PLATFORM, "it was made on another platform: name that one"),
+    FailurePolicy(Code.TOKEN_OF_ANOTHER_MODE, "it was made in the other mode, test or live"),
+    FailurePolicy(Code.TOKEN_OF_ANOTHER_ACCOUNT, "it was made for another connected account, or for none: name it"),
+    FailurePolicy(Code.TOKEN_OF_ANOTHER_KIND, "the order names another kind than the token has"),
+    FailurePolicy(Code.TOKEN_EXPIRED, "the token is too old: tokenize again"),
+    FailurePolicy(
+        Code.TOKEN_SPENT,
+        "another attach used it: `spent_by` is its id, `spent_on` is what the token became",
+        effect="of another call",
+    ),
+    FailurePolicy(
+        Code.TOKEN_IN_DOUBT,
+        "another attach, `spent_by`, may have used it: wait for its result, or tokenize again",
+        effect="of another call",
+    ),
+    FailurePolicy(
+        Code.OUTCOME_UNKNOWN,
+        "the call may have had its effect: look at the target before you try again",
+        kept=True,
+        effect="perhaps",
+    ),
+    # Of circuits only: the requests wait, and continue by themselves when the cause is corrected.
+    FailurePolicy(Code.RAW_CARD_DATA_REFUSED, "the account may not send card numbers: ask Stripe for access"),
+    FailurePolicy(Code.UNAUTHORIZED, "the key is wrong, expired or lacks a permission: correct it"),
+    FailurePolicy(Code.NO_ANSWER, "Stripe does not answer, or only with 5xx"),
+    FailurePolicy(
+        Code.NOT_THE_ENDPOINT, "something other than Stripe answers at `base_url`: correct it, or the proxy before it"
+    ),
+    # Of Stripe.
+    FailurePolicy("token_in_use", "another call is using this token now", effect="of another call"),
+    FailurePolicy("token_already_used", "a call has used this token", effect="of another call", ours_perhaps=True),
+    FailurePolicy(
+        "idempotency_error",
+        "an earlier call with this idempotency key had other parameters",
+        effect="of another call",
+        ours_perhaps=True,
+    ),
+)
+"""Every failure that something follows from. `docs/codes.md` shows this table, and a test compares the two."""
+
+KEPT: Final = frozenset(failure.code for failure in FAILURES if failure.kept)
+"""Codes of ours whose message becomes a dead letter."""
+MAYBE_SPENT: Final = frozenset(failure.code for failure in FAILURES if failure.effect == "perhaps")
+"""Codes after which the request itself may have taken effect. The same key finds out, however old the token is."""
+DOUBTFUL: Final = frozenset(failure.code for failure in FAILURES if failure.effect != "none")
+"""Codes after which an object may be there all the same: never a reason to make another one."""
+REPEATED: Final = frozenset(failure.code for failure in FAILURES if failure.ours_perhaps)
+"""Refusals that an earlier call of ours may be the reason for."""

@@ -1,1 +1,1 @@
-"""What a refused key or a failing provider shuts off: circuits, their probes, and the messages that wait for them."""
+"""What a refused key or an outage stops: circuits, their probes, and the messages that wait for them."""

@@ -1,6 +1,6 @@
-"""One process's view of the circuits: asked before every call, so it answers from memory.
+"""One process's view of the circuits. Every call asks it, so it answers from memory.
 
-It looks at the store once a second, and tells the store at once what its own calls learn.
+It reads the store once a second, and tells the store at once what its own calls learn.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal, Protocol
 
@@ -21,46 +21,49 @@ from tokenferry_worker.errors import Blocked
 log = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at the store: a circuit that another process opened is met with calls no longer."""
+"""Seconds between two looks at the store. For at most as long, calls meet a circuit that another process opened."""
 
 
 class CircuitBreaker:
-    """Holds calls back while a circuit they depend on is open, and lets one at a time through to try."""
+    """Holds calls back while a circuit that they depend on is open. One call at a time probes it."""
 
-    def __init__(self, book: CircuitStore, *, look_every: float = LOOK_EVERY) -> None:
-        self._book = book
+    def __init__(self, store: CircuitStore, *, look_every: float = LOOK_EVERY) -> None:
+        self._store = store
         self._look_every = look_every
         self.snapshot = CircuitSnapshot()
         self._due: dict[str, float] = {}
         """Open scopes, and when (in the loop's time) it is worth asking to probe them."""
         self._fresh: set[str] = set()
+        """Scopes that this process opened since the last look began: its answer does not close them."""
         self._waiting: dict[asyncio.Future[None], tuple[bool, Sequence[str]]] = {}
-        """Who waits, first come first: whether it was tried in vain already, and for which scopes."""
+        """The calls that wait, in order of arrival: whether each was tried in vain already, and for which scopes."""
         self._queueing: dict[asyncio.Timeout, Sequence[str]] = {}
+        """The calls that wait for a permit, and their scopes."""
 
     def is_open(self, scopes: Sequence[str]) -> bool:
-        """Whether a circuit among *scopes* is open, as far as this process knows."""
+        """True if a circuit among *scopes* is open, as far as this process knows."""
         return bool(self._due) and any(scope in self._due for scope in scopes)
 
     def waiting_for(self, scope: str) -> int:
-        """How many requests in this process's hands wait until *scope* is closed."""
+        """Return how many requests in hand in this process wait until *scope* is closed."""
         return sum(scope in scopes for _, scopes in self._waiting.values())
 
     async def enter(self, scopes: Sequence[str], *, may_park: bool, by: str = "", tried: bool = False) -> Sequence[str]:
-        """Return when a call may be made, with the open circuits that it probes: mostly none.
+        """Return when a call may be made. Returns the open circuits that it probes: mostly none.
 
-        *by*: for which request, and whether it was *tried* in vain already: then it lets others go first. Raises `Park`
-        where it should wait elsewhere.
+        *by*: id of the request. *tried*: True if a call of it got no answer. Then others probe first.
+
+        Raises `Park` where the request should wait in a queue of its own.
         """
         while open_ := [scope for scope in scopes if scope in self._due]:
             if max(self._due[scope] for scope in open_) <= asyncio.get_running_loop().time():
-                # One of us asks, the others wait for what it learns.
+                # One call asks, the others wait for what it learns.
                 self._due.update(dict.fromkeys(open_, math.inf))
-                word = await self._book.admit(open_, by, tried=tried)
-                if word == "probe":
+                reply = await self._store.admit(open_, by, tried=tried)
+                if reply == "probe":
                     return open_
-                if word == "closed":
-                    self._closed(open_)
+                if reply == "closed":
+                    self._on_closed(open_)
                     continue
             if may_park and all(map(parks, open_)):
                 raise Park(open_[0])
@@ -69,7 +72,7 @@ class CircuitBreaker:
 
     @contextmanager
     def queueing(self, limit: asyncio.Timeout, scopes: Sequence[str]) -> Iterator[None]:
-        """Around the wait for a permit: *limit* ends it at once when one of *scopes* opens."""
+        """Around the wait for a permit: *limit* ends the wait at once when one of *scopes* opens."""
         self._queueing[limit] = scopes
         try:
             yield
@@ -79,19 +82,19 @@ class CircuitBreaker:
     async def on_blocked(
         self, scope: str, error: Blocked, *, probed: Sequence[str] = (), wider: Sequence[str] = ()
     ) -> None:
-        """A call was refused for *scope*; of what it *probed*, what is *wider* has thereby accepted it."""
+        """A call was refused for *scope*. Of what it *probed*, everything in *wider* has thereby accepted it."""
         await self.on_success([each for each in probed if each in wider])
         await self.on_inconclusive([each for each in probed if each not in wider], failed=True)
-        says = f"the endpoint answers {error.status} {error.code} (request {error.request_id})"
+        what = f"Stripe answers {error.status} {error.code} (request {error.request_id})"
         if error.code == Code.NOT_THE_ENDPOINT:
-            says = f"what answers at base_url is not the endpoint (status {error.status})"
-        await self._open(scope, error.status, error.code, error.request_id or "", says)
+            what = f"what answers at base_url is not Stripe (status {error.status})"
+        await self._open(scope, error.status, error.code, error.request_id or "", what)
 
-    async def unanswered(self, scope: str, status: int, says: str) -> None:
-        """The endpoint answers nobody's calls of *scope*. *status*: how most of them ended, 0 for no answer at all."""
-        await self._open(scope, status, Code.NO_ANSWER, "", says)
+    async def unanswered(self, scope: str, status: int, what: str) -> None:
+        """No call of *scope* gets an answer. *status*: how most of them ended, 0 for none. *what*: for the log."""
+        await self._open(scope, status, Code.NO_ANSWER, "", what)
 
-    async def _open(self, scope: str, status: int, code: str, request_id: str, says: str) -> None:
+    async def _open(self, scope: str, status: int, code: str, request_id: str, what: str) -> None:
         if scope in self._due:
             return
         self._due[scope] = math.inf
@@ -99,12 +102,12 @@ class CircuitBreaker:
         for limit, scopes in self._queueing.items():
             if scope in scopes and not limit.expired():
                 limit.reschedule(0.0)
-        if await self._book.open(scope, status, code, request_id):
+        if await self._store.open(scope, status, code, request_id):
             log.error(
                 "circuit '%s' is open: %s. Its requests wait in %s, nothing is lost, and one call at a time tries "
                 "whether it is mended. %s",
                 scope,
-                says,
+                what,
                 parked_queue(scope) if parks(scope) else "their queues",
                 remedy(scope, status, code),
             )
@@ -112,46 +115,46 @@ class CircuitBreaker:
     async def on_success(self, probed: Sequence[str]) -> None:
         """A probe was answered: what it probed is closed, for the whole fleet."""
         for scope in probed:
-            seconds = await self._book.close(scope)
+            seconds = await self._store.close(scope)
             if seconds is not None:
                 log.warning("circuit '%s' is closed after %.0f s; its requests go on", scope, seconds)
-        self._closed(probed)
+        self._on_closed(probed)
 
     async def on_inconclusive(self, probed: Sequence[str], *, failed: bool = False, by: str = "") -> None:
-        """A probe told nothing, or *failed*: another one later, if possible for another request than *by*."""
+        """A probe proved nothing, or *failed*. The next one comes later, if possible of another request than *by*."""
         for scope in probed:
-            await self._book.end_probe(scope, failed=failed, by=by)
+            await self._store.end_probe(scope, failed=failed, by=by)
 
     async def watch(self) -> None:
-        """Look at the store for ever."""
+        """Read the store for ever."""
         alarm = Alarm(log, "reading the circuits in the store", level=logging.ERROR)
         while True:
             self._fresh.clear()
             try:
-                self._learn(await self._book.snapshot())
+                self._learn(await self._store.snapshot())
             except Exception as error:
-                # Whatever it was: without another look, who waits would wait for ever.
+                # Whatever it was: without another look, the calls that wait would wait for ever.
                 alarm.failed(f"{type(error).__name__}; trying again")
             else:
                 alarm.worked()
             await asyncio.sleep(self._look_every)
 
-    def _learn(self, board: CircuitSnapshot) -> None:
-        self.snapshot = board
+    def _learn(self, snapshot: CircuitSnapshot) -> None:
+        self.snapshot = snapshot
         now = asyncio.get_running_loop().time()
-        gone = [scope for scope in self._due if scope not in board.open and scope not in self._fresh]
-        self._due.update({scope: now + circuit.due_in for scope, circuit in board.open.items()})
-        self._closed(gone)
+        gone = [scope for scope in self._due if scope not in snapshot.open and scope not in self._fresh]
+        self._due.update({scope: now + circuit.due_in for scope, circuit in snapshot.open.items()})
+        self._on_closed(gone)
         self._wake(scope for scope, due in self._due.items() if due <= now)
 
-    def _closed(self, scopes: Sequence[str]) -> None:
+    def _on_closed(self, scopes: Sequence[str]) -> None:
         for scope in scopes:
             self._due.pop(scope, None)
         self._wake(scopes)
 
-    def _wake(self, about: Iterator[str] | Sequence[str]) -> None:
-        woken = set(about)
-        # Who wakes first, asks first.
+    def _wake(self, changed: Iterable[str]) -> None:
+        """Wake the calls that wait for one of *changed*. The first to wake asks first: one that was not tried yet."""
+        woken = set(changed)
         for future, (_, scopes) in sorted(self._waiting.items(), key=lambda waiting: waiting[1][0]):
             if not future.done() and not woken.isdisjoint(scopes):
                 future.set_result(None)
@@ -166,45 +169,45 @@ class CircuitBreaker:
 
 
 class CircuitStore(Protocol):
-    """Which circuits are open, for the whole fleet."""
+    """The open circuits of the whole fleet."""
 
     async def open(self, scope: str, status: int, code: str, request_id: str) -> bool:
-        """Open it. Whether it was closed before: the one who is told so raises the alarm."""
+        """Open it. True if it was closed before: then the caller raises the alarm."""
         ...
 
     async def admit(
         self, scopes: Sequence[str], by: str = "", *, tried: bool = False
     ) -> Literal["closed", "open", "probe"]:
-        """Whether a call that depends on *scopes* may be made; `probe`: yes, and it alone, to see whether they work.
+        """Say whether a call that depends on *scopes* may be made. `probe`: yes, as the only one in the fleet.
 
-        *by*: for which request, and whether it was *tried* in vain already: then it lets others go first, above all
-        after a probe of its own.
+        *by*: id of the request. *tried*: True if a call of it got no answer. Then others probe first. A request that
+        has just probed waits longest.
         """
         ...
 
     async def end_probe(self, scope: str, *, failed: bool, by: str = "") -> None:
-        """Give back the right to probe; after a *failed* one the next is later, else as soon as before.
+        """Give back the right to probe. After a *failed* probe the next one is later, else as soon as before.
 
-        *by*: the request that is not to be the next to probe; empty: whichever comes.
+        *by*: the request that is not to be the next to probe. Empty: any may be.
         """
         ...
 
     async def close(self, scope: str) -> float | None:
-        """Close it. Seconds it was open, or None for whoever comes second."""
+        """Close it. Returns the seconds it was open, or None where another process has closed it."""
         ...
 
     async def snapshot(self) -> CircuitSnapshot:
-        """Everything that is open or parked."""
+        """Return everything that is open or parked."""
         ...
 
     async def count_parked(self, scope: str) -> None:
-        """A message now rests in the queue of *scope*."""
+        """Count a message that was moved to the queue of *scope*."""
         ...
 
     async def forget_parked(self, scope: str, count: int) -> None:
-        """The queue of *scope* was empty, seen after *count* messages had been parked."""
+        """Forget the queue of *scope*: it was empty, seen after *count* messages had been parked."""
         ...
 
     async def try_lead(self, scope: str, by: str, *, lease: float) -> bool:
-        """Whether *by* is the one in the fleet that carries back what *scope* has parked, for *lease* seconds."""
+        """True if *by* is now the one process that does a duty for *scope*, for *lease* seconds."""
         ...

@@ -1,4 +1,4 @@
-"""How many calls of a path got no answer lately, and whether that is an outage. Pure: the clock is an argument."""
+"""How many calls of a path got no answer lately, and whether that is an outage. Pure: callers pass the time."""
 
 from __future__ import annotations
 
@@ -7,50 +7,51 @@ from dataclasses import dataclass, field
 from typing import Final
 
 WINDOW: Final = 10.0
-"""Seconds: what is older says nothing of an outage now."""
+"""Seconds. An older failure proves nothing about an outage now."""
 CALLS: Final = 5
 REQUESTS: Final = 3
-"""So many failed calls, of so many different requests, and no answer between them: that is no bad request any more."""
+"""So many failed calls, of so many different requests, with no answer between them, are an outage. Fewer may be the
+fault of single requests."""
 KEPT: Final = 100
-"""Failed calls of one path that are remembered. An outage is known long before."""
+"""Failed calls of one path that are remembered. An outage is noticed long before."""
 MOST_BLAMED: Final = 1000
-"""Requests that are remembered because they may be what a path cannot answer; beyond them the oldest are forgotten."""
+"""Requests that are remembered because Stripe may be unable to answer them. Beyond, the oldest are forgotten."""
 FORGOTTEN: Final = 300.0
-"""Seconds after the last failed call of a path until the next one is the first of a new story."""
+"""Seconds after the last failed call of a path. A later failure counts as the first of a new outage."""
 NO_ANSWER: Final = 0
-"""Stands for the status where there was none: not connected, connection lost, time-out, half an answer."""
+"""The status where there was none: not connected, connection lost, time-out, half an answer."""
 
 
 @dataclass
 class _Path:
     failed: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=KEPT))
-    """When, and of which request, since the last answer."""
+    """Time and request id of each, since the last answer."""
     statuses: Counter[int] = field(default_factory=Counter)
     since: float = 0.0
-    """The first failed call since the last answer."""
+    """When the first call failed since the last answer."""
     last: float = 0.0
-    """The newest."""
+    """When the newest failed."""
 
 
 class UnansweredCalls:
     """The calls of one platform that got a 5xx or no answer. An answer to one call clears its path.
 
-    One per process and platform. As long as calls are answered it keeps nothing, and costs one look into a dict.
+    One per process and platform. As long as calls are answered it keeps nothing, and costs one look-up in a dict.
     """
 
     def __init__(self) -> None:
         self._paths: dict[str, _Path] = {}
         self._blamed: dict[str, None] = {}
-        """Requests that are not counted, the oldest first."""
+        """Requests whose failures do not count, the oldest first."""
 
     def answered(self, path: str, request: str) -> None:
-        """A call of *path* for *request* has got a real answer: also a refusal counts."""
+        """A call of *path* for *request* was answered. A refusal is an answer too."""
         self._paths.pop(path, None)
         if self._blamed and request in self._blamed:
-            self._blamed.clear()  # it was answered after all, so it was an outage, and no request was to blame
+            self._blamed.clear()  # it was answered after all: there was an outage, and no request was to blame
 
     def failed(self, path: str, request: str, status: int | None, now: float) -> bool:
-        """A call of *path* for *request* got a 5xx or no answer (None). Whether that makes an outage of the path.
+        """A call of *path* for *request* got a 5xx or no answer (None). Returns True if that makes an outage.
 
         *now*: Unix seconds, as everywhere here.
         """
@@ -64,23 +65,23 @@ class UnansweredCalls:
         return self.is_out(path, now)
 
     def is_out(self, path: str, now: float) -> bool:
-        """Whether nobody's call of *path* was answered in the last seconds, and enough were made."""
+        """True if no call of *path* was answered within `WINDOW`, and enough were made."""
         known = self._paths.get(path)
         if known is None:
             return False
-        # A wall clock that was put back leaves times in the future: they count for nothing.
+        # A wall clock that was set back leaves times in the future: they do not count.
         lately = [request for at, request in known.failed if 0.0 <= now - at <= WINDOW]
         return len(lately) >= CALLS and len(set(lately)) >= REQUESTS
 
     def told(self, path: str) -> tuple[Counter[int], float]:
-        """The failed calls of *path* since its last answer: how many by status, and when the first was."""
+        """Return the failed calls of *path* since its last answer: how many by status, and when the first was."""
         known = self._paths.get(path) or _Path()
         return Counter(known.statuses), known.since
 
     def blame(self, path: str) -> None:
-        """The requests counted for *path* are not counted again: they may be what is wrong with it.
+        """Do not count the requests that failed on *path* again: they may be the reason.
 
-        Where they are, the calls of others will be answered; so those same requests must not stop them again.
+        If they are, the calls of other requests will be answered, and these must not stop them a second time.
         """
         known = self._paths.get(path) or _Path()
         self._blamed.update((request, None) for _, request in known.failed)

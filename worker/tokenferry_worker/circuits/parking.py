@@ -1,4 +1,4 @@
-"""Carries parked messages back to their queues: one to probe a circuit, all of them once it is closed."""
+"""Moves parked messages back to their queues: one to probe a circuit, all of them once it is closed."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from tokenferry_worker.circuits.scopes import Circuit
 log = logging.getLogger(__name__)
 
 TOGETHER: Final = 200
-"""Messages carried back before the first of them is acknowledged; fewer where they are long (`MAX_TAKEN_BYTES`)."""
+"""Messages moved before the first of them is acknowledged. Fewer where they are long (`MAX_TAKEN_BYTES`)."""
 MOST_PER_VISIT: Final = 2000
-"""Then it is the turn of another circuit."""
+"""Messages moved before it is the turn of another circuit."""
 DUTY: Final = 30.0
-"""Seconds for which one process is alone in carrying; longer than a visit. Two at once would do no harm."""
+"""Seconds for which one process alone moves the messages of a circuit: longer than a visit. Two would do no harm."""
 PATIENCE: Final = 10.0
-"""Seconds for a message that was carried back to come up and probe, before another one is sent after it."""
+"""Seconds for a message that was moved back to be delivered and probe, before another one is sent after it."""
 
 
 @dataclass
 class ParkedRequeuer:
-    """One process's readiness to carry; in the fleet one at a time does it for each circuit."""
+    """Moves parked messages for this process. In the fleet, one process at a time does it for each circuit."""
 
     configuration: Configuration
     publisher: CanPublish
@@ -55,17 +55,17 @@ class ParkedRequeuer:
     breaker: CircuitBreaker
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     _sent: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """To probe which circuit a message was sent back: after how many failed probes, and until when it may take."""
+    """By circuit to probe: how many probes had failed when a message was sent back, and how long to wait for it."""
 
     async def run(self) -> None:
-        """Look after every parked message, for ever."""
-        alarm = Alarm(log, "carrying parked messages back")
+        """Move back every parked message whose time has come, for ever."""
+        alarm = Alarm(log, "moving parked messages back")
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            board = self.breaker.snapshot
-            for scope, count in board.parked.items():
-                circuit = board.open.get(scope)
-                if circuit is not None and (circuit.due_in > 0 or self._is_under_way(circuit)):
+            snapshot = self.breaker.snapshot
+            for scope, count in snapshot.parked.items():
+                circuit = snapshot.open.get(scope)
+                if circuit is not None and (circuit.due_in > 0 or self._is_probing(circuit)):
                     continue
                 try:
                     await self._visit(scope, count, circuit)
@@ -74,7 +74,8 @@ class ParkedRequeuer:
                 else:
                     alarm.worked()
 
-    def _is_under_way(self, circuit: Circuit) -> bool:
+    def _is_probing(self, circuit: Circuit) -> bool:
+        """True while a message that was sent back to probe *circuit* may still do so."""
         probes, until = self._sent.get(circuit.scope, (-1, 0.0))
         return probes == circuit.probes and time.monotonic() < until
 
@@ -83,66 +84,67 @@ class ParkedRequeuer:
             return
         if circuit is not None:
             self._sent[scope] = circuit.probes, time.monotonic() + PATIENCE
-        empty = await asyncio.to_thread(self._carry, scope, circuit is not None)
+        empty = await asyncio.to_thread(self._move, scope, circuit is not None)
         if empty and circuit is None:
             await self.circuits.forget_parked(scope, count)
 
-    def _carry(self, scope: str, probing: bool) -> bool:
-        """Publish back, confirmed, then acknowledge here: what is cut short comes twice, and the journal knows it.
+    def _move(self, scope: str, probing: bool) -> bool:
+        """Publish messages to their own queues, wait for the confirmations, then acknowledge them here.
 
-        Whether the queue was empty at the end. A thread may wait here as long as it likes.
+        What is interrupted is delivered twice, and the journal recognises it. *probing*: only until one message can
+        probe. Returns True if the queue was empty at the end. Runs in a thread, because it waits for the broker.
         """
         with connecting.connect(self.configuration) as connection:
             amqp = connecting.is_amqp(connecting.broker_url(self.configuration))
-            lot = _Lot(connection, connecting.queue(parked_queue(scope), amqp=amqp), declare=amqp)
-            carried, empty, enough = 0, False, False
-            batch: list[_Carried] = []
-            while carried < MOST_PER_VISIT and not (empty or enough):
+            parked = _ParkedQueue(connection, connecting.queue(parked_queue(scope), amqp=amqp), declare=amqp)
+            moved, empty, enough = 0, False, False
+            batch: list[_Moved] = []
+            while moved < MOST_PER_VISIT and not (empty or enough):
                 fresh = bytes_ = 0
                 while fresh < TOGETHER and bytes_ < MAX_TAKEN_BYTES and not (empty or enough):
-                    message = lot.get()
+                    message = parked.get()
                     if message is None:
                         empty = True
                         continue
-                    if lot.knows(message, batch):
+                    if parked.came_again(message, batch):
                         continue
                     bytes_ += len(message.body or b"")
-                    back, live = _way_back(scope, message)
-                    batch.append(_Carried(message, self.publisher.submit(back)))
+                    outgoing, can_probe = _to_its_queue(scope, message)
+                    batch.append(_Moved(message, self.publisher.submit(outgoing)))
                     fresh += 1
-                    enough = probing and live
+                    enough = probing and can_probe
                 for one in batch:
                     wait(one.confirmed, self.configuration.broker.publish_timeout)
-                batch = [one for one in batch if not lot.acknowledge(one)]
-                carried += fresh
-            return empty and not lot.interrupted
+                batch = [one for one in batch if not parked.acknowledge(one)]
+                moved += fresh
+            return empty and not parked.interrupted
 
 
 @dataclass(eq=False)
-class _Carried:
-    """A parked message that was published to its own queue, and is still to be taken off the parked ones."""
+class _Moved:
+    """A parked message that was published to its own queue, and is still to be acknowledged in the parked one."""
 
     message: Delivery
     confirmed: Future[None]
 
 
-class _Lot:
-    """The parked messages of one scope, over a connection that RabbitMQ may end in the middle.
+class _ParkedQueue:
+    """The parked messages of one scope, over a connection that RabbitMQ may end at any moment.
 
-    Then what was fetched goes back to the queue and comes up again. What of it was published is not published twice.
+    Then the messages in hand go back to the queue and are delivered again. Those published are not published twice.
     """
 
     def __init__(self, connection: Connection, queue: Queue, *, declare: bool) -> None:
-        """*declare*: whether to make the queue where it is not there."""
+        """*declare*: True to make the queue where it is missing."""
         self._connection = connection
         self._queue = queue
         self._declare = declare
         self._channel: Any = None
         self.interrupted = False
-        """Whether a connection has ended. Then the queue may look empty while something is on its way back to it."""
+        """True if a connection has ended. Then the queue may look empty while messages are on their way back to it."""
 
     def get(self) -> Delivery | None:
-        """The next message, or None where there is none left.
+        """Return the next message, or None where there is none left.
 
         Raises `QueueUnanswered`, or the client library's error.
         """
@@ -158,16 +160,16 @@ class _Lot:
             self._declare = False
         return bound.get()
 
-    def knows(self, message: Delivery, batch: Iterable[_Carried]) -> bool:
-        """Whether *message* is one of the *batch* that has come up again. Then it stands for it from now on."""
+    def came_again(self, message: Delivery, batch: Iterable[_Moved]) -> bool:
+        """True if *message* is one of *batch*, delivered again. Then it replaces the earlier delivery."""
         for one in batch:
             if one.message.channel is not message.channel and _same(one.message, message):
                 one.message = message
                 return True
         return False
 
-    def acknowledge(self, one: _Carried) -> bool:
-        """Take it off the queue. False where its connection has ended: then it comes up once more."""
+    def acknowledge(self, one: _Moved) -> bool:
+        """Take it off the queue. False where its connection has ended: then it is delivered once more."""
         try:
             one.message.ack()
         except (AMQPError, OSError) as error:
@@ -183,8 +185,8 @@ def _same(one: Delivery, other: Delivery) -> bool:
     return bool(one.body == other.body and one.headers.get("id") == other.headers.get("id"))
 
 
-def _way_back(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
-    """The message on its way to its own queue, and whether its time is still to come: else it cannot probe anything."""
+def _to_its_queue(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
+    """Return the message for its own queue, and True if it can probe: its deadline has not passed."""
     platform = scope.partition("/")[0]
     body = message.body.decode("utf-8", "backslashreplace") if isinstance(message.body, bytes) else str(message.body)
     attach = message.headers.get("task") == ATTACH_TASK
@@ -195,9 +197,9 @@ def _way_back(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
     try:
         inner = json.loads(json.loads(body)[0][0])
         ends = inner["request"]["attach_before"] if attach else inner["header"]["expires_at"]
-        live = float(ends) > time.time() * 1000
+        can_probe = float(ends) > time.time() * 1000
         if attach and inner["request"].get("lane") == "realtime":
             queue = attach_queue("realtime", platform)
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
-        live = False  # not ours: its own queue's worker sets it aside
-    return Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")}), live
+        can_probe = False  # not ours: the worker of its queue sets it aside
+    return Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")}), can_probe

@@ -1,4 +1,4 @@
-"""Says once a minute, for the whole fleet, which circuits are still open and how much waits for them."""
+"""Logs once a minute, for the whole fleet, which circuits are still open and how many requests wait for them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 EVERY: Final = 60.0
 """Seconds between two lines about one circuit. The first comes as long after its alarm."""
 DUTY: Final = "still-open:"
-"""What begins the name of the duty to say so."""
+"""Prefix of the name of this duty."""
 
 
 @dataclass
 class Reminder:
-    """One process's readiness to say it; in the fleet one at a time does for each circuit."""
+    """Logs for this process. In the fleet, one process at a time does it for each circuit."""
 
     configuration: Configuration
     circuits: CircuitStore
@@ -34,29 +34,29 @@ class Reminder:
     every: float = EVERY
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     _since: dict[str, float] = field(default_factory=dict)
-    """Open circuits, and since when this process has seen or said nothing new of them; in the loop's time."""
+    """By open circuit, in the loop's time: when this process saw it first, or logged it last."""
 
     async def run(self) -> None:
-        """Look at what is open, for ever."""
+        """Log the open circuits, for ever."""
         while True:
             await asyncio.sleep(min(LOOK_EVERY, self.every))
             try:
                 await self.look()
             except Exception as error:
-                log.warning("open circuits could not be told of (%s); trying again", type(error).__name__)
+                log.warning("the open circuits could not be listed (%s); trying again", type(error).__name__)
 
     async def look(self) -> None:
-        """Say what is due to be said."""
-        board, now = self.breaker.snapshot, asyncio.get_running_loop().time()
-        self._since = {scope: self._since.get(scope, now) for scope in board.open}
-        for scope, circuit in board.open.items():
+        """Log the circuits whose time has come."""
+        snapshot, now = self.breaker.snapshot, asyncio.get_running_loop().time()
+        self._since = {scope: self._since.get(scope, now) for scope in snapshot.open}
+        for scope, circuit in snapshot.open.items():
             if now - self._since[scope] < self.every:
                 continue
             self._since[scope] = now
             if await self.circuits.try_lead(DUTY + scope, self.name, lease=self.every):
-                await self._say(circuit, scope in board.parked)
+                await self._log(circuit, scope in snapshot.parked)
 
-    async def _say(self, circuit: Circuit, has_parked: bool) -> None:
+    async def _log(self, circuit: Circuit, has_parked: bool) -> None:
         queues = self._queues(circuit.scope, has_parked)
         waiting = await asyncio.to_thread(depth.ask, self.configuration, queues)
         log.warning(
@@ -72,7 +72,7 @@ class Reminder:
         )
 
     def _queues(self, scope: str, has_parked: bool) -> Sequence[str]:
-        """Where requests of *scope* wait. A queue for parked ones is there only once something was parked."""
+        """Return the queues where requests of *scope* wait. A queue of parked ones exists once one was parked."""
         if parks(scope):
             return [parked_queue(scope)] if has_parked else []
         platform = scope.partition("/")[0]

@@ -1,15 +1,15 @@
-"""What a refusal or an outage shuts off, and what somebody should do about it. Pure.
+"""What a refusal or an outage stops, and what somebody should do about it. Pure.
 
-A *scope* is what one refusal speaks for; as long as its circuit is open, no call that depends on it is made:
+A *scope* names the calls that one refusal concerns. As long as its circuit is open, none of these calls is made:
 
-    main/outage               the platform: the endpoint answers nobody
-    main/outage/customers     one endpoint: nobody's call of it is answered, though others are
+    main/outage               the platform: Stripe answers nobody
+    main/outage/customers     one path: no call of it is answered, though others are
     main                      the platform: 401 (its key), 3xx or an answer of something else (its base_url)
-    main/endpoint/customers   one endpoint: 403 without a connected account (a permission of the key)
+    main/endpoint/customers   one path: 403 without a connected account (a permission of the key)
     main/account/acct_1       one connected account: 403 with it
     main/kind/card            one kind of token: 402 (raw card data), or the publishable key that makes it is refused
 
-Where the path names an account, a 403 speaks for nothing but this one call: see `is_its_own`.
+Where the path names an account, a 403 concerns this one call only: see `concerns_this_call_only`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tokenferry.contract.requests import Kind
 from tokenferry_worker.errors import Blocked, TokenferryError
 
 OUTAGE: Final = "outage"
-"""The part of a scope that tells an outage from a refusal."""
+"""The part of a scope that marks an outage, as opposed to a refusal."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class CallScope:
     platform: str
     endpoint: str
     kind: Kind | None = None
-    """Of the token it makes; None where it spends one."""
+    """Of the token that it makes. None where it spends one."""
     connected_account: str | None = None
     publishable: bool = False
-    """Whether it is made with the publishable key: then neither key says anything of the other."""
+    """True if it is made with the publishable key. A refusal of one key proves nothing about the other."""
     named_account: str | None = None
-    """The one its path names."""
+    """The connected account in its path."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,24 @@ class Circuit:
     status: int
     code: str
     request_id: str
-    """The endpoint's own id of the refused call; empty where it named none."""
+    """Stripe's own id of the refused call. Empty where it named none."""
     opened_at: float
     """Unix seconds of the server's clock."""
     probes: int
     due_in: float
-    """Seconds until one call may try whether it is mended; none or less: now."""
+    """Seconds until one call may probe it. 0.0 or less: now."""
 
 
 @dataclass(frozen=True)
 class CircuitSnapshot:
-    """Every open circuit by scope, and how often a message of a scope was parked since its queue was last empty."""
+    """Every open circuit by scope, and how many messages were parked for a scope since its queue was last empty."""
 
     open: dict[str, Circuit] = field(default_factory=dict)
     parked: dict[str, int] = field(default_factory=dict)
 
 
 class Park(TokenferryError):
-    """A circuit is open that holds up few requests of many: this one is to wait elsewhere."""
+    """A circuit is open that concerns few requests of many: this one should wait in a queue of its own."""
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"the circuit '{scope}' is open")
@@ -74,7 +74,7 @@ class Park(TokenferryError):
 
 
 def scopes_of(about: CallScope) -> tuple[str, ...]:
-    """Every scope the call depends on, the widest first.
+    """Return every scope that the call depends on, the widest first.
 
     >>> scopes_of(CallScope("main", "tokens", "card"))
     ('main/outage', 'main/outage/tokens', 'main', 'main/endpoint/tokens', 'main/kind/card')
@@ -89,7 +89,7 @@ def scopes_of(about: CallScope) -> tuple[str, ...]:
 
 
 def outage_of(platform: str, endpoint: str | None = None) -> str:
-    """The scope of an outage: of the platform, or of one *endpoint* alone.
+    """Return the scope of an outage: of the platform, or of one path (*endpoint*) alone.
 
     >>> outage_of("main"), outage_of("main", "customers")
     ('main/outage', 'main/outage/customers')
@@ -98,17 +98,17 @@ def outage_of(platform: str, endpoint: str | None = None) -> str:
 
 
 def is_outage(scope: str) -> bool:
-    """Whether *scope* is one of an outage: any answer at all closes its circuit."""
+    """True for the scope of an outage: any answer at all closes its circuit."""
     return scope.split("/")[1:2] == [OUTAGE]
 
 
 def is_elsewhere(error: Blocked) -> bool:
-    """Whether something else than the endpoint refused the call: base_url or a proxy is wrong, and no key."""
+    """True if something else than Stripe refused the call: base_url or a proxy is wrong, not a key."""
     return error.code == Code.NOT_THE_ENDPOINT or error.status not in (401, 402, 403)
 
 
 def scope_of(error: Blocked, about: CallScope) -> str:
-    """Which of its scopes a refused call speaks for.
+    """Return the scope that the refusal of a call concerns.
 
     >>> scope_of(Blocked(401, "unauthorized"), CallScope("main", "tokens", "card", "acct_1"))
     'main'
@@ -123,10 +123,10 @@ def scope_of(error: Blocked, about: CallScope) -> str:
 
 
 def concerns_this_call_only(error: Blocked, about: CallScope) -> bool:
-    """Whether a refusal says something of this call alone: the account in its path does not take it, or is not ours.
+    """True if a refusal concerns this call alone: the account in its path does not take it, or is not connected.
 
-    The next call names another account. The endpoint says the same of a key without permission, and does not tell the
-    two apart; to hold up every account because of one would be worse than to refuse each of them.
+    The next call names another account. Stripe gives the same answer where the key lacks the permission, so the two
+    cannot be told apart. To hold up every account because of one would be worse than to refuse each of them.
 
     >>> concerns_this_call_only(Blocked(403, "account_invalid"), CallScope("main", "persons", named_account="acct_1"))
     True
@@ -136,31 +136,31 @@ def concerns_this_call_only(error: Blocked, about: CallScope) -> bool:
 
 
 def parks(scope: str) -> bool:
-    """Whether requests of an open *scope* leave their queue, because others behind them can go on."""
+    """True if requests of an open *scope* leave their queue, because others behind them can go on."""
     _, _, narrow = scope.partition("/")
     what, _, name = narrow.partition("/")
     return bool(name) and not (what in ("endpoint", OUTAGE) and name == "tokens")
 
 
 def plainly(scope: str, status: int, code: str) -> str:
-    """What an open circuit means, for a person.
+    """Return what an open circuit means, for a person.
 
     >>> plainly("main/outage", 503, "no_answer"), plainly("main/outage/customers", 0, "no_answer")
-    ('the endpoint answers nobody (503)', 'the endpoint answers no call of customers (no connection, or no answer)')
+    ('Stripe answers nobody (503)', 'Stripe answers no call of customers (no connection, or no answer)')
     >>> plainly("main", 404, "not_the_endpoint"), plainly("main", 401, "unauthorized")
-    ('what answers at base_url is not the endpoint (404)', '401 unauthorized')
+    ('what answers at base_url is not Stripe (404)', '401 unauthorized')
     """
     if is_outage(scope):
         _, _, endpoint = scope.split("/", 1)[1].partition("/")
         whom = f"no call of {endpoint.replace('_', ' ')}" if endpoint else "nobody"
-        return f"the endpoint answers {whom} ({status or 'no connection, or no answer'})"
+        return f"Stripe answers {whom} ({status or 'no connection, or no answer'})"
     if code == Code.NOT_THE_ENDPOINT:
-        return f"what answers at base_url is not the endpoint ({status})"
+        return f"what answers at base_url is not Stripe ({status})"
     return f"{status} {code}"
 
 
 def counted(statuses: Counter[int]) -> str:
-    """Failed calls by status, most first, for a person.
+    """Return the failed calls by status, most first, for a person.
 
     >>> counted(Counter({503: 12, 0: 3}))
     '503 12 times, no answer 3 times'
@@ -169,29 +169,29 @@ def counted(statuses: Counter[int]) -> str:
 
 
 def remedy(scope: str, status: int, code: str = "") -> str:
-    """What the operator should do, in one sentence."""
+    """Return what the operator should do, in one sentence."""
     platform, _, narrow = scope.partition("/")
     what, _, name = narrow.partition("/")
     elsewhere = code == Code.NOT_THE_ENDPOINT or 300 <= status < 400
     match what:
         case "outage" if name:
-            return f"Look at the provider's status page for {name.replace('_', ' ')}; requests go on by themselves."
+            return f"Look at Stripe's status page for {name.replace('_', ' ')}; requests go on by themselves."
         case "outage":
             return (
-                f"Look at the provider's status page, then at network, DNS, proxy and [platforms.{platform}] base_url; "
+                f"Look at Stripe's status page, then at network, DNS, proxy and [platforms.{platform}] base_url; "
                 "requests go on by themselves."
             )
         case "" | "kind" if elsewhere:
             return (
-                f"Correct [platforms.{platform}] base_url (it does not end in /v1) or the proxy before it, so that the "
-                "endpoint itself answers, and restart the workers."
+                f"Correct [platforms.{platform}] base_url (it does not end in /v1) or the proxy before it, so that "
+                "Stripe itself answers, and restart the workers."
             )
         case "account":
             return f"Let {name} connect to the platform's account again, or send nothing more for it."
         case "endpoint":
             return f"Give the key of [platforms.{platform}] the permission to write {name.replace('_', ' ')}."
         case "kind" if status == 402:
-            return f"Ask the provider to enable raw card data for the account of [platforms.{platform}]."
+            return f"Ask Stripe to enable raw card data for the account of [platforms.{platform}]."
         case "kind":
             return f"Put an accepted key where [platforms.{platform}] publishable_key points, and restart the workers."
         case _:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from tokenferry.contract.attach import SignedAttach
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import MAYBE_SPENT
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, CommonHeader, Envelope, Header
 from tokenferry.contract.onboarding import OnboardingEnvelope
 from tokenferry.contract.queues import (
@@ -30,8 +30,6 @@ from tokenferry.contract.results import Attempt
 
 FOREIGN: Final = "set aside by the broker"
 """The reason of what no worker has put here: of a message that the broker has delivered too often, for instance."""
-MAYBE_SPENT: Final = frozenset({Code.OUTCOME_UNKNOWN, Code.DELIVERIES_EXHAUSTED})
-"""Attach orders that may have taken effect: the same key finds out, however old the token is by now."""
 SHAPES: Final = (Envelope, SignedAttach, OnboardingEnvelope)
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _:;,.'-]{0,99}")
 _OUTCOME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}:[a-z]{1,20}(:\d{1,5})?")

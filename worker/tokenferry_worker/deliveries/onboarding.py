@@ -8,58 +8,51 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, OnboardingHeader
 from tokenferry.contract.queues import ONBOARD_TASK
-from tokenferry.contract.results import (
-    Failure,
-    OnboardingProgress,
-    OnboardingResult,
-    RequirementError,
-    Requirements,
-    StepResult,
-)
+from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingResult, Requirements, StepResult
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
-from tokenferry.contract.target import path_of
-from tokenferry_worker.circuits.scopes import CallScope, Park
+from tokenferry_worker.circuits.scopes import Park
+from tokenferry_worker.clock import Clock
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
-from tokenferry_worker.errors import Declined, Reused, Unopenable
+from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
+from tokenferry_worker.errors import Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
-from tokenferry_worker.onboarding.progress import StepRecord, as_known
-from tokenferry_worker.onboarding.steps import DocumentRun, StepRunner
+from tokenferry_worker.onboarding.calls import AccountCalls
+from tokenferry_worker.onboarding.plan import DocumentRun
+from tokenferry_worker.onboarding.progress import StepRecord, StepRecords, as_known
+from tokenferry_worker.onboarding.steps import StepRunner
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
-from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import Exhausted
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Begun, Journal
+from tokenferry_worker.tokens.ledger import Ledger
 from tokenferry_worker.tokens.results import failure
 
 log = logging.getLogger(__name__)
 
-KEPT: Final = frozenset(
-    {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.OUTCOME_UNKNOWN, Code.UNKNOWN_PLATFORM, Code.UNOPENABLE}
-    | {Code.PUBLISHABLE_KEY_MISSING, Code.ACCOUNT_REFUSES}
-)
-"""Failures that somebody can mend: the message is kept, and redriven it goes on with what is not done."""
 HOLD: Final = 6.0
-"""Seconds, renewed: how long nobody else works on an onboarding after the worker that did has died."""
-MOST_REQUIREMENTS: Final = 200
+"""Seconds for which nobody else works on an onboarding after its worker has died. Renewed while the worker lives."""
 
 
 @dataclass(frozen=True)
 class Onboarder:
-    """Makes whole accounts. Holds private keys of the envelope and, through its platforms, the endpoint's."""
+    """Makes whole accounts. It holds the private keys of the envelope, and through its platforms Stripe's."""
 
     opener: Opener
     steps: StepRunner
+    calls: AccountCalls
+    records: StepRecords
+    ledgers: Mapping[str, Ledger]
     platforms: Mapping[str, PlatformContext]
     journal: Journal
+    clock: Clock
     deliveries: int
-    tell: Callable[[str, OnboardingProgress], None] = lambda _route, _progress: None
-    """Says on a reply route how far an account is, if that can be done at once. Nobody waits for it."""
+    publish_progress: Callable[[str, OnboardingProgress], None] = lambda _route, _progress: None
+    """Publishes to a reply route how far an account is. Nobody waits for the broker's confirmation."""
 
     async def handle(self, body: str) -> Outcome:
-        """Open, take every step that is not done, record. Delivered again it goes on where it stopped."""
+        """Open the document, carry out every step that is not done, record. A redelivery goes on where it stopped."""
         try:
             envelope = self.opener.read_onboarding(body)
         except Unopenable as error:
@@ -79,23 +72,20 @@ class Onboarder:
     async def _deliver(self, envelope: OnboardingEnvelope, begun: Begun) -> Outcome:
         header = envelope.header
         if begun.outcome is not None:
-            return _say(OnboardingResult.model_validate_json(begun.outcome), header)
+            return _outcome(Recorded(OnboardingResult.model_validate_json(begun.outcome), begun.outcome), header)
         try:
             async with uncounted_if_called_off(self.journal, header.request_id):
                 result = await self._onboard(envelope, begun.deliveries)
         except Park as error:
             return Parked(error.scope, ONBOARD_TASK, header.request_id)
-        outcome = result.model_dump_json(exclude_none=True)
-        recorded = await self.journal.record(header.request_id, outcome, ours=not result.complete)
-        return _say(OnboardingResult.model_validate_json(recorded), header)
+        offered = to_json(result)
+        recorded = await self.journal.record(header.request_id, offered, ours=not result.complete)
+        return _outcome(what_counts(result, offered, recorded), header)
 
     async def _reused(self, header: OnboardingHeader) -> Outcome:
         """Something else has this request id. The refusal gets an outcome id of its own."""
-        own = f"{header.request_id}:{fingerprint(header)[:12]}"
         refusal = self._failed(header, 1, Code.REQUEST_ID_REUSED)
-        refusal = refusal.model_copy(update={"outcome_id": f"{own}:onboarding"})
-        recorded = await self.journal.record(own, refusal.model_dump_json(exclude_none=True))
-        return _say(OnboardingResult.model_validate_json(recorded), header)
+        return _outcome(await record_refusal(self.journal, header.request_id, fingerprint(header), refusal), header)
 
     async def _onboard(self, envelope: OnboardingEnvelope, deliveries: int) -> OnboardingResult:
         header = envelope.header
@@ -103,7 +93,7 @@ class Onboarder:
         if platform is None:
             return self._failed(header, deliveries, Code.UNKNOWN_PLATFORM)
         given_up = deliveries > self.deliveries
-        if deliveries > self.deliveries + 1:  # so opening it may be what workers die of
+        if deliveries > self.deliveries + 1:  # so workers may die of opening it
             return self._failed(header, deliveries, Code.DELIVERIES_EXHAUSTED)
         try:
             document = self.opener.open_onboarding(envelope)
@@ -112,52 +102,48 @@ class Onboarder:
             return self._failed(header, deliveries, Code.DELIVERIES_EXHAUSTED if given_up else Code.UNOPENABLE)
         run = DocumentRun(platform, header, document.reference or header.request_id)
         if given_up:
-            return await self._as_it_is(run, document, deliveries, failure(Code.DELIVERIES_EXHAUSTED, None, 0))
-        # Two messages about one account follow each other, wherever they are worked on.
-        ledger = self.steps.spender.ledgers[platform.name]
-        async with ledger.writing(f"onboarding:{run.onboarding_id}", lease=HOLD):
-            return await self._walk(run, document, deliveries)
+            return await self._give_up(run, document, deliveries)
+        # Two messages about one account follow each other, whichever workers have them.
+        async with self.ledgers[platform.name].writing(f"onboarding:{run.onboarding_id}", lease=HOLD):
+            return await self._carry_out(run, document, deliveries)
 
-    async def _walk(self, run: DocumentRun, document: Onboarding, deliveries: int) -> OnboardingResult:
+    async def _carry_out(self, run: DocumentRun, document: Onboarding, deliveries: int) -> OnboardingResult:
         known = await self._known(run)
         made: dict[str, str] = {}
-        taken: list[StepResult] = []
+        results: list[StepResult] = []
         plan = steps(document)
         for step in plan:
             if not step.needs <= made.keys():
-                taken.append(StepResult(step=step.name, status="not_begun"))
+                results.append(StepResult(step=step.name, status="not_begun"))
                 continue
             result = await self.steps.run(run, step, known.get(step.name), made)
             if result.status == "done" and result.object_id is not None:
                 made[step.name] = result.object_id
-            taken.append(result)
+            results.append(result)
             if document.progress and run.header.reply_to is not None:
-                self.tell(run.header.reply_to, self._progress(run, taken, len(plan)))
-        requirements = await self._requirements(run, made[ACCOUNT]) if ACCOUNT in made else None
-        return self._result(run, document, deliveries, taken, _worst(taken), requirements)
+                self.publish_progress(run.header.reply_to, _progress(run, results, len(plan)))
+        requirements = await self.calls.requirements(run, made[ACCOUNT]) if ACCOUNT in made else None
+        return self._result(run, document, deliveries, results, _worst(results), requirements)
 
-    async def _as_it_is(
-        self, run: DocumentRun, document: Onboarding, deliveries: int, why: Failure
-    ) -> OnboardingResult:
-        """What there is of an account that is given up on. Nothing is called."""
+    async def _give_up(self, run: DocumentRun, document: Onboarding, deliveries: int) -> OnboardingResult:
+        """Return what is known of the account. Nothing is called."""
         known = await self._known(run)
-        found = [as_known(step.name, known.get(step.name), run.header.request_id) for step in steps(document)]
-        return self._result(run, document, deliveries, found, why)
+        results = [as_known(step.name, known.get(step.name), run.header.request_id) for step in steps(document)]
+        return self._result(run, document, deliveries, results, failure(Code.DELIVERIES_EXHAUSTED, None, 0))
 
     async def _known(self, run: DocumentRun) -> dict[str, StepRecord]:
-        entries = await self.steps.store.records(run.namespace, run.onboarding_id)
-        return {step: StepRecord.model_validate_json(entry) for step, entry in entries.items()}
+        return await self.records.read(run.namespace, run.onboarding_id)
 
     def _result(
         self,
         run: DocumentRun,
         document: Onboarding,
         deliveries: int,
-        taken: Sequence[StepResult],
+        results: Sequence[StepResult],
         why: Failure | None,
         requirements: Requirements | None = None,
     ) -> OnboardingResult:
-        made = {step.step: step.object_id for step in taken if step.object_id is not None}
+        made = {step.step: step.object_id for step in results if step.object_id is not None}
         persons = {person.reference: person_step(person.reference) for person in document.persons}
         external = {name: external_account_step(name) for name, _ in document.numbered()}
         return OnboardingResult(
@@ -166,40 +152,14 @@ class Onboarder:
             account=made.get(ACCOUNT),
             persons={reference: made[name] for reference, name in persons.items() if name in made},
             external_accounts={name: made[step] for name, step in external.items() if step in made},
-            steps=tuple(taken),
-            complete=all(step.status == "done" for step in taken),
+            steps=tuple(results),
+            complete=all(step.status == "done" for step in results),
             requirements=requirements,
             failure=why,
         )
 
-    def _progress(self, run: DocumentRun, taken: Sequence[StepResult], planned: int) -> OnboardingProgress:
-        return OnboardingProgress(
-            request_id=run.header.request_id,
-            onboarding_id=run.onboarding_id,
-            step=taken[-1],
-            taken=len(taken),
-            done=sum(step.status == "done" for step in taken),
-            steps=planned,
-        )
-
-    async def _requirements(self, run: DocumentRun, account: str) -> Requirements | None:
-        """What the endpoint says is due. Nice to know: where it refuses to say, the outcome is the same without.
-
-        While the endpoint answers nobody, this waits.
-        """
-
-        async def read() -> Answer:
-            return await run.platform.client.get(path_of("accounts", account))
-
-        about = CallScope(run.platform.name, "accounts", named_account=account)
-        attempts = self.steps.attempts(run, about, run.platform.budgets.of("accounts"), until=None, asks=True)
-        try:
-            return requirements_of(await attempts.run(read))
-        except (Declined, Exhausted):
-            return None
-
     def _failed(self, header: OnboardingHeader, deliveries: int, code: str) -> OnboardingResult:
-        """Given up on before anything is known of the account."""
+        """The result of a message that was given up before anything is known of the account."""
         return OnboardingResult(**self._common(header, deliveries), failure=failure(code, None, 0))
 
     def _common(self, header: OnboardingHeader, deliveries: int) -> dict[str, Any]:
@@ -208,7 +168,7 @@ class Onboarder:
             "request_id": header.request_id,
             "platform": header.platform,
             "deliveries": deliveries,
-            "settled_at": int(self.steps.spender.clock.now() * 1000),
+            "settled_at": int(self.clock.now() * 1000),
         }
 
 
@@ -220,35 +180,20 @@ def fingerprint(header: OnboardingHeader) -> str:
     return hashlib.sha256(f"onboarding|{header.platform}".encode()).hexdigest()[:40]
 
 
-def requirements_of(answer: Answer) -> Requirements | None:
-    """The requirements in an account's answer: names of fields and codes, no values."""
-    found = answer.body.get("requirements")
-    if not isinstance(found, Mapping):
-        return None
-    lists = ("currently_due", "past_due", "eventually_due", "pending_verification")
-    errors = [error for error in _list(found.get("errors")) if isinstance(error, Mapping)]
-    return Requirements(
-        **{name: tuple(word for word in _list(found.get(name)) if _is_word(word)) for name in lists},
-        errors=tuple(
-            RequirementError(requirement=error["requirement"], code=error["code"])
-            for error in errors
-            if _is_word(error.get("requirement")) and _is_word(error.get("code"))
-        ),
-        disabled_reason=answer.text("requirements", "disabled_reason"),
+def _progress(run: DocumentRun, results: Sequence[StepResult], planned: int) -> OnboardingProgress:
+    return OnboardingProgress(
+        request_id=run.header.request_id,
+        onboarding_id=run.onboarding_id,
+        step=results[-1],
+        taken=len(results),
+        done=sum(step.status == "done" for step in results),
+        steps=planned,
     )
 
 
-def _list(value: object) -> Sequence[Any]:
-    return value[:MOST_REQUIREMENTS] if isinstance(value, list) else ()
-
-
-def _is_word(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
-
-
-def _worst(taken: Sequence[StepResult]) -> Failure | None:
-    """The failure to tell of: the first that somebody can mend, else the first."""
-    found = [step.failure for step in taken if step.failure is not None]
+def _worst(results: Sequence[StepResult]) -> Failure | None:
+    """The failure of the whole: the first whose cause somebody can remove, else the first."""
+    found = [step.failure for step in results if step.failure is not None]
     return next(iter([*filter(_is_kept, found), *found]), None)
 
 
@@ -256,6 +201,7 @@ def _is_kept(why: Failure) -> bool:
     return why.source == "tokenferry" and why.code in KEPT
 
 
-def _say(result: OnboardingResult, header: OnboardingHeader) -> Outcome:
-    settled = Settled(result, header.reply_to)
+def _outcome(recorded: Recorded[OnboardingResult], header: OnboardingHeader) -> Outcome:
+    result = recorded.result
+    settled = Settled(result, header.reply_to, recorded.body)
     return DeadLettered(settled, result.failure.code) if result.failure and _is_kept(result.failure) else settled

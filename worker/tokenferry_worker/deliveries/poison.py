@@ -1,4 +1,4 @@
-"""A delivery that crashes comes again, perhaps to a newer worker, but not for ever: on Redis nobody else counts."""
+"""A delivery that crashes comes again, perhaps to a newer worker, but not for ever. On Redis only we count it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ async def unless_poison(
     *,
     keep: bool = True,
 ) -> Outcome:
-    """What *work* comes to. Where it crashes after more than *most* deliveries, the message is set aside.
+    """Return the outcome of *work*. Where it crashes after more than *most* deliveries, the message is set aside.
 
-    Then nobody is told: there may be an outcome that we cannot read, written by a newer version for instance, and
-    another one must not be said. *keep*: whether the message may be kept.
+    Then no result is published. There may be an outcome that we cannot read, from a newer version for instance, and
+    the requester must not get a second one. *keep*: True if the message may be kept.
     """
     try:
         return await work
@@ -37,15 +37,15 @@ async def unless_poison(
     except Exception as error:
         if begun.deliveries <= most:
             raise
-        untold = Settled(given_up(), None)
+        unpublished = Settled(given_up(), None)
         # Only the type: the text of an unforeseen error could hold anything.
-        log.error("%s: crashed too often (%s); given up on", untold.result.outcome_id, type(error).__name__)
-        return DeadLettered(untold, Code.DELIVERIES_EXHAUSTED) if keep else Dropped(untold)
+        log.error("%s: crashed too often (%s); given up on", unpublished.result.outcome_id, type(error).__name__)
+        return DeadLettered(unpublished, Code.DELIVERIES_EXHAUSTED) if keep else Dropped(unpublished)
 
 
 @asynccontextmanager
 async def uncounted_if_called_off(journal: Journal, id_: str) -> AsyncIterator[None]:
-    """Work that may be called off: when the worker stops or a circuit is open, that is no sign of poison."""
+    """Uncount the delivery if its work is cancelled or parked: neither is a sign of poison."""
     try:
         yield
     except (asyncio.CancelledError, Park):

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tokenferry.broker.publishing import CanPublish, Outgoing, PublishError
 from tokenferry.contract.queues import (
@@ -21,6 +22,7 @@ from tokenferry.contract.queues import (
 )
 from tokenferry_worker.circuits.breaker import CircuitStore
 from tokenferry_worker.dead_letters.retention import retained
+from tokenferry_worker.deliveries.recording import to_json
 from tokenferry_worker.outcomes import (
     DeadLettered,
     Dropped,
@@ -33,15 +35,14 @@ from tokenferry_worker.outcomes import (
 )
 
 Handler = Callable[[str], Awaitable[None]]
-"""Carries one delivery from its body to its settled outcome. Returning means: acknowledge."""
-
+"""Takes one delivery from its body to its settled outcome. When it returns, the delivery is acknowledged."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settler:
-    """Publishes what an outcome asks for and returns only when the broker has confirmed all of it."""
+    """Publishes the messages of an outcome, and returns only when the broker has confirmed all of them."""
 
     publisher: CanPublish
     circuits: CircuitStore
@@ -51,13 +52,13 @@ class Settler:
     """Messages moved to the quarantine, by reason."""
 
     async def settle(self, outcome: Outcome, body: str, *, realtime: bool = True) -> None:
-        """Tell whoever is to be told. *body*: the delivery's message, kept as it came where it must and may be kept.
+        """Publish what *outcome* asks for. *body*: the delivery's message.
 
-        *realtime*: whether it may have come by the realtime lane.
+        *realtime*: True if it may have come by the realtime lane.
         """
         match outcome:
             case Settled():
-                await self._tell(outcome)
+                await self._publish_result(outcome)
             case HandedOn(order):
                 request = order.request
                 queue = attach_queue(request.lane, request.platform)
@@ -65,17 +66,11 @@ class Settler:
             case Retokenize(sealed, platform, lane, request_id):
                 await self._publish(Outgoing.task(tokenize_queue(lane, platform), TOKENIZE_TASK, request_id, sealed))
             case DeadLettered(settled, code):
-                why = settled.result.failure
-                known = {
-                    "outcome_id": settled.result.outcome_id,
-                    "attempts": why.attempts if why else 0,
-                    "history": [attempt.model_dump() for attempt in why.history] if why else [],
-                }
-                kept = retained(body, code, at=await self.clock(), realtime=realtime, **known)
+                kept = retained(body, code, at=await self.clock(), realtime=realtime, **_history(settled))
                 await self._publish(Outgoing(DEAD_LETTERS, kept))
-                await self._tell(settled)
+                await self._publish_result(settled)
             case Dropped(settled):
-                await self._tell(settled)
+                await self._publish_result(settled)
             case Quarantined(reason):
                 kept = retained(body, reason, at=await self.clock(), realtime=realtime)
                 await self._publish(Outgoing(QUARANTINE, kept))
@@ -83,16 +78,16 @@ class Settler:
                 log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
             case Parked(scope, task, id_):
                 await self._publish(Outgoing.task(parked_queue(scope), task, id_, body))
-                # Only now: who carries parked messages back forgets a queue that it finds empty.
+                # Only now: the process that carries parked messages back forgets a queue that it finds empty.
                 await self.circuits.count_parked(scope)
 
-    async def _tell(self, settled: Settled) -> None:
+    async def _publish_result(self, settled: Settled) -> None:
         if settled.reply_to is not None:
-            body = settled.result.model_dump_json(exclude_none=True)
+            body = settled.recorded or to_json(settled.result)
             await self._publish(Outgoing(results_queue(settled.reply_to), body))
 
     async def _publish(self, message: Outgoing) -> None:
-        """Publish until it is confirmed: the delivery waits unacknowledged, so nothing is lost meanwhile."""
+        """Publish until the broker confirms it. The delivery waits unacknowledged, so nothing is lost meanwhile."""
         pause = 0.2
         while True:
             try:
@@ -102,3 +97,13 @@ class Settler:
                 log.warning("publish to %s failed (%s); trying again", message.queue, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 10.0)
+
+
+def _history(settled: Settled) -> dict[str, Any]:
+    """What a dead letter says of the calls that failed."""
+    failure = settled.result.failure
+    return {
+        "outcome_id": settled.result.outcome_id,
+        "attempts": failure.attempts if failure else 0,
+        "history": [attempt.model_dump() for attempt in failure.history] if failure else [],
+    }

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from tokenferry.contract.attach import AttachRequest, SignedAttach
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
 from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget
 from tokenferry_worker.circuits.scopes import Park
+from tokenferry_worker.clock import Clock
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
+from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
 from tokenferry_worker.errors import Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.limits.backpressure import Backpressure, Slot, all_slots, slots_of
@@ -37,16 +39,11 @@ from tokenferry_worker.tokens.ledger import TokenScope
 
 log = logging.getLogger(__name__)
 
-KEPT: Final = frozenset(
-    {Code.ATTEMPTS_EXHAUSTED, Code.DELIVERIES_EXHAUSTED, Code.UNKNOWN_PLATFORM, Code.UNOPENABLE}
-    | {Code.PUBLISHABLE_KEY_MISSING}
-)
-"""Failures that somebody can mend and redrive; after any other the request is of no more use."""
-FIRST_LOOK: Final = 0.1
-LAST_LOOK: Final = 2.0
-"""Seconds between two looks whether there is room for another token, give or take a half; each twice the one before."""
+FIRST_PAUSE: Final = 0.1
+LAST_PAUSE: Final = 2.0
+"""Seconds between two looks for room for another token, give or take a half. Each is twice the one before."""
 BESIDE_THE_REQUEST: Final = 16_384
-"""Bytes of an order for what stands beside the sealed request and the plan: it is read only up to the same length."""
+"""Bytes of an attach order beside the sealed request and the plan. A longer order than an envelope cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class Tokenizer:
     platforms: Mapping[str, PlatformContext]
     journal: Journal
     backpressure: Backpressure
+    clock: Clock
     sign: Callable[[AttachRequest], SignedAttach]
     signer_id: str
     deliveries: int
@@ -65,7 +63,7 @@ class Tokenizer:
     """Seconds."""
 
     async def handle(self, body: str) -> Outcome:
-        """Open, call, record. Safe to repeat at any point: the journal and the idempotency key see to that."""
+        """Open, call, record. Safe to repeat at any point, because of the journal and the idempotency key."""
         try:
             envelope = self.opener.read(body)
         except Unopenable as error:
@@ -74,109 +72,121 @@ class Tokenizer:
         try:
             begun = await self.journal.begin(header.request_id, fingerprint(header))
         except Reused:
-            return await self._reused(header)
+            refusal = self.creator.failed(_token_call(header), Code.REQUEST_ID_REUSED)
+            recorded = await record_refusal(self.journal, header.request_id, fingerprint(header), refusal)
+            return Settled(recorded.result, header.reply_to, recorded.body)
         return await unless_poison(
             self._deliver(envelope, begun, body),
             begun,
             self.deliveries,
-            lambda: self.creator.failed(_wanted(header), Code.DELIVERIES_EXHAUSTED),
+            lambda: self.creator.failed(_token_call(header), Code.DELIVERIES_EXHAUSTED),
             keep=not header.may_carry_cvc,
         )
 
     async def _deliver(self, envelope: Envelope, begun: Begun, body: str) -> Outcome:
         header = envelope.header
         if begun.outcome is not None:
-            # A redelivery: say it again, call nothing.
+            # A redelivery: publish the recorded outcome again, call nothing.
             plan = self._plan(envelope)
             if plan is None:
-                await self.backpressure.release(header.request_id, self._anywhere(header))
-            return self._say(envelope, TokenResult.model_validate_json(begun.outcome), plan, body)
+                await self.backpressure.release(header.request_id, self._slots(header))
+            recorded = Recorded(TokenResult.model_validate_json(begun.outcome), begun.outcome)
+            return self._outcome(header, recorded, plan, body)
         plan = None
-        ahead = self._anywhere(header)
         platform = self.platforms.get(header.platform)
         if platform is None:
-            result = self.creator.failed(_wanted(header), Code.UNKNOWN_PLATFORM)
+            result = self.creator.failed(_token_call(header), Code.UNKNOWN_PLATFORM)
         elif begun.deliveries > self.deliveries:
-            result = self.creator.failed(_wanted(header), Code.DELIVERIES_EXHAUSTED)
+            result = self.creator.failed(_token_call(header), Code.DELIVERIES_EXHAUSTED)
         else:
             try:
-                plaintext = self.opener.open(envelope)
                 async with uncounted_if_called_off(self.journal, header.request_id):
-                    if (plan := plaintext.attach) is not None:
-                        ahead = slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
-                        if not await self._is_room(header, ahead):
-                            del plaintext  # nothing stays open for as long as that may take
-                            await self._find_room(header, ahead)
-                            plaintext = self.opener.open(envelope)
-                    wanted = _wanted(header, plaintext.form)
-                    result = await self.creator.create(platform, wanted, begun.epoch, remembered=begun.deliveries > 1)
+                    result, plan = await self._create(envelope, begun, platform)
             except Unopenable as error:
                 log.warning("request %s: %s", header.request_id, error)
-                result = self.creator.failed(_wanted(header), Code.UNOPENABLE)
-            except TooLate:
-                result = self.creator.failed(_wanted(header), Code.EXPIRED)
+                result = self.creator.failed(_token_call(header), Code.UNOPENABLE)
             except Park as error:
-                await self.backpressure.release(header.request_id, ahead)
+                await self.backpressure.release(header.request_id, self._slots(header))
                 return Parked(error.scope, TOKENIZE_TASK, header.request_id)
-        recorded = await self._record(platform, header, result, ahead)
-        return self._say(envelope, TokenResult.model_validate_json(recorded), plan, body)
+        return self._outcome(header, await self._record(platform, header, result, plan), plan, body)
 
-    async def _reused(self, header: Header) -> Outcome:
-        """Another request has this id: the outcome of this one has an id of its own."""
-        own = f"{header.request_id}:{fingerprint(header)[:12]}"
-        refusal = self.creator.failed(_wanted(header), Code.REQUEST_ID_REUSED)
-        refusal = refusal.model_copy(update={"outcome_id": f"{own}:token"})
-        recorded = await self.journal.record(own, refusal.model_dump_json(exclude_none=True))
-        return Settled(TokenResult.model_validate_json(recorded), header.reply_to)
+    async def _create(
+        self, envelope: Envelope, begun: Begun, platform: PlatformContext
+    ) -> tuple[TokenResult, AttachTarget | None]:
+        """Open the request and create its token. Returns the result, and what the token is to be spent on.
 
-    async def _is_room(self, header: Header, ahead: tuple[Slot, ...]) -> bool:
-        """Whether one more token can be spent while it is fresh.
-
-        The seat lasts for as long as the request does: while nothing is spent, a token that got too old makes no room.
+        Raises `Unopenable`, `Park`.
         """
-        left = header.expires_at / 1000 - self.creator.clock.now()
-        return await self.backpressure.acquire(header.request_id, ahead, lasts=max(self.token_lifetime, left))
+        header = envelope.header
+        plaintext = self.opener.open(envelope)
+        plan = plaintext.attach
+        if plan is not None:
+            slots = self._slots(header, plan)
+            if not await self._has_room(header, slots):
+                del plaintext  # nothing stays open for as long as the wait may take
+                try:
+                    await self._wait_for_room(header, slots)
+                except TooLate:
+                    return self.creator.failed(_token_call(header), Code.EXPIRED), plan
+                plaintext = self.opener.open(envelope)
+        wanted = _token_call(header, plaintext.form)
+        return await self.creator.create(platform, wanted, begun.epoch, remembered=begun.deliveries > 1), plan
 
-    def _anywhere(self, header: Header) -> tuple[Slot, ...]:
-        """Where an earlier delivery may have taken a seat for it, as far as can be told without opening it."""
-        platform = self.platforms.get(header.platform)
-        return all_slots(platform.budgets) if platform is not None and header.attach_digest is not None else ()
+    async def _has_room(self, header: Header, slots: tuple[Slot, ...]) -> bool:
+        """Take a place for one more token, if it can be spent while it is fresh.
 
-    async def _find_room(self, header: Header, ahead: tuple[Slot, ...]) -> None:
-        """Wait until there is room.
-
-        Raises `TooLate`.
+        The place is held for as long as the request lasts: while nothing is spent, a token that got too old makes no
+        room.
         """
-        world, rest = self.creator.clock, FIRST_LOOK
-        while not await self._is_room(header, ahead):
-            left = header.expires_at / 1000 - world.now()
+        left = header.expires_at / 1000 - self.clock.now()
+        return await self.backpressure.acquire(header.request_id, slots, lasts=max(self.token_lifetime, left))
+
+    async def _wait_for_room(self, header: Header, slots: tuple[Slot, ...]) -> None:
+        """Return when the request has a place. Raises `TooLate`."""
+        pause = FIRST_PAUSE
+        while not await self._has_room(header, slots):
+            left = header.expires_at / 1000 - self.clock.now()
             if left <= 0:
                 raise TooLate(False)
-            await world.sleep(min(left, rest * (0.5 + world.random())))
-            rest = min(2 * rest, LAST_LOOK)
+            await self.clock.sleep(min(left, pause * (0.5 + self.clock.random())))
+            pause = min(2 * pause, LAST_PAUSE)
+
+    def _slots(self, header: Header, plan: AttachTarget | None = None) -> tuple[Slot, ...]:
+        """Return the slots where this request may hold a place: those of its plan, or all while that is unknown."""
+        platform = self.platforms.get(header.platform)
+        if platform is None or header.attach_digest is None:
+            return ()
+        if plan is None:
+            return all_slots(platform.budgets)
+        return slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
 
     async def _record(
-        self, platform: PlatformContext | None, header: Header, result: TokenResult, ahead: tuple[Slot, ...]
-    ) -> str:
-        outcome = result.model_dump_json(exclude_none=True)
+        self, platform: PlatformContext | None, header: Header, result: TokenResult, plan: AttachTarget | None
+    ) -> Recorded[TokenResult]:
+        offered = to_json(result)
         if platform is None or result.token is None:
-            return await self.journal.record(
-                header.request_id, outcome, ours=own_failure_code(result) is not None, leaving=ahead
+            is_ours = own_failure_code(result) is not None
+            recorded = await self.journal.record(
+                header.request_id, offered, ours=is_ours, leaving=self._slots(header, plan)
             )
-        scope = TokenScope(platform.name, mode_of(platform), header.connected_account or "", header.kind)
-        return await self.journal.record_token(header.request_id, outcome, result.token, scope, at=result.settled_at)
+        else:
+            scope = TokenScope(platform.name, mode_of(platform), header.connected_account or "", header.kind)
+            recorded = await self.journal.record_token(
+                header.request_id, offered, result.token, scope, at=result.settled_at
+            )
+        return what_counts(result, offered, recorded)
 
-    def _say(self, envelope: Envelope, result: TokenResult, plan: AttachTarget | None, body: str) -> Outcome:
-        header = envelope.header
+    def _outcome(
+        self, header: Header, recorded: Recorded[TokenResult], plan: AttachTarget | None, body: str
+    ) -> Outcome:
+        result = recorded.result
         if result.token is not None and plan is not None:
             return HandedOn(self._order(header, result, result.token, plan, body))
-        settled = Settled(result, header.reply_to)
+        settled = Settled(result, header.reply_to, recorded.body)
         code = own_failure_code(result)
         if code is None or code not in KEPT:
             return settled
-        if header.may_carry_cvc:
-            return Dropped(settled)
-        return DeadLettered(settled, code)
+        return Dropped(settled) if header.may_carry_cvc else DeadLettered(settled, code)
 
     def _order(self, header: Header, result: TokenResult, token: str, plan: AttachTarget, body: str) -> SignedAttach:
         made_at = result.settled_at
@@ -193,7 +203,7 @@ class Tokenizer:
                 target=plan,
                 reply_to=header.reply_to,
                 token_created_at=made_at,
-                # Who asked for both waits for both: what the request's deadline has passed, is wanted no more.
+                # The requester waits for token and attach together, so the request's deadline holds for both.
                 attach_before=min(made_at + int(self.token_lifetime * 1000), header.expires_at),
                 signer_id=self.signer_id,
                 display=result.display,
@@ -202,7 +212,7 @@ class Tokenizer:
         )
 
     def _plan(self, envelope: Envelope) -> AttachTarget | None:
-        """The attach plan of an envelope whose token is already made. A retired key leaves the token unattached."""
+        """Return the attach plan of a request whose token is made. Where its key is retired, nothing is attached."""
         if envelope.header.attach_digest is None:
             return None
         try:
@@ -212,12 +222,12 @@ class Tokenizer:
 
 
 def fingerprint(header: Header) -> str:
-    """What a request id stands for, as far as everybody may know. Sealed anew, or sent again later, it is the same."""
+    """Return a digest of what a request id stands for, by the clear header. Sealed or sent again, it is the same."""
     named = (header.platform, header.connected_account or "", header.kind, header.attach_digest or "")
     return hashlib.sha256("|".join(named).encode()).hexdigest()[:40]
 
 
-def _wanted(header: Header, form: str = "") -> TokenCall:
+def _token_call(header: Header, form: str = "") -> TokenCall:
     return TokenCall(
         header.request_id,
         header.kind,

@@ -1,1 +1,1 @@
-"""The rate: budgets, permits, and how far tokenizing may run ahead of attaching."""
+"""The rate of calls: budgets, permits, and how far tokenizing may be ahead of attaching."""

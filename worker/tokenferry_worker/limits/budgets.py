@@ -1,4 +1,4 @@
-"""Which budgets a call draws on. Names are the store's keys, so they change with a migration only."""
+"""Which budgets a call draws on. Their names are keys of the store, so a new name needs a migration."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from tokenferry_worker.limits.pacing import Budget, BudgetScope
 TOKENS = "tokens"
 
 ENDPOINT: Final[tuple[BudgetScope, ...]] = ("account_creation", "endpoint")
-"""The endpoint's own limit. The provider counts one operation as one endpoint, and creating an account is one."""
+"""The limit of one path. Stripe counts one operation as one endpoint, and creating an account is one."""
 REFUSED: Final[tuple[tuple[str, tuple[BudgetScope, ...]], ...]] = (
     ("global", ("platform",)),
     ("endpoint", ENDPOINT),
-    # No page of the provider lists these two. A limit of one account must never slow the others down.
+    # No page of Stripe lists these two. A limit of one account must never slow the others down.
     ("account", ("connected_account", *ENDPOINT)),
     ("connected-account", ("connected_account", *ENDPOINT)),
     # A limit of one object or feature. The account that the call is for uses it; the other accounts may go on. Where
     # they meet the same limit, their own refusals slow them down.
     ("resource-specific", ("account_creation", "connected_account", "endpoint")),
-    # Unknown words. The endpoint is known to refuse, for whomever; to stop the whole platform would be too much.
+    # Unknown reasons. This path refuses calls, whoever makes them. To slow the whole platform would be too much.
     ("", ENDPOINT),
 )
-"""By the beginning of a `Stripe-Rate-Limited-Reason`: which scopes it may mean. The first that the call has drawn on is
-slowed down, for the whole fleet. The reasons are those of docs.stripe.com/rate-limits."""
+"""By the beginning of a `Stripe-Rate-Limited-Reason`: which scopes it may mean. The first that the call has drawn on
+is slowed down, for the whole fleet. The reasons are those of docs.stripe.com/rate-limits."""
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """The budgets of one platform: all calls, calls per endpoint, account creations, calls per connected account."""
+    """The budgets of one platform: all calls, calls per path, account creations, calls per connected account."""
 
     name: str
     platform: Platform
 
     def tokens(self, connected_account: str | None = None) -> tuple[Budget, ...]:
-        """Of `POST /v1/tokens`."""
+        """Return the budgets of `POST /v1/tokens`."""
         return self.of(TOKENS, connected_account)
 
     def spending(self, target: Target, connected_account: str | None = None) -> tuple[Budget, ...]:
-        """Of the call that spends a token on *target*."""
+        """Return the budgets of the call that spends a token on *target*."""
         return self.of(target.endpoint(), connected_account, creates_account=target.creates_account)
 
     def of(
         self, endpoint: str, connected_account: str | None = None, *, creates_account: bool = False
     ) -> tuple[Budget, ...]:
-        """Of any call: everything that it draws on."""
+        """Return every budget that a call draws on."""
         budgets = [self.whole, self.endpoint(endpoint)]
         if creates_account:
             budgets.append(self.account_creation)
@@ -58,7 +58,7 @@ class Budgets:
         return tuple(budgets)
 
     def all(self) -> Iterator[Budget]:
-        """Every budget that is known by name; those of connected accounts are known when they call."""
+        """Yield every budget but those of connected accounts, which are known only when they call."""
         yield self.whole
         for endpoint in sorted(ENDPOINTS):
             yield self.endpoint(endpoint)
@@ -66,16 +66,16 @@ class Budgets:
 
     @property
     def whole(self) -> Budget:
-        """Every call of the platform."""
+        """The budget of every call of the platform."""
         return self._budget("global", self.platform.global_per_second, "platform")
 
     @property
     def account_creation(self) -> Budget:
-        """`POST /v1/accounts`."""
+        """The budget of `POST /v1/accounts`."""
         return self._budget("account_creation", self.platform.account_creation_per_second, "account_creation")
 
     def endpoint(self, name: str) -> Budget:
-        """Calls of one endpoint."""
+        """Return the budget of the calls of one path."""
         return self._budget(f"endpoint:{name}", self.platform.endpoint_per_second(name), "endpoint")
 
     def refused(self, reason: str, used: tuple[Budget, ...]) -> Budget:

@@ -1,9 +1,9 @@
--- anew(KEYS = [journal of the request, journal of the order, token, place ahead...], ARGV = [token id, request id, ttl ms])
+-- anew(KEYS = [journal of the request, journal of the order, token, slot...], ARGV = [token id, request id, ttl ms])
 --   -> 1 | 0
--- The token got too old before any call: its request begins once more, with the next generation of its key, and forgets
--- the outcome nobody was told of. 0: the token is not expired, so somebody may be spending it. Run twice, or after the
--- request has moved on, it changes nothing more; a store that has forgotten the request leaves the first generation behind,
--- because the endpoint would repeat the old token under its key.
+-- The token became too old before any call. Its request begins once more, with the next generation of its key. The
+-- outcome with the old token is deleted: it was never published. 0: the token is not expired, so somebody may spend it.
+-- Run twice, or after the request has moved on, it changes nothing more. If the store has lost the request, the first
+-- generation is skipped, because Stripe would repeat the old token under its key.
 local state = redis.call('HGET', KEYS[3], 'state')
 if state and state ~= 'expired' then return 0 end
 local known = redis.call('HMGET', KEYS[1], 'outcome', 'epoch')

@@ -1,6 +1,6 @@
 -- begin(KEYS = [journal], ARGV = [ttl ms, what the id stands for]) -> {deliveries, epoch, outcome or '', round} | nil
 -- {journal}  hash: deliveries, epoch, outcome, round (see reopen), of: a digest of what the id stands for.
--- Counts this delivery and says what is already known. nil: the id stands for something else, and nothing is counted.
+-- Counts this delivery, and returns what is known. nil: the id stands for something else, and nothing is counted.
 if ARGV[2] ~= '' then
   redis.call('HSETNX', KEYS[1], 'of', ARGV[2])
   if redis.call('HGET', KEYS[1], 'of') ~= ARGV[2] then return nil end

@@ -1,17 +1,19 @@
 -- What every script on budgets shares. A budget is a hash:
---   at      theoretical arrival time of the next call, microseconds of the server's clock (GCRA, ITU-T I.371)
---   factor  share of the rate that the endpoint last tolerated (absent: all of it), since: when that was found, and
---           cuts: how many times in a row it was cut
---   rate    calls per second set by an operator instead of the configured rate; paused: their reason for no calls at all
---   until   when rate and paused end, microseconds
+--   at      theoretical arrival time of the next call, on the server's clock (GCRA, ITU-T I.371)
+--   factor  share of the rate that Stripe last tolerated (absent: all of it)
+--   since   when the factor was last cut
+--   cuts    how many times in a row it was cut
+--   rate    calls per second that an operator has set instead of the configured rate
+--   paused  an operator's reason for no calls at all
+--   until   when rate and paused end
 -- All times in microseconds.
 local HOLD, SLOW, PROBING = 8, 0.01, 6
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
--- The share of the rate to use now: held for a while after a cut, then risen by 1 % of the rate per second while it
--- probes near the place of the last refusal, then by 2 %.
+-- Returns the share of the rate to use now (`pacing.recovered`). After a cut it stays for a while. Then it rises by 1 %
+-- of the rate per second near the last refusal, and by 2 % beyond.
 local function recovered(factor, since)
   local seconds = (now - since) / 1000000 - HOLD
   if seconds <= 0 then return factor end
@@ -19,15 +21,16 @@ local function recovered(factor, since)
   return math.min(1, factor + risen)
 end
 
--- *ahead*: intervals a call may come early; what a budget holds beyond those, and a few seconds, was written before the
--- clock was set back, and would stop everything for as long as that was.
+-- An arrival time further in the future than any call could make it was written before the clock was set back. It would
+-- stop everything for as long, so it counts as now. SANE is the margin.
 local SANE = 10000000
--- What is written is believed only if it is a number: NaN would pass every comparison below, and stop everything.
+-- Returns *otherwise* for what is no finite number: NaN would pass every comparison below, and stop everything.
 local function number(text, otherwise)
   local read = tonumber(text or nil)
   if not read or read ~= read or math.abs(read) == math.huge then return otherwise end
   return read
 end
+-- *ahead*: intervals that a call may come early.
 local function read(key, interval, ahead)
   local held = redis.call('HMGET', key, 'at', 'factor', 'since', 'rate', 'paused', 'until')
   local budget = {key = key, at = number(held[1], 0), factor = 1, since = math.min(now, number(held[3], 0))}
@@ -43,8 +46,8 @@ local function read(key, interval, ahead)
   return budget
 end
 
--- Past its arrival time a budget is as good as new; three minutes more outlive every recovery, and forgive a clock that
--- is set back a little. What an operator has set lives as long as they said.
+-- Past its arrival time a budget is as good as new. Three minutes more outlast every recovery, and a clock that is set
+-- back a little. What an operator has set lives until its end.
 local function keep(budget)
   redis.call('HSET', budget.key, 'at', string.format('%.0f', budget.at))
   local ends = math.max(budget.at + 180000000, budget['until'])

@@ -1,15 +1,16 @@
 -- close(KEYS = [token, journal of the order?],
---       ARGV = [by, fence, state, ttl ms, by afterwards, object, type, stored, outcome, 1 if it is our word]) -> 1 | 0
--- Ends a lease. The word of an older lease counts for nothing, but that the same order has spent the token: that is what
--- the endpoint said, whichever delivery heard it. What is spent, burnt or expired stays so.
--- *outcome*, if there is one, becomes the order's in the same moment, as in record: before the token is anybody else's.
+--       ARGV = [by, fence, state, ttl ms, by afterwards, object, type, stored, outcome, 1 if it is a failure of ours])
+--   -> 1 | 0
+-- Ends a lease. An older lease changes nothing, except that its order has spent the token: Stripe said so, whichever
+-- delivery got the answer. A token that is spent, burnt or expired stays so.
+-- *outcome*, if there is one, is recorded in the same moment, as in record: before anybody else can have the token.
 local held = redis.call('HMGET', KEYS[1], 'by', 'fence', 'state')
 local open = held[3] == 'leased' or held[3] == 'unknown'
--- A store that was wiped meanwhile learns what is certain: that the token is used up.
+-- A store that was wiped meanwhile records what is certain: that the token is used up.
 local wiped = not held[3] and (ARGV[3] == 'spent' or ARGV[3] == 'burnt')
 local mine = held[1] == ARGV[1] and (held[2] == ARGV[2] or ARGV[3] == 'spent')
 if not wiped and not (mine and open) then
-  -- Asked twice because the first answer was lost: done is done.
+  -- A repeated call, because the answer to the first one was lost.
   return held[1] == ARGV[5] and held[2] == ARGV[2] and held[3] == ARGV[3] and 1 or 0
 end
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'by', ARGV[5], 'fence', held[2] or ARGV[2])

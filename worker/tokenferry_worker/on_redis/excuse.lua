@@ -1,5 +1,5 @@
 -- excuse(KEYS = [journal], ARGV = [ttl ms]) -> deliveries that count
--- A worker that stops in good order gives a delivery back; that is no sign of poison. Never below none.
+-- Uncounts a delivery that a stopping worker gives back: that is no sign of poison. Never below 0.
 local deliveries = tonumber(redis.call('HGET', KEYS[1], 'deliveries') or 0)
 if deliveries > 0 then
   deliveries = redis.call('HINCRBY', KEYS[1], 'deliveries', -1)

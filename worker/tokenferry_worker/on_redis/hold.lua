@@ -1,5 +1,6 @@
 -- hold(KEYS = [lock], ARGV = [by, lease ms]) -> 1 | 0
--- {lock}  string: who writes to this object now. Taken when free, renewed when one's own.
+-- {lock}  string: who writes to this object now.
+-- Takes a lock that is free, and renews the caller's own.
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
   return 1
 end

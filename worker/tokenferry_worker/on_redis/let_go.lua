@@ -1,5 +1,5 @@
 -- let_go(KEYS = [lock], ARGV = [by]) -> 1 | 0
--- Frees a lock, if it is still one's own.
+-- Frees the lock, if it is still the caller's own.
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('DEL', KEYS[1])
 end

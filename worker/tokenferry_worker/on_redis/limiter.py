@@ -1,4 +1,4 @@
-"""The rate of the fleet: one number per budget, on the server's clock, so two workers never disagree about now."""
+"""The rate of the fleet: one number per budget. All workers use the server's clock, so they agree on the time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from tokenferry.contract.names import Lane
@@ -22,25 +23,25 @@ log = logging.getLogger(__name__)
 
 MICROSECONDS: Final = 1_000_000
 SHARED: Final = ("budget",)
-"""What every script on budgets stands behind."""
+"""The script that comes before every script on budgets."""
 NEW_GATES: Final = 1000
-"""So many new gates are made before the idle ones are looked for, so that each costs little to find."""
+"""New gates between two searches for idle ones. So many, that the search costs each new gate little."""
 CLOSING: Final = 1.0
-"""Seconds for which a process that ends waits for the store, to give back calls that nobody made."""
+"""Seconds for which a process that ends waits for the store, to give back its permits."""
 
 
 class RedisLimiter:
     """Implements `limits.pacing.Limiter`.
 
     While the store is away, each process goes on by itself with a small share of every budget: never without a limit,
-    and without a deadlock. What it then calls is not counted anywhere else, so the share is chosen for the whole fleet.
-    A pause that it has been told of holds until it ends by itself.
+    and without a deadlock. No other process counts these calls, so the share must be small enough for the whole fleet.
+    A pause by an operator that the process knows of holds until its end.
     """
 
     def __init__(self, store: Store, *, alone: float = 0.05, longest_call: float = 120.0) -> None:
         """*alone*: share of each budget that one process uses while the store is away.
 
-        *longest_call*: seconds after which a call that nobody ended counts as over: its worker is dead.
+        *longest_call*: seconds after which a permit that was not given back expires: its worker is dead.
         """
         self._longest_call = math.ceil(longest_call * MICROSECONDS)
         self._done = Script("done")
@@ -48,53 +49,51 @@ class RedisLimiter:
         self._alone = alone
         self._arrivals: dict[str, float] = {}
         self._paused: dict[str, float] = {}
-        """Budgets that an operator has stopped, until when on our monotonic clock."""
+        """Budgets that an operator has paused, and until when on the monotonic clock of this process."""
         self._permit = Script("permit", after=SHARED)
         self._push_back = Script("push_back", after=SHARED)
         self._gates: dict[tuple[str, ...], Gate] = {}
         self._forget_at = NEW_GATES
         self._giving_back: set[asyncio.Task[None]] = set()
-        """Kept here, because the loop itself keeps no task alive."""
+        """Held here, because the loop itself keeps no task alive."""
         self._who = f"worker {socket.gethostname()}:{os.getpid()}"
 
-    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> str:
-        """Return when one call may be made now, by every budget; what to tell `done` afterwards.
+    @asynccontextmanager
+    async def permit(self, budgets: Sequence[Budget], lane: Lane) -> AsyncIterator[None]:
+        """Wait until one call may be made by every budget. While the block runs, the call counts as in flight.
 
-        Cancelled, it leaves no call counted as under way.
+        The permit is given back even where the caller is cancelled at any moment.
         """
         names = tuple(budget.name for budget in budgets)
         gate = self._gates.get(names)
         if gate is None:
             self._forget()
             gate = self._gates[names] = Gate(budgets, self.ask, self._give_back)
-        return await gate.permit(lane)
+        permit_id = await gate.permit(lane)
+        try:
+            yield
+        finally:
+            if permit_id:
+                await asyncio.shield(self._release(budgets, permit_id))
 
-    async def done(self, budgets: Sequence[Budget], call: str) -> None:
-        """The call is over, however it ended. The store is told so even where the caller is cancelled meanwhile."""
-        if call:
-            await asyncio.shield(self._tell_done(budgets, call))
+    def _give_back(self, budgets: Sequence[Budget], permit_id: str) -> None:
+        """Give back a permit that nobody uses."""
+        if permit_id:
+            self._release(budgets, permit_id)
 
-    def _give_back(self, budgets: Sequence[Budget], call: str) -> None:
-        """Take back a granted call that nobody makes."""
-        if call:
-            self._tell_done(budgets, call)
-
-    def _tell_done(self, budgets: Sequence[Budget], call: str) -> asyncio.Task[None]:
-        """Tell the store in a task of its own, which no cancelled delivery takes along."""
+    def _release(self, budgets: Sequence[Budget], permit_id: str) -> asyncio.Task[None]:
+        """Give a permit back in a task of its own, which does not end with a cancelled delivery."""
         counted = [budget_key(self._store, budget.name) for budget in budgets if budget.in_flight]
-
-        async def tell() -> None:
-            await self._store.run(self._done, counted, [call])
-
-        task = asyncio.create_task(tell(), name="tokenferry-call-done")
+        giving_back = self._store.run(self._done, counted, [permit_id])
+        task = asyncio.create_task(giving_back, name="tokenferry-call-done")
         self._giving_back.add(task)
         task.add_done_callback(self._giving_back.discard)
         return task
 
     async def aclose(self) -> None:
-        """Ask for no more calls, and give back those that nobody makes any more, for `CLOSING` seconds at most.
+        """Ask for no more permits, and give back those in hand, within `CLOSING` seconds.
 
-        What is not given back by then, the store forgets after the longest call.
+        A permit that is not given back by then expires in the store after the longest call.
         """
         for gate in list(self._gates.values()):
             await gate.aclose()
@@ -104,9 +103,9 @@ class RedisLimiter:
             await cancel_and_wait(task)
 
     def _forget(self) -> None:
-        """Drop what says nothing any more: idle gates, arrivals in the past, pauses that are over.
+        """Drop idle gates, arrival times in the past and pauses that are over.
 
-        There is a gate for every connected account that calls, so without this a process would grow for ever.
+        Every connected account that calls has a gate, so without this a process would grow for ever.
         """
         if len(self._gates) < self._forget_at:
             return
@@ -119,67 +118,71 @@ class RedisLimiter:
     async def ask(self, budgets: Sequence[Budget], lane: Lane, more: bool) -> PermitReply:
         """Take one call out of every budget at once, or learn when to ask again.
 
-        Cancelled, it leaves no call counted as under way.
+        Where it is cancelled, no call counts as in flight.
         """
-        call = secrets.token_hex(8) if any(budget.in_flight for budget in budgets) else ""
-        sent = not self._store.silent if call else False
-        answer = None
+        permit_id = secrets.token_hex(8) if any(budget.in_flight for budget in budgets) else ""
+        sent = bool(permit_id) and not self._store.silent
+        reply = None
         try:
-            answer = await self._store.run_unless_away(
+            reply = await self._store.run_unless_away(
                 self._permit,
                 [self._store.key("line", line_of(budgets)), *(budget_key(self._store, each.name) for each in budgets)],
-                [int(more), lane, call, self._longest_call, *(x for budget in budgets for x in numbers(budget, lane))],
+                [int(more), lane, permit_id, self._longest_call, *(n for each in budgets for n in numbers(each, lane))],
             )
         finally:
-            if answer is None and sent:
-                # Perhaps only the answer is lost. Then the store counts a call that nobody makes.
-                self._give_back(budgets, call)
-        if answer is None:
+            if reply is None and sent:
+                # Perhaps only the reply is lost. Then the store counts a call that nobody makes.
+                self._give_back(budgets, permit_id)
+        if reply is None:
             return self._ask_alone(budgets, lane)
-        granted, ask_again, *paused = answer
+        granted, ask_again, *paused = reply
         for budget in budgets:
             self._paused.pop(budget.name, None)
         if paused:
-            place, lasts = paused
-            self._paused[budgets[int(place) - 2].name] = time.monotonic() + int(lasts) / MICROSECONDS
-        return PermitReply(bool(granted), int(ask_again) / MICROSECONDS, call)
+            key_number, lasts = paused
+            self._paused[budgets[int(key_number) - 2].name] = time.monotonic() + int(lasts) / MICROSECONDS
+        return PermitReply(bool(granted), int(ask_again) / MICROSECONDS, permit_id)
 
     async def back_off(self, budget: Budget, seconds: float) -> None:
-        """The endpoint has refused a call: nobody draws on *budget* for *seconds*, and then all draw more slowly."""
+        """Stripe has refused a call: nobody draws on *budget* for *seconds*, and then all draw more slowly."""
         factor, cut = await self._store.run(
             self._push_back,
             [budget_key(self._store, budget.name), changes_key(self._store)],
             [math.ceil(seconds * MICROSECONDS), *numbers(budget, "realtime")[:2], budget.name, self._who],
         )
         if cut:
-            log.warning("budget %s: the endpoint answers 429; slowed to %.0f %%", budget.name, 100 * float(factor))
+            log.warning("budget %s: Stripe answers 429; slowed to %.0f %%", budget.name, 100 * float(factor))
 
     def _ask_alone(self, budgets: Sequence[Budget], lane: Lane) -> PermitReply:
+        """Answer without the store, out of this process's share of the budgets."""
         if any(self._paused.get(budget.name, 0.0) > time.monotonic() for budget in budgets):
             return PermitReply(False, 1.0)
         slower = [Budget(budget.name, budget.per_second * self._alone) for budget in budgets]
         arrivals = [self._arrivals.get(budget.name, 0.0) for budget in slower]
         arrivals, wait = take(arrivals, slower, lane, now=time.monotonic())
         self._arrivals.update(zip((budget.name for budget in slower), arrivals, strict=True))
-        # Never longer than a second, to notice when the store is back.
+        # At most a second, to notice when the store is back.
         return PermitReply(wait == 0.0, min(wait, 1.0))
 
 
 def budget_key(store: Store, name: str) -> str:
-    """The key of one budget."""
+    """Return the store key of one budget."""
     return store.key("budget", name)
 
 
 def line_of(budgets: Sequence[Budget]) -> str:
-    """What the line before these budgets is called: everybody who waits for the same ones stands in it."""
+    """Return the name of the line for these budgets. All requests that wait for the same budgets stand in one line."""
     return hashlib.sha256("|".join(budget.name for budget in budgets).encode()).hexdigest()[:16]
 
 
 def changes_key(store: Store) -> str:
-    """The key of the list of changes."""
+    """Return the store key of the list of changes."""
     return store.key("changes")
 
 
 def numbers(budget: Budget, lane: Lane) -> tuple[int, int, int]:
-    """Interval in microseconds (rounded up: never a call more, not in a year), intervals ahead, calls in flight."""
+    """Return the interval in microseconds, the intervals a call may come early, and the calls in flight.
+
+    The interval is rounded up: never a call too many, not in a year.
+    """
     return math.ceil(budget.interval * MICROSECONDS), budget.ahead(lane), budget.in_flight

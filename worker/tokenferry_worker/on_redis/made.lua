@@ -1,5 +1,6 @@
--- made(KEYS = [journal, token], ARGV = [outcome, ttl ms, platform, mode, account, kind, made]) -> {the outcome that counts, round}
--- As record, of an outcome with a token: the ledger learns in the same moment that it is available, and whom it belongs to.
+-- made(KEYS = [journal, token], ARGV = [outcome, ttl ms, platform, mode, account, kind, made])
+--   -> {the outcome that counts, round}
+-- Records an outcome with a token. In the same moment the token becomes available in the ledger, with its owner.
 if redis.call('HSETNX', KEYS[1], 'outcome', ARGV[1]) == 1 and redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('HSET', KEYS[2], 'state', 'available', 'platform', ARGV[3], 'mode', ARGV[4], 'account', ARGV[5], 'kind', ARGV[6],
     'made', ARGV[7])

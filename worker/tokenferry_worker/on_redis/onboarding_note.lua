@@ -1,5 +1,5 @@
 -- onboarding_note(KEYS = [onboarding], ARGV = [step, entry, ttl ms]) -> the entry that counts
--- What is done stays done: a slower twin's word about the same step is not taken.
+-- A step that is done stays done, whatever a slower delivery of the same message says.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 if known and cjson.decode(known).status == 'done' then
   return known

@@ -1,13 +1,14 @@
--- permit(KEYS = [line, budget...], ARGV = [more, lane, call, at most, (interval, calls ahead, in flight)...])
---   -> {granted 1 | 0, ask again in} or, where a budget is paused, {0, ask again in, its place in KEYS, lasts}
--- {line}          string: when the next turn to ask is free, for everybody who waits for this set of budgets.
--- {budget}:calls  zset: calls under way -> when they are over at the latest (now + at most), for a budget with an
---                 in flight above 0.
--- Takes one call out of every budget, or none; nothing is booked ahead. A call may come so many intervals early.
--- Who was not served, or has more to serve (more = 1), is told a turn of its own in the line, spaced as the slowest budget
--- allows: so everybody is served in turn, and nearly every question is granted. Realtime does not stand in line.
-local FULL = 50000 -- microseconds until it is worth asking again for a budget with too many calls under way
-local line, more, lane, call = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+-- permit(KEYS = [line, budget...],
+--        ARGV = [more 1 | 0, lane, permit id, longest call, (interval, calls ahead, in flight) per budget])
+--   -> {granted 1 | 0, ask again in}, or {0, ask again in, number of the paused budget in KEYS, lasts}
+-- {line}          string: when the next turn to ask is free, for all who wait for this set of budgets.
+-- {budget}:calls  zset: permit id -> when its call is over at the latest, for a budget that limits the calls in flight.
+-- Takes one call out of every budget, or none. Nothing is booked ahead. A call may come `calls ahead` intervals early.
+-- A bulk caller that was not served, or has more to serve (more = 1), gets a turn in the line. The turns are spaced as
+-- the slowest budget allows: all are served in order, and nearly every question is granted. Realtime does not queue.
+-- All times in microseconds.
+local FULL = 50000 -- until it is worth asking again for a budget with too many calls in flight
+local line, more, lane, permit_id = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local budgets, earliest, slowest, full = {}, now, 0, false
 for i = 2, #KEYS do
   local budget = read(KEYS[i], ARGV[3 * i - 1], ARGV[3 * i])
@@ -29,14 +30,15 @@ if granted then
     budget.at = math.max(budget.at, now) + budget.interval
     keep(budget)
     if budget.in_flight > 0 then
-      redis.call('ZADD', KEYS[i] .. ':calls', now + ARGV[4], call)
+      redis.call('ZADD', KEYS[i] .. ':calls', now + ARGV[4], permit_id)
       redis.call('PEXPIRE', KEYS[i] .. ':calls', string.format('%.0f', ARGV[4] / 1000 + 1))
     end
     earliest = math.max(earliest, budget.at - budget.ahead)
   end
   if more == '0' then return {1, '0'} end
 end
--- Realtime, and who came a moment too early, come back when there is a place; so does everybody while there still is one.
+-- Realtime asks again when a call fits, without a turn in the line. So does a caller that came a moment too early, and
+-- everybody as long as another call fits now.
 if lane == 'realtime' or earliest <= now or (not granted and earliest - now < slowest / 2) then
   return {granted and 1 or 0, string.format('%.0f', earliest - now)}
 end

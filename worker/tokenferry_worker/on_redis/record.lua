@@ -1,7 +1,7 @@
--- record(KEYS = [journal, place ahead...], ARGV = [outcome, ttl ms, request id, 1 if it is our word])
+-- record(KEYS = [journal, slot...], ARGV = [outcome, ttl ms, request id, 1 if it is a failure of ours])
 --   -> {the outcome that counts, round} | nil
--- The first outcome written is the final one; a slower twin is told so and repeats it. Seats of go_ahead are given up.
--- nil: our word against an outcome that this store may have had, for it has lost what begin wrote.
+-- The first outcome that is written is final. A slower delivery gets it back, and publishes it again. Slots are freed.
+-- nil: the store has lost what begin wrote, and with it perhaps an outcome that is better than a failure of ours.
 if ARGV[4] == '1' and redis.call('HEXISTS', KEYS[1], 'deliveries') == 0 then return nil end
 redis.call('HSETNX', KEYS[1], 'outcome', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])

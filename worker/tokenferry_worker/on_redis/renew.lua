@@ -1,5 +1,5 @@
 -- renew(KEYS = [token], ARGV = [by, fence, lease ms, ttl ms]) -> 1 | 0
--- Prolongs a lease that nobody has taken over. 0: the token is somebody else's, done with, or forgotten.
+-- Extends a lease that nobody has taken over. 0: somebody else has the token, it is closed, or the store was wiped.
 local held = redis.call('HMGET', KEYS[1], 'by', 'fence', 'state')
 if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] or (held[3] ~= 'leased' and held[3] ~= 'unknown') then
   return 0

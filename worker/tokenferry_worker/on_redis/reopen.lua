@@ -1,8 +1,9 @@
 -- reopen(KEYS = [journal], ARGV = [rounds told, ttl ms]) -> open | done
--- {journal}  hash: ... round: how many final outcomes there have been or will be, this one included (absent: 1).
--- Forgets an outcome that we gave up with, and the deliveries that led to it, so that the request begins once more. What
--- the endpoint itself has said stays: done. The key stays the same, because what was made with it is found by it; only a
--- stored 500 would be repeated for ever, so its successor is a new generation. Run twice, it does the same as once.
+-- {journal}  hash: ... round: the number of this final outcome, from 1 (absent: 1).
+-- Deletes a failure of ours, and the count of deliveries that led to it, so that the request begins once more. An
+-- outcome of Stripe's stays: done. The idempotency key stays the same, because Stripe finds by it what it has made.
+-- Only a stored 500 would be repeated for ever, so a new generation of the key begins. Run twice, it does the same as
+-- once.
 local known = redis.call('HMGET', KEYS[1], 'outcome', 'round')
 local round = math.max(tonumber(known[2] or 1), ARGV[1] + 1)
 if known[1] then

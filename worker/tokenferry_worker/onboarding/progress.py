@@ -1,23 +1,20 @@
-"""What is known of the steps of an onboarding: ids and codes, and what they say about trying again."""
+"""What is recorded of the steps of an onboarding, and what follows for the next try. Ids and codes only."""
 
 from __future__ import annotations
 
-from typing import Final, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from tokenferry.contract.codes import Code
+from tokenferry.contract.codes import DOUBTFUL, Code
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import EndpointId, Id
 from tokenferry.contract.results import Failure, StepResult
 from tokenferry_worker.tokens.results import failure
 
-_USED: Final = ("token_already_used", "token_in_use", "idempotency_error")
-DOUBTFUL: Final = frozenset({Code.OUTCOME_UNKNOWN, Code.TOKEN_SPENT, Code.TOKEN_IN_DOUBT, *_USED})
-"""Failures after which the object may be there all the same: never a reason to make another one."""
-
-
 Status = Literal["begun", "done", "refused", "stopped"]
-"""`refused`: by the endpoint, for good. `stopped`: for another reason, and for sure without effect. A step that may
-have had its effect stays `begun`: whoever comes next asks under the same keys, whatever its document says.
+"""`refused`: Stripe refused the content. `stopped`: failed for another reason, and certainly without effect. A step
+that may have had its effect stays `begun`: the next message repeats its calls under the same keys, whatever its
+document says.
 """
 
 
@@ -26,35 +23,86 @@ class StepRecord(Message):
 
     status: Status
     round: int = 0
-    """Generation of its id: a later message tries a refused or stopped step anew, under new keys; so does its own where
-    the endpoint has kept a 500 for the old ones.
+    """Generation of the step's id. A later message tries a refused or stopped step in a new round, under new keys. So
+    does the same message, where Stripe has stored a 500 for the old keys.
     """
     message: Id
-    """The request id of the message that wrote this: what is known comes from its document."""
+    """The request id of the message that wrote this: the record is about that message's document."""
     at: int
-    """Unix milliseconds: of a begun step, when its token was made or its call begun."""
+    """Unix milliseconds. Of a begun step: when its token was made, or when its call began."""
     token: EndpointId | None = None
     stored_id: EndpointId | None = None
-    """Id of the card or bank account inside the token: by it the spender finds out whether the token was spent."""
+    """Id of the card or bank account inside the token. By this id one finds out whether the token was spent."""
     epoch: int = 0
     object_id: EndpointId | None = None
     failure: Failure | None = None
 
 
 class OnboardingStore(Protocol):
-    """How far every onboarding is."""
+    """The records of all onboardings, as JSON."""
 
     async def records(self, platform: str, onboarding_id: str) -> dict[str, str]:
-        """Entries as JSON, by step name."""
+        """Return the records by step name."""
         ...
 
     async def record(self, platform: str, onboarding_id: str, step: str, entry: str) -> str:
-        """Write an entry unless the step is done already; returns the one that counts."""
+        """Write a record unless the step is done already. Return the one that counts."""
         ...
 
 
+@dataclass(frozen=True)
+class StepRecords:
+    """Reads and writes the records of steps."""
+
+    store: OnboardingStore
+
+    async def read(self, namespace: str, onboarding_id: str) -> dict[str, StepRecord]:
+        """Return what is known, by step name."""
+        known = await self.store.records(namespace, onboarding_id)
+        return {step: StepRecord.model_validate_json(record) for step, record in known.items()}
+
+    async def write(self, namespace: str, onboarding_id: str, step: str, record: StepRecord) -> StepRecord:
+        """Write *record* unless the step is done already. Return the record that counts."""
+        written = record.model_dump_json(exclude_none=True)
+        counts = await self.store.record(namespace, onboarding_id, step, written)
+        return record if counts == written else StepRecord.model_validate_json(counts)
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How to go on with a step that is not finished."""
+
+    round: int
+    known: StepRecord | None
+    """What earlier tries of this round have left behind."""
+
+
+def resume(known: StepRecord | None, message: str, *, with_token: bool) -> Resumption | None:
+    """Decide how *message* goes on with a step. None: what is *known* is the result.
+
+    *with_token*: this message's document wants a token to be spent for the step.
+    """
+    if known is None:
+        return Resumption(0, None)
+    mine = known.message == message
+    match known.status:
+        case "done":
+            return None
+        case "begun" if with_token is not (known.token is not None):
+            # Begun the other way, with a token or without one. Only the document that began it can find out.
+            return None
+        case "begun":
+            return Resumption(known.round, known)
+        case "refused" if mine:
+            return None
+        case "stopped" if mine and not is_stored(known.failure):
+            return Resumption(known.round, known)
+        case "refused" | "stopped":
+            return Resumption(known.round + 1, None)
+
+
 def as_known(step: str, known: StepRecord | None, message: str) -> StepResult:
-    """What became of a step as far as it is *known*, for whoever asks with *message*."""
+    """The result of a step as far as it is *known*, for *message*."""
     if known is None:
         return StepResult(step=step, status="not_begun")
     match known.status:
@@ -67,7 +115,7 @@ def as_known(step: str, known: StepRecord | None, message: str) -> StepResult:
 
 
 def is_final(why: Failure) -> bool:
-    """Whether the endpoint itself has refused the content: only another content can do better.
+    """True if Stripe itself has refused the content: only another content can succeed.
 
     >>> is_final(Failure(code="account_number_invalid", source="endpoint", status=400))
     True
@@ -78,5 +126,5 @@ def is_final(why: Failure) -> bool:
 
 
 def is_stored(why: Failure | None) -> bool:
-    """Whether a 500 was among the answers: the endpoint keeps it for its key."""
+    """True if a 500 was among the answers: Stripe stores it for its key."""
     return why is not None and any(attempt.status == 500 for attempt in why.history)

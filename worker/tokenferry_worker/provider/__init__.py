@@ -1,1 +1,1 @@
-"""The only room that speaks HTTP: one call, its answer, and its retries."""
+"""The only room that speaks HTTP: one call of Stripe, its answer, and its retries."""

@@ -1,11 +1,12 @@
-"""One call until it has an answer: permit, call, pause, again. What tokenizing and attaching have in common."""
+"""One call, repeated until Stripe answers it: permit, call, pause, again."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,11 +33,14 @@ from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.provider.retries import pause
 
 LEAST_BACK_OFF = 0.25
-"""Seconds the fleet rests on a budget after the endpoint refused a call for its rate."""
+"""Seconds for which the fleet makes no call on a budget after Stripe refused a call for its rate."""
 KEY_IS_SAFE: Final = 20 * 3600.0
-"""Seconds for which a repeated call is answered as the first one was: the endpoint forgets keys after a day (its page
-on idempotent requests). Without a token, which is its own guard, it would then make a second object.
+"""Seconds for which a repeated call is answered as the first one was. Stripe forgets keys after a day (its page on
+idempotent requests). Without a token, which guards itself, the call would then make a second object.
 """
+
+RenewKey = Callable[[Unavailable], Awaitable[bool]]
+"""Gets every failed attempt before the pause. True if the next attempt has another idempotency key."""
 
 
 class TooLate(TokenferryError):
@@ -49,7 +53,7 @@ class TooLate(TokenferryError):
 
 @dataclass
 class Exhausted(TokenferryError):
-    """Every allowed attempt ended without a usable answer; *last* is how the last one ended."""
+    """Every allowed attempt ended without a usable answer. *last* is how the last one ended."""
 
     last: Unavailable
     attempts: int
@@ -57,233 +61,251 @@ class Exhausted(TokenferryError):
     history: tuple[Attempt, ...] = ()
 
 
-@dataclass
-class Attempts:
-    """The attempts of one call.
-
-    `made` counts those that failed and were not refused for their rate. What failed because the endpoint answered
-    nobody counts for nothing: once the circuit is closed again, the count begins anew.
-    """
+@dataclass(frozen=True)
+class Caller:
+    """What every call needs, whatever it asks for. Built once."""
 
     limiter: Limiter
     circuits: CircuitBreaker
     clock: Clock
+    attempts: int
+    """Failed attempts after which a call is given up."""
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    """What one call depends on, which budgets it draws on, and how long it may wait."""
+
     platform: PlatformContext
-    about: CallScope
+    scope: CallScope
     lane: Lane
     budgets: tuple[Budget, ...]
-    limit: int
-    until: float | None
-    """Unix seconds after which no call is begun; None: no such moment."""
-    may_park: bool
-    """Whether the request may wait elsewhere while a circuit is open."""
-    until_begun: float | None = None
-    """The same as *until*, but only where no call may have taken effect."""
     request: str = ""
-    """Whose call it is: an id. Failed calls of many requests make an outage, those of one do not."""
+    """Id of the request or order. Failed calls of many requests make an outage, those of one do not."""
+    until: float | None = None
+    """Unix seconds after which no call begins. None: no limit."""
+    until_begun: float | None = None
+    """The same, but only as long as no call may have taken effect."""
+    may_park: bool = True
+    """True if the request may wait in a queue of its own while a circuit is open."""
     asks: bool = False
-    """Whether it is a question that changes nothing. It waits while the endpoint answers nobody. But the key may lack
-    the right to ask: a refusal of the key is the answer, and shuts nothing off.
+    """True for a question, which changes nothing. It waits during an outage. But the key may lack the right to ask:
+    a refusal of the key is then the answer, and opens no circuit.
     """
-    made: int = 0
-    tried: bool = False
-    """Whether a call got no answer. Then it may be what the endpoint cannot answer, and others probe first."""
-    maybe_done: bool = False
-    history: list[Attempt] = field(default_factory=list)
-    under_way: str = ""
-    """What the limiter knows the granted call by."""
 
-    async def run(
-        self,
-        call: Callable[[], Awaitable[Answer]],
-        on_unavailable: Callable[[Unavailable], Awaitable[bool]] | None = None,
-    ) -> Answer:
-        """Make the call until the endpoint answers it.
-
-        *on_unavailable* is told of every failed attempt before the pause; it says whether it has changed the key.
-        Raises `Declined`, `Exhausted`, `TooLate`, `Park`.
-        """
-        scopes = self._scopes()
-        while True:
-            probed = await self._enter(scopes) if self.circuits.is_open(scopes) else ()
-            try:
-                if not await self._permit(scopes, probed):
-                    continue
-                answer = await self._call(call)
-                self._heard()
-                await self.circuits.on_success(probed)
-                return answer
-            except Blocked as error:
-                await self._blocked(error, scopes, probed)
-            except Declined as error:
-                # Without a status we refused it ourselves, before anybody was asked.
-                if error.status:
-                    self._heard()
-                await (self.circuits.on_success(probed) if error.status else self.circuits.on_inconclusive(probed))
-                raise
-            except Unavailable as error:
-                self.maybe_done = self.maybe_done or error.maybe_done
-                await self._probed_in_vain(error, probed)
-                if error.rate_limited is not None:
-                    # Refused before it was executed: no attempt. The whole fleet learns of it at once.
-                    budget = self.platform.budgets.refused(error.rate_limited, self.budgets)
-                    await self.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
-                elif not await self._is_held_up(error, scopes):
-                    await self._count(error, on_unavailable)
-            except BaseException:
-                # Called off, too late, or the call was not made after all: whoever comes next may probe.
-                await self.circuits.on_inconclusive(probed)
-                raise
-
-    def _scopes(self) -> Sequence[str]:
-        scopes = scopes_of(self.about)
+    @property
+    def scopes(self) -> Sequence[str]:
+        """The circuits that the call depends on, the widest first."""
+        scopes = scopes_of(self.scope)
         if self.asks:
-            return [scope for scope in scopes if is_outage(scope) or scope == self.about.platform]
+            return [scope for scope in scopes if is_outage(scope) or scope == self.scope.platform]
         return scopes
 
-    def _heard(self) -> None:
-        """The endpoint has answered. A question is no sign that calls which change something are answered, too."""
-        if not self.asks:
-            self.platform.unanswered.answered(self.about.endpoint, self.request)
 
-    async def _blocked(self, error: Blocked, scopes: Sequence[str], probed: Sequence[str]) -> None:
-        """Return where the call is to be made again once the circuit is closed; raises `Declined` where it is not."""
-        self.maybe_done = self.maybe_done or error.maybe_done
-        if not is_elsewhere(error):
-            self._heard()
-        platform = self.about.platform
-        if self.asks and not is_elsewhere(error):
-            await self.circuits.on_success([each for each in probed if is_outage(each)])
-            await self.circuits.on_inconclusive([each for each in probed if each == platform], failed=True)
-            if platform in probed:
-                return
-            raise error
-        if concerns_this_call_only(error, self.about):
-            # The key was accepted; of anything narrower it says as much as silence.
-            accepted = [each for each in probed if each == platform or is_outage(each)]
-            await self.circuits.on_success(accepted)
-            await self.circuits.on_inconclusive([each for each in probed if each not in accepted], failed=True)
-            code = Code.ACCOUNT_REFUSES if error.ours else error.code
-            raise Declined(403, code, error.error_type, request_id=error.request_id, ours=error.ours) from None
-        scope = scope_of(error, self.about)
-        await self.circuits.on_blocked(scope, error, probed=probed, wider=scopes[: scopes.index(scope)])
+@dataclass
+class Attempts:
+    """The attempts of one call.
 
-    async def _probed_in_vain(self, error: Unavailable, probed: Sequence[str]) -> None:
-        """A probe got no usable answer. Any answer of the endpoint ends an outage, and says nothing of the rest."""
-        outages = [each for each in probed if is_outage(each)]
-        if error.silent or error.replayed:
-            # The next one is made for another request: this one may be what the endpoint cannot answer.
-            await self.circuits.on_inconclusive(outages, failed=error.silent, by=self.request)
-        else:
-            self._heard()
-            await self.circuits.on_success(outages)
-        await self.circuits.on_inconclusive([each for each in probed if each not in outages])
+    `made` counts those that failed and were not refused for their rate. Failures during an outage count for nothing:
+    once the circuit is closed again, the count starts from zero.
+    """
 
-    async def _is_held_up(self, error: Unavailable, scopes: Sequence[str]) -> bool:
-        """Whether the endpoint answers nobody. Then the call waits at the circuit, and its failure does not count."""
-        if not error.silent:
-            return False
-        self.tried = True
-        if self.circuits.is_open(scopes):
-            return True
-        if self.asks:
-            return False
-        now = self.clock.now()
-        out = self.platform.unanswered.failed(self.about.endpoint, self.request, error.status, now)
-        return out and await self._is_outage(error, scopes)
+    caller: Caller
+    plan: CallPlan
+    made: int = 0
+    tried: bool = False
+    """True if a call got no answer. The request may be what Stripe cannot answer, so others probe first."""
+    maybe_done: bool = False
+    history: list[Attempt] = field(default_factory=list)
 
-    async def _count(self, error: Unavailable, on_unavailable: Callable[[Unavailable], Awaitable[bool]] | None) -> None:
-        """Count a failed attempt, and rest. Raises `Exhausted` where it was the last."""
-        self.made += 1
-        at = int(self.clock.now() * 1000)
-        self.history.append(Attempt(at=at, status=error.status, code=error.reason[:200]))
-        new_key = on_unavailable is not None and self.made < self.limit and await on_unavailable(error)
-        if self.made >= self.limit or (error.final and not new_key):
-            # A stored answer without another key to try is no question of outages: looking finds out what it hides.
-            asks = error.silent or (error.replayed and on_unavailable is not None)
-            if asks and await self._is_outage(error, self._scopes()):
-                return
-            raise Exhausted(error, self.made, self.maybe_done, tuple(self.history)) from None
-        await self._rest(error.retry_after or pause(self.made, dice=self.clock.random()))
+    async def run(self, call: Callable[[], Awaitable[Answer]], renew_key: RenewKey | None = None) -> Answer:
+        """Make the call until Stripe answers it.
 
-    async def _is_outage(self, error: Unavailable, scopes: Sequence[str]) -> bool:
-        """Ask whether the endpoint answers anybody, and open a circuit where it does not. Whether one is open then."""
-        unanswered, path = self.platform.unanswered, self.about.endpoint
-        try:
-            async with asyncio.timeout(self._left()):
-                opinion = await self.platform.second_opinion.ask(
-                    self.platform.client, self.limiter, self.platform.budgets
-                )
-        except TimeoutError:
-            raise TooLate(self.maybe_done) from None
-        # Meanwhile another call may have been answered, or another request may have asked the same.
-        if isinstance(opinion, Blocked):
-            await self.circuits.on_blocked(self.about.platform, opinion)
-        elif isinstance(opinion, Unavailable):
-            await self._open(outage_of(self.about.platform), opinion, "nobody")
-        elif not self.asks and unanswered.is_out(path, self.clock.now()):
-            unanswered.blame(path)
-            await self._open(outage_of(self.about.platform, path), error, f"no call of {path.replace('_', ' ')}")
-        return self.circuits.is_open(scopes)
+        Raises `Declined`, `Exhausted`, `TooLate`, `Park`.
+        """
+        circuits, scopes = self.caller.circuits, self.plan.scopes
+        while True:
+            probed = await self._enter(scopes) if circuits.is_open(scopes) else ()
+            try:
+                async with self._permit(scopes, probed) as granted:
+                    answer = await call() if granted else None
+                if answer is not None:
+                    self._note_answer()
+                    await circuits.on_success(probed)
+                    return answer
+            except Blocked as error:
+                await self._on_blocked(error, scopes, probed)
+            except Declined as error:
+                # Without a status we refused the call ourselves, before it was sent.
+                if error.status:
+                    self._note_answer()
+                await (circuits.on_success(probed) if error.status else circuits.on_inconclusive(probed))
+                raise
+            except Unavailable as error:
+                await self._on_unavailable(error, scopes, probed, renew_key)
+            except BaseException:
+                # Cancelled, too late, or not called after all: the next request may probe.
+                await circuits.on_inconclusive(probed)
+                raise
 
-    async def _open(self, scope: str, error: Unavailable, whom: str) -> None:
-        """Open the circuit of an outage, and say what was seen of it."""
-        statuses, since = self.platform.unanswered.told(self.about.endpoint)
-        if not statuses:
-            statuses, since = Counter({error.status or NO_ANSWER: 1}), self.clock.now()
-        self.platform.unanswered.forget()
-        status, _ = statuses.most_common(1)[0]
-        at = time.strftime("%H:%M:%S", time.localtime(since))
-        await self.circuits.unanswered(
-            scope, status, f"{self.platform.host} answers {whom}: {counted(statuses)} since {at}"
-        )
+    @asynccontextmanager
+    async def _permit(self, scopes: Sequence[str], probed: Sequence[str]) -> AsyncIterator[bool]:
+        """Wait for a permit, and hold it while the block runs.
 
-    async def _call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        try:
-            return await call()
-        finally:
-            await self.limiter.done(self.budgets, self.under_way)
+        Yields False where a circuit has opened meanwhile. A probe does not wait for the circuit that it probes.
+        """
+        watched = () if probed else scopes
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(self._seconds_left()) as limit:
+                    with self.caller.circuits.queueing(limit, watched):
+                        await held.enter_async_context(self.caller.limiter.permit(self.plan.budgets, self.plan.lane))
+            except TimeoutError:
+                if not self.caller.circuits.is_open(watched):
+                    raise TooLate(self.maybe_done) from None
+            yield not self.caller.circuits.is_open(watched)
 
     async def _enter(self, scopes: Sequence[str]) -> Sequence[str]:
+        """Wait until the circuits let the call through. Returns those that it probes."""
         try:
-            async with asyncio.timeout(self._left()):
-                probed = await self.circuits.enter(scopes, may_park=self.may_park, by=self.request, tried=self.tried)
+            async with asyncio.timeout(self._seconds_left()):
+                probed = await self.caller.circuits.enter(
+                    scopes, may_park=self.plan.may_park, by=self.plan.request, tried=self.tried
+                )
         except TimeoutError:
             raise TooLate(self.maybe_done) from None
         self.made = 0
         self.history.clear()
         return probed
 
-    async def _permit(self, scopes: Sequence[str], probed: Sequence[str]) -> bool:
-        """Wait for a permit. False when a circuit opened meanwhile; a probe is not held up by its own."""
-        watched = () if probed else scopes
+    def _note_answer(self) -> None:
+        """Stripe has answered. A question proves nothing here: calls that change something may still get no answer."""
+        if not self.plan.asks:
+            self.plan.platform.unanswered.answered(self.plan.scope.endpoint, self.plan.request)
+
+    async def _on_blocked(self, error: Blocked, scopes: Sequence[str], probed: Sequence[str]) -> None:
+        """Return where the call is to be made again once the circuit is closed. Raises `Declined` where it is not."""
+        self.maybe_done = self.maybe_done or error.maybe_done
+        circuits, scope = self.caller.circuits, self.plan.scope
+        if not is_elsewhere(error):
+            self._note_answer()
+        if self.plan.asks and not is_elsewhere(error):
+            await circuits.on_success([each for each in probed if is_outage(each)])
+            await circuits.on_inconclusive([each for each in probed if each == scope.platform], failed=True)
+            if scope.platform in probed:
+                return
+            raise error
+        if concerns_this_call_only(error, scope):
+            # Stripe accepted the key. About anything narrower the refusal says nothing.
+            accepted = [each for each in probed if each == scope.platform or is_outage(each)]
+            await circuits.on_success(accepted)
+            await circuits.on_inconclusive([each for each in probed if each not in accepted], failed=True)
+            code = Code.ACCOUNT_REFUSES if error.ours else error.code
+            raise Declined(403, code, error.error_type, request_id=error.request_id, ours=error.ours) from None
+        refused = scope_of(error, scope)
+        await circuits.on_blocked(refused, error, probed=probed, wider=scopes[: scopes.index(refused)])
+
+    async def _on_unavailable(
+        self, error: Unavailable, scopes: Sequence[str], probed: Sequence[str], renew_key: RenewKey | None
+    ) -> None:
+        """Return where the call is to be made again. Raises `Exhausted` after the last attempt."""
+        self.maybe_done = self.maybe_done or error.maybe_done
+        await self._end_failed_probe(error, probed)
+        if error.rate_limited is not None:
+            # Stripe did not execute the call, so it is no attempt. The whole fleet slows down at once.
+            budget = self.plan.platform.budgets.refused(error.rate_limited, self.plan.budgets)
+            await self.caller.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
+        elif not await self._waits_for_circuit(error, scopes):
+            await self._count(error, renew_key)
+
+    async def _end_failed_probe(self, error: Unavailable, probed: Sequence[str]) -> None:
+        """End a probe without a usable answer. Any answer of Stripe ends an outage, and proves nothing else."""
+        circuits = self.caller.circuits
+        outages = [each for each in probed if is_outage(each)]
+        if error.silent or error.replayed:
+            # The next probe is of another request: this one may be what Stripe cannot answer.
+            await circuits.on_inconclusive(outages, failed=error.silent, by=self.plan.request)
+        else:
+            self._note_answer()
+            await circuits.on_success(outages)
+        await circuits.on_inconclusive([each for each in probed if each not in outages])
+
+    async def _waits_for_circuit(self, error: Unavailable, scopes: Sequence[str]) -> bool:
+        """True in an outage. Then the call waits at the circuit, and its failure does not count."""
+        if not error.silent:
+            return False
+        self.tried = True
+        if self.caller.circuits.is_open(scopes):
+            return True
+        if self.plan.asks:
+            return False
+        unanswered, now = self.plan.platform.unanswered, self.caller.clock.now()
+        is_out = unanswered.failed(self.plan.scope.endpoint, self.plan.request, error.status, now)
+        return is_out and await self._is_outage(error)
+
+    async def _count(self, error: Unavailable, renew_key: RenewKey | None) -> None:
+        """Count a failed attempt, and pause. Raises `Exhausted` where it was the last."""
+        self.made += 1
+        at = int(self.caller.clock.now() * 1000)
+        self.history.append(Attempt(at=at, status=error.status, code=error.reason[:200]))
+        is_last = self.made >= self.caller.attempts
+        renewed = renew_key is not None and not is_last and await renew_key(error)
+        if is_last or (error.final and not renewed):
+            # A stored answer of a key that cannot be renewed is no sign of an outage: reconciling finds out more.
+            perhaps_outage = error.silent or (error.replayed and renew_key is not None)
+            if perhaps_outage and await self._is_outage(error):
+                return
+            raise Exhausted(error, self.made, self.maybe_done, tuple(self.history)) from None
+        await self._pause(error.retry_after or pause(self.made, dice=self.caller.clock.random()))
+
+    async def _is_outage(self, error: Unavailable) -> bool:
+        """Ask whether Stripe answers anybody, and open a circuit where it does not. True if one is open then."""
+        platform, path, circuits = self.plan.platform, self.plan.scope.endpoint, self.caller.circuits
         try:
-            async with asyncio.timeout(self._left()) as limit:
-                with self.circuits.queueing(limit, watched):
-                    self.under_way = await self.limiter.permit(self.budgets, self.lane)
+            async with asyncio.timeout(self._seconds_left()):
+                opinion = await platform.second_opinion.ask(platform.client, self.caller.limiter, platform.budgets)
         except TimeoutError:
-            if not self.circuits.is_open(watched):
-                raise TooLate(self.maybe_done) from None
-            return False
-        if self.circuits.is_open(watched):
-            await self.limiter.done(self.budgets, self.under_way)
-            return False
-        return True
+            raise TooLate(self.maybe_done) from None
+        # Meanwhile another call may have been answered, or another request may have asked the same.
+        if isinstance(opinion, Blocked):
+            await circuits.on_blocked(platform.name, opinion)
+        elif isinstance(opinion, Unavailable):
+            await self._open(outage_of(platform.name), opinion, "nobody")
+        elif not self.plan.asks and platform.unanswered.is_out(path, self.caller.clock.now()):
+            platform.unanswered.blame(path)
+            await self._open(outage_of(platform.name, path), error, f"no call of {path.replace('_', ' ')}")
+        return circuits.is_open(self.plan.scopes)
+
+    async def _open(self, scope: str, error: Unavailable, whom: str) -> None:
+        """Open the circuit of an outage. The log says how the calls ended."""
+        platform = self.plan.platform
+        statuses, since = platform.unanswered.told(self.plan.scope.endpoint)
+        if not statuses:
+            statuses, since = Counter({error.status or NO_ANSWER: 1}), self.caller.clock.now()
+        platform.unanswered.forget()
+        status, _ = statuses.most_common(1)[0]
+        at = time.strftime("%H:%M:%S", time.localtime(since))
+        await self.caller.circuits.unanswered(
+            scope, status, f"{platform.host} answers {whom}: {counted(statuses)} since {at}"
+        )
 
     @property
-    def _end(self) -> float | None:
-        return self.until_begun if self.until is None and not self.maybe_done else self.until
+    def _until(self) -> float | None:
+        plan = self.plan
+        return plan.until_begun if plan.until is None and not self.maybe_done else plan.until
 
-    def _left(self) -> float | None:
-        if self._end is None:
+    def _seconds_left(self) -> float | None:
+        """Seconds until it is too late. None: no limit. Raises `TooLate`."""
+        if self._until is None:
             return None
-        left = self._end - self.clock.now()
+        left = self._until - self.caller.clock.now()
         if left <= 0:
             raise TooLate(self.maybe_done)
         return left
 
-    async def _rest(self, seconds: float) -> None:
-        if self._end is not None and self.clock.now() + seconds > self._end:
-            await self.clock.sleep(max(0.0, self._end - self.clock.now()))
+    async def _pause(self, seconds: float) -> None:
+        clock, until = self.caller.clock, self._until
+        if until is not None and clock.now() + seconds > until:
+            await clock.sleep(max(0.0, until - clock.now()))
             raise TooLate(self.maybe_done)
-        await self.clock.sleep(seconds)
+        await clock.sleep(seconds)

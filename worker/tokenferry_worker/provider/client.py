@@ -1,4 +1,4 @@
-"""The provider's endpoint, in our words. The only module that imports httpx.
+"""Calls of Stripe over HTTP. The only module that imports httpx.
 
 httpx's own connection pool costs 14.8 CPU seconds per 1,000 calls at 200 connections against 0.24 for aiohttp's
 (measured, `docs/performance.md`), so the API is httpx and the transport is aiohttp.
@@ -36,7 +36,7 @@ PUBLISHABLE_IN_LIVE: Final[frozenset[Kind]] = frozenset({"account", "person"})
 """Kinds whose tokens a live secret key cannot make (API reference, tokens: account and person)."""
 
 COLLECTION: Final = 2
-"""Slashes in a path that names no object: ``/v1/tokens``."""
+"""Slashes in a path that names no object: `/v1/tokens`."""
 
 KeyUse = Literal["secret", "publishable"]
 
@@ -49,7 +49,7 @@ class ApiKeys:
     publishable: str | None = field(repr=False)
 
     def check(self, name: str, platform: Platform) -> None:
-        """Refuse keys of the wrong kind or mode. That they do not travel in clear is the configuration's to see to.
+        """Refuse keys of the wrong kind or mode. The configuration makes sure that they do not travel in clear.
 
         Raises `InvalidConfiguration`, which never quotes a key.
         """
@@ -91,8 +91,8 @@ class StripeClient:
         self._platform = platform
         self._keys = keys
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=50.0)
-        # The transport is called directly: redirects, cookies, authentication and event hooks of `AsyncClient` are not
-        # wanted here, and cost more than the call itself.
+        # The transport is called directly. Redirects, cookies, authentication and event hooks of `AsyncClient` are not
+        # needed, and cost more than the call itself.
         self._transport = transport or AiohttpTransport(limits=limits)
         self._base_url = platform.base_url.rstrip("/")
         time_outs = {"connect": connect_timeout, "read": read_timeout, "write": read_timeout, "pool": read_timeout}
@@ -112,11 +112,11 @@ class StripeClient:
         return answer
 
     async def post(self, path: str, form: str, *, idempotency_key: str, connected_account: str | None = None) -> Answer:
-        """POST to a consuming endpoint with the secret key. Raises as `create_token`."""
+        """POST with the secret key. Raises as `create_token`."""
         return await self._post(path, form, "secret", idempotency_key, connected_account)
 
     async def get(self, path: str, *, connected_account: str | None = None) -> Answer:
-        """GET an object with the secret key. Raises as `create_token`; whatever happens, nothing was changed."""
+        """GET an object with the secret key. Raises as `create_token`. It never changes anything."""
         headers = self._headers("secret", None, connected_account)
         try:
             status, answered, content = await self._send("GET", path, headers, b"")
@@ -125,9 +125,9 @@ class StripeClient:
         return read(status, answered, content)
 
     async def key_is_accepted(self) -> bool | None:
-        """Whether the secret key opens anything at all. None when the endpoint could not be reached.
+        """Return whether Stripe accepts the secret key. None when Stripe could not be reached.
 
-        Raises `Blocked` where something else answers: base_url is wrong, or a proxy stands before the endpoint.
+        Raises `Blocked` where something else answers: base_url is wrong, or a proxy answers instead.
         """
         try:
             refusal = (await self.greet()).refusal
@@ -144,21 +144,21 @@ class StripeClient:
     async def greet(self) -> Greeting:
         """Ask with the secret key for a token that does not exist, and expect a 404 that says so.
 
-        Any other 404 is `Blocked`: no endpoint is there. Raises `Unavailable` when the endpoint could not be reached.
+        Any other 404 is `Blocked`: something else than Stripe answers. Raises `Unavailable` without an answer.
         """
         headers = self._headers("secret", None, None)
-        asked = time.perf_counter()
+        began = time.perf_counter()
         try:
             status, answered, content = await self._send("GET", "/v1/tokens/tok_preflight", headers, b"")
         except Exception as error:
             raise Unavailable(type(error).__name__, maybe_done=False) from None
         refusal: TokenferryError | None = None
         try:
-            # As if the path named no object: only "no such token" is an answer to this.
+            # As if the path named no object: only "no such token" is a good answer.
             read(status, answered, content, names_object=False)
         except TokenferryError as error:
             refusal = error
-        return Greeting(status, refusal, answered.get("date"), time.perf_counter() - asked)
+        return Greeting(status, refusal, answered.get("date"), time.perf_counter() - began)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -171,22 +171,25 @@ class StripeClient:
         try:
             status, answered, content = await self._send("POST", path, headers, form.encode("ascii"))
         except Exception as error:
-            # Only the type: the text of some holds the URL or bytes of the answer. Not only httpx's errors: what it
-            # does not know of its transport's (an answer that is not HTTP), it lets through.
+            # Only the type: the text of some errors holds the URL or bytes of the answer. Not only httpx's errors: some
+            # of its transport's pass through it unchanged (for an answer that is not HTTP).
             raise _without_answer(error) from None
         return read(status, answered, content, names_object=path.count("/") > COLLECTION)
 
     async def _send(
         self, method: str, path: str, headers: Mapping[str, str], content: bytes
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One exchange: status, headers by lower-case name, body. Raises what httpx and its transport raise."""
+        """Exchange one request. Returns status, headers with names in lower case, and body.
+
+        Raises what httpx and its transport raise.
+        """
         url, extensions = self._base_url + path, self._extensions
         request = httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
         response = await self._transport.handle_async_request(request)
         try:
             body = await response.aread()
         except BaseException:
-            # Half an answer would keep its connection, of which there are only so many.
+            # Half an answer would keep its connection, and their number is limited.
             with suppress(Exception):
                 await response.aclose()
             raise
@@ -206,9 +209,10 @@ class StripeClient:
 
 
 def _without_answer(error: Exception) -> Unavailable:
-    """What a call came to that may have left this machine, by the name httpx has for it.
+    """Return the error of a call without an answer. The reason is httpx's name for it.
 
-    The aiohttp transport reports a connection that was lost after sending as `ConnectTimeout` too; its cause tells.
+    The call may have left this machine. The aiohttp transport reports a connection that was lost after sending as
+    `ConnectTimeout` too. The cause tells the two apart.
     """
     if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
         return Unavailable(type(error).__name__)

@@ -13,7 +13,7 @@ from tokenferry_worker.provider.second_opinion import SecondOpinion
 
 @dataclass
 class PlatformContext:
-    """One platform as a worker sees it: where to call, and with which budgets."""
+    """One platform as a worker sees it: where to call, and with which budgets. One per process and platform."""
 
     name: str
     client: ProviderClient
@@ -24,10 +24,10 @@ class PlatformContext:
 
     @property
     def host(self) -> str:
-        """Where its calls go, for a person."""
+        """The host that its calls go to."""
         return urlsplit(self.budgets.platform.base_url).netloc
 
 
 def mode_of(platform: PlatformContext) -> str:
-    """What the ledger calls the mode of a platform."""
+    """Return the ledger's name for the mode of a platform."""
     return "live" if platform.live else "test"

@@ -1,4 +1,4 @@
-"""What the rest of the worker needs of the provider's HTTP client."""
+"""What the rest of the worker needs of the HTTP client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tokenferry_worker.provider.answers import Answer, Greeting
 
 
 class ProviderClient(Protocol):
-    """The provider's endpoint with the keys of one platform."""
+    """Calls of Stripe with the keys of one platform. All raise `Declined`, `Blocked` or `Unavailable`."""
 
     async def create_token(
         self, kind: Kind, form: str, *, idempotency_key: str, connected_account: str | None = None
@@ -22,5 +22,5 @@ class ProviderClient(Protocol):
     async def get(self, path: str, *, connected_account: str | None = None) -> Answer: ...
 
     async def greet(self) -> Greeting:
-        """Ask something that costs nothing. Raises `Unavailable` where there was no answer of any kind."""
+        """Ask a question that costs nothing. Raises only `Unavailable`, where there was no answer of any kind."""
         ...

@@ -1,6 +1,6 @@
 """The published table of retries: which answer gets which reaction. Code, test and documentation share it.
 
-Nothing here waits or calls. Rows are tried from the top; the first that fits decides.
+Pure. Rows are tried from the top, and the first that fits decides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Reaction(Enum):
 
 @dataclass(frozen=True)
 class RetryRule:
-    """One row: status (None: any), error type, error code (None: any, '': absent), and what follows."""
+    """One row: statuses, error type (None: any), error code (None: any, '': absent), and what follows."""
 
     status: range
     reaction: Reaction
@@ -85,9 +85,10 @@ def reaction(status: int, error_type: str | None, code: str | None, *, limited: 
 
 
 def pause(attempt: int, *, dice: float, first: float = 0.5, longest: float = 30.0) -> float:
-    """Seconds to wait after failed attempt number *attempt* (from 1): doubling, with full jitter in the upper half.
+    """Return the seconds to wait after failed attempt number *attempt* (from 1).
 
-    *dice* is a random number in [0, 1).
+    The bound doubles with each attempt, up to *longest*. The pause is a random part of its upper half: *dice* is a
+    random number in [0, 1).
 
     >>> pause(1, dice=0.0), pause(3, dice=0.5), pause(99, dice=0.0)
     (0.25, 1.5, 15.0)

@@ -1,1 +1,1 @@
-"""One token: created once, spent once, and looked into when an answer was lost."""
+"""One token: created once, spent once, and reconciled with Stripe when an answer was lost."""

@@ -1,4 +1,4 @@
-"""Who may spend which token: the ledger's protocol and its answers."""
+"""Who may spend which token: the ledger's protocol, and its answers as a sum type."""
 
 from __future__ import annotations
 
@@ -18,46 +18,106 @@ class TokenScope:
     account: str
     kind: str
     also: str = ""
-    """Another account whose tokens will do: an account's external accounts take its own as well."""
+    """Another account whose tokens are accepted: an account's external accounts take its own tokens as well."""
 
 
 @dataclass(frozen=True)
 class Became:
-    """What a token has become: ids and type of the object, and of the stored card or bank account where it is known."""
+    """What a spent token became: id and type of the object, and the stored card or bank account where it is known."""
 
     object_id: str
     object_type: str
     stored_id: str | None = None
 
 
-@dataclass(frozen=True)
-class Claim:
-    """The ledger's answer to who may spend a token."""
+Past = Literal["untried", "held", "used", "unrecorded"]
+"""What the ledger knows about a token that it grants.
 
-    state: Literal["granted", "held", "spent", "burnt", "expired", "unknown", "misfit", "told"]
+untried: nobody has called with it. held: an earlier claim was not given back, so a call may have been made. used:
+Stripe has called it used, and nobody knows by whom. unrecorded: the ledger has no record of the token, because it was
+made elsewhere, or because the store was wiped.
+"""
+
+ScopePart = Literal["platform", "mode", "account", "kind"]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One claim on a token. A later claim has a higher *fence*, and the ledger ignores holders of a lower one."""
+
     by: str
-    """Who holds or spent it; for `misfit`, which part of its scope is another than the order says."""
-    fence: int = 0
-    """Number of this lease; a later lease has a higher one, and the ledger refuses the lower one's word."""
-    was_held: bool = False
-    """Whether it was held before and not given back: a call may already have been made."""
-    became: Became | None = None
-    """Of a spent token, where the ledger has been told."""
-    used_by_unknown: bool = False
-    """Whether the endpoint has called it used, and nobody knows who used it."""
-    unknown_to_ledger: bool = False
-    """Whether the ledger has not heard of its making, so it was made elsewhere, or the store was wiped since."""
+    """The attach id of the order."""
+    fence: int
+
+
+@dataclass(frozen=True)
+class Granted(Lease):
+    """The order may spend the token, until its lease ends."""
+
+    past: Past = "untried"
     made_at: int | None = None
-    """Unix milliseconds at which it was made, where it was made here."""
-    settled_outcome: str | None = None
-    """The outcome (JSON of a result) that the order has already: it spends nothing any more."""
+    """When the token was made, in Unix milliseconds. None: the ledger has no record of it."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Another order, or a newer delivery of this one, has the token in hand."""
+
+    by: str
+
+
+@dataclass(frozen=True)
+class Spent(Lease):
+    """The order *by* has spent the token. *became*: None where the ledger does not know it."""
+
+    became: Became | None = None
+
+
+@dataclass(frozen=True)
+class Burnt(Lease):
+    """The card or account was declined for the order *by*, which counts as used up."""
+
+    recorded: bool = True
+    """False where the ledger has no record of the token's making: an earlier order may have spent it."""
+
+
+@dataclass(frozen=True)
+class Expired:
+    """The token is too old, and was never tried."""
+
+    by: str
+
+
+@dataclass(frozen=True)
+class InDoubt:
+    """The order *by* may have spent the token. Nobody else can find out."""
+
+    by: str
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """The token belongs to another scope than the order says. *part* is the first difference."""
+
+    part: ScopePart
+
+
+@dataclass(frozen=True)
+class HasOutcome:
+    """The order has its outcome (JSON of a result) already, and spends nothing any more."""
+
+    outcome: str
+
+
+Claim = Granted | Held | Spent | Burnt | Expired | InDoubt | Misfit | HasOutcome
+"""The ledger's answer to an order that wants to spend a token."""
 
 
 class Hold(Protocol):
-    """A claim that is kept alive."""
+    """A lease that is renewed."""
 
     async def holds(self) -> bool:
-        """Whether it still counts. Not where the store was wiped, or a later delivery has taken over."""
+        """True as long as the lease counts: the store was not wiped, and no later delivery has taken over."""
         ...
 
 
@@ -74,35 +134,35 @@ class Ledger(Protocol):
         lost: int | None = None,
         journaled: bool = False,
     ) -> Claim:
-        """Take the token for *lease* seconds. A claimant that holds it already gets it again, with a new fence.
+        """Take the token for *lease* seconds. The order that holds it gets it again, with a new fence.
 
-        *lost*: the fence of the claim that this very delivery had and has lost: while a later one lives, it is held.
-        *journaled*: whether the claimant's outcome is in the journal of orders, and is asked for first.
+        *lost*: the fence of the lease that this delivery has lost. While a later lease lives, the answer is `Held`.
+        *journaled*: the order has an entry in the journal of orders. Then the ledger looks for its outcome first.
         """
         ...
 
-    def keeping(self, token: str, claim: Claim, *, lease: float) -> AbstractAsyncContextManager[Hold]:
-        """Renew the claim for as long as the block runs."""
+    def keeping(self, token: str, lease: Lease, *, seconds: float) -> AbstractAsyncContextManager[Hold]:
+        """Renew the lease, for *seconds* each time, while the block runs."""
         ...
 
     async def close(
         self,
         token: str,
-        claim: Claim,
+        lease: Lease,
         state: Ending,
         became: Became | None = None,
         *,
-        elsewhere: bool = False,
+        used_by_unknown: bool = False,
         outcome: str | None = None,
         ours: bool = False,
     ) -> bool:
-        """Leave it in *state*. False when another lease has taken over. *elsewhere*: it is not known who used it.
+        """Leave the token in *state*. False where a later lease has taken over.
 
-        *outcome* (*ours*: see `Journal.record`) is recorded in the same moment, unless another lease has taken over: no
-        other delivery of the order may find the token free and its outcome not yet there.
+        *used_by_unknown*: Stripe called it used, and nobody knows by whom. *outcome* is recorded in the same moment
+        (for *ours* see `Journal.record`), so that no other delivery of the order finds the token free and no outcome.
         """
         ...
 
     def writing(self, object_id: str | None, *, lease: float) -> AbstractAsyncContextManager[None]:
-        """Be the only one in the fleet to write to *object_id* (None: nobody else could) within the block."""
+        """Let nobody else in the fleet write to *object_id* while the block runs. None: a new object needs no lock."""
         ...

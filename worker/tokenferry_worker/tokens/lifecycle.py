@@ -1,6 +1,6 @@
 """The life of a token in the ledger: its states, and every step from one to another. Pure.
 
-The scripts that take these steps, the tests that watch the store, and the drawing in `docs/state.md` share this table.
+The Lua scripts take these steps, a test watches that they take no other, and `docs/state.md` shows the same table.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Final, Literal
 
 State = Literal["available", "leased", "spent", "burnt", "expired", "unknown"]
 """available: may be claimed. leased: one order has it in hand. spent: it became an object. burnt: the card or account
-was declined, which counts as used up. expired: too old, never to be tried. unknown: a call may have spent it."""
+was declined, which counts as used up. expired: too old, and was never tried. unknown: a call may have spent it."""
 
 Ending = Literal["spent", "burnt", "expired", "unknown", "available"]
 """How an order can leave the token it had in hand."""
 
 ABSENT: Final = "absent"
-"""Not in the ledger: made elsewhere, or the store was wiped. It may be claimed as if it were available."""
+"""Not in the ledger: made elsewhere, or the store was wiped. It can be claimed as if it were available."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ STEPS: Final[tuple[Transition, ...]] = (
         "the same order, which finds out; any order, where nobody knows who used it",
     ),
     Transition("unknown", "renew", "leased", "its holder was only slow"),
-    Transition("unknown", "close", "spent", "the word of a holder that was only slow"),
+    Transition("unknown", "close", "spent", "its holder was only slow, and reports it now"),
     Transition("unknown", "close", "burnt", "the same"),
     Transition("unknown", "close", "expired", "the same"),
     Transition("unknown", "close", "available", "the same"),
 )
-"""Every step there is. Closing as unknown what is unknown changes nothing; spent, burnt and expired are for ever."""
+"""Every step there is. Spent, burnt and expired are final. Closing an unknown token as unknown changes nothing."""

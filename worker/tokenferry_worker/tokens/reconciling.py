@@ -1,15 +1,15 @@
-"""Finding out what a call left behind whose answer was lost: by looking, never by guessing.
+"""Finding out what a call did whose answer was lost: by looking, never by guessing.
 
-Two things can be looked at. The object a call was to change: where it holds the very card or bank account that was
-inside the token (its id stays the same when the token is spent), the call had its effect. And the token: its `used`
-flag. The endpoint documents the flag, but nobody has recorded when it changes: by itself it proves nothing where money
-moves. That a token was used never proves by whom.
+Two things can be read. First, the object that the call was to change. If it holds the very card or bank account that
+was inside the token, the call had its effect: the id stays the same when the token is spent. Second, the `used` flag of
+the token. Stripe documents the flag, but nobody has recorded when it changes. So it proves nothing by itself where
+money moves. And it never proves who used the token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from tokenferry.contract.attach import AttachRequest
@@ -25,142 +25,142 @@ from tokenferry.contract.targets import (
     PaymentIntentConfirm,
     Topup,
 )
-from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.circuits.scopes import CallScope
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.errors import Declined
 from tokenferry_worker.limits.budgets import TOKENS
-from tokenferry_worker.limits.pacing import Budget, Limiter
+from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.provider.answers import Answer
-from tokenferry_worker.provider.attempts import Attempts, Exhausted
+from tokenferry_worker.provider.attempts import Attempts, Caller, CallPlan, Exhausted
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.ledger import Became
 
 QUESTIONS: Final = 4
-"""Times one question is asked before it counts as not answered."""
+"""Attempts for one question, before it counts as not answered."""
 QUIET: Final = 30.0
-"""Seconds until a call without answer is over at the endpoint too: a write there was seen to wait 23 s for a lock."""
+"""Seconds until a call without an answer has ended at Stripe too: a write there was seen to wait 23 s for a lock."""
 CONFIRMED: Final = frozenset({"processing", "requires_action", "requires_capture", "succeeded"})
 """States of a payment intent that only a confirmation leads to."""
 
-Found = Literal["there", "not_there", "no_answer"]
+NoObject = Literal["not_there", "no_answer"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What looking has proven: that the call had its effect (`done`), that it had none (`unused`), or neither."""
+    """What the lookup has proven: the call had its effect (`done`), it had none (`unused`), or neither."""
 
     verdict: Literal["done", "unused", "unknown"]
     became: Became | None = None
     used: bool = False
-    """Whether the endpoint says that the token was used, by whomever."""
+    """True if Stripe says that the token was used, whoever used it."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """Where the object of a call can be looked at, and how it tells."""
+    """Where to read the object of a call, and how to judge it."""
 
     path: str
-    shows: Callable[[Answer], Became | None]
-    by_its_id: bool
-    """Whether it is there only because of this very token."""
+    became: Callable[[Answer], Became | None]
+    """Reads from the object what the token became. None: the object shows no effect of the call."""
+    is_proof: bool
+    """True if the object can be there only because of this very token."""
 
 
 @dataclass(frozen=True)
 class Reconciler:
-    """Asks the endpoint questions that change nothing."""
+    """Asks Stripe questions that change nothing."""
 
-    limiter: Limiter
-    circuits: CircuitBreaker
+    caller: Caller
     clock: Clock
 
     async def reconcile(self, platform: PlatformContext, request: AttachRequest) -> Finding:
-        """What has become of the token of *request*."""
-        seen = await self._look(platform, request)
-        if seen.verdict == "unused":
-            # Unused so far: the last call may still be under way there.
+        """Find out what became of the token of *request*."""
+        finding = await self._look(platform, request)
+        if finding.verdict == "unused":
+            # Unused so far. The last call may still be running at Stripe.
             await self.clock.sleep(QUIET)
-            seen = await self._look(platform, request)
-        return seen
+            finding = await self._look(platform, request)
+        return finding
 
     async def _look(self, platform: PlatformContext, request: AttachRequest) -> Finding:
+        """Read the object of the call, and then the token."""
         budgets, account = platform.budgets, request.connected_account
-        place = lookup_of(request)
-        target: Found = "no_answer"
+        lookup = lookup_of(request)
+        shown: Answer | NoObject = "no_answer"
         became = None
-        if place is not None:
+        if lookup is not None:
             endpoint = request.target.endpoint()
-            answer = await self._ask(platform, place.path, request, budgets.of(endpoint, account), endpoint)
-            became = place.shows(answer) if isinstance(answer, Answer) else None
-            target = "there" if became else "no_answer" if answer == "no_answer" else "not_there"
-            if became is not None and place.by_its_id:
+            shown = await self._ask(platform, lookup.path, request, budgets.of(endpoint, account), endpoint)
+            became = lookup.became(shown) if isinstance(shown, Answer) else None
+            if became is not None and lookup.is_proof:
                 return Finding("done", became)
         token = await self._ask(platform, path_of("tokens", request.token), request, budgets.tokens(account), TOKENS)
         used = token.body.get("used") if isinstance(token, Answer) and token.id == request.token else None
         if used is True and became is not None:
             return Finding("done", became)
-        if used is False and not (target == "no_answer" if place is not None else _moves_money(request.target)):
+        flag_is_proof = shown != "no_answer" if lookup is not None else not _moves_money(request.target)
+        if used is False and flag_is_proof:
             return Finding("unused")
         return Finding("unknown", used=used is True)
 
     async def _ask(
         self, platform: PlatformContext, path: str, request: AttachRequest, budgets: tuple[Budget, ...], endpoint: str
-    ) -> Answer | Literal["not_there", "no_answer"]:
-        """One question. A key that may write and not read is no reason to stop anything: it has no answer.
+    ) -> Answer | NoObject:
+        """Ask one question. A key that may write and not read opens no circuit: its question has no answer.
 
-        While the endpoint answers nobody, this waits as calls do: silence then proves nothing.
+        During an outage the question waits, as calls do, because then silence proves nothing.
         """
 
         async def get() -> Answer:
             return await platform.client.get(path, connected_account=request.connected_account)
 
-        attempts = Attempts(
-            self.limiter,
-            self.circuits,
-            self.clock,
-            platform,
-            CallScope(platform.name, endpoint, connected_account=request.connected_account),
-            request.lane,
-            budgets,
-            QUESTIONS,
-            until=None,
-            may_park=False,
-            request=request.attach_id,
-            asks=True,
-        )
         try:
-            return await attempts.run(get)
+            return await self._attempts(platform, request, budgets, endpoint).run(get)
         except Declined as error:
             return "not_there" if error.status == 404 or error.code == "resource_missing" else "no_answer"
         except Exhausted:
             return "no_answer"
 
+    def _attempts(
+        self, platform: PlatformContext, request: AttachRequest, budgets: tuple[Budget, ...], endpoint: str
+    ) -> Attempts:
+        plan = CallPlan(
+            platform,
+            CallScope(platform.name, endpoint, connected_account=request.connected_account),
+            request.lane,
+            budgets,
+            request.attach_id,
+            may_park=False,
+            asks=True,
+        )
+        return Attempts(replace(self.caller, attempts=QUESTIONS), plan)
+
 
 def lookup_of(request: AttachRequest) -> Lookup | None:
-    """Where to look for what the token of *request* became; None where nothing can be found by what we know."""
+    """Where to look for what the token of *request* became. None: nothing can be found by the ids that are known."""
     target = request.target
     inside = request.display.object_id if request.display else None
     if isinstance(target, PaymentIntentConfirm):
-        return Lookup(path_of("payment_intents", target.payment_intent), _confirmed, by_its_id=False)
+        return Lookup(path_of("payment_intents", target.payment_intent), _confirmed, is_proof=False)
     if inside is None or request.kind not in ("card", "bank_account"):
         return None
+    changed: tuple[str, str] | None = None
     match target:
-        case CustomerSource():
-            path, becomes = path_of("customers", target.customer, "sources", inside), None
-        case CustomerUpdate():
-            path, becomes = path_of("customers", target.customer, "sources", inside), (target.customer, "customer")
-        case ExternalAccount():
-            path, becomes = path_of("accounts", target.account, "external_accounts", inside), None
-        case AccountUpdate():
-            path = path_of("accounts", target.account, "external_accounts", inside)
-            becomes = (target.account, "account")
+        case CustomerSource(customer=customer):
+            path = path_of("customers", customer, "sources", inside)
+        case CustomerUpdate(customer=customer):
+            path, changed = path_of("customers", customer, "sources", inside), (customer, "customer")
+        case ExternalAccount(account=account):
+            path = path_of("accounts", account, "external_accounts", inside)
+        case AccountUpdate(account=account):
+            path, changed = path_of("accounts", account, "external_accounts", inside), (account, "account")
         case _:
             return None
 
-    def shows(answer: Answer) -> Became | None:
-        return Became(*(becomes or (answer.id, answer.object)), answer.id) if answer.id == inside else None
+    def became(answer: Answer) -> Became | None:
+        return Became(*(changed or (answer.id, answer.object)), answer.id) if answer.id == inside else None
 
-    return Lookup(path, shows, by_its_id=True)
+    return Lookup(path, became, is_proof=True)
 
 
 def _moves_money(target: AttachTarget) -> bool:

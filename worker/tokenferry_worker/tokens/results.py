@@ -1,4 +1,4 @@
-"""What the requester is told of an attach order: ids and codes, no text of the endpoint."""
+"""Results of attach orders, and the parts that all results share: ids and codes, no text of Stripe's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenferry_worker.tokens.ledger import Became
 
 
 def attached(request: AttachRequest, became: Became, *, settled_at: int) -> AttachResult:
-    """The token was spent. *settled_at*: Unix milliseconds."""
+    """The result of an order whose token was spent. *settled_at*: Unix milliseconds."""
     return AttachResult(
         **_common(request, settled_at),
         object_id=became.object_id,
@@ -32,14 +32,17 @@ def failed(
     history: tuple[Attempt, ...] = (),
     spent_by: str | None = None,
     spent_on: str | None = None,
-    made: Became | None = None,
+    became: Became | None = None,
 ) -> AttachResult:
-    """The token was not spent, or not all the way: *made* is what there is of it already."""
+    """The result of an order whose token was not spent.
+
+    *became*: the token was spent, and the second call of the target failed.
+    """
     return AttachResult(
         **_common(request, settled_at),
         failure=failure(code, declined, attempts, history, spent_by, spent_on),
-        object_id=made.object_id if made else None,
-        object_type=made.object_type if made else None,
+        object_id=became.object_id if became else None,
+        object_type=became.object_type if became else None,
     )
 
 
@@ -65,7 +68,7 @@ def failure(
     spent_by: str | None = None,
     spent_on: str | None = None,
 ) -> Failure:
-    """What the requester is told. Codes and names; no text of the endpoint."""
+    """A failure as the requester reads it: codes and names, no text of Stripe's."""
     if declined is None:
         return Failure(code=code, source="tokenferry", attempts=attempts, spent_by=spent_by, spent_on=spent_on)
     return Failure(
@@ -81,7 +84,7 @@ def failure(
 
 
 def display(answer: Answer) -> Display | None:
-    """What may be shown of the card or bank account in a token's answer; None for kinds that show nothing."""
+    """What may be shown of the card or bank account in a token's answer. None for kinds that show nothing."""
     kind = answer.text("type") or ""
     if not isinstance(answer.body.get(kind), Mapping):
         return None

@@ -1,0 +1,65 @@
+"""What one delivery and one step of an onboarding need, built once. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from tokenferry.contract.onboarding import OnboardingHeader
+from tokenferry.contract.steps import Step
+from tokenferry.contract.target import Target
+from tokenferry_worker.onboarding.progress import Status, StepRecord
+from tokenferry_worker.provider.platforms import PlatformContext
+
+
+@dataclass(frozen=True)
+class DocumentRun:
+    """One delivery's work on one onboarding."""
+
+    platform: PlatformContext
+    header: OnboardingHeader
+    onboarding_id: str
+
+    @property
+    def namespace(self) -> str:
+        """Onboardings of test mode and of live mode are recorded apart: an object of one is not there in the other."""
+        return self.platform.name if self.platform.live else f"{self.platform.name}:test"
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step in one round, with the ids of the objects it needs."""
+
+    run: DocumentRun
+    step: Step
+    round: int
+    target: Target
+
+    @property
+    def id(self) -> str:
+        """The request and attach id of the step. Its idempotency keys are derived from it."""
+        return step_id(self.run.namespace, self.run.onboarding_id, self.step.name, self.round)
+
+    def record(self, status: Status, *, at: int = 0, **details: Any) -> StepRecord:
+        """A record of this step. *at*: Unix milliseconds."""
+        return StepRecord(status=status, round=self.round, message=self.run.header.request_id, at=at, **details)
+
+
+def step_id(namespace: str, onboarding_id: str, step: str, round_: int) -> str:
+    """The request and attach id of a step. It is made of names only, so it is the same in every delivery.
+
+    >>> step_id("main", "seller-7", "person:jenny", 0)
+    'onb-15b961afd247d207a167a5d54ceb822ef31e6367'
+    """
+    named = "|".join((namespace, onboarding_id, step, str(round_)))
+    return f"onb-{hashlib.sha256(named.encode()).hexdigest()[:40]}"
+
+
+def idempotency_key(step: str) -> str:
+    """The key of a step's call that spends no token. *step*: the id of the step.
+
+    >>> idempotency_key("onb-1")
+    'tokenferry:onboard:onb-1'
+    """
+    return f"tokenferry:onboard:{step}"
