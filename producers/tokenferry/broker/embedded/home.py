@@ -9,15 +9,12 @@ import re
 import secrets
 import socket
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import EmbeddedServerError
-
-_LONGEST_SOCKET_PATH = 100
-"""Bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
+from .socket_paths import is_private, short_path
 
 _CONFIGURATION = """\
 # Written by tokenferry at every start of the embedded server: changes are lost, except that the password is kept.
@@ -64,22 +61,35 @@ class Home:
         return self.directory / "valkey.pid"
 
     def socket(self) -> Path:
-        """Where clients connect: in the directory if its path is short enough, else under the temporary directory.
+        """Where clients connect. Raises EmbeddedServerError where the path is too long and cannot be made short."""
+        try:
+            return short_path(self._socket)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"the path {self._socket} is too long for a socket, and no short link to it can be made ({error}); "
+                "or choose a data directory with a shorter path"
+            ) from error
 
-        The place of the latter is recorded in a symbolic link, for processes with another TMPDIR. A record that was
-        made for another directory, as in a copied or moved one, is not believed.
-        """
-        near = self.directory / "valkey.sock"
-        if len(os.fsencode(near)) <= _LONGEST_SOCKET_PATH:
-            return near
-        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        name = f"tokenferry-{os.geteuid()}-{digest}"
+    @property
+    def _socket(self) -> Path:
+        return self.directory / "valkey.sock"
+
+    def _earlier_socket(self) -> Path | None:
+        """The socket of an earlier version. For a long path it made one in a private directory, and linked to it."""
         with suppress(OSError):
-            recorded = Path(os.readlink(near))
-            if recorded.parent.name == name and recorded.parent.parent.is_dir():
-                return recorded
-        far = Path(tempfile.gettempdir(), name, "valkey.sock")
-        return far if len(os.fsencode(far)) <= _LONGEST_SOCKET_PATH else Path("/tmp", name, "valkey.sock")
+            return Path(os.readlink(self._socket))
+        return None
+
+    def _is_reachable(self) -> bool:
+        """False where the socket is a link that an earlier version made for another directory, or to a public place.
+
+        A directory that was copied or moved holds such a link: it leads to the server of the old one.
+        """
+        earlier = self._earlier_socket()
+        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return earlier is None or (
+            earlier.parent.name == f"tokenferry-{os.geteuid()}-{digest}" and is_private(earlier.parent)
+        )
 
     def password(self) -> str | None:
         """The password from the configuration; None before the first start."""
@@ -163,20 +173,10 @@ class Home:
     def configure(self) -> None:
         """Write the configuration, and clear away what a killed server left. Only under the lock."""
         password = self.password() or secrets.token_urlsafe(32)
-        target = self.socket()
         self.sweep()
-        if target.parent != self.directory:
-            with suppress(FileExistsError):
-                target.parent.mkdir(mode=0o700)
-            if not _is_private(target.parent):
-                raise EmbeddedServerError(
-                    f"{target.parent} is to hold the socket, but it is not a directory which only this user can enter: "
-                    f"remove it, or choose a data directory with a shorter path than {self.directory}"
-                )
-            (self.directory / "valkey.sock").symlink_to(target)
         text = _CONFIGURATION.format(
             password=password,
-            socket=_quoted(target),
+            socket=_quoted(self.socket()),
             directory=_quoted(self.directory),
             pidfile=_quoted(self.pidfile),
             log=_quoted(self.log),
@@ -190,27 +190,26 @@ class Home:
 
     def sweep(self) -> None:
         """Remove the socket and the pid file of a server that is gone. Only under the lock."""
-        target = self.socket()
-        for left in {target, self.directory / "valkey.sock", self.pidfile}:
-            with suppress(FileNotFoundError):
-                left.unlink()
-        if target.parent != self.directory:
+        if (earlier := self._earlier_socket()) is not None and self._is_reachable():
+            earlier.unlink(missing_ok=True)
             with suppress(OSError):
-                target.parent.rmdir()
+                earlier.parent.rmdir()
+        self._socket.unlink(missing_ok=True)
+        self.pidfile.unlink(missing_ok=True)
 
     def ask(self) -> str:
         """The reply to AUTH and PING: `+PONG` from a server that is ready, another line from one that is not.
 
         Empty if nobody listens, or nobody answers within a second.
         """
-        password, target = self.password(), self.socket()
-        if password is None or (target.parent != self.directory and not _is_private(target.parent)):
+        password = self.password()
+        if password is None or not self._is_reachable():
             return ""
         reply = b""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(1.0)
-                connection.connect(str(target))
+                connection.connect(str(self.socket()))
                 connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
                 while reply.count(b"\r\n") < 2 and (more := connection.recv(4096)):
                     reply += more
@@ -226,15 +225,6 @@ class Home:
         if password := self.password():
             text = text.replace(password, "***")
         return "\n".join(text.strip().splitlines()[-6:]) or "(none)"
-
-
-def _is_private(directory: Path) -> bool:
-    """Whether this is a real directory of ours that nobody else can enter: names under /tmp can be taken by anyone."""
-    try:
-        found = directory.lstat()
-    except OSError:
-        return False
-    return (found.st_mode & 0o170077) == 0o040000 and found.st_uid == os.geteuid()
 
 
 def _quoted(path: Path) -> str:
