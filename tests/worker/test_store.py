@@ -107,13 +107,13 @@ async def test_a_script_that_fails_is_waited_for_and_said_and_holds_up_no_other(
 ) -> None:
     """A missing right, or a key of another shape: no request is to blame, so none may be given up on for it."""
     journal = RedisJournal(store, "request", days=1)
-    await client.set(store.key("journal", "request", "x"), "no hash", px=60_000)
+    await client.set(store.keys.journal("request", "x"), "no hash", px=60_000)
     begun = [asyncio.create_task(journal.begin("x")) for _ in range(2)]
     async with asyncio.timeout(30):
         while "refuses the script 'begin'" not in caplog.text:
             await asyncio.sleep(0.01)
         assert (await journal.begin("y")).deliveries == 1
-        await client.delete(store.key("journal", "request", "x"))
+        await client.delete(store.keys.journal("request", "x"))
         assert sorted(each.deliveries for each in await asyncio.gather(*begun)) == [1, 2]
     assert caplog.text.count("refuses the script") == 1
     assert not store.away
@@ -124,7 +124,7 @@ async def test_a_command_is_told_what_the_store_says_instead(client: Redis, pref
     store = Store(client, prefix, patient=False)
     journal = RedisJournal(store, "request", days=1)
     with pytest.raises(ResponseError):
-        await store.run(broken, [store.key("journal", "request", "x")], ["outcome", "no number"])
+        await store.run(broken, [store.keys.journal("request", "x")], ["outcome", "no number"])
     assert (await journal.begin("y")).deliveries == 1
     await journal.record("x", "outcome")  # with a lifetime this time: the broken call left none
 

@@ -24,8 +24,8 @@ from tokenferry.broker import connecting, sentinel
 from tokenferry.configuration import Configuration
 from tokenferry.contract.names import Lane
 from tokenferry_worker.limits.budgets import Budgets
-from tokenferry_worker.limits.pacing import Budget
-from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, line_of, numbers
+from tokenferry_worker.on_redis.keys import StoreKeys
+from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, numbers
 from tokenferry_worker.on_redis.store import Script
 from tokenferry_worker.provider.attempts import LEAST_BACK_OFF
 
@@ -36,7 +36,7 @@ class SharedBudgets:
     def __init__(self, configuration: Configuration, platform: str) -> None:
         """Raises `InvalidConfiguration` for a platform that is not configured."""
         self._budgets = Budgets(platform, configuration.platform(platform))
-        self._prefix = configuration.store.prefix
+        self._keys = StoreKeys(configuration.store.prefix)
         self._client: Any = sentinel.client(
             connecting.store_url(configuration), decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
         )
@@ -53,7 +53,9 @@ class SharedBudgets:
         """
         rates = []
         for budget in self._budgets.of(endpoint, connected_account, creates_account=creates_account):
-            per_second, _, _, paused = self._ask(self._look, [self._key(budget)], numbers(budget, "realtime")[:2])
+            per_second, _, _, paused = self._ask(
+                self._look, [self._keys.budget(budget.name)], numbers(budget, "realtime")[:2]
+            )
             rates.append(0.0 if paused else float(per_second))
         return min(rates)
 
@@ -72,7 +74,7 @@ class SharedBudgets:
         """
         deadline = time.monotonic() + timeout
         budgets = self._budgets.of(endpoint, connected_account, creates_account=creates_account)
-        keys = [f"{self._prefix}:line:{line_of(budgets)}", *(self._key(budget) for budget in budgets)]
+        keys = [self._keys.line(budgets), *(self._keys.budget(budget.name) for budget in budgets)]
         # Rates only: what this application has under way at the same time is not counted.
         rates = [number for budget in budgets for number in (*numbers(budget, lane)[:2], 0)]
         arguments = [0, lane, "", 0, *rates]
@@ -101,7 +103,7 @@ class SharedBudgets:
         budget = self._budgets.refused(reason, used)
         pushed = [math.ceil(LEAST_BACK_OFF * MICROSECONDS), *numbers(budget, "realtime")[:2]]
         who = f"application {socket.gethostname()}:{os.getpid()}"
-        self._ask(self._push_back, [self._key(budget), f"{self._prefix}:changes"], [*pushed, budget.name, who])
+        self._ask(self._push_back, [self._keys.budget(budget.name), self._keys.changes], [*pushed, budget.name, who])
 
     def close(self) -> None:
         """Close the connections."""
@@ -113,6 +115,3 @@ class SharedBudgets:
         except ReadOnlyError:  # demoted: a new connection may reach the new primary
             self._client.connection_pool.disconnect()
             raise redis.ConnectionError("the store has become a replica") from None
-
-    def _key(self, budget: Budget) -> str:
-        return f"{self._prefix}:budget:{budget.name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
 from typing import Final, cast
@@ -17,6 +16,7 @@ from tokenferry.configuration import Configuration
 from tokenferry_worker.doctor import servers
 from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, warning
 from tokenferry_worker.doctor.words import masked, why
+from tokenferry_worker.on_redis.keys import StoreKeys
 from tokenferry_worker.on_redis.store import Script
 
 CURE = "start it, or correct [store] url in the configuration"
@@ -73,7 +73,7 @@ def _round_trip(client: Redis) -> tuple[float, float]:
 
 def _script(client: Redis, where: str, prefix: str) -> Check:
     """The ledger's own claim, of a token that does not exist: it asks the clock and writes, as they all do."""
-    name, key = "store script", f"{prefix}:doctor:{secrets.token_hex(8)}"
+    name, key = "store script", StoreKeys(prefix).trial()
     claim = client.register_script(Script("claim").source)
     try:
         answer = claim(keys=[key], args=["doctor", LIVES_MS, LIVES_MS])

@@ -22,7 +22,7 @@ class RedisBackpressure:
         args: list[str | int] = [id_, int(lasts * 1000)]
         for place in places:
             args += [place.limit, math.ceil(place.interval * 1_000_000)]
-        keys = self._keys(places) + [self._store.key("budget", place.name) for place in places]
+        keys = self._keys(places) + [self._store.keys.budget(place.name) for place in places]
         return bool(await self._store.run(self._go, keys, args))
 
     async def release(self, id_: str, places: Sequence[Slot]) -> None:
@@ -32,9 +32,4 @@ class RedisBackpressure:
         await self._store.run(self._back, self._keys(places), [id_])
 
     def _keys(self, places: Sequence[Slot]) -> list[str]:
-        return [slot_key(self._store, place.name) for place in places]
-
-
-def slot_key(store: Store, name: str) -> str:
-    """The key of one place."""
-    return store.key("ahead", name)
+        return [self._store.keys.ahead(place.name) for place in places]

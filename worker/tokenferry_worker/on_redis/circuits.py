@@ -30,7 +30,7 @@ class RedisCircuits:
         self._store = store
         times = (first, longest, lasts, others)
         self._first, self._longest, self._lasts, self._others = (int(seconds * 1000) for seconds in times)
-        self._open_set, self._parked_hash = store.key("circuits"), store.key("parked")
+        self._open_set, self._parked_hash = store.keys.open_circuits, store.keys.parked
         self._open, self._ask, self._again, self._close, self._look, self._force, self._parked = (
             Script(f"circuit_{name}") for name in ("open", "ask", "again", "close", "look", "force", "parked")
         )
@@ -62,7 +62,7 @@ class RedisCircuits:
 
     async def snapshot(self) -> CircuitSnapshot:
         """Everything that is open or parked."""
-        prefix = self._store.key("circuit", "")
+        prefix = self._store.keys.circuit("")
         open_, parked = await self._store.run(self._look, [self._open_set, self._parked_hash], [prefix])
         circuits = {
             scope: Circuit(scope, int(status), code, id_, int(opened) / 1000, int(probes), int(due_in) / 1000)
@@ -80,7 +80,7 @@ class RedisCircuits:
 
     async def try_lead(self, scope: str, by: str, *, lease: float) -> bool:
         """Take or keep the duty to carry back what *scope* has parked."""
-        key = self._store.key("circuit-duty", scope)
+        key = self._store.keys.circuit_duty(scope)
         return bool(await self._store.run(self._hold, [key], [by, int(lease * 1000)]))
 
     async def force(self, scope: str) -> bool:
@@ -89,4 +89,4 @@ class RedisCircuits:
         return bool(await self._store.run(self._force, keys, [scope, PARKED_KEPT_MS]))
 
     def _key(self, scope: str) -> str:
-        return self._store.key("circuit", scope)
+        return self._store.keys.circuit(scope)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tokenferry_worker.limits.pacing import Budget
-from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, budget_key, changes_key, numbers
+from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, numbers
 from tokenferry_worker.on_redis.store import Script, Store
 
 Verb = Literal["set", "pause", "resume", "reset"]
@@ -60,7 +60,7 @@ class Controls:
     async def look(self, budget: Budget) -> State:
         """The state of one budget; takes nothing."""
         answer: Sequence[str] = await self._store.run(
-            self._look, [budget_key(self._store, budget.name)], numbers(budget, "realtime")[:2]
+            self._look, [self._store.keys.budget(budget.name)], numbers(budget, "realtime")[:2]
         )
         now, wait, factor, paused = answer
         return State(budget.name, budget.per_second, float(now), float(factor), float(wait), paused or None)
@@ -75,12 +75,12 @@ class Controls:
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError("a rate is a number above 0")
         words = [verb, "" if rate is None else repr(rate), int(lasts * MICROSECONDS), budget.name, who, why]
-        keys = [budget_key(self._store, budget.name), changes_key(self._store)]
+        keys = [self._store.keys.budget(budget.name), self._store.keys.changes]
         await self._store.run(self._command, keys, [*words, *numbers(budget, "realtime")[:2]])
 
     async def history(self, most: int) -> list[Change]:
         """The latest changes, newest first."""
-        lines: list[str] = await self._store.run(self._history, [changes_key(self._store)], [most])
+        lines: list[str] = await self._store.run(self._history, [self._store.keys.changes], [most])
         return [_change(json.loads(line)) for line in lines]
 
 

@@ -8,8 +8,6 @@ from typing import Literal
 
 from tokenferry_worker.errors import Forgotten, Reused
 from tokenferry_worker.limits.backpressure import Slot
-from tokenferry_worker.on_redis.backpressure import slot_key
-from tokenferry_worker.on_redis.ledger import entry_key, token_key
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.tokens.journal import Begun
 from tokenferry_worker.tokens.ledger import TokenScope
@@ -18,7 +16,7 @@ from tokenferry_worker.tokens.ledger import TokenScope
 class RedisJournal:
     """Implements `tokens.journal.Journal`."""
 
-    def __init__(self, store: Store, subject: str, *, days: float) -> None:
+    def __init__(self, store: Store, subject: Literal["request", "attach"], *, days: float) -> None:
         """*subject*: `request` or `attach`. *days*: how long an entry outlives its last change."""
         self._store = store
         self._subject = subject
@@ -48,7 +46,7 @@ class RedisJournal:
 
     async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Slot] = ()) -> str:
         """Write *outcome* unless there is one; returns the one that counts. The seats at *leaving* are given up."""
-        keys = [self._key(id_), *(slot_key(self._store, place.name) for place in leaving)]
+        keys = [self._key(id_), *(self._store.keys.ahead(slot.name) for slot in leaving)]
         known = await self._store.run(self._record, keys, [outcome, self._ttl_ms, id_, int(ours)])
         if known is None:
             raise Forgotten
@@ -59,7 +57,7 @@ class RedisJournal:
 
         *at*: when it was made, in Unix milliseconds.
         """
-        keys = [self._key(id_), token_key(self._store, token)]
+        keys = [self._key(id_), self._store.keys.token(token)]
         args = [outcome, self._ttl_ms, scope.platform, scope.mode, scope.account, scope.kind, at]
         counts, round_ = await self._store.run(self._made, keys, args)
         return _of_round(counts, round_)
@@ -69,9 +67,10 @@ class RedisJournal:
 
         Asked again it says the same and does nothing more. False where the token is not expired.
         """
-        entry, order = (entry_key(self._store, subject, id_) for subject in ("request", "attach"))
-        keys = [entry, order, token_key(self._store, token), *(slot_key(self._store, each.name) for each in places)]
-        return bool(await self._store.run(self._anew, keys, [token, id_, self._ttl_ms]))
+        keys = self._store.keys
+        names = [keys.journal("request", id_), keys.journal("attach", id_), keys.token(token)]
+        names += [keys.ahead(slot.name) for slot in places]
+        return bool(await self._store.run(self._anew, names, [token, id_, self._ttl_ms]))
 
     async def next_epoch(self, id_: str, after: int) -> int:
         """Begin a new generation of the idempotency key after *after*; returns the current one."""
@@ -86,7 +85,7 @@ class RedisJournal:
         return word
 
     def _key(self, id_: str) -> str:
-        return entry_key(self._store, self._subject, id_)
+        return self._store.keys.journal(self._subject, id_)
 
 
 def _of_round(outcome: str, round_: int) -> str:

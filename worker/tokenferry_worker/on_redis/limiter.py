@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import os
@@ -81,7 +80,7 @@ class RedisLimiter:
 
     def _tell_done(self, budgets: Sequence[Budget], call: str) -> asyncio.Task[None]:
         """Tell the store in a task of its own, which no cancelled delivery takes along."""
-        counted = [budget_key(self._store, budget.name) for budget in budgets if budget.in_flight]
+        counted = [self._store.keys.budget(budget.name) for budget in budgets if budget.in_flight]
 
         async def tell() -> None:
             await self._store.run(self._done, counted, [call])
@@ -127,7 +126,7 @@ class RedisLimiter:
         try:
             answer = await self._store.run_unless_away(
                 self._permit,
-                [self._store.key("line", line_of(budgets)), *(budget_key(self._store, each.name) for each in budgets)],
+                [self._store.keys.line(budgets), *(self._store.keys.budget(budget.name) for budget in budgets)],
                 [int(more), lane, call, self._longest_call, *(x for budget in budgets for x in numbers(budget, lane))],
             )
         finally:
@@ -148,7 +147,7 @@ class RedisLimiter:
         """The endpoint has refused a call: nobody draws on *budget* for *seconds*, and then all draw more slowly."""
         factor, cut = await self._store.run(
             self._push_back,
-            [budget_key(self._store, budget.name), changes_key(self._store)],
+            [self._store.keys.budget(budget.name), self._store.keys.changes],
             [math.ceil(seconds * MICROSECONDS), *numbers(budget, "realtime")[:2], budget.name, self._who],
         )
         if cut:
@@ -163,21 +162,6 @@ class RedisLimiter:
         self._arrivals.update(zip((budget.name for budget in slower), arrivals, strict=True))
         # Never longer than a second, to notice when the store is back.
         return PermitReply(wait == 0.0, min(wait, 1.0))
-
-
-def budget_key(store: Store, name: str) -> str:
-    """The key of one budget."""
-    return store.key("budget", name)
-
-
-def line_of(budgets: Sequence[Budget]) -> str:
-    """What the line before these budgets is called: everybody who waits for the same ones stands in it."""
-    return hashlib.sha256("|".join(budget.name for budget in budgets).encode()).hexdigest()[:16]
-
-
-def changes_key(store: Store) -> str:
-    """The key of the list of changes."""
-    return store.key("changes")
 
 
 def numbers(budget: Budget, lane: Lane) -> tuple[int, int, int]:

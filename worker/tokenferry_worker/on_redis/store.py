@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as StoreTimeoutError
 
 from tokenferry.broker import sentinel
 from tokenferry_worker.cancelling import cancel_and_wait
+from tokenferry_worker.on_redis.keys import StoreKeys
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Store:
     def __init__(self, client: Redis, prefix: str, *, patient: bool = True) -> None:
         """*patient*: wait until the store can serve, as a worker does. Otherwise its errors are the caller's."""
         self._client = client
-        self._prefix = prefix
+        self.keys = StoreKeys(prefix)
         self._patient = patient
         self._alarms: dict[str, float] = {}
         self._asked: Asked = []
@@ -83,10 +84,6 @@ class Store:
 
     def _patience_left(self) -> float:
         return PATIENCE - (time.monotonic() - self._away_since if self._away else 0.0)
-
-    def key(self, *parts: str) -> str:
-        """The full name of a key."""
-        return ":".join((self._prefix, *parts))
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run *script*, waiting as long as the store is away: without it no call may be made, so none is.
