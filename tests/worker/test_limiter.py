@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from tokenferry.contract.names import LANES
 from tokenferry_worker.limits.pacing import Budget, cut, recovered, take
 from tokenferry_worker.on_redis.controls import Controls
+from tokenferry_worker.on_redis.keys import StoreKeys
 from tokenferry_worker.on_redis.limiter import MICROSECONDS, NEW_GATES, SHARED, RedisLimiter, numbers
 from tokenferry_worker.on_redis.store import Script, Store
 
@@ -260,9 +261,7 @@ async def test_while_the_store_is_away_a_process_goes_on_with_a_small_share_and_
         """A store that is away until it is said to be back."""
 
         away = True
-
-        def key(self, *parts: str) -> str:
-            return ":".join(parts)
+        keys = StoreKeys("test")
 
         async def run_unless_away(self, *_: object) -> list[int] | None:
             return None if self.away else [1, 0]
@@ -441,8 +440,7 @@ class Granting:
         self.go = asyncio.Event()
         self.go.set()
 
-    def key(self, *parts: str) -> str:
-        return ":".join(parts)
+    keys = StoreKeys("test")
 
     async def run_unless_away(self, *_: object) -> list[int] | None:
         await self.go.wait()

@@ -16,8 +16,8 @@ from tokenferry.configuration import Configuration, InvalidConfiguration, load_t
 from tokenferry.contract.queues import parked_queue
 from tokenferry.options import config_option
 from tokenferry_worker.circuits.scopes import parks, plainly, remedy
-from tokenferry_worker.commands.asking import asked
-from tokenferry_worker.commands.choosing import broker_trouble
+from tokenferry_worker.commands.asking import ask_store
+from tokenferry_worker.commands.choosing import broker_errors
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 
 
@@ -36,7 +36,7 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
     if context.invoked_subcommand is not None:
         return
     configuration = load_to_look(config, "broker", "store")
-    board = asked(configuration, lambda store: RedisCircuits(store).snapshot())
+    board = ask_store(configuration, lambda store: RedisCircuits(store).snapshot())
     rows = [
         {
             "scope": circuit.scope,
@@ -78,7 +78,7 @@ def close(before: Path | None, scope: str, config: Path | None) -> None:
     configuration = load_to_look(config or before, "broker", "store")
     if (platform := scope.partition("/")[0]) not in configuration.platforms:
         raise InvalidConfiguration(f"'{scope}' is no scope: platform '{platform}' is not configured")
-    was_open = asked(configuration, lambda store: RedisCircuits(store).force(scope))
+    was_open = ask_store(configuration, lambda store: RedisCircuits(store).force(scope))
     click.echo(f"{scope}: the next request probes it" if was_open else f"{scope} is not open")
 
 
@@ -89,7 +89,7 @@ def _resting(configuration: Configuration, scope: str) -> int:
     def count(connection: Connection) -> int:
         return int(queue.bind(connection.default_channel).queue_declare(passive=True).message_count)
 
-    with broker_trouble(), connecting.connect(configuration) as connection:
+    with broker_errors(), connecting.connect(configuration) as connection:
         try:
             return ask(connection, count, queue=queue.name)
         except ChannelError as error:

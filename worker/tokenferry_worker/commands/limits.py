@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.options import Duration, Number, OneLine, config_option
-from tokenferry_worker.commands.asking import asked
+from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.controls import Controls, Verb
@@ -48,7 +48,7 @@ def limits() -> None:
 def show(config: Path | None, as_json: bool) -> None:
     """Show every budget: configured and present rate, and what slows it."""
     configuration = load_to_look(config, "store")
-    states = asked(configuration, lambda store: Controls(store).show(known_budgets(configuration)))
+    states = ask_store(configuration, lambda store: Controls(store).show(known_budgets(configuration)))
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states]))
         return
@@ -113,7 +113,7 @@ def reset(budget: str, why: str, config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print them as a JSON list.")
 def history(most: int, config: Path | None, as_json: bool) -> None:
     """Show what was changed, by whom, when and why: operators' changes and the fleet's own reactions to 429s."""
-    changes = asked(load_to_look(config, "store"), lambda store: Controls(store).history(most))
+    changes = ask_store(load_to_look(config, "store"), lambda store: Controls(store).history(most))
     if as_json:
         click.echo(json.dumps([asdict(change) for change in changes]))
         return
@@ -127,7 +127,9 @@ def say(config: Path | None, verb: Verb, name: str, why: str, *, rate: float | N
     configuration = load_to_look(config, "store")
     budget = named(configuration, name)
     who = f"{getpass.getuser()}@{socket.gethostname()}"
-    asked(configuration, lambda store: Controls(store).command(verb, budget, who=who, why=why, rate=rate, lasts=lasts))
+    ask_store(
+        configuration, lambda store: Controls(store).command(verb, budget, who=who, why=why, rate=rate, lasts=lasts)
+    )
 
 
 def known_budgets(configuration: Configuration) -> list[Budget]:

@@ -79,17 +79,16 @@ class CarefulConsumer(Consumer):
         return channel is not None and bool(channel.is_full(queue))
 
     def loop(self, *arguments: Any) -> None:
-        """Run Celery's loop. A channel that RabbitMQ closed is a lost connection, and does not end the worker."""
+        """Celery's, in which a channel that RabbitMQ has closed is a lost connection, and not the end of the worker."""
         try:
             asynloop(*arguments)
         except ChannelError as error:
             raise RecoverableConnectionError(str(error)) from None
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect, and try for ever. Each try shows the watchdog that this thread is alive.
+        """Connect, trying for ever; each try shows the watchdog that we do.
 
-        It also tries again where the broker refuses the login, which kombu takes for final: somebody may correct the
-        password at the broker.
+        Also where the broker refuses us, which kombu takes for final: a password may be put right there, too.
         """
 
         def failed(error: BaseException, pause: float) -> None:
@@ -108,8 +107,8 @@ class CarefulConsumer(Consumer):
                 )
             except (AccessRefused, NotAllowed) as error:
                 log.error(
-                    "the broker at %s refuses the login (%s): correct user, password and virtual host, in [broker] url "
-                    "or at the broker; trying again in %g s",
+                    "the broker at %s refuses us (%s): correct user, password and virtual host in [broker] url, "
+                    "or there; trying again in %g s",
                     _address(conn),
                     type(error).__name__,
                     pause,
