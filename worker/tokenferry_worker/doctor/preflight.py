@@ -1,4 +1,4 @@
-"""All examinations together: at the same time, each within its deadline, none stopped by another one's failure."""
+"""Runs all checks at the same time, each with its own deadline. No failure stops another check."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ async def _endpoints(configuration: Configuration, role: Role) -> list[Check]:
         *(endpoint.examine(configuration, name, configuration.platforms[name], role) for name in names),
         return_exceptions=True,
     )
-    return [*_without_platform(names), *(check for pair in zip(names, answers, strict=True) for check in _told(*pair))]
+    return [
+        *_without_platform(names),
+        *(check for pair in zip(names, answers, strict=True) for check in _checks_of(*pair)),
+    ]
 
 
 def _without_platform(names: list[str]) -> Iterator[Check]:
@@ -46,5 +49,5 @@ def _without_platform(names: list[str]) -> Iterator[Check]:
         yield failed("endpoint keys", "platforms", "no platform is configured", do)
 
 
-def _told(name: str, answer: list[Check] | BaseException) -> list[Check]:
+def _checks_of(name: str, answer: list[Check] | BaseException) -> list[Check]:
     return [failed("endpoint connection", name, why(answer), REPORT)] if isinstance(answer, BaseException) else answer

@@ -1,6 +1,6 @@
-"""What a Redis or Valkey server says about itself: the same questions for the broker and for the store.
+"""Checks what a Redis or Valkey server reports about itself, as broker and as store.
 
-`INFO` and not `CONFIG GET`: hosted servers forbid the latter, and where both are forbidden it is said to be unknown.
+It uses `INFO`, because hosted servers forbid `CONFIG GET`. Where both are forbidden, the check says "unknown".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OLDEST: Final = (6, 2)
 
 
 def facts(client: Redis) -> Mapping[str, Any]:
-    """Everything `INFO` tells; nothing where it is forbidden."""
+    """Return the answer to `INFO`, empty where that is forbidden."""
     try:
         told: Mapping[str, Any] = client.info()  # type: ignore[assignment,unused-ignore]
     except ResponseError:  # NOPERM among them
@@ -27,7 +27,7 @@ def facts(client: Redis) -> Mapping[str, Any]:
 
 
 def version(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Check]:
-    """Which server it is, and whether it is one that messages and outcomes can be entrusted to."""
+    """Check which server it is, and that it can keep messages and outcomes safe."""
     name = f"{area} version"
     number = str(told.get("valkey_version") or told.get("redis_version") or "")
     product = "Valkey" if "valkey_version" in told else "Redis"
@@ -46,7 +46,7 @@ def version(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Check]
 
 
 def persistence(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Check]:
-    """Whether what was accepted survives a restart of the server."""
+    """Check that accepted messages survive a restart of the server."""
     name = f"{area} persistence"
     match told.get("aof_enabled"):
         case None:
@@ -59,7 +59,7 @@ def persistence(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Ch
 
 
 def eviction(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Check]:
-    """Whether a full server refuses writes, as it should, or throws away what it was given."""
+    """Check that a full server refuses writes, and does not drop keys."""
     name = f"{area} eviction"
     policy = told.get("maxmemory_policy")
     if policy is None:
