@@ -36,9 +36,8 @@ def retained(body: str | bytes, reason: str, *, at: float, realtime: bool = True
     kept = _kept(text, realtime)
     if kept is not None and len(kept) <= MAX_ENVELOPE_BYTES:
         whole = json.dumps({**record, "message": kept})
-        if (
-            len(whole) <= MAX_MESSAGE_BYTES
-        ):  # else nobody could read it: JSON writes other characters than ASCII in six bytes
+        # A longer record could not be read back: JSON writes a character outside ASCII in six bytes.
+        if len(whole) <= MAX_MESSAGE_BYTES:
             return whole
     raw = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
     record |= {"bytes": len(raw), "sha256": sha256(raw).hexdigest()}
