@@ -47,38 +47,48 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     if if_missing and (out / "recipient.pem").exists():
         click.echo(json.dumps({}) if as_json else f"{out} holds a recipient already; nothing to do")
         return
+    try:
+        written = _generate(out, post_quantum)
+        if producer_out is not None:
+            _copy_for_producer(out, producer_out)
+    except OSError as error:
+        raise click.UsageError(f"{out}: keys cannot be written there ({error.strerror})") from None
+    if as_json:
+        click.echo(json.dumps(written))
+        return
+    click.echo(f"wrote identity {written['identity']} to {out}")
+    click.echo("  to producers:        recipient.pem, producer.pem")
+    click.echo("  to tokenize workers: identities/, worker.pem, signers/")
+    click.echo("  to attach workers:   signers/")
+    click.echo("  to onboard workers:  identities/, signers/")
+
+
+def _generate(out: Path, post_quantum: bool) -> dict[str, str]:
+    """Write a new identity, and the signing keys that are missing. Return the key ids and the recipient's file."""
     parts: list[x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey] = []
     if post_quantum:
         parts.append(mlkem.MLKEM768PrivateKey.generate())
     parts.append(x25519.X25519PrivateKey.generate())
     identity = key_id(b"".join(part.public_key().public_bytes_raw() for part in parts))
     written = {"identity": identity, "recipient": str(out / "recipient.pem")}
-    try:
-        for folder in (out, out / "identities", out / "signers"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(out / "identities" / f"{identity}.pem", b"".join(map(_private, parts)), 0o600)
-        _write(out / "recipient.pem", b"".join(map(_public, parts)), 0o644)
-        for role in ("producer", "worker"):
-            if not (out / f"{role}.pem").exists():
-                signing = ed25519.Ed25519PrivateKey.generate()
-                signer = key_id(signing.public_key().public_bytes_raw())
-                _write(out / f"{role}.pem", _private(signing), 0o600)
-                _write(out / "signers" / f"{role}-{signer}.pem", _public(signing), 0o644)
-                written[role] = signer
-        if producer_out is not None:
-            producer_out.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name, mode in (("recipient.pem", 0o644), ("producer.pem", 0o600)):
-                _write(producer_out / name, (out / name).read_bytes(), mode)
-    except OSError as error:
-        raise click.UsageError(f"{out}: keys cannot be written there ({error.strerror})") from None
-    if as_json:
-        click.echo(json.dumps(written))
-        return
-    click.echo(f"wrote identity {identity} to {out}")
-    click.echo("  to producers:        recipient.pem, producer.pem")
-    click.echo("  to tokenize workers: identities/, worker.pem, signers/")
-    click.echo("  to attach workers:   signers/")
-    click.echo("  to onboard workers:  identities/, signers/")
+    for folder in (out, out / "identities", out / "signers"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(out / "identities" / f"{identity}.pem", b"".join(map(_private, parts)), 0o600)
+    _write(out / "recipient.pem", b"".join(map(_public, parts)), 0o644)
+    for role in ("producer", "worker"):
+        if not (out / f"{role}.pem").exists():
+            signing = ed25519.Ed25519PrivateKey.generate()
+            signer = key_id(signing.public_key().public_bytes_raw())
+            _write(out / f"{role}.pem", _private(signing), 0o600)
+            _write(out / "signers" / f"{role}-{signer}.pem", _public(signing), 0o644)
+            written[role] = signer
+    return written
+
+
+def _copy_for_producer(out: Path, producer_out: Path) -> None:
+    producer_out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, mode in (("recipient.pem", 0o644), ("producer.pem", 0o600)):
+        _write(producer_out / name, (out / name).read_bytes(), mode)
 
 
 def _private(key: Private) -> bytes:
