@@ -162,18 +162,18 @@ signers = "{keys.signers}"
 
     def resting(self, queue: str = DEAD_LETTERS) -> list[str | None]:
         """The ids of what rests there, as any number of looks find them."""
-        with queue_browser.open_browser(self.configuration, queue) as shelf:
-            return [DeadLetter.read(item.body).id for item in shelf]
+        with queue_browser.open_browser(self.configuration, queue) as browser:
+            return [DeadLetter.read(item.body).id for item in browser]
 
     def bodies(self, queue: str) -> list[str]:
         """What rests there, word by word."""
-        with queue_browser.open_browser(self.configuration, queue) as shelf:
-            return [item.body for item in shelf]
+        with queue_browser.open_browser(self.configuration, queue) as browser:
+            return [item.body for item in browser]
 
     def take(self, queue: str) -> list[str]:
         """Everything in *queue*, for good."""
-        with queue_browser.open_browser(self.configuration, queue) as shelf:
-            return [item.body for item in shelf if shelf.remove(item)]
+        with queue_browser.open_browser(self.configuration, queue) as browser:
+            return [item.body for item in browser if browser.remove(item)]
 
     def on_their_way(self, queue: str = "tokenize.bulk.main") -> list[str]:
         """The envelopes in a work queue, taken out of it."""
@@ -444,12 +444,12 @@ class TestShelves:
         sent = [office.publisher.submit(Outgoing(DEAD_LETTERS, body.replace("req-x", id_)), timeout=90) for id_ in ids]
         for future in sent:
             future.result(90)
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
             seen = []
-            for n, item in enumerate(shelf):
+            for n, item in enumerate(browser):
                 seen.append(json.loads(json.loads(item.body)["message"])["header"]["request_id"])
                 if n % 3:
-                    assert shelf.remove(item)
+                    assert browser.remove(item)
         assert seen == ids
         left = [json.loads(json.loads(body)["message"])["header"]["request_id"] for body in office.take(DEAD_LETTERS)]
         assert sorted(left) == sorted(ids[::3])
@@ -463,16 +463,16 @@ class TestShelves:
         assert len(bodies[1]) < 200
         assert DeadLetter.read(bodies[1]).id is None
         assert office.resting() == ["req-1", None, "req-2"]
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            assert all([shelf.remove(item) for item in shelf])
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+            assert all([browser.remove(item) for item in browser])
         assert office.resting() == []
 
     def test_what_comes_while_somebody_looks_waits_for_the_next_look(self, office: Office) -> None:
         office.lay("req-1")
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            for item in shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+            for item in browser:
                 office.lay("req-2")  # as a redriven request does that fails again at once
-                shelf.remove(item)
+                browser.remove(item)
         assert office.resting() == ["req-2"]
 
     def test_whoever_fails_in_the_middle_leaves_the_rest_where_it_was(self, office: Office) -> None:
@@ -480,9 +480,9 @@ class TestShelves:
             office.lay(f"req-{n}")
 
         def fail() -> None:
-            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-                for item in shelf:
-                    shelf.remove(item)
+            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+                for item in browser:
+                    browser.remove(item)
                     raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -490,8 +490,8 @@ class TestShelves:
         assert set(office.resting()) >= {"req-1", "req-2"}
 
     def test_a_queue_that_is_not_there_is_empty_and_is_not_made(self, office: Office) -> None:
-        with queue_browser.open_browser(office.configuration, "not-there") as shelf:
-            assert list(shelf) == []
+        with queue_browser.open_browser(office.configuration, "not-there") as browser:
+            assert list(browser) == []
         if office.amqp:
             with Connection(office.configuration.broker.url) as connection, pytest.raises(Exception, match="404"):
                 connection.default_channel.queue_declare("not-there", passive=True)
@@ -507,11 +507,11 @@ class TestShelves:
             office.lay(f"req-{n}")
         seen = []
         given_back_after_each = 0.0
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS, held_for=given_back_after_each) as shelf:
-            for item in shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS, held_for=given_back_after_each) as browser:
+            for item in browser:
                 seen.append(DeadLetter.read(item.body).id)
                 if len(seen) % 2:
-                    assert shelf.remove(item)
+                    assert browser.remove(item)
                     office.lay(f"late-{len(seen)}")
         assert seen == [f"req-{n}" for n in range(6)], "each once, and nothing that came meanwhile"
         assert office.resting() == ["req-1", "req-3", "req-5", "late-1", "late-3", "late-5"]
@@ -524,10 +524,10 @@ class TestShelves:
         office.lay("req-1")
 
         def remove() -> None:
-            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-                (item,) = shelf
+            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+                (item,) = browser
                 channel, tag = item.handle
-                shelf.remove(QueuedMessage(item.body, (channel, tag + 1)))
+                browser.remove(QueuedMessage(item.body, (channel, tag + 1)))
 
         with pytest.raises(AMQPError, match="unknown delivery tag"):
             remove()
@@ -564,13 +564,13 @@ class TestHiccups:
         for id_ in ids:
             office.lay(id_)
         seen = []
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            for n, item in enumerate(shelf):
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+            for n, item in enumerate(browser):
                 seen.append(DeadLetter.read(item.body).id)
                 if n % 4 == 1:
                     trouble(rabbit)
                 if n % 2:
-                    assert shelf.remove(item)
+                    assert browser.remove(item)
                     if n % 4 == 3:
                         trouble(rabbit)
         assert sorted(map(str, seen)) == sorted(ids)
@@ -579,14 +579,14 @@ class TestHiccups:
     def test_a_message_that_came_back_is_not_taken_for_another_one(self, office: Office, rabbit: RabbitMQ) -> None:
         for n in range(3):
             office.lay(f"req-{n}")
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            items = iter(shelf)
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+            items = iter(browser)
             next(items)
             second = next(items)
             rabbit.cut()
             third = next(items)  # over another connection, where delivery tags count from 1 again
             assert DeadLetter.read(third.body).id == "req-2"
-            assert shelf.remove(second)
+            assert browser.remove(second)
         assert set(office.resting()) == {"req-0", "req-2"}
 
     @pytest.mark.parametrize("command", [("list",), ("redrive", "--all"), ("purge", "--all", "--yes")])
@@ -1175,8 +1175,8 @@ class TestResealing:
         access = BrokerAccess(publisher=lambda _: nullcontext(refusing))
         answer = rotated.run("redrive", "--all", "--reseal", "--json", obj=access)
         assert (answer.exit_code, json.loads(answer.output)["trouble"]) == (1, "not confirmed")
-        with queue_browser.open_browser(rotated.configuration, DEAD_LETTERS) as shelf:
-            assert [DeadLetter.read(item.body).message for item in shelf] == [sealed]
+        with queue_browser.open_browser(rotated.configuration, DEAD_LETTERS) as browser:
+            assert [DeadLetter.read(item.body).message for item in browser] == [sealed]
 
     @pytest.mark.parametrize(
         ("broken", "words"),

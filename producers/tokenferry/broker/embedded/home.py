@@ -1,4 +1,4 @@
-"""The data directory of a server: its lock, its configuration, its socket."""
+"""The data directory of an embedded server: its lock, its configuration, its socket."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ maxmemory-policy noeviction
 
 @dataclass(frozen=True)
 class Home:
-    """A data directory, and where in it everything is."""
+    """A data directory, and the files in it."""
 
     directory: Path
 
     @classmethod
     def of(cls, directory: Path) -> Home:
-        """The home at the real path, so that two spellings of one directory meet in one server."""
+        """Return the home at the real path, so that two spellings of one directory lead to one server."""
         return cls(directory.expanduser().resolve())
 
     @property
@@ -61,7 +61,7 @@ class Home:
         return self.directory / "valkey.pid"
 
     def socket(self) -> Path:
-        """Where clients connect. Raises EmbeddedServerError where the path is too long and cannot be made short."""
+        """Return where clients connect. Raises EmbeddedServerError where a long path cannot be made short."""
         try:
             return short_path(self._socket)
         except OSError as error:
@@ -75,15 +75,15 @@ class Home:
         return self.directory / "valkey.sock"
 
     def _earlier_socket(self) -> Path | None:
-        """The socket of an earlier version. For a long path it made one in a private directory, and linked to it."""
+        """Return the socket of an earlier version: where the path was long, it put one elsewhere and linked to it."""
         with suppress(OSError):
             return Path(os.readlink(self._socket))
         return None
 
     def _is_reachable(self) -> bool:
-        """False where the socket is a link that an earlier version made for another directory, or to a public place.
+        """Return False where the link of an earlier version leads to a directory of other users, or to another server.
 
-        A directory that was copied or moved holds such a link: it leads to the server of the old one.
+        A directory that was copied or moved holds such a link: it leads to the server of the old directory.
         """
         earlier = self._earlier_socket()
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
@@ -92,7 +92,7 @@ class Home:
         )
 
     def password(self) -> str | None:
-        """The password from the configuration; None before the first start."""
+        """Return the password from the configuration, or None before the first start."""
         with suppress(OSError):
             if found := re.search(r"^requirepass (\S+)$", self.configuration.read_text(errors="replace"), re.MULTILINE):
                 return found[1]
@@ -104,7 +104,7 @@ class Home:
         return None
 
     def prepare(self) -> None:
-        """Create the directory with mode 0700, or make sure that closing it to others takes nothing away from them."""
+        """Create the directory with mode 0700, or close it to other users, unless it holds files of theirs."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.directory.stat().st_mode & 0o077:
@@ -121,7 +121,7 @@ class Home:
             ) from error
 
     def take_lock(self) -> int | None:
-        """The lock as an open file; None if somebody else holds it. Closing the file releases it."""
+        """Return the lock as an open file, or None if another process holds it. Closing the file releases it."""
         try:
             lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -142,7 +142,7 @@ class Home:
         return lock
 
     def is_locked(self) -> bool:
-        """Whether somebody holds the lock: a server, or whoever is just starting one."""
+        """True if a server, or a process that starts one, holds the lock."""
         try:
             lock = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -154,13 +154,13 @@ class Home:
         except OSError:
             return False
         finally:
-            os.close(lock)  # with it goes the shared lock, which made a server that starts now look again at most
+            os.close(lock)  # releases the shared lock; at worst, a process that starts a server now must try again
         return False
 
     def is_server(self, pid: int) -> bool:
-        """Whether this process has our lock file open: a process id alone may have passed to a stranger.
+        """True if process *pid* has our lock file open: a process id alone may belong to another program by now.
 
-        Where the system does not tell (macOS), the process id is believed: it is read only while the lock is held.
+        macOS does not say. There the process id is trusted, because it is read only while the lock is held.
         """
         if sys.platform != "linux":
             return True
@@ -171,7 +171,7 @@ class Home:
             return False
 
     def configure(self) -> None:
-        """Write the configuration, and clear away what a killed server left. Only under the lock."""
+        """Write the configuration, and remove what a killed server left. Only under the lock."""
         password = self.password() or secrets.token_urlsafe(32)
         self.sweep()
         text = _CONFIGURATION.format(
@@ -181,7 +181,7 @@ class Home:
             pidfile=_quoted(self.pidfile),
             log=_quoted(self.log),
         )
-        # Replaced as a whole: others read the password while we write.
+        # Replaced as a whole, because other processes may read the password at any moment.
         draft = self.directory / "valkey.conf.new"
         draft.unlink(missing_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -198,9 +198,9 @@ class Home:
         self.pidfile.unlink(missing_ok=True)
 
     def ask(self) -> str:
-        """The reply to AUTH and PING: `+PONG` from a server that is ready, another line from one that is not.
+        """Return the reply to AUTH and PING: `+PONG` from a server that is ready, another line from one that is not.
 
-        Empty if nobody listens, or nobody answers within a second.
+        The reply is empty if no server listens, or none answers within a second.
         """
         password = self.password()
         if password is None or not self._is_reachable():
@@ -218,7 +218,7 @@ class Home:
         return reply.decode(errors="replace").strip().rpartition("\r\n")[2]
 
     def last_words(self, *, since: int) -> str:
-        """The last lines of the log from the byte *since* on, without the password."""
+        """Return the last lines of the log from the byte *since* on, without the password."""
         with self.log.open("rb") as log:
             log.seek(since)
             text = log.read().decode(errors="replace")
@@ -228,6 +228,6 @@ class Home:
 
 
 def _quoted(path: Path) -> str:
-    """A path as a string of the configuration file's grammar."""
+    """Return a path as a string in the grammar of the configuration file."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{text}"'
