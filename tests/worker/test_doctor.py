@@ -639,5 +639,5 @@ class TestTheDeadline:
 def test_help_explains_marks_exit_codes_and_shows_an_example() -> None:
     done = CliRunner().invoke(main, ["doctor", "--help"])
     assert done.exit_code == 0
-    for words in ("Exit codes", "tokenferry doctor --json", "No token is made"):
+    for words in ("Exit codes", "tokenferry doctor --json", "No token is created"):
         assert words in done.stdout

@@ -108,7 +108,7 @@ def test_a_supervisor_that_does_not_listen_holds_nobody_up(tmp_path: Path) -> No
     ours.close()
     line.send(report())
     with (tmp_path / "no-line").open("wb") as file:
-        ReportLine(file.fileno()).tell(report())
+        ReportLine(file.fileno()).send(report())
 
 
 def test_vitals_report_what_the_parts_know() -> None:
