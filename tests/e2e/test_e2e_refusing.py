@@ -45,7 +45,7 @@ def spoil(case: str, house: House, folder: Path, toml: str) -> tuple[str, dict[s
     http = 'base_url = "http://'
     match case:
         case "key the endpoint does not accept":
-            return toml, {"TF_SECRET": "sk_test_invalid"}, "the endpoint does not accept this key"
+            return toml, {"TF_SECRET": "sk_test_invalid"}, "Stripe does not accept this key"
         case "key not set":
             return toml, {"TF_SECRET": ""}, "TF_SECRET is not set"
         case "publishable key for a secret one":

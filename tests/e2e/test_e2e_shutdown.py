@@ -280,4 +280,4 @@ def test_a_process_that_fails_to_close_what_it_used_says_so_and_ends_with_an_err
     assert isinstance(program, Worker)
     until(lambda: program.is_ready(1), "a ready worker")
     assert program.stop() == 1
-    assert "closing what the deliveries used has failed (RuntimeError at <string>:" in program.said()
+    assert "closing the connections failed (RuntimeError at <string>:" in program.said()

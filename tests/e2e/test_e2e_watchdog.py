@@ -112,7 +112,7 @@ def test_a_process_that_lives_and_does_nothing_says_why_and_is_replaced(
 @pytest.mark.parametrize("house", ["embedded"], indirect=True)
 def test_a_process_that_cannot_even_watch_itself_is_killed_by_its_supervisor(house: House, order: Path) -> None:
     worker = harmed(house, order, "everything", "ended with -9; starting another", seconds=12 * SECONDS)
-    assert "has said nothing for 16 s: killed" in worker.said()
+    assert "has not reported for 16 s: killed" in worker.said()
     assert worker.stop() == 0
 
 

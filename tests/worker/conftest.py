@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from celery.worker import state
 from redis.asyncio import Redis
 
 from tokenferry.broker.embedded import Embedded
@@ -13,6 +14,14 @@ from tokenferry_worker.on_redis.store import Store
 
 DATABASE = 7
 """Of the private Valkey, so that a scan of all of it meets only keys of ours."""
+
+
+@pytest.fixture
+def no_signal_yet() -> Iterator[None]:
+    """Celery notes in two globals that it should stop. Here, and for the next test, it should not."""
+    state.should_stop = state.should_terminate = None
+    yield
+    state.should_stop = state.should_terminate = None
 
 
 @pytest.fixture

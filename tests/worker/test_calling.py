@@ -58,6 +58,6 @@ async def test_a_delivery_that_is_called_off_or_too_late_leaves_no_call_under_wa
             # The one seat: were it lost, the next ones would wait for it for two minutes.
             ended += await asyncio.gather(*deliveries, return_exceptions=True)
         await limiter.aclose()
-    assert await client.zcard(store.key("budget", "main:endpoint:tokens", "calls")) == 0
+    assert await client.zcard(store.keys.budget("main:endpoint:tokens:calls")) == 0
     assert {type(end) for end in ended} <= {Answer, asyncio.CancelledError, TooLate}
     await store.aclose()

@@ -219,9 +219,9 @@ async def test_a_probe_that_is_due_is_first_for_who_was_not_tried_yet_then_for_t
 async def test_a_circuit_that_the_version_before_has_opened_is_understood(store: Store, client: Redis) -> None:
     circuits = RedisCircuits(store, others=30.0)
     known = {"by": "0a1b", "status": "401", "code": "unauthorized", "request": "req_1", "opened": "1800000000000"}
-    await client.hset(store.key("circuit", "main"), mapping={**known, "probes": "3", "next": "0", "probing": "0"})
-    await client.sadd(store.key("circuits"), "main")
-    for key in (store.key("circuit", "main"), store.key("circuits")):
+    await client.hset(store.keys.circuit("main"), mapping={**known, "probes": "3", "next": "0", "probing": "0"})
+    await client.sadd(store.keys.open_circuits, "main")
+    for key in (store.keys.circuit("main"), store.keys.open_circuits):
         await client.pexpire(key, 60_000)
     (circuit,) = (await circuits.snapshot()).open.values()
     assert (circuit.scope, circuit.status, circuit.code, circuit.probes) == ("main", 401, "unauthorized", 3)

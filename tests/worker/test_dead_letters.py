@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 import subprocess
@@ -10,11 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import amqp
-import click
 import forking
 import pytest
 from amqp.exceptions import AMQPError
@@ -26,18 +30,20 @@ from kombu import Connection
 from redis import Redis
 
 from tokenferry import CardRequest, Order, onboarding_from
-from tokenferry.broker import connecting, patience, queue_browser
+from tokenferry.broker import connecting, queue_browser
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher, PublishError
-from tokenferry.broker.queue_browser import QueuedMessage
+from tokenferry.broker.queue_browser import QueueBrowser, QueuedMessage
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.contract.attach import AttachRequest
+from tokenferry.contract.envelope import Envelope, signed_bytes
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.contract.results import Failure, TokenResult
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry.producer import Sealer
 from tokenferry.sealing import Recipient, Signer, sign_attach
+from tokenferry_worker.commands.choosing import BrokerAccess
 from tokenferry_worker.commands.dead_letters import dead_letters
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.dead_letters.record import FOREIGN, DeadLetter, DeadLetterFilter
@@ -156,18 +162,18 @@ signers = "{keys.signers}"
 
     def resting(self, queue: str = DEAD_LETTERS) -> list[str | None]:
         """The ids of what rests there, as any number of looks find them."""
-        with queue_browser.open_browser(self.configuration, queue) as shelf:
-            return [DeadLetter.read(item.body).id for item in shelf]
+        with queue_browser.open_browser(self.configuration, queue) as browser:
+            return [DeadLetter.read(item.body).id for item in browser]
 
     def bodies(self, queue: str) -> list[str]:
         """What rests there, word by word."""
-        with queue_browser.open_browser(self.configuration, queue) as shelf:
-            return [item.body for item in shelf]
+        with queue_browser.open_browser(self.configuration, queue) as browser:
+            return [item.body for item in browser]
 
     def take(self, queue: str) -> list[str]:
         """Everything in *queue*, for good."""
-        with queue_browser.open_browser(self.configuration, queue) as shelf:
-            return [item.body for item in shelf if shelf.remove(item)]
+        with queue_browser.open_browser(self.configuration, queue) as browser:
+            return [item.body for item in browser if browser.remove(item)]
 
     def on_their_way(self, queue: str = "tokenize.bulk.main") -> list[str]:
         """The envelopes in a work queue, taken out of it."""
@@ -197,6 +203,34 @@ signers = "{keys.signers}"
                 await store.aclose()
 
         return asyncio.run(run())
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """A publisher whose broker takes nothing."""
+
+    error: PublishError
+
+    def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
+        refused: Future[None] = Future()
+        refused.set_exception(self.error)
+        return refused
+
+
+class CountingSweeper(ExpirySweeper):
+    """A sweeper that notes how many it dropped of each queue."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.swept: dict[str, int] = {}
+        self.both = threading.Event()
+
+    def sweep(self, queue: str, now: float) -> int:
+        assert queue not in self.swept
+        self.swept[queue] = super().sweep(queue, now)
+        if len(self.swept) == 2:
+            self.both.set()
+        return self.swept[queue]
 
 
 def hiccup(rabbit: RabbitMQ, queue: str = DEAD_LETTERS) -> None:
@@ -295,7 +329,7 @@ class TestNotes:
     def test_everything_that_is_said_must_fit(self, here: Office) -> None:
         letter = DeadLetter.read(retained(here.sealed("req-1"), "attempts_exhausted", at=time.time()))
         now = time.time()
-        assert DeadLetterFilter(ids=["req-1"], platform="main", code="attempts_exhausted", kind="card").fits(
+        assert DeadLetterFilter(ids=["req-1"], platform="main", code="attempts_exhausted", kind="card").matches(
             letter, now
         )
         for wanted in (
@@ -305,15 +339,15 @@ class TestNotes:
             DeadLetterFilter(kind="pii", platform="main"),
             DeadLetterFilter(older_than=60.0),
         ):
-            assert not wanted.fits(letter, now)
-        assert DeadLetterFilter(older_than=60.0).fits(letter, now + 61.0)
+            assert not wanted.matches(letter, now)
+        assert DeadLetterFilter(older_than=60.0).matches(letter, now + 61.0)
 
     def test_what_nobody_has_dated_yet_is_not_old(self, here: Office) -> None:
         """The broker itself has moved it, perhaps a second ago."""
         letter = DeadLetter.read(json.dumps([[here.sealed("req-1")], {}, {"callbacks": None}]))
         assert letter.at is None
-        assert not DeadLetterFilter(older_than=60.0).fits(letter, time.time())
-        assert DeadLetterFilter(ids=["req-1"]).fits(letter, time.time())
+        assert not DeadLetterFilter(older_than=60.0).matches(letter, time.time())
+        assert DeadLetterFilter(ids=["req-1"]).matches(letter, time.time())
 
     @pytest.mark.parametrize("words", ["redrive", "redrive --dry-run", "purge --yes", "purge --dry-run"])
     def test_an_id_that_is_not_there_is_said_and_ends_with_1(self, here: Office, words: str) -> None:
@@ -410,12 +444,12 @@ class TestShelves:
         sent = [office.publisher.submit(Outgoing(DEAD_LETTERS, body.replace("req-x", id_)), timeout=90) for id_ in ids]
         for future in sent:
             future.result(90)
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
             seen = []
-            for n, item in enumerate(shelf):
+            for n, item in enumerate(browser):
                 seen.append(json.loads(json.loads(item.body)["message"])["header"]["request_id"])
                 if n % 3:
-                    assert shelf.remove(item)
+                    assert browser.remove(item)
         assert seen == ids
         left = [json.loads(json.loads(body)["message"])["header"]["request_id"] for body in office.take(DEAD_LETTERS)]
         assert sorted(left) == sorted(ids[::3])
@@ -429,16 +463,16 @@ class TestShelves:
         assert len(bodies[1]) < 200
         assert DeadLetter.read(bodies[1]).id is None
         assert office.resting() == ["req-1", None, "req-2"]
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            assert all([shelf.remove(item) for item in shelf])
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+            assert all([browser.remove(item) for item in browser])
         assert office.resting() == []
 
     def test_what_comes_while_somebody_looks_waits_for_the_next_look(self, office: Office) -> None:
         office.lay("req-1")
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            for item in shelf:
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+            for item in browser:
                 office.lay("req-2")  # as a redriven request does that fails again at once
-                shelf.remove(item)
+                browser.remove(item)
         assert office.resting() == ["req-2"]
 
     def test_whoever_fails_in_the_middle_leaves_the_rest_where_it_was(self, office: Office) -> None:
@@ -446,9 +480,9 @@ class TestShelves:
             office.lay(f"req-{n}")
 
         def fail() -> None:
-            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-                for item in shelf:
-                    shelf.remove(item)
+            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+                for item in browser:
+                    browser.remove(item)
                     raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -456,8 +490,8 @@ class TestShelves:
         assert set(office.resting()) >= {"req-1", "req-2"}
 
     def test_a_queue_that_is_not_there_is_empty_and_is_not_made(self, office: Office) -> None:
-        with queue_browser.open_browser(office.configuration, "not-there") as shelf:
-            assert list(shelf) == []
+        with queue_browser.open_browser(office.configuration, "not-there") as browser:
+            assert list(browser) == []
         if office.amqp:
             with Connection(office.configuration.broker.url) as connection, pytest.raises(Exception, match="404"):
                 connection.default_channel.queue_declare("not-there", passive=True)
@@ -468,18 +502,16 @@ class TestShelves:
             office.lay(id_)
         assert [office.resting() for _ in range(30)] == [ids] * 30
 
-    def test_a_look_that_lasts_holds_nothing_for_longer_than_the_broker_allows(
-        self, office: Office, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(queue_browser, "HELD_FOR", 0.0)  # given back after each of them
+    def test_a_look_that_lasts_holds_nothing_for_longer_than_the_broker_allows(self, office: Office) -> None:
         for n in range(6):
             office.lay(f"req-{n}")
         seen = []
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            for item in shelf:
+        given_back_after_each = 0.0
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS, held_for=given_back_after_each) as browser:
+            for item in browser:
                 seen.append(DeadLetter.read(item.body).id)
                 if len(seen) % 2:
-                    assert shelf.remove(item)
+                    assert browser.remove(item)
                     office.lay(f"late-{len(seen)}")
         assert seen == [f"req-{n}" for n in range(6)], "each once, and nothing that came meanwhile"
         assert office.resting() == ["req-1", "req-3", "req-5", "late-1", "late-3", "late-5"]
@@ -492,10 +524,10 @@ class TestShelves:
         office.lay("req-1")
 
         def remove() -> None:
-            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-                (item,) = shelf
+            with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+                (item,) = browser
                 channel, tag = item.handle
-                shelf.remove(QueuedMessage(item.body, (channel, tag + 1)))
+                browser.remove(QueuedMessage(item.body, (channel, tag + 1)))
 
         with pytest.raises(AMQPError, match="unknown delivery tag"):
             remove()
@@ -532,13 +564,13 @@ class TestHiccups:
         for id_ in ids:
             office.lay(id_)
         seen = []
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            for n, item in enumerate(shelf):
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+            for n, item in enumerate(browser):
                 seen.append(DeadLetter.read(item.body).id)
                 if n % 4 == 1:
                     trouble(rabbit)
                 if n % 2:
-                    assert shelf.remove(item)
+                    assert browser.remove(item)
                     if n % 4 == 3:
                         trouble(rabbit)
         assert sorted(map(str, seen)) == sorted(ids)
@@ -547,14 +579,14 @@ class TestHiccups:
     def test_a_message_that_came_back_is_not_taken_for_another_one(self, office: Office, rabbit: RabbitMQ) -> None:
         for n in range(3):
             office.lay(f"req-{n}")
-        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as shelf:
-            items = iter(shelf)
+        with queue_browser.open_browser(office.configuration, DEAD_LETTERS) as browser:
+            items = iter(browser)
             next(items)
             second = next(items)
             rabbit.cut()
             third = next(items)  # over another connection, where delivery tags count from 1 again
             assert DeadLetter.read(third.body).id == "req-2"
-            assert shelf.remove(second)
+            assert browser.remove(second)
         assert set(office.resting()) == {"req-0", "req-2"}
 
     @pytest.mark.parametrize("command", [("list",), ("redrive", "--all"), ("purge", "--all", "--yes")])
@@ -577,13 +609,10 @@ class TestHiccups:
         assert sweeper.sweep(DEAD_LETTERS, time.time()) == 3
         assert office.resting() == []
 
-    def test_patience_ends_and_says_what_to_do(
-        self, office: Office, rabbit: RabbitMQ, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_patience_ends_and_says_what_to_do(self, office: Office, rabbit: RabbitMQ) -> None:
         office.lay("req-1")
-        monkeypatch.setattr(patience, "PATIENCE", 0.5)
         rabbit.stop_queue(DEAD_LETTERS)
-        answer = office.run("list")
+        answer = office.run("list", obj=BrokerAccess(partial(queue_browser.open_browser, patience=0.5)))
         rabbit.start_queue(DEAD_LETTERS)
         assert (answer.exit_code, answer.stdout) == (1, "")
         assert answer.stderr == (
@@ -640,73 +669,46 @@ class TestSweeping:
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("days", [15, -15], ids=["forward", "back"])
-    async def test_a_wall_clock_that_jumps_drops_nothing_and_changes_nothing(
-        self, here: Office, monkeypatch: pytest.MonkeyPatch, days: int
-    ) -> None:
-        here.lay("req-1")
-        here.put(QUARANTINE, retained(here.sealed("cvc-1", lane="realtime"), "not ours", at=time.time()))
+    async def test_a_wall_clock_that_is_wrong_drops_nothing_and_changes_nothing(self, here: Office, days: int) -> None:
+        """The store's clock, by which workers date what they set aside, is *days* behind the one of this machine."""
+        behind = days * 86_400.0
+
+        async def stores_clock() -> float:
+            return time.time() - behind
+
+        here.lay("req-1", ago=behind)
+        here.put(QUARANTINE, retained(here.sealed("cvc-1", lane="realtime"), "not ours", at=await stores_clock()))
         before = [here.bodies(queue) for queue in (DEAD_LETTERS, QUARANTINE)]
-        really = time.time
-        monkeypatch.setattr(time, "time", lambda: really() + days * 86_400.0)
-        store = Store.at(here.configuration.store.url, "test-office")
-        swept: list[int] = []
-        both, sweep, loop = asyncio.Event(), ExpirySweeper.sweep, asyncio.get_running_loop()
-
-        def sweep_and_tell(sweeper: ExpirySweeper, queue: str, now: float) -> int:
-            swept.append(sweep(sweeper, queue, now))
-            if len(swept) == 2:
-                loop.call_soon_threadsafe(both.set)
-            return swept[-1]
-
-        monkeypatch.setattr(ExpirySweeper, "sweep", sweep_and_tell)
-        sweeper = ExpirySweeper(here.configuration, here.publisher, MemoryCircuits(), store.now)
+        sweeper = CountingSweeper(here.configuration, here.publisher, MemoryCircuits(), stores_clock)
         working = asyncio.create_task(sweeper.run())
-        await asyncio.wait_for(both.wait(), 30)
+        await asyncio.to_thread(sweeper.both.wait, 30)
         working.cancel()
-        await store.aclose()
-        assert swept == [0, 0]
+        assert sweeper.swept == {DEAD_LETTERS: 0, QUARANTINE: 0}
         assert [here.bodies(queue) for queue in (DEAD_LETTERS, QUARANTINE)] == before
 
-    def test_one_that_cannot_be_dated_ends_no_sweep(
-        self, office: Office, sweeper: ExpirySweeper, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_one_that_cannot_be_dated_ends_no_sweep(self, office: Office) -> None:
         office.put(DEAD_LETTERS, json.dumps([[office.sealed("req-1")], {}, {}]))
         office.lay("req-2", ago=15 * 86_400.0)
-        with monkeypatch.context() as patched:
-
-            def refuse(*_: object, **__: object) -> None:
-                raise PublishError("too large", maybe_sent=False)
-
-            patched.setattr(Publisher, "submit", refuse)
-            assert sweeper.sweep(DEAD_LETTERS, time.time()) == 1
+        refusing = Refusing(PublishError("too large", maybe_sent=False))
+        sweeper = ExpirySweeper(office.configuration, refusing, MemoryCircuits(), stores_clock)
+        assert sweeper.sweep(DEAD_LETTERS, time.time()) == 1
         assert office.resting() == ["req-1"]
 
     def test_there_may_be_nothing_at_all(self, sweeper: ExpirySweeper) -> None:
         assert sweeper.sweep(QUARANTINE, time.time()) == 0
 
     @pytest.mark.anyio
-    async def test_of_many_processes_one_sweeps(self, here: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-        book, swept = MemoryCircuits(), []
-        both = asyncio.Event()
-
-        def sweep(sweeper: ExpirySweeper, queue: str, _now: float) -> int:
-            swept.append((sweeper.name, queue))
-            if len(swept) == 2:
-                loop.call_soon_threadsafe(both.set)
-            return 0
-
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(ExpirySweeper, "sweep", sweep)
-        sweepers = [ExpirySweeper(here.configuration, here.publisher, book, stores_clock) for _ in range(5)]
+    async def test_of_many_processes_one_sweeps(self, here: Office) -> None:
+        circuits = MemoryCircuits()
+        sweepers = [CountingSweeper(here.configuration, here.publisher, circuits, stores_clock) for _ in range(5)]
         tasks = [asyncio.create_task(sweeper.run()) for sweeper in sweepers]
         async with asyncio.timeout(30):
-            await both.wait()
+            while not any(sweeper.both.is_set() for sweeper in sweepers):
+                await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        assert {queue for _, queue in swept} == {DEAD_LETTERS, QUARANTINE}
-        assert len({name for name, _ in swept}) == 1
-        assert len(swept) == 2
+        assert [set(sweeper.swept) for sweeper in sweepers if sweeper.swept] == [{DEAD_LETTERS, QUARANTINE}]
 
 
 # -- the commands
@@ -852,17 +854,19 @@ class TestCommands:
         assert office.resting() == []
 
     def test_while_somebody_thinks_whether_to_purge_nothing_is_held_and_what_comes_then_is_not_meant(
-        self, office: Office, monkeypatch: pytest.MonkeyPatch
+        self, office: Office
     ) -> None:
         office.lay("req-1")
 
-        def think(*_: object, **__: object) -> bool:
-            assert office.resting() == ["req-1"]
-            office.lay("req-2")
-            return True
+        class Thinking(io.BytesIO):
+            """A person at the keyboard, who takes a while to answer."""
 
-        monkeypatch.setattr(click, "confirm", think)
-        assert json.loads(office.run("purge", "--all", "--json").output)["purged"] == 1
+            def read1(self, size: int | None = -1) -> bytes:
+                assert office.resting() == ["req-1"]
+                office.lay("req-2")
+                return b"y\n"
+
+        assert json.loads(office.run("purge", "--all", "--json", input=Thinking()).stdout)["purged"] == 1
         assert office.resting() == ["req-2"]
 
     @pytest.mark.parametrize("command", [("redrive", "--all"), ("purge", "--all", "--yes")])
@@ -872,24 +876,38 @@ class TestCommands:
         tmp_path: Path,
         valkey: Embedded,
         key_folder: KeyFolder,
-        monkeypatch: pytest.MonkeyPatch,
         command: tuple[str, ...],
     ) -> None:
         office = Office(tmp_path, key_folder, rabbit.url, valkey.database(DATABASE).redis_url)
         office.empty()
         for n in range(3):
             office.lay(f"req-{n}")
-        really, removed = queue_browser._AmqpBrowser.remove, []
 
-        def remove(shelf: Any, item: QueuedMessage) -> bool:
-            if removed:
-                rabbit.stop_queue(DEAD_LETTERS)  # from here on it hears of nothing, and patience has no time
-            removed.append(really(shelf, item))
-            return removed[-1]
+        class CutOff:
+            """A browser whose queue is silent from its second removal on."""
 
-        monkeypatch.setattr(queue_browser._AmqpBrowser, "remove", remove)
-        monkeypatch.setattr(patience, "PATIENCE", 0.0)
-        answer = office.run(*command, "--json")
+            def __init__(self, browser: QueueBrowser) -> None:
+                self.browser = browser
+                self.removed = 0
+
+            def __iter__(self) -> Iterator[QueuedMessage]:
+                return iter(self.browser)
+
+            def remove(self, item: QueuedMessage) -> bool:
+                if self.removed:
+                    rabbit.stop_queue(DEAD_LETTERS)
+                self.removed += 1
+                return self.browser.remove(item)
+
+            def elsewhere(self) -> str | None:
+                return self.browser.elsewhere()
+
+        @contextmanager
+        def cut_off(configuration: Configuration, queue: str) -> Iterator[QueueBrowser]:
+            with queue_browser.open_browser(configuration, queue, patience=0.0) as browser:
+                yield CutOff(browser)
+
+        answer = office.run(*command, "--json", obj=BrokerAccess(cut_off))
         assert answer.exit_code == 1
         report = json.loads(answer.stdout.splitlines()[0])
         if command[0] == "purge":
@@ -900,7 +918,6 @@ class TestCommands:
                 "RabbitMQ could not answer for the queue dead-letters (541): it is busy or electing a leader; "
                 "try again; nothing is lost"
             )
-        monkeypatch.undo()
         rabbit.start_queue(DEAD_LETTERS)
         until(lambda: set(map(str, office.resting())) == {"req-1", "req-2"}, "the rest, given back")
         office.empty()
@@ -917,19 +934,18 @@ class TestCommands:
         assert report["trouble"] == "the store cannot be used (ResponseError); see [store] url"
         assert here.resting() == ["req-2"]
 
-    def test_what_somebody_else_removes_while_it_is_redriven_is_told(
-        self, here: Office, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_somebody_else_removes_while_it_is_redriven_is_told(self, here: Office) -> None:
         here.lay("req-1")
-        really = RedisJournal.reopen
 
-        async def reopen(journal: RedisJournal, id_: str, *, told: int) -> Any:
-            here.take(DEAD_LETTERS)
-            return await really(journal, id_, told=told)
+        class Meanwhile:
+            """A publisher beside which somebody else empties the queue."""
 
-        monkeypatch.setattr(RedisJournal, "reopen", reopen)
-        answer = here.run("redrive", "--all")
-        said = "1 redriven, 1 of them redriven or purged by somebody else at the same time\n"
+            def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
+                here.take(DEAD_LETTERS)
+                return here.publisher.submit(message, timeout=timeout)
+
+        answer = here.run("redrive", "--all", obj=BrokerAccess(publisher=lambda _: nullcontext(Meanwhile())))
+        said = "1 redriven, 1 of them redriven or purged by another command at the same time\n"
         assert (answer.exit_code, answer.output) == (0, said)
 
     def test_a_broker_that_is_away_is_said_in_one_line(self, here: Office) -> None:
@@ -1030,7 +1046,7 @@ class TestResealing:
         sealed = rotated.sealed("req-1", attach=plan, reply_to="shop")
         rotated.lay("req-1", body=sealed)
         answer = rotated.run("redrive", "--all", "--reseal")
-        assert (answer.exit_code, answer.output) == (0, "1 redriven, 1 of them sealed anew\n")
+        assert (answer.exit_code, answer.output) == (0, "1 redriven, 1 of them sealed again\n")
         (body,) = rotated.on_their_way()
         opener = self.opener(keys)
         before, after = opener.read(sealed), opener.read(body)
@@ -1079,19 +1095,24 @@ class TestResealing:
         assert rotated.on_their_way() == [sealed]
         assert rotated.on_their_way("attach.bulk.main") == [order, brings]
 
-    def test_a_dry_run_opens_nothing_and_tells_what_would_be_sealed_anew(
-        self, rotated: Office, monkeypatch: pytest.MonkeyPatch
+    def test_a_dry_run_opens_nothing_and_tells_what_would_be_sealed_again(
+        self, rotated: Office, keys: KeyFolder
     ) -> None:
-        def opened(*_: object) -> None:
-            raise AssertionError("a dry run opened something")
+        def unopenable(id_: str) -> str:
+            """A request that its producer has signed, and that nobody can open."""
+            sealed = Envelope.model_validate_json(rotated.sealed(id_))
+            garbage = bytes(len(sealed.ciphertext))
+            signature = Signer.load(keys.producer).sign(signed_bytes(sealed.header.canonical(), garbage))
+            changed = {"ciphertext": garbage, "signature": signature}
+            return sealed.model_copy(update=changed).model_dump_json()
 
-        rotated.lay("req-1")
-        rotated.lay("order-1", body=rotated.order("order-1", sealed=rotated.sealed("order-1")))
+        rotated.lay("req-1", body=unopenable("req-1"))
+        rotated.lay("order-1", body=rotated.order("order-1", sealed=unopenable("order-1")))
         rotated.lay("order-2", body=rotated.order("order-2"))
-        monkeypatch.setattr(Opener, "_open", opened)
         answer = rotated.run("redrive", "--all", "--reseal", "--dry-run")
-        assert (answer.exit_code, answer.output) == (0, "3 would be redriven, 2 of them sealed anew\n")
+        assert (answer.exit_code, answer.output) == (0, "3 would be redriven, 2 of them sealed again\n")
         assert rotated.resting() == ["req-1", "order-1", "order-2"]
+        assert "2 not redriven, not_openable" in rotated.run("redrive", "--all", "--reseal").output
 
     def test_what_cannot_be_opened_here_stays_and_its_journal_does_too(self, rotated: Office, keys: KeyFolder) -> None:
         rotated.journal("req-1", failed())
@@ -1101,7 +1122,7 @@ class TestResealing:
         for dry_run in (["--dry-run"], []):
             answer = rotated.run("redrive", "--all", "--reseal", *dry_run)
             assert answer.exit_code == 1
-            assert "2 not redriven, not_openable: sealed to a private key that is not here" in answer.output
+            assert "2 not redriven, not_openable: no private key here opens them" in answer.output
         assert rotated.resting() == ["req-1", "order-1"]
         assert rotated.known("req-1").outcome is not None
         assert rotated.run("redrive", "--all").exit_code == 0, "without --reseal it goes as it came"
@@ -1147,26 +1168,22 @@ class TestResealing:
         one, two = map(opener.read, rotated.on_their_way())
         assert (one.header, opener.open(one)) == (two.header, opener.open(two))
 
-    def test_where_the_broker_takes_nothing_the_letter_stays_as_it_came(
-        self, rotated: Office, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refuse(*_: object, **__: object) -> None:
-            raise PublishError("not confirmed", maybe_sent=True)
-
+    def test_where_the_broker_takes_nothing_the_letter_stays_as_it_came(self, rotated: Office) -> None:
         sealed = rotated.sealed("req-1")
         rotated.lay("req-1", body=sealed)
-        monkeypatch.setattr(Publisher, "submit", refuse)
-        answer = rotated.run("redrive", "--all", "--reseal", "--json")
+        refusing = Refusing(PublishError("not confirmed", maybe_sent=True))
+        access = BrokerAccess(publisher=lambda _: nullcontext(refusing))
+        answer = rotated.run("redrive", "--all", "--reseal", "--json", obj=access)
         assert (answer.exit_code, json.loads(answer.output)["trouble"]) == (1, "not confirmed")
-        with queue_browser.open_browser(rotated.configuration, DEAD_LETTERS) as shelf:
-            assert [DeadLetter.read(item.body).message for item in shelf] == [sealed]
+        with queue_browser.open_browser(rotated.configuration, DEAD_LETTERS) as browser:
+            assert [DeadLetter.read(item.body).message for item in browser] == [sealed]
 
     @pytest.mark.parametrize(
         ("broken", "words"),
         [
             ("recipient", "[keys] recipient: "),
             ("producer", "[keys] producer_signing_key: "),
-            ("signers", "which is not in [keys] signers: workers would put what --reseal seals into quarantine"),
+            ("signers", "which is not in [keys] signers: workers would move resealed messages to quarantine"),
             ("identities", "holds no private key"),
         ],
     )

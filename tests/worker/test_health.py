@@ -93,7 +93,7 @@ def test_only_what_a_restart_cures_makes_it_not_live() -> None:
 def test_a_report_survives_its_journey_and_half_a_report_is_none() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ReportLine(theirs.fileno()).tell(report())
+        ReportLine(theirs.fileno()).send(report())
         line = ours.recv(65_536)
     assert ProcessReport.read(line) == report()
     assert ProcessReport.read(line[:-9]) is None
@@ -104,11 +104,11 @@ def test_a_supervisor_that_does_not_listen_holds_nobody_up(tmp_path: Path) -> No
     ours, theirs = socket.socketpair()
     line = ReportLine(theirs.fileno())
     for _ in range(5000):
-        line.tell(report())  # far more than the line holds
+        line.send(report())  # far more than the line holds
     ours.close()
-    line.tell(report())
+    line.send(report())
     with (tmp_path / "no-line").open("wb") as file:
-        ReportLine(file.fileno()).tell(report())
+        ReportLine(file.fileno()).send(report())
 
 
 def test_vitals_report_what_the_parts_know() -> None:

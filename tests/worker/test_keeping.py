@@ -7,14 +7,15 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from conftest import KeyFolder
 
 from tokenferry import CardRequest, CvcUpdateRequest, Order
-from tokenferry.broker.publishing import BrokerUnavailable, Outgoing
+from tokenferry.broker.publishing import BrokerUnavailable, Outgoing, Publisher
 from tokenferry.configuration import Configuration
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
@@ -26,6 +27,7 @@ from tokenferry.producer import Sealer
 from tokenferry_worker.dead_letters.record import FOREIGN, DeadLetter, argument
 from tokenferry_worker.dead_letters.retention import HEAD, redated, retained
 from tokenferry_worker.engine.consumer import ASIDE_AGAIN, CarefulConsumer
+from tokenferry_worker.engine.engine import Engine, EngineApp
 from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.on_redis.store import ServerClock
 
@@ -241,8 +243,14 @@ class Reception(CarefulConsumer):
             reject_log_error=lambda *_: self.did.append("given back"),
         )
         self.pool = SimpleNamespace(taken=Counter(), turns=0, tasks={"ours"}, is_running=True)
-        self.app = SimpleNamespace(
-            tokenferry_publisher=lambda: self, tokenferry_clock=lambda: NOW, tokenferry_vitals=Vitals("all")
+        self.app = EngineApp(
+            Engine(
+                open_handlers=lambda: nullcontext({}),
+                publisher=lambda: cast("Publisher", self),
+                now=lambda: NOW,
+                vitals=Vitals("all"),
+                grace_seconds=0.0,
+            )
         )
         self.timer = SimpleNamespace(call_after=lambda *call: self.due.append(call))
         self.connection_errors = (OSError, KeyError)  # as on Redis

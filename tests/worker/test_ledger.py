@@ -374,7 +374,7 @@ async def test_a_budget_that_was_changed_or_slowed_has_as_many_seats_as_it_allow
     place = [Slot(budget.name, 10, budget.interval)]
 
     async def seats(**now: str | float) -> int:
-        key, at = store.key("budget", budget.name), int((await client.time())[0]) * 1_000_000
+        key, at = store.keys.budget(budget.name), int((await client.time())[0]) * 1_000_000
         await client.hset(key, mapping={"at": at, "until": at + 60_000_000, "since": at, **now})  # type: ignore[misc]
         await client.pexpire(key, 60_000)
         taken = 0
@@ -518,7 +518,7 @@ async def test_a_lock_is_renewed_while_its_holder_writes_longer_than_a_lease(cli
 
 
 async def test_the_lock_of_a_writer_that_died_passes_on_when_its_lease_ends(client: Redis, store: Store) -> None:
-    await client.set(store.key("writing", "main", "acct_1"), secrets.token_hex(8), px=100)
+    await client.set(store.keys.writing("main", "acct_1"), secrets.token_hex(8), px=100)
     async with asyncio.timeout(30), RedisLedger(store, "main", days=1).writing("acct_1", lease=5):
         pass
 

@@ -448,7 +448,7 @@ class LedgerMachine(RuleBasedStateMachine):
         async def redrive() -> None:
             for attach_id, result in list(self.told.items()):
                 if result.failure and result.failure.source == "tokenferry" and result.failure.code in AGAIN:
-                    await self.store.client.delete(self.store.key("journal", "attach", attach_id))
+                    await self.store.client.delete(self.store.keys.journal("attach", attach_id))
                     del self.told[attach_id]
 
         self.do(redrive())

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from tokenferry.contract.names import LANES, Lane
 from tokenferry_worker.limits.pacing import Budget, cut, recovered, take
 from tokenferry_worker.on_redis.controls import Controls
+from tokenferry_worker.on_redis.keys import StoreKeys
 from tokenferry_worker.on_redis.limiter import MICROSECONDS, NEW_GATES, SHARED, RedisLimiter, numbers
 from tokenferry_worker.on_redis.store import Script, Store
 
@@ -43,7 +44,7 @@ async def test_the_script_takes_exactly_what_the_arithmetic_takes(client: Redis,
             Budget(f"{schedule}-{n}", dice.choice([0.5, 5, 25, 30, 100, 333]), dice.randint(1, 5))
             for n in range(dice.randint(1, 3))
         ]
-        keys = [store.key("budget", budget.name) for budget in budgets]
+        keys = [store.keys.budget(budget.name) for budget in budgets]
         now = dice.randint(1_000, 2_000) * MICROSECONDS
         for _ in range(15):
             now += dice.choice([0, 0, 1, dice.randint(0, 20_000), dice.randint(0, 3_000_000)])
@@ -51,7 +52,7 @@ async def test_the_script_takes_exactly_what_the_arithmetic_takes(client: Redis,
             before = [await arrival(client, key) for key in keys]
             rates = [x for budget in budgets for x in numbers(budget, lane)]
             clock = [now // MICROSECONDS, now % MICROSECONDS]
-            line = store.key("line", str(schedule))
+            line = f"{store.keys.prefix}:line:{schedule}"
             granted, again = await store.run(permit, [line, *keys], [more, lane, "", 0, *rates, *clock])
             after = [await arrival(client, key) for key in keys]
             expected, wait = take(before, budgets, lane, now=now / MICROSECONDS)
@@ -88,7 +89,7 @@ async def test_the_server_keeps_the_time_and_books_nothing_ahead(client: Redis, 
     told = [await waits(limiter, [budget]) for _ in range(3)]
     assert 0 < told[-1] <= told[0] <= 10
     seconds, micros = await client.time()
-    assert await arrival(client, store.key("budget", budget.name)) - (int(seconds) + int(micros) / MICROSECONDS) <= 10
+    assert await arrival(client, store.keys.budget(budget.name)) - (int(seconds) + int(micros) / MICROSECONDS) <= 10
 
 
 async def test_everybody_who_is_refused_gets_a_turn_of_its_own(store: Store) -> None:
@@ -173,7 +174,7 @@ class Clock:
     def __init__(self, store: Store, budget: Budget) -> None:
         self.now = 1_000.0
         self.store, self.budget = store, budget
-        self.key, self.changes = store.key("budget", budget.name), store.key("changes")
+        self.key, self.changes = store.keys.budget(budget.name), store.keys.changes
         self.push_back, self.look = (on_a_clock_of_ours(Script(name, after=SHARED)) for name in ("push_back", "look"))
 
     def time(self) -> list[int]:
@@ -266,9 +267,7 @@ async def test_while_the_store_is_away_a_process_goes_on_with_a_small_share_and_
         """A store that is away until it is said to be back."""
 
         away = True
-
-        def key(self, *parts: str) -> str:
-            return ":".join(parts)
+        keys = StoreKeys("test")
 
         async def run_unless_away(self, *_: object) -> list[int] | None:
             return None if self.away else [1, 0]
@@ -314,7 +313,7 @@ async def test_a_pause_holds_while_the_store_is_away_until_it_ends_by_itself(cli
 
 async def test_a_server_clock_that_is_set_back_an_hour_stops_nobody(client: Redis, store: Store) -> None:
     budget, permit = Budget("main:global", per_second=10, burst=2), on_a_clock_of_ours(Script("permit", after=SHARED))
-    keys = [store.key("line", "x"), store.key("budget", budget.name)]
+    keys = [store.keys.line([budget]), store.keys.budget(budget.name)]
 
     async def ask(now: int) -> tuple[int, float]:
         arguments = [0, "bulk", "", 0, *numbers(budget, "bulk"), now, 0]
@@ -374,7 +373,7 @@ async def test_a_call_whose_worker_died_makes_room_after_the_longest_a_call_can_
 
 
 async def seats_taken(client: Redis, store: Store, budget: Budget) -> int:
-    return int(await client.zcard(store.key("budget", budget.name, "calls")))
+    return int(await client.zcard(store.keys.budget(f"{budget.name}:calls")))
 
 
 async def turns(count: int) -> None:
@@ -464,8 +463,7 @@ class Granting:
         self.go = asyncio.Event()
         self.go.set()
 
-    def key(self, *parts: str) -> str:
-        return ":".join(parts)
+    keys = StoreKeys("test")
 
     async def run_unless_away(self, *_: object) -> list[int] | None:
         await self.go.wait()

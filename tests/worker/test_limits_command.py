@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from tokenferry.broker.embedded import Embedded
 from tokenferry.cli import main
 from tokenferry.configuration import load
-from tokenferry_worker.commands.asking import asked
+from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.controls import Controls
@@ -246,7 +246,7 @@ def test_what_is_no_rate_is_refused_before_anything_is_written(config: Path, rat
 def test_what_is_no_rate_is_refused_also_where_no_command_line_has_looked_at_it(config: Path, rate: float) -> None:
     configuration = load(config)
     with pytest.raises(ValueError, match="number above 0"):
-        asked(
+        ask_store(
             configuration,
             lambda store: Controls(store).command(
                 "set", Budget("main:global", 50.0), who="me", why="x", rate=rate, lasts=9
@@ -283,7 +283,7 @@ def test_a_reason_is_one_line_that_a_terminal_can_show(config: Path, why: str) -
 
 def test_a_circuit_whose_request_the_endpoint_did_not_name_is_shown_without(config: Path) -> None:
     for scope, request_id in (("main", "req_42"), ("main/tokens", "")):
-        asked(
+        ask_store(
             load(config),
             lambda store, scope=scope, id_=request_id: RedisCircuits(store).open(scope, 401, "unauthorized", id_),
         )

@@ -15,9 +15,12 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Reject
 
+from tokenferry.broker.publishing import Publisher
 from tokenferry_worker.deliveries.settling import Handler
 from tokenferry_worker.engine import signals
-from tokenferry_worker.engine.pool import AsyncioPool, Pauses
+from tokenferry_worker.engine.engine import Engine, EngineApp, OpenHandlers, Pauses
+from tokenferry_worker.engine.pool import AsyncioPool
+from tokenferry_worker.health.vitals import Vitals
 
 CANARY = "4000000000000002"
 
@@ -51,20 +54,40 @@ class Hub:
 
 
 @dataclass
-class App:
-    """What the pool asks of the application: how to open the handlers."""
+class Opening:
+    """Opens the handlers, and counts."""
 
     handlers: Mapping[str, Handler]
-    tokenferry_grace: float = 20.0
-    tokenferry_hold: float | None = None
     opened: int = 0
     closed: int = 0
 
     @asynccontextmanager
-    async def tokenferry_open(self) -> AsyncIterator[Mapping[str, Handler]]:
+    async def open(self) -> AsyncIterator[Mapping[str, Handler]]:
         self.opened += 1
         yield self.handlers
         self.closed += 1
+
+
+def started(
+    open_handlers: OpenHandlers, *, grace: float = 20.0, hold: float | None = None, pauses: Pauses | None = None
+) -> AsyncioPool:
+    """A pool that Celery would have made and started."""
+    engine = Engine(
+        open_handlers=open_handlers,
+        publisher=_none,
+        now=time.time,
+        vitals=Vitals("all"),
+        grace_seconds=grace,
+        hold_seconds=hold,
+        pauses=pauses or Pauses(),
+    )
+    pool = AsyncioPool(600, app=EngineApp(engine))
+    pool.on_start()
+    return pool
+
+
+def _none() -> Publisher:
+    raise AssertionError("the pool publishes nothing")
 
 
 @dataclass
@@ -102,7 +125,7 @@ class Delivery:
 class Bench:
     pool: AsyncioPool
     hub: Hub
-    app: App
+    opening: Opening
 
     def deliver(self, body: str = "body", task: str = "task") -> Delivery:
         delivery = Delivery(body)
@@ -125,14 +148,12 @@ def start() -> Iterator[Start]:
     """Starts a pool whose one task has this handler."""
     benches: list[Bench] = []
 
-    def begin(handler: Handler, pauses: Pauses = AsyncioPool.pauses) -> Bench:
-        app = App({"task": handler})
-        pool = AsyncioPool(600, app=app)
-        pool.pauses = pauses
-        pool.on_start()
+    def begin(handler: Handler, **settings: Any) -> Bench:
+        opening = Opening({"task": handler})
+        pool = started(opening.open, **settings)
         hub = Hub()
         pool.register_with_event_loop(hub)
-        benches.append(Bench(pool, hub, app))
+        benches.append(Bench(pool, hub, opening))
         return benches[-1]
 
     yield begin
@@ -140,7 +161,7 @@ def start() -> Iterator[Start]:
         if bench.pool._thread.is_alive():
             bench.pool.on_terminate()
         assert not bench.pool._thread.is_alive()
-        assert (bench.app.opened, bench.app.closed) == (1, 1)
+        assert (bench.opening.opened, bench.opening.closed) == (1, 1)
 
 
 def test_a_handled_delivery_is_acknowledged_in_celerys_own_thread(start: Start) -> None:
@@ -182,7 +203,7 @@ def test_a_delivery_for_which_memory_runs_out_goes_back_and_the_process_works_on
         if body == "large":
             raise MemoryError
 
-    bench = start(handle, Pauses(crashed=0.0))
+    bench = start(handle, pauses=Pauses(crashed=0.0))
     large, small = bench.deliver("large"), bench.deliver("small")
     bench.hub.run_until(lambda: bool(large.ended and small.ended))
     assert large.given_back
@@ -197,7 +218,7 @@ def test_while_it_stops_it_acknowledges_at_once_and_keeps_the_connection_alive(s
         while not done.is_set():
             await asyncio.sleep(0.005)
 
-    bench = start(handle, Pauses(between_timers=0.01))
+    bench = start(handle, pauses=Pauses(between_timers=0.01))
     bench.deliver()
     acknowledged = threading.Event()
     bench.hub.todo.add(acknowledged.set)
@@ -215,12 +236,11 @@ def test_while_it_stops_it_acknowledges_at_once_and_keeps_the_connection_alive(s
     assert bench.hub.timers_fired >= 2  # and the first one's failure changed nothing
 
 
-def test_a_second_signal_cuts_the_grace_time_short(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = start(_for_ever)
-    bench.app.tokenferry_grace = 600.0
+@pytest.mark.usefixtures("no_signal_yet")
+def test_a_second_signal_cuts_the_grace_time_short(start: Start) -> None:
+    bench = start(_for_ever, grace=600.0)
     delivery = bench.deliver()
-    signalled = threading.Timer(0.2, lambda: monkeypatch.setattr("celery.worker.state.should_terminate", 0))
-    signalled.start()
+    threading.Timer(0.2, signals.give_back).start()
     bench.pool.on_stop()
     assert delivery.given_back
 
@@ -241,7 +261,7 @@ def test_a_crashed_delivery_goes_back_and_says_only_what_kind_of_error_and_where
     async def handle(body: str) -> None:
         raise ValueError(f"cannot make sense of {body}")
 
-    bench = start(handle, Pauses(crashed=0.05))
+    bench = start(handle, pauses=Pauses(crashed=0.05))
     delivery = bench.deliver(CANARY)
     bench.hub.run_until(lambda: bool(delivery.ended))
     assert delivery.given_back
@@ -254,7 +274,7 @@ def test_a_delivery_for_a_task_nobody_handles_goes_back(start: Start) -> None:
     async def handle(body: str) -> None:
         raise AssertionError
 
-    bench = start(handle, Pauses(crashed=0.0))
+    bench = start(handle, pauses=Pauses(crashed=0.0))
     delivery = bench.deliver(task="another")
     bench.hub.run_until(lambda: bool(delivery.ended))
     assert delivery.given_back
@@ -265,7 +285,7 @@ def test_one_crash_disturbs_no_other_delivery(start: Start) -> None:
         if body == "7":
             raise RuntimeError
 
-    bench = start(handle, Pauses(crashed=0.0))
+    bench = start(handle, pauses=Pauses(crashed=0.0))
     deliveries = [bench.deliver(str(n)) for n in range(50)]
     bench.hub.run_until(lambda: all(delivery.ended for delivery in deliveries))
     assert [n for n, delivery in enumerate(deliveries) if not delivery.acknowledged] == [7]
@@ -289,18 +309,17 @@ def test_at_a_warm_shutdown_what_finishes_in_the_grace_time_is_acknowledged_and_
         finally:
             cancelled.append(body)
 
-    bench = start(handle)
-    bench.app.tokenferry_grace = 3.0
+    bench = start(handle, grace=3.0)
     quick, slow = bench.deliver("quick"), bench.deliver("slow")
     bench.pool.on_stop()
     assert quick.acknowledged
     assert slow.given_back
     assert cancelled == ["slow"]
-    assert bench.app.closed == 1
+    assert bench.opening.closed == 1
 
 
 def test_a_cold_shutdown_gives_everything_back_at_once_even_what_has_not_begun(start: Start) -> None:
-    bench = start(_for_ever, Pauses(called_off=90.0))
+    bench = start(_for_ever, pauses=Pauses(cancelled=90.0))
     deliveries = [bench.deliver() for _ in range(20)]
     began = time.monotonic()
     bench.pool.on_terminate()
@@ -336,8 +355,7 @@ def test_a_delivery_held_too_long_goes_back_in_good_order_although_its_excuse_fi
                 await asyncio.Event().wait()
             raise
 
-    bench = start(handle, Pauses(called_off=0.05))
-    bench.app.tokenferry_hold = 0.2
+    bench = start(handle, hold=0.2, pauses=Pauses(cancelled=0.05))
     quick, waits, stuck = (bench.deliver(body) for body in ("quick", "waits", "the store is away"))
     bench.hub.run_until(lambda: all(delivery.ended for delivery in (quick, waits, stuck)))
     assert quick.acknowledged
@@ -354,7 +372,7 @@ def test_a_crashed_delivery_that_waits_to_go_back_does_not_hold_up_a_shutdown(st
         crashed.set()
         raise RuntimeError
 
-    bench = start(handle, Pauses(crashed=90.0, called_off=90.0))
+    bench = start(handle, pauses=Pauses(crashed=90.0, cancelled=90.0))
     delivery = bench.deliver()
     assert crashed.wait(30)
     began = time.monotonic()
@@ -384,13 +402,12 @@ def test_handlers_that_cannot_be_opened_end_the_start_of_the_worker() -> None:
         raise NoKeys
         yield {}
 
-    app = App({})
-    app.tokenferry_open = fail  # type: ignore[method-assign]
-    pool = AsyncioPool(1, app=app)
     with pytest.raises(NoKeys):
-        pool.on_start()
-    pool._thread.join(30)
-    assert not pool._thread.is_alive()
+        started(fail)
+    for thread in threading.enumerate():
+        if thread.name == "tokenferry-loop":
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def pool_of(handler: Handler, *, closing: type[BaseException] | None = None) -> AsyncioPool:
@@ -402,11 +419,7 @@ def pool_of(handler: Handler, *, closing: type[BaseException] | None = None) -> 
         if closing is not None:
             raise closing(f"no text of an error is told: {CANARY}")
 
-    app = App({}, tokenferry_grace=0.0)
-    app.tokenferry_open = open_  # type: ignore[method-assign]
-    pool = AsyncioPool(1, app=app)
-    pool.on_start()
-    return pool
+    return started(open_, grace=0.0)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError, SystemExit])
@@ -418,7 +431,7 @@ def test_what_is_raised_while_it_closes_is_told_and_known_to_whoever_says_how_th
     pool.on_stop()
     assert pool.failed
     (line,) = caplog.messages
-    assert line.startswith(f"closing what the deliveries used has failed ({error.__name__} at test_pool.py:")
+    assert line.startswith(f"closing the connections failed ({error.__name__} at test_pool.py:")
     assert CANARY not in caplog.text
 
 
@@ -429,10 +442,8 @@ def test_a_pool_that_closes_well_has_not_failed(caplog: pytest.LogCaptureFixture
     assert caplog.messages == []
 
 
-def test_a_loop_that_ends_while_it_should_work_is_told_and_ends_the_process(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("celery.worker.state.should_terminate", None)
+@pytest.mark.usefixtures("no_signal_yet")
+def test_a_loop_that_ends_while_it_should_work_is_told_and_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
     pool = pool_of(_for_ever)
     hub = Hub()
     pool.register_with_event_loop(hub)

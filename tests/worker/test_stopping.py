@@ -14,9 +14,7 @@ ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
-def obedient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(state, "should_stop", None)
-    monkeypatch.setattr(state, "should_terminate", None)
+def obedient(no_signal_yet: None) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in ALL}
     signals.obey_signals()
     yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +16,54 @@ from redis.exceptions import ResponseError
 
 from tokenferry.broker import embedded
 from tokenferry.broker.embedded import EmbeddedServerUnavailable
-from tokenferry_worker.on_redis import store as store_module
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import TOGETHER, Script, Store, now_at
+
+from .conftest import DATABASE
 
 pytestmark = pytest.mark.anyio
 
 
-class RoundTrips:
-    """Counts how often the client sends scripts, and how many together."""
+class CountingRedis(Redis):
+    """Counts how often it sends scripts, and how many together."""
 
-    def __init__(self, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.sizes: list[int] = []
-        make: Callable[..., Any] = client.pipeline
 
-        def pipeline(**options: Any) -> Any:
-            line = make(**options)
-            execute = line.execute
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        pipeline = super().pipeline(*args, **options)
+        execute = pipeline.execute
 
-            async def counted(**how: Any) -> Any:
-                self.sizes.append(len(line))
-                return await execute(**how)
+        async def counted(**how: Any) -> Any:
+            self.sizes.append(len(pipeline))
+            return await execute(**how)
 
-            line.execute = counted
-            return line
+        pipeline.execute = counted  # type: ignore[method-assign]
+        return pipeline
 
-        monkeypatch.setattr(client, "pipeline", pipeline)
+
+@pytest.fixture
+async def counting(client: Redis, valkey: embedded.Embedded) -> AsyncIterator[CountingRedis]:
+    counting = CountingRedis.from_url(valkey.database(DATABASE).redis_url, decode_responses=True, protocol=2)
+    yield counting
+    await counting.aclose()
 
 
 async def test_what_is_asked_during_a_round_trip_goes_together_with_the_next(
-    client: Redis, store: Store, monkeypatch: pytest.MonkeyPatch
+    counting: CountingRedis, prefix: str
 ) -> None:
-    trips = RoundTrips(client, monkeypatch)
-    journal = RedisJournal(store, "request", days=1)
+    journal = RedisJournal(Store(counting, prefix), "request", days=1)
     begun = await asyncio.gather(*(journal.begin(f"req-{n}") for n in range(300)))
     assert [each.deliveries for each in begun] == [1] * 300
-    assert sum(trips.sizes) == 300
-    assert len(trips.sizes) <= 2
+    assert sum(counting.sizes) == 300
+    assert len(counting.sizes) <= 2
 
 
-async def test_one_round_trip_carries_a_bounded_number_of_scripts(
-    client: Redis, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trips = RoundTrips(client, monkeypatch)
-    journal = RedisJournal(store, "request", days=1)
+async def test_one_round_trip_carries_a_bounded_number_of_scripts(counting: CountingRedis, prefix: str) -> None:
+    journal = RedisJournal(Store(counting, prefix), "request", days=1)
     await asyncio.gather(*(journal.begin("req-1") for _ in range(TOGETHER + 100)))
-    assert max(trips.sizes) <= TOGETHER
+    assert max(counting.sizes) <= TOGETHER
     assert (await journal.begin("req-1")).deliveries == TOGETHER + 101
 
 
@@ -80,15 +82,22 @@ async def test_a_server_that_forgot_its_scripts_is_told_them_again(client: Redis
     assert sorted(each.deliveries for each in begun) == list(range(2, 22))
 
 
-async def test_its_clock_is_the_servers_and_not_ours(
-    valkey: embedded.Embedded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_its_clock_is_the_servers_and_not_ours(valkey: embedded.Embedded) -> None:
+    class LongAgo(Store):
+        """A store whose server has another time."""
+
+        async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+            assert (script.name, keys, args) == ("clock", [], [])
+            return ["5", "250000"]
+
     really, store = time.time(), Store.at(valkey.redis_url, "test-clock")
-    monkeypatch.setattr(time, "time", lambda: 0.0)
     assert abs(await store.now() - really) < 60
     await store.aclose()
-    assert abs(now_at(valkey.redis_url) - really) < 60
-    assert now_at("redis://127.0.0.1:1") == 0.0, "nobody is held up where the store is away"
+    other = LongAgo.at(valkey.redis_url, "test-clock")
+    assert await other.now() == 5.25
+    await other.aclose()
+    assert abs(now_at(valkey.redis_url, local=lambda: 0.0) - really) < 60
+    assert now_at("redis://127.0.0.1:1", local=lambda: 0.0) == 0.0, "nobody is held up where the store is away"
 
 
 async def test_a_cancelled_caller_disturbs_nobody(store: Store) -> None:
@@ -107,13 +116,13 @@ async def test_a_script_that_fails_is_waited_for_and_said_and_holds_up_no_other(
 ) -> None:
     """A missing right, or a key of another shape: no request is to blame, so none may be given up on for it."""
     journal = RedisJournal(store, "request", days=1)
-    await client.set(store.key("journal", "request", "x"), "no hash", px=60_000)
+    await client.set(store.keys.journal("request", "x"), "no hash", px=60_000)
     begun = [asyncio.create_task(journal.begin("x")) for _ in range(2)]
     async with asyncio.timeout(30):
         while "refuses the script 'begin'" not in caplog.text:
             await asyncio.sleep(0.01)
         assert (await journal.begin("y")).deliveries == 1
-        await client.delete(store.key("journal", "request", "x"))
+        await client.delete(store.keys.journal("request", "x"))
         assert sorted(each.deliveries for each in await asyncio.gather(*begun)) == [1, 2]
     assert caplog.text.count("refuses the script") == 1
     assert not store.away
@@ -124,26 +133,36 @@ async def test_a_command_is_told_what_the_store_says_instead(client: Redis, pref
     store = Store(client, prefix, patient=False)
     journal = RedisJournal(store, "request", days=1)
     with pytest.raises(ResponseError):
-        await store.run(broken, [store.key("journal", "request", "x")], ["outcome", "no number"])
+        await store.run(broken, [store.keys.journal("request", "x")], ["outcome", "no number"])
     assert (await journal.begin("y")).deliveries == 1
     await journal.record("x", "outcome")  # with a lifetime this time: the broken call left none
 
 
 async def test_an_error_nobody_foresaw_reaches_the_caller_instead_of_hanging_it(
-    client: Redis, store: Store, monkeypatch: pytest.MonkeyPatch
+    client: Redis, valkey: embedded.Embedded, prefix: str
 ) -> None:
     class Surprise(Exception):
         pass
 
-    def pipeline(**options: Any) -> Any:
-        raise Surprise
+    class SurprisingRedis(Redis):
+        """Fails at its first pipeline, in a way of its own."""
 
+        surprises = 1
+
+        def pipeline(self, *args: Any, **options: Any) -> Any:
+            if self.surprises:
+                self.surprises -= 1
+                raise Surprise
+            return super().pipeline(*args, **options)
+
+    store = Store(
+        SurprisingRedis.from_url(valkey.database(DATABASE).redis_url, decode_responses=True, protocol=2), prefix
+    )
     journal = RedisJournal(store, "request", days=1)
-    with monkeypatch.context() as patched:
-        patched.setattr(client, "pipeline", pipeline)
-        with pytest.raises(Surprise):
-            await asyncio.wait_for(journal.begin("req-1"), 30)
+    with pytest.raises(Surprise):
+        await asyncio.wait_for(journal.begin("req-1"), 30)
     assert (await journal.begin("req-1")).deliveries == 1
+    await store.aclose()
 
 
 def own_server(folder: Path) -> embedded.Embedded:
@@ -180,12 +199,13 @@ async def test_while_the_store_refuses_to_write_everybody_waits_and_then_goes_on
 
 
 async def test_a_short_absence_is_waited_for_also_by_who_could_do_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = own_server(tmp_path / "valkey")
-    store, clock = Store.at(server.redis_url, "test-short"), Script("clock")
+    store = Store.at(server.redis_url, "test-short", patience=60.0)
+    hasty, clock = Store.at(server.redis_url, "test-short", patience=0.5), Script("clock")
     try:
-        monkeypatch.setattr(store_module, "PATIENCE", 60.0)
+        assert await hasty.run_unless_away(clock, [], []) is not None
         kill_synced(server.pid, server.redis_url)
         first = asyncio.create_task(store.run_unless_away(clock, [], []))
         async with asyncio.timeout(30):
@@ -193,12 +213,12 @@ async def test_a_short_absence_is_waited_for_also_by_who_could_do_without(
                 await asyncio.sleep(0.01)
         second = asyncio.create_task(store.run_unless_away(clock, [], []))
         await asyncio.sleep(0)  # it has begun
-        monkeypatch.setattr(store_module, "PATIENCE", 0.0)
-        assert await store.run_unless_away(clock, [], []) is None, "long enough"
+        assert await hasty.run_unless_away(clock, [], []) is None, "long enough"
         assert await asyncio.to_thread(embedded.ensure, tmp_path / "valkey", owner=True)
         assert None not in await asyncio.wait_for(asyncio.gather(first, second), 30)
     finally:
         await store.aclose()
+        await hasty.aclose()
         embedded.stop(tmp_path / "valkey")
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenferry_worker.engine import supervisor
-from tokenferry_worker.engine.supervisor import Supervisor
+from tokenferry_worker.engine.supervisor import Deadlines, Supervisor
 from tokenferry_worker.health import probes
 from tokenferry_worker.health.vitals import ProcessReport
 
@@ -23,14 +22,13 @@ SUPERVISOR = """
 import sys
 from tokenferry_worker.engine import supervisor as supervising
 from tokenferry_worker.health import probes
-supervising.AT_ONCE = 90.0
-supervising.AFTER_GRACE = 0.5
 supervisor = supervising.Supervisor(
     [],
     int(sys.argv[2]),
     grace=float(sys.argv[3]),
     patience=float(sys.argv[4]),
     command=[sys.executable, "-c", sys.argv[5]],
+    deadlines=supervising.Deadlines(at_once=90.0, after_grace=0.5),
 )
 with probes.on_socket(__import__("pathlib").Path(sys.argv[1]), supervisor.health):
     sys.exit(supervisor.run())
@@ -205,7 +203,7 @@ def test_a_process_that_says_nothing_any_more_is_killed_and_replaced(stage: Stag
     os.kill(frozen, signal.SIGSTOP)
     stage.until(lambda: len(stage.notes("begun")) == 2)
     assert not is_alive(frozen)
-    assert f"process 0 (pid {frozen}) has said nothing for 2 s: killed" in (stage.folder / "log").read_text()
+    assert f"process 0 (pid {frozen}) has not reported for 2 s: killed" in (stage.folder / "log").read_text()
     supervisor.terminate()
     assert supervisor.wait(60) == 0
 
@@ -271,9 +269,8 @@ def test_systemd_hears_that_it_is_ready_alive_and_stopping(stage: Stage) -> None
         assert sum("READY=1" in said for said in heard) == 1
 
 
-def test_it_stops_telling_systemd_that_it_lives_once_it_hangs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "TO_START", 0.1)
-    watched = Supervisor([], 1, patience=0.1)
+def test_it_stops_telling_systemd_that_it_lives_once_it_hangs_itself() -> None:
+    watched = Supervisor([], 1, patience=0.1, deadlines=Deadlines(to_start=0.1))
     assert watched.health().live
     time.sleep(0.2)
     assert not watched.health().live

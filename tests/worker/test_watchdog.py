@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenferry.configuration import InvalidConfiguration, load
-from tokenferry_worker.engine.pool import AsyncioPool
 from tokenferry_worker.health.watchdog import EXIT_CODE, LOOKS, Signs, Watchdog, deaf, verdict
 from tokenferry_worker.wiring import check
 
-from .test_pool import App, Bench, Hub
+from .test_pool import Bench, Hub, Opening, started
 
 WELL = Signs()
 HUNG_CONSUMER = Signs(consumer=False)
@@ -147,9 +147,23 @@ class Crowd:
 
 
 def dog(
-    pool: Pool, witness: Crowd, *, seconds: float = 6.0, end: Callable[[int], None] = lambda code: None
+    pool: Pool,
+    witness: Crowd,
+    *,
+    seconds: float = 6.0,
+    end: Callable[[int], None] = lambda code: None,
+    log_seconds: float = 2.0,
 ) -> Watchdog:
-    return Watchdog(pool, witness, seconds=seconds, concurrency=10, reading=lambda: True, report=lambda: None, end=end)
+    return Watchdog(
+        pool,
+        witness,
+        seconds=seconds,
+        concurrency=10,
+        reading=lambda: True,
+        report=lambda: None,
+        end=end,
+        log_seconds=log_seconds,
+    )
 
 
 def test_a_look_asks_for_what_the_next_one_wants_to_see() -> None:
@@ -225,19 +239,37 @@ def test_it_says_why_and_ends_the_process_with_its_own_code(caplog: pytest.LogCa
     assert "watchdog: the thread that carries deliveries hangs" in caplog.text
 
 
-def test_a_log_that_nobody_takes_does_not_keep_it_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
-    over, never = threading.Event(), threading.Event()
-    monkeypatch.setattr("tokenferry_worker.health.watchdog.LAST_WORDS", 0.05)
-    monkeypatch.setattr("tokenferry_worker.health.watchdog.log.critical", lambda *_: never.wait(60))
+class FullPipe(logging.Handler):
+    """Takes nothing until it is told to, and holds its lock meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emptied = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.emptied.wait(60)
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[FullPipe]:
+    handler, log = FullPipe(), logging.getLogger("tokenferry.worker")
+    log.addHandler(handler)
+    yield handler
+    handler.emptied.set()
+    log.removeHandler(handler)
+
+
+@pytest.mark.usefixtures("full_pipe")
+def test_a_log_that_nobody_takes_does_not_keep_it_from_ending() -> None:
+    over = threading.Event()
 
     def end(code: int) -> None:
         watchdog.stop()
         over.set()
 
-    watchdog = dog(Pool(consumer_turns=False), Crowd(), seconds=0.3, end=end)
+    watchdog = dog(Pool(consumer_turns=False), Crowd(), seconds=0.3, end=end, log_seconds=0.05)
     watchdog.start()
-    assert over.wait(60)
-    never.set()
+    assert over.wait(30)
 
 
 def test_whatever_goes_wrong_in_a_look_or_a_report_it_looks_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -321,11 +353,11 @@ def test_a_loop_that_one_delivery_blocks_stops_answering_and_a_busy_one_does_not
         else:
             await asyncio.sleep(0.01)
 
-    pool = AsyncioPool(600, app=App({"task": handle}))
-    pool.on_start()
+    opening = Opening({"task": handle})
+    pool = started(opening.open)
     hub = Hub()
     pool.register_with_event_loop(hub)
-    bench = Bench(pool, hub, pool.app)
+    bench = Bench(pool, hub, opening)
     try:
         busy = [bench.deliver("busy") for _ in range(50)]
         seen = pool.turns, pool.loop_turns

@@ -145,7 +145,7 @@ def test_a_key_from_a_file_must_be_closed_to_others(configure: Configure, tmp_pa
     [
         (None, r"\[platforms.main\] secret_key is missing"),
         ('{ env = "NOT_SET" }', "the environment variable NOT_SET is not set"),
-        ('{ file = "absent" }', r"absent: the secret_key cannot be read .*write the endpoint's key into it"),
+        ('{ file = "absent" }', r"absent: the secret_key cannot be read .*write Stripe's key into it"),
         ('{ env = "MAIN_PUBLISHABLE_KEY" }', "looks like a publishable key"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The one way in which a task that runs beside other work is ended."""
+"""The one way to end a background task."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancel *task* and return when it has ended.
 
-    Raises what the task raised, unless that is its cancellation. Where the caller itself is cancelled meanwhile, that
-    cancellation is raised: `suppress(CancelledError)` around `await task` would swallow it, because it cannot tell the
+    Raises the error of the task, unless that is its cancellation. Where the caller itself is cancelled meanwhile, that
+    cancellation is raised. `suppress(CancelledError)` around `await task` would swallow it, because it cannot tell the
     two apart.
     """
     task.cancel()

@@ -1,4 +1,4 @@
-"""Time and randomness, passed in so that tests need neither."""
+"""Time and randomness as constructor arguments, so that tests can set both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time and dice, so that tests need neither."""
+    """Tells the time, sleeps, and makes random numbers."""
 
     def now(self) -> float:
         """Unix seconds."""
@@ -23,7 +23,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock on the wall and fair dice."""
+    """The clock of this machine, and real random numbers."""
 
     def now(self) -> float:
         """Unix seconds."""
@@ -34,5 +34,5 @@ class SystemClock:
         return random.random()
 
     async def sleep(self, seconds: float) -> None:
-        """Let others run for *seconds*."""
+        """Sleep for *seconds*, and let other tasks run."""
         await asyncio.sleep(seconds)

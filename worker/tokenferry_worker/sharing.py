@@ -1,11 +1,11 @@
-"""The fleet's budgets for an application of your own that calls the same account and should keep to the same rate.
+"""The budgets of the fleet, for another application that calls Stripe with the same account.
 
 >>> budgets = SharedBudgets(load(), "main")                                             # doctest: +SKIP
 >>> budgets.reserve("customers", timeout=5)                                             # doctest: +SKIP
 >>> answer = stripe_client.v1.customers.create(...)                                     # doctest: +SKIP
 >>> if answer is a 429: budgets.report("customers", headers["Stripe-Rate-Limited-Reason"])  # doctest: +SKIP
 
-For asyncio, wrap the calls in `asyncio.to_thread`: each is one short round trip, and `reserve` sleeps.
+With asyncio, wrap the calls in `asyncio.to_thread`: each is one short round trip, and `reserve` sleeps.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tokenferry.broker import connecting, sentinel
 from tokenferry.configuration import Configuration
 from tokenferry.contract.names import Lane
 from tokenferry_worker.limits.budgets import Budgets
-from tokenferry_worker.limits.pacing import Budget
-from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, line_of, numbers
+from tokenferry_worker.on_redis.keys import StoreKeys
+from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, numbers
 from tokenferry_worker.on_redis.store import Script
 from tokenferry_worker.provider.attempts import LEAST_BACK_OFF
 
 
 class SharedBudgets:
-    """Draws from the budgets of one platform. Safe to share between threads."""
+    """Takes calls from the budgets of one platform. Safe to share between threads."""
 
     def __init__(self, configuration: Configuration, platform: str) -> None:
         """Raises `InvalidConfiguration` for a platform that is not configured."""
         self._budgets = Budgets(platform, configuration.platform(platform))
-        self._prefix = configuration.store.prefix
+        self._keys = StoreKeys(configuration.store.prefix)
         self._client: Any = sentinel.client(
             connecting.store_url(configuration), decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
         )
@@ -45,7 +45,7 @@ class SharedBudgets:
         )
 
     def available(self, endpoint: str, *, connected_account: str | None = None, creates_account: bool = False) -> float:
-        """Calls per second that *endpoint* may make now, by the tightest of its budgets; 0.0 while one is paused.
+        """Return the calls per second that *endpoint* allows now, by its tightest budget; 0.0 while one is paused.
 
         Name the same budgets as for `reserve`.
 
@@ -53,7 +53,9 @@ class SharedBudgets:
         """
         rates = []
         for budget in self._budgets.of(endpoint, connected_account, creates_account=creates_account):
-            per_second, _, _, paused = self._ask(self._look, [self._key(budget)], numbers(budget, "realtime")[:2])
+            per_second, _, _, paused = self._ask(
+                self._look, [self._keys.budget(budget.name)], numbers(budget, "realtime")[:2]
+            )
             rates.append(0.0 if paused else float(per_second))
         return min(rates)
 
@@ -66,14 +68,14 @@ class SharedBudgets:
         connected_account: str | None = None,
         creates_account: bool = False,
     ) -> None:
-        """Return when one call to *endpoint* may be made, and count it.
+        """Wait until one call to *endpoint* may be made, and count it.
 
         Raises `TimeoutError` when that is not within *timeout* seconds; nothing is counted then.
         """
         deadline = time.monotonic() + timeout
         budgets = self._budgets.of(endpoint, connected_account, creates_account=creates_account)
-        keys = [f"{self._prefix}:line:{line_of(budgets)}", *(self._key(budget) for budget in budgets)]
-        # Rates only: what this application has under way at the same time is not counted.
+        keys = [self._keys.line(budgets), *(self._keys.budget(budget.name) for budget in budgets)]
+        # Rates only: the limit on calls in flight does not apply to this application.
         rates = [number for budget in budgets for number in (*numbers(budget, lane)[:2], 0)]
         arguments = [0, lane, "", 0, *rates]
         while True:
@@ -93,15 +95,15 @@ class SharedBudgets:
         connected_account: str | None = None,
         creates_account: bool = False,
     ) -> None:
-        """Say that the endpoint answered 429 with this `Stripe-Rate-Limited-Reason`: the whole fleet slows down.
+        """Report that Stripe answered 429 with this `Stripe-Rate-Limited-Reason`. The whole fleet slows down.
 
-        Name the same budgets as for `reserve`. Which of them is slowed down: docs/retries.md.
+        Name the same budgets as for `reserve`. docs/retries.md says which of them is slowed down.
         """
         used = self._budgets.of(endpoint, connected_account, creates_account=creates_account)
         budget = self._budgets.refused(reason, used)
-        pushed = [math.ceil(LEAST_BACK_OFF * MICROSECONDS), *numbers(budget, "realtime")[:2]]
+        back_off = [math.ceil(LEAST_BACK_OFF * MICROSECONDS), *numbers(budget, "realtime")[:2]]
         who = f"application {socket.gethostname()}:{os.getpid()}"
-        self._ask(self._push_back, [self._key(budget), f"{self._prefix}:changes"], [*pushed, budget.name, who])
+        self._ask(self._push_back, [self._keys.budget(budget.name), self._keys.changes], [*back_off, budget.name, who])
 
     def close(self) -> None:
         """Close the connections."""
@@ -110,9 +112,6 @@ class SharedBudgets:
     def _ask(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
             return script(keys=keys, args=args)
-        except ReadOnlyError:  # demoted: a new connection may reach the new primary
+        except ReadOnlyError:  # now a replica; a new connection may reach the primary
             self._client.connection_pool.disconnect()
             raise redis.ConnectionError("the store has become a replica") from None
-
-    def _key(self, budget: Budget) -> str:
-        return f"{self._prefix}:budget:{budget.name}"

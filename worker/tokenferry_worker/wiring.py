@@ -1,4 +1,4 @@
-"""Builds everything from the configuration, once, when a worker process starts. The only `new` in the house."""
+"""Builds everything from the configuration, once, when a worker process starts. Nothing else builds these parts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from tokenferry.broker import connecting
 from tokenferry.broker.publishing import CanPublish, Outgoing
@@ -75,9 +76,9 @@ def queues_of(configuration: Configuration, role: Role) -> list[str]:
 
 
 def api_keys(configuration: Configuration, name: str, platform: Platform) -> ApiKeys:
-    """Follow the references to the keys of one platform, and check what is found.
+    """Read the API keys of one platform from where the configuration says, and check them.
 
-    Raises `InvalidConfiguration`, naming the reference and never the value.
+    Raises `InvalidConfiguration`, which names the reference and never the value.
     """
     secret = _secret(configuration, name, "secret_key", platform.secret_key)
     if secret is None:
@@ -99,7 +100,7 @@ def _secret(configuration: Configuration, name: str, use: str, reference: Secret
     assert reference.file is not None
     try:
         content = read_private_key_file(
-            configuration.path(reference.file), use, "write the endpoint's key into it, for this user alone to read"
+            configuration.path(reference.file), use, "write Stripe's key into it, readable by this user alone"
         )
     except UnusableKey as error:
         raise InvalidConfiguration(f"{where}: {error}") from None
@@ -107,7 +108,7 @@ def _secret(configuration: Configuration, name: str, use: str, reference: Secret
 
 
 def check(configuration: Configuration, role: Role) -> None:
-    """Load every key a worker of *role* needs, and forget it again.
+    """Load every key that a worker of *role* needs, and keep none.
 
     Raises `InvalidConfiguration` or `UnusableKey` where the worker could not start.
     """
@@ -126,101 +127,158 @@ def check(configuration: Configuration, role: Role) -> None:
         Signer.load(configuration.path(configuration.keys.worker_signing_key))
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What the handlers of every role are made of. Cheap, and with one connection to the store for all of them."""
+
+    configuration: Configuration
+    store: Store
+    circuit_store: RedisCircuits
+    circuits: CircuitBreaker
+    signers: Signers
+    platforms: Mapping[str, PlatformContext]
+    journal: RedisJournal
+    ledgers: Mapping[str, RedisLedger]
+    clock: SystemClock
+    caller: Caller
+    creator: TokenCreator
+    spender: Spender
+
+
 @asynccontextmanager
 async def handlers(
     configuration: Configuration, role: Role, publisher: CanPublish, vitals: Vitals | None = None
 ) -> AsyncIterator[Mapping[str, Handler]]:
-    """The handlers of *role* by task name, with everything behind them open. *vitals* is shown where to look."""
+    """Open everything that the handlers of *role* need, and yield the handlers by task name.
+
+    *vitals* learns how to read the state of the store and of the circuits.
+    """
     async with AsyncExitStack() as stack:
-        store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
-        stack.push_async_callback(store.aclose)
-        clock = SystemClock()
-        book = RedisCircuits(store)
-        circuits = CircuitBreaker(book)
+        parts = _open_parts(stack, configuration)
         if vitals is not None:
-            vitals.store_away = lambda: store.away
-            vitals.open_circuits = lambda: list(circuits.snapshot.open)
-        settler = Settler(publisher, book, store.now, vitals.set_aside if vitals is not None else Counter())
-        settings, days = configuration.worker, configuration.store.journal_days
-        limiter = RedisLimiter(store, alone=settings.alone_share)
-        stack.push_async_callback(limiter.aclose)
-        signers = Signers.load(configuration.path(configuration.keys.signers))
-        contexts = {}
-        for name, platform in configuration.platforms.items():
-            client = StripeClient(
-                platform,
-                api_keys(configuration, name, platform),
-                connections=2 * settings.concurrency,
-                read_timeout=settings.read_timeout,
-                connect_timeout=settings.connect_timeout,
-            )
-            stack.push_async_callback(client.aclose)
-            contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)
-        # Cheap, and without a connection of their own: a role that needs less takes less.
-        journal = RedisJournal(store, "request", days=days)
-        ledgers = {name: RedisLedger(store, name, days=days) for name in contexts}
-        caller = Caller(limiter, circuits, clock, settings.attempts)
-        creator = TokenCreator(journal, caller, clock)
-        spender = Spender(ledgers, caller, clock)
+            vitals.store_away = lambda: parts.store.away
+            vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
+        set_aside = vitals.set_aside if vitals is not None else Counter[str]()
+        settler = Settler(publisher, parts.circuit_store, parts.store.now, set_aside)
         by_task: dict[str, Handler] = {}
         if role != "attach":
-            opener = Opener(load_identities(configuration.path(configuration.keys.identities)), signers)
+            opener = Opener(load_identities(configuration.path(configuration.keys.identities)), parts.signers)
         if role in ("tokenize", "all"):
-            signer = Signer.load(configuration.path(configuration.keys.worker_signing_key))
-            tokenizer = Tokenizer(
-                opener=opener,
-                creator=creator,
-                platforms=contexts,
-                journal=journal,
-                backpressure=RedisBackpressure(store),
-                clock=clock,
-                sign=partial(sign_attach, signer=signer),
-                signer_id=signer.signer_id,
-                deliveries=settings.deliveries,
-                token_lifetime=settings.token_lifetime,
-            )
-            by_task[TOKENIZE_TASK] = _delivery(tokenizer.handle, settler, realtime=True)
+            by_task[TOKENIZE_TASK] = _delivery(_tokenizer(parts, opener).handle, settler, realtime=True)
         if role in ("attach", "all"):
-            attacher = Attacher(
-                signers=signers,
-                spender=spender,
-                platforms=contexts,
-                journal=RedisJournal(store, "attach", days=days),
-                clock=clock,
-                deliveries=settings.deliveries,
-            )
-            by_task[ATTACH_TASK] = _delivery(attacher.handle, settler, realtime=False)
+            by_task[ATTACH_TASK] = _delivery(_attacher(parts).handle, settler, realtime=False)
         if role in ("onboard", "all"):
-            records = StepRecords(RedisOnboardings(store, days=configuration.store.onboarding_days))
-            calls = AccountCalls(records, caller, clock)
-            onboarder = Onboarder(
-                opener=opener,
-                steps=StepRunner(creator, spender, calls, journal, records, settings.token_lifetime),
-                calls=calls,
-                records=records,
-                ledgers=ledgers,
-                platforms=contexts,
-                journal=journal,
-                clock=clock,
-                deliveries=settings.deliveries,
-                publish_progress=partial(_publish_progress, publisher),
-            )
-            by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, realtime=False)
-        requeuer = ParkedRequeuer(configuration, publisher, book, circuits)
-        sweeper = ExpirySweeper(configuration, publisher, book, store.now)
-        reminder = Reminder(configuration, book, circuits)
-        for name, beside in {
-            "circuits": circuits.watch(),
-            "parked": requeuer.run(),
-            "open": reminder.run(),
-            "aside": sweeper.run(),
-        }.items():
-            stack.push_async_callback(cancel_and_wait, asyncio.create_task(beside, name=f"tokenferry-{name}"))
+            by_task[ONBOARD_TASK] = _delivery(_onboarder(parts, opener, publisher).handle, settler, realtime=False)
+        for name, job in _background(parts, publisher).items():
+            stack.push_async_callback(cancel_and_wait, asyncio.create_task(job, name=f"tokenferry-{name}"))
         yield by_task
 
 
+def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
+    """Make the parts. *stack* closes them."""
+    settings, days = configuration.worker, configuration.store.journal_days
+    store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
+    stack.push_async_callback(store.aclose)
+    clock = SystemClock()
+    circuit_store = RedisCircuits(store)
+    circuits = CircuitBreaker(circuit_store)
+    limiter = RedisLimiter(store, alone=settings.alone_share)
+    stack.push_async_callback(limiter.aclose)
+    signers = Signers.load(configuration.path(configuration.keys.signers))
+    platforms = _open_platforms(stack, configuration)
+    journal = RedisJournal(store, "request", days=days)
+    ledgers = {name: RedisLedger(store, name, days=days) for name in platforms}
+    caller = Caller(limiter, circuits, clock, settings.attempts)
+    return _Parts(
+        configuration=configuration,
+        store=store,
+        circuit_store=circuit_store,
+        circuits=circuits,
+        signers=signers,
+        platforms=platforms,
+        journal=journal,
+        ledgers=ledgers,
+        clock=clock,
+        caller=caller,
+        creator=TokenCreator(journal, caller, clock),
+        spender=Spender(ledgers, caller, clock),
+    )
+
+
+def _open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+    settings, contexts = configuration.worker, {}
+    for name, platform in configuration.platforms.items():
+        client = StripeClient(
+            platform,
+            api_keys(configuration, name, platform),
+            connections=2 * settings.concurrency,
+            read_timeout=settings.read_timeout,
+            connect_timeout=settings.connect_timeout,
+        )
+        stack.push_async_callback(client.aclose)
+        contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)
+    return contexts
+
+
+def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
+    configuration = parts.configuration
+    signer = Signer.load(configuration.path(configuration.keys.worker_signing_key))
+    return Tokenizer(
+        opener=opener,
+        creator=parts.creator,
+        platforms=parts.platforms,
+        journal=parts.journal,
+        backpressure=RedisBackpressure(parts.store),
+        clock=parts.clock,
+        sign=partial(sign_attach, signer=signer),
+        signer_id=signer.signer_id,
+        deliveries=configuration.worker.deliveries,
+        token_lifetime=configuration.worker.token_lifetime,
+    )
+
+
+def _attacher(parts: _Parts) -> Attacher:
+    return Attacher(
+        signers=parts.signers,
+        spender=parts.spender,
+        platforms=parts.platforms,
+        journal=RedisJournal(parts.store, "attach", days=parts.configuration.store.journal_days),
+        clock=parts.clock,
+        deliveries=parts.configuration.worker.deliveries,
+    )
+
+
+def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarder:
+    settings, days = parts.configuration.worker, parts.configuration.store.onboarding_days
+    records = StepRecords(RedisOnboardings(parts.store, days=days))
+    calls = AccountCalls(records, parts.caller, parts.clock)
+    return Onboarder(
+        opener=opener,
+        steps=StepRunner(parts.creator, parts.spender, calls, parts.journal, records, settings.token_lifetime),
+        calls=calls,
+        records=records,
+        ledgers=parts.ledgers,
+        platforms=parts.platforms,
+        journal=parts.journal,
+        clock=parts.clock,
+        deliveries=settings.deliveries,
+        publish_progress=partial(_publish_progress, publisher),
+    )
+
+
+def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[Any, Any, None]]:
+    """Return the jobs that run beside the deliveries, by the names of their tasks."""
+    configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
+    return {
+        "circuits": circuits.watch(),
+        "parked": ParkedRequeuer(configuration, publisher, store, circuits).run(),
+        "open": Reminder(configuration, store, circuits).run(),
+        "aside": ExpirySweeper(configuration, publisher, store, parts.store.now).run(),
+    }
+
+
 def _publish_progress(publisher: CanPublish, route: str, progress: OnboardingProgress) -> None:
-    """Publish how far an account is, and do not wait for the broker's confirmation."""
+    """Hand a progress message to the publisher, and do not wait for the broker's confirmation."""
     publisher.submit(Outgoing(results_queue(route), progress.model_dump_json(exclude_none=True)))
 
 
@@ -230,7 +288,9 @@ def _delivery(handle: Callable[[str], Awaitable[Outcome]], settler: Settler, *, 
             try:
                 outcome = await handle(body)
             except Forgotten:
-                log.warning("the store has lost what it knew of a request in hand; it begins again, under the same key")
+                log.warning(
+                    "the store has lost the journal entry of a running request; it begins again, with the same key"
+                )
             else:
                 return await settler.settle(outcome, body, realtime=realtime)
 

@@ -28,7 +28,7 @@ from kombu.exceptions import ChannelError
 from redis.exceptions import ResponseError
 
 from tokenferry.broker import connecting
-from tokenferry.broker.patience import ask, is_missing, let_go, passes
+from tokenferry.broker.patience import PATIENCE, ask, is_missing, let_go, passes
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES
 
@@ -78,10 +78,18 @@ class QueueBrowser(Protocol):
 
 
 @contextmanager
-def open_browser(configuration: Configuration, queue: str, *, declare: bool = False) -> Iterator[QueueBrowser]:
+def open_browser(
+    configuration: Configuration,
+    queue: str,
+    *,
+    declare: bool = False,
+    held_for: float = HELD_FOR,
+    patience: float = PATIENCE,
+) -> Iterator[QueueBrowser]:
     """The shelf of *queue*. What is not removed within the block is there afterwards, however it ends.
 
-    *declare*: make the queue where it is not there yet. Raises the client library's error where the broker is away.
+    *declare*: make the queue where it is not there yet. *held_for* and *patience*: seconds, as the constants of these
+    names. Raises the client library's error where the broker is away.
     """
     amqp = connecting.is_amqp(connecting.broker_url(configuration))
     connection = connecting.connect(configuration)
@@ -94,7 +102,7 @@ def open_browser(configuration: Configuration, queue: str, *, declare: bool = Fa
             declared = connecting.queue(queue, amqp=True)
             ask(connection, lambda connection: declared.bind(connection.default_channel).declare(), queue=queue)
         if amqp:
-            held = _AmqpBrowser(connection, queue)
+            held = _AmqpBrowser(connection, queue, held_for=held_for, patience=patience)
             yield held
             held.give_back()
         else:
@@ -162,9 +170,11 @@ class _AmqpBrowser:
     was to be removed is removed then.
     """
 
-    def __init__(self, connection: Connection, queue: str) -> None:
+    def __init__(self, connection: Connection, queue: str, *, held_for: float, patience: float) -> None:
         self._connection = connection
         self._queue = queue
+        self._held_for = held_for
+        self._patience = patience
         self._channel: Any = None
         """The channel that the delivery tags below belong to."""
         self._held: dict[int, bytes] = {}
@@ -191,7 +201,7 @@ class _AmqpBrowser:
             return  # nothing was ever put there
         message = self._fetch()
         left = self._behind + 1
-        until = time.monotonic() + HELD_FOR
+        until = time.monotonic() + self._held_for
         while message is not None:
             body = _text(message.body)
             self._held[message.delivery_tag] = _hash(body)
@@ -201,7 +211,7 @@ class _AmqpBrowser:
                 return
             if time.monotonic() > until:
                 self.give_back()
-                until = time.monotonic() + HELD_FOR
+                until = time.monotonic() + self._held_for
             message = self._next.popleft() if self._next else self._fetch()
 
     def remove(self, item: QueuedMessage) -> bool:
@@ -265,7 +275,7 @@ class _AmqpBrowser:
         """Whether there is such a queue. Asked once: to ask for one that is not there closes the channel."""
         if self._readers is None:
             try:
-                self._readers = ask(self._connection, self._count_readers, queue=self._queue)
+                self._readers = ask(self._connection, self._count_readers, queue=self._queue, seconds=self._patience)
             except ChannelError as error:
                 if not is_missing(error):
                     raise
@@ -278,7 +288,7 @@ class _AmqpBrowser:
     def _fetch(self) -> Any:
         """The next message that was not shown yet, or None. It is held."""
         while True:
-            message = ask(self._connection, self._get, queue=self._queue)
+            message = ask(self._connection, self._get, queue=self._queue, seconds=self._patience)
             if message is None:
                 if time.monotonic() >= self._complete:
                     return None

@@ -1,1 +1,1 @@
-"""The commands the secret half brings to the `tokenferry` command line."""
+"""The commands that the worker package adds to the `tokenferry` command line."""

@@ -1,4 +1,4 @@
-"""One question to the store, as a command puts it: asked once, answered soon, or said in our words why not."""
+"""One question of a command to the store: asked once, with a short time limit and a plain error."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WITHIN: Final = 10.0
 """Seconds the store gets to answer."""
 
 
-def asked(configuration: Configuration, question: Callable[[Store], Awaitable[T]]) -> T:
-    """The answer to *question*.
+def ask_store(configuration: Configuration, question: Callable[[Store], Awaitable[T]]) -> T:
+    """Return the store's answer to *question*.
 
     Raises `click.ClickException` where the store does not answer within `WITHIN` seconds, or refuses.
     """
 
-    async def put() -> T:
+    async def ask() -> T:
         store = Store.at(connecting.store_url(configuration), configuration.store.prefix, patient=False)
         try:
             async with asyncio.timeout(WITHIN):
@@ -35,7 +35,7 @@ def asked(configuration: Configuration, question: Callable[[Store], Awaitable[T]
             await store.aclose()
 
     try:
-        return asyncio.run(put())
+        return asyncio.run(ask())
     except (RedisError, OSError) as error:
         reason = why(error)
     raise click.ClickException(f"the store {reason}; see [store] url")

@@ -1,4 +1,4 @@
-"""`tokenferry circuits`: what the endpoint refuses or does not answer, and what to do about it."""
+"""`tokenferry circuits`: what Stripe refuses or does not answer, and what to do about it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tokenferry.configuration import Configuration, InvalidConfiguration, load_t
 from tokenferry.contract.queues import parked_queue
 from tokenferry.options import config_option
 from tokenferry_worker.circuits.scopes import parks, plainly, remedy
-from tokenferry_worker.commands.asking import asked
-from tokenferry_worker.commands.choosing import broker_trouble
+from tokenferry_worker.commands.asking import ask_store
+from tokenferry_worker.commands.choosing import broker_errors
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 
 
@@ -26,17 +26,17 @@ from tokenferry_worker.on_redis.circuits import RedisCircuits
 @config_option
 @click.pass_context
 def circuits(context: click.Context, as_json: bool, config: Path | None) -> None:
-    """List open circuits: what the endpoint refuses or does not answer, since when, and the cure.
+    """List open circuits: what Stripe refuses or does not answer, since when, and the remedy.
 
-    While one is open no call is made that depends on it, and its requests are kept. It closes by itself as soon as
-    a probe, one call at a time every 5 to 60 seconds, is answered again. Status 0: there was no connection or no
+    While a circuit is open, no call is made that depends on it, and its requests are kept. One call at a time probes
+    it, every 5 to 60 seconds. The circuit closes as soon as a probe succeeds. Status 0 means no connection or no
     answer.
     """
     context.obj = config
     if context.invoked_subcommand is not None:
         return
     configuration = load_to_look(config, "broker", "store")
-    board = asked(configuration, lambda store: RedisCircuits(store).snapshot())
+    snapshot = ask_store(configuration, lambda store: RedisCircuits(store).snapshot())
     rows = [
         {
             "scope": circuit.scope,
@@ -45,11 +45,11 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
             "code": circuit.code,
             "endpoint_request_id": circuit.request_id or None,
             "probes": circuit.probes,
-            "parked": _resting(configuration, circuit.scope) if parks(circuit.scope) else 0,
+            "parked": _parked(configuration, circuit.scope) if parks(circuit.scope) else 0,
             "says": plainly(circuit.scope, circuit.status, circuit.code),
             "cure": remedy(circuit.scope, circuit.status, circuit.code),
         }
-        for circuit in sorted(board.open.values(), key=lambda circuit: circuit.opened_at)
+        for circuit in sorted(snapshot.open.values(), key=lambda circuit: circuit.opened_at)
     ]
     if as_json:
         click.echo(json.dumps(rows))
@@ -71,28 +71,28 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
 @config_option
 @click.pass_obj
 def close(before: Path | None, scope: str, config: Path | None) -> None:
-    """Probe SCOPE at once, once the cause is fixed; a probe that succeeds closes it.
+    """Let the next call probe SCOPE at once. Use it when the cause is fixed: a probe that succeeds closes the circuit.
 
-    For a scope that is not open: carry back what may still be parked for it.
+    Where SCOPE is not open, its parked messages go back to their work queues.
     """
     configuration = load_to_look(config or before, "broker", "store")
     if (platform := scope.partition("/")[0]) not in configuration.platforms:
         raise InvalidConfiguration(f"'{scope}' is no scope: platform '{platform}' is not configured")
-    was_open = asked(configuration, lambda store: RedisCircuits(store).force(scope))
+    was_open = ask_store(configuration, lambda store: RedisCircuits(store).force(scope))
     click.echo(f"{scope}: the next request probes it" if was_open else f"{scope} is not open")
 
 
-def _resting(configuration: Configuration, scope: str) -> int:
+def _parked(configuration: Configuration, scope: str) -> int:
     amqp = connecting.is_amqp(connecting.broker_url(configuration))
     queue = connecting.queue(parked_queue(scope), amqp=amqp)
 
     def count(connection: Connection) -> int:
         return int(queue.bind(connection.default_channel).queue_declare(passive=True).message_count)
 
-    with broker_trouble(), connecting.connect(configuration) as connection:
+    with broker_errors(), connecting.connect(configuration) as connection:
         try:
             return ask(connection, count, queue=queue.name)
         except ChannelError as error:
             if is_missing(error):
-                return 0  # nothing was ever parked there
+                return 0  # no message was ever parked there
             raise

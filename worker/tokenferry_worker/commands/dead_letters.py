@@ -1,10 +1,11 @@
-"""`tokenferry dead-letters`: what was given up on, and what to do with it."""
+"""`tokenferry dead-letters`: list, show, redrive and purge the messages that failed for good."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,22 @@ from rich.console import Console
 from rich.table import Table
 
 from tokenferry.configuration import load_to_look
-from tokenferry_worker.commands.choosing import NAMES, counted, filters, fitting, guard, looking, missing, wanted, where
+from tokenferry_worker.commands.choosing import (
+    NAMES,
+    BrokerAccess,
+    filter_of,
+    filters,
+    matching,
+    missing_ids,
+    require_choice,
+    summary_of,
+    where,
+)
 from tokenferry_worker.commands.redriving import redrive
 from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
 
 WIDEST: Final = 1000
-"""Columns: more than a line of the list can have."""
+"""Columns, more than any line of the list has."""
 
 
 @click.group(name="dead-letters")
@@ -28,8 +39,8 @@ def dead_letters() -> None:
     """List requests that failed for good, or could not be read; retry or delete them.
 
     A request becomes a dead letter when every attempt failed, when workers died of it again and again, or when its
-    platform or key is not there. It rests sealed, as it came. What is not signed by a known producer, or is no request
-    at all, is in the quarantine (--quarantine). Both are kept for [worker] dead_letter_days, then dropped.
+    platform or key is missing. It stays sealed, as it came. The quarantine (--quarantine) holds messages that no known
+    producer has signed, or that are no requests. Both are kept for [worker] dead_letter_days, then dropped.
 
     \b
     Examples
@@ -44,7 +55,7 @@ def dead_letters() -> None:
 @filters
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def list_(queue: str, config: Path | None, limit: int | None, as_json: bool, **chosen: Any) -> None:
-    """List them, oldest first: what is known without opening anything.
+    """List them, oldest first. Nothing is opened for it.
 
     \b
     Examples
@@ -52,28 +63,28 @@ def list_(queue: str, config: Path | None, limit: int | None, as_json: bool, **c
       tokenferry dead-letters list --json | jq -r .code | sort | uniq -c
     """
     now = time.time()
-    letters = []
-    with looking(load_to_look(config, "broker"), queue) as shelf:
-        for _, letter in fitting(shelf, wanted(chosen)):
+    found = []
+    with BrokerAccess.current().browse(load_to_look(config, "broker"), queue) as browser:
+        for _, dead_letter in islice(matching(browser, filter_of(chosen)), limit):
             if as_json:
-                click.echo(json.dumps(_line(letter, now)))
+                click.echo(json.dumps(_line(dead_letter, now)))
             else:
-                letters.append(letter)
-            limit = None if limit is None else limit - 1
-            if limit == 0:
-                break
-    if as_json:
-        return
+                found.append(dead_letter)
+    if not as_json:
+        _print_table(found, now)
+        click.echo(summary_of(queue, Counter(dead_letter.reason for dead_letter in found)))
+
+
+def _print_table(dead_letters: Sequence[DeadLetter], now: float) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("id", "kind", "platform", "lane", "code", "since", "attempts", "age"):
         table.add_column(column, justify="right" if column in ("attempts", "age") else "left", no_wrap=True)
-    for letter in letters:
-        words = (letter.id, letter.kind, letter.platform, letter.lane, letter.reason, _iso(letter.at))
-        table.add_row(*(word or "-" for word in words), str(letter.attempts), _age(letter, now))
-    if letters:
-        # As wide as it is, whatever the window: an id that is cut short can be given to no other command.
+    for each in dead_letters:
+        cells = (each.id, each.kind, each.platform, each.lane, each.reason, _iso(each.at))
+        table.add_row(*(cell or "-" for cell in cells), str(each.attempts), _age(each, now))
+    if dead_letters:
+        # Wider than the window, if need be: no other command can use an id that was cut.
         Console(width=WIDEST, highlight=False).print(table)
-    click.echo(counted(queue, Counter(letter.reason for letter in letters)))
 
 
 @dead_letters.command()
@@ -88,19 +99,19 @@ def show(id_: str, queue: str, config: Path | None, as_json: bool) -> None:
       tokenferry dead-letters show req-0123abcd
     """
     now = time.time()
-    with looking(load_to_look(config, "broker"), queue) as shelf:
-        found = [letter for _, letter in fitting(shelf, DeadLetterFilter(ids=[id_]))]
-    for letter in found:
+    with BrokerAccess.current().browse(load_to_look(config, "broker"), queue) as browser:
+        found = [dead_letter for _, dead_letter in matching(browser, DeadLetterFilter(ids=[id_]))]
+    for dead_letter in found:
         if as_json:
-            header = letter.header.model_dump() if letter.header else None
-            history = [attempt.model_dump() for attempt in letter.history]
-            # An order is signed and not sealed: what it says of its target stays here.
-            sealed = letter.message if letter.sealed else None
-            click.echo(json.dumps({**_line(letter, now), "history": history, "header": header, "sealed": sealed}))
+            header = dead_letter.header.model_dump() if dead_letter.header else None
+            history = [attempt.model_dump() for attempt in dead_letter.history]
+            # An attach order is signed and not sealed: the parameters of its target are not printed.
+            sealed = dead_letter.message if dead_letter.sealed else None
+            click.echo(json.dumps({**_line(dead_letter, now), "history": history, "header": header, "sealed": sealed}))
             continue
-        for name, value in _line(letter, now).items():
+        for name, value in _line(dead_letter, now).items():
             click.echo(f"{name + ':':20} {'-' if value is None else value}")
-        for attempt in letter.history:
+        for attempt in dead_letter.history:
             click.echo(f"  {_iso(attempt.at)}  {attempt.status or '-'}  {attempt.code}")
     if not found:
         raise click.ClickException(f"none of the {NAMES[queue]} has this id (`tokenferry dead-letters list`)")
@@ -129,60 +140,60 @@ def purge(
       tokenferry dead-letters purge --code unopenable --dry-run
       tokenferry dead-letters purge --quarantine --older-than 7d --yes
     """
-    meant = wanted(chosen)
-    guard(meant, everything)
+    broker = BrokerAccess.current()
+    filter_ = filter_of(chosen)
+    require_choice(filter_, everything)
     configuration = load_to_look(config, "broker")
-    with looking(configuration, queue) as shelf:
-        found = [(item.body, letter) for item, letter in islice(fitting(shelf, meant), limit)]
-    codes = Counter(letter.reason for _, letter in found)
-    if limit is None and (lacking := missing(queue, meant.ids, [letter.id for _, letter in found])):
-        raise click.ClickException(f"{lacking}; nothing was purged")
+    with broker.browse(configuration, queue) as browser:
+        found = [(message.body, dead_letter) for message, dead_letter in islice(matching(browser, filter_), limit)]
+    codes = Counter(dead_letter.reason for _, dead_letter in found)
+    if limit is None and (missing := missing_ids(queue, filter_.ids, [dead_letter.id for _, dead_letter in found])):
+        raise click.ClickException(f"{missing}; nothing was purged")
     if dry_run:
-        _say_purged(queue, codes, as_json, dry_run=True)
+        _print_purged(queue, codes, as_json, dry_run=True)
         return
     if found and not yes:
-        click.confirm(f"Drop {counted(queue, codes)} for good?", abort=True, err=True)
-    # Another look: nothing is held while somebody thinks, and what has come meanwhile is not meant.
-    asked = Counter(body for body, _ in found)
+        click.confirm(f"Drop {summary_of(queue, codes)} for good?", abort=True, err=True)
+    # Browse again: no message is held during the question, and those that came meanwhile are not purged.
+    confirmed = Counter(body for body, _ in found)
     codes.clear()
     try:
-        with looking(configuration, queue) as shelf:
-            for item, letter in fitting(shelf, meant):
-                if asked[item.body] and shelf.remove(item):
-                    asked[item.body] -= 1
-                    codes[letter.reason] += 1
+        with broker.browse(configuration, queue) as browser:
+            for message, dead_letter in matching(browser, filter_):
+                if confirmed[message.body] and browser.remove(message):
+                    confirmed[message.body] -= 1
+                    codes[dead_letter.reason] += 1
     finally:
-        _say_purged(queue, codes, as_json)
+        _print_purged(queue, codes, as_json)
 
 
-def _say_purged(queue: str, codes: Counter[str], as_json: bool, *, dry_run: bool = False) -> None:
+def _print_purged(queue: str, codes: Counter[str], as_json: bool, *, dry_run: bool = False) -> None:
     if as_json:
         click.echo(json.dumps({"queue": queue, "dry_run": dry_run, "purged": codes.total(), "by_code": codes}))
     else:
-        click.echo(f"{'would purge' if dry_run else 'purged'} {counted(queue, codes)}")
+        click.echo(f"{'would purge' if dry_run else 'purged'} {summary_of(queue, codes)}")
 
 
 dead_letters.add_command(redrive)
 
 
-def _line(letter: DeadLetter, now: float) -> dict[str, object]:
-    header = letter.order.request if letter.order else letter.header
+def _line(each: DeadLetter, now: float) -> dict[str, object]:
+    header = each.order.request if each.order else each.header
+    is_its_own = each.id is not None and (each.outcome_id or "").startswith(f"{each.id}:")
     return {
-        "id": letter.id,
-        "kind": letter.kind,
-        "platform": letter.platform,
-        "lane": letter.lane,
-        "code": letter.reason,
-        "since": _iso(letter.at),
-        "age_seconds": None if letter.at is None else max(0, int(now - letter.at / 1000)),
-        "attempts": letter.attempts,
-        "key_id": letter.header.key_id if letter.header else None,
+        "id": each.id,
+        "kind": each.kind,
+        "platform": each.platform,
+        "lane": each.lane,
+        "code": each.reason,
+        "since": _iso(each.at),
+        "age_seconds": None if each.at is None else max(0, int(now - each.at / 1000)),
+        "attempts": each.attempts,
+        "key_id": each.header.key_id if each.header else None,
         "connected_account": header.connected_account if header else None,
         "reply_to": header.reply_to if header else None,
-        "ends": _iso(letter.ends),
-        "outcome_id": letter.outcome_id
-        if letter.id and (letter.outcome_id or "").startswith(f"{letter.id}:")
-        else None,
+        "ends": _iso(each.ends),
+        "outcome_id": each.outcome_id if is_its_own else None,
     }
 
 
@@ -190,10 +201,10 @@ def _iso(at: int | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="seconds")
 
 
-def _age(letter: DeadLetter, now: float) -> str:
-    if letter.at is None:
+def _age(dead_letter: DeadLetter, now: float) -> str:
+    if dead_letter.at is None:
         return "-"
-    seconds = max(0.0, now - letter.at / 1000)
+    seconds = max(0.0, now - dead_letter.at / 1000)
     for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit}"

@@ -1,4 +1,4 @@
-"""`tokenferry doctor`: preflight. Everything a worker needs, looked at before the first request depends on it."""
+"""`tokenferry doctor`: check everything that a worker needs before the first request depends on it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EPILOG = """
 \b
 Each check says what was found, where, and what to do:
   ✓  as it should be
-  !  works, but somebody should know; or could not be found out
+  !  works, but you should know about it; or could not be checked
   ✗  would stop a worker, or lose or refuse requests
 
 \b
-No token is made and nothing is changed: each kind of token is asked for with a request that cannot succeed, at most
-eight calls per platform, outside the fleet's budget. An embedded server is started where one is configured.
+No token is created and nothing is changed. Each kind of token is tried with a request that cannot succeed: at most
+eight calls per platform, outside the budgets of the fleet. An embedded server is started where one is configured.
 
 \b
 Exit codes
@@ -51,10 +51,9 @@ Examples
 @click.option("--platform", metavar="NAME", help="Look at this platform only.")
 @click.option("--json", "as_json", is_flag=True, help="Print checks and settings as JSON.")
 def doctor(config: Path | None, role: Role, platform: str | None, as_json: bool) -> None:
-    """Check broker, store, keys, endpoint, permissions, clocks and limits before the first request.
+    """Check broker, store, keys, Stripe, permissions, clocks and limits before the first request.
 
-    Prints the settings that are in force, without secrets. Every check runs, whatever the others find, and is given up
-    on after ten seconds.
+    Prints the settings in force, without secrets. Every check runs, whatever the others find, for ten seconds at most.
     """
     configuration = load(config)
     if platform is not None:

@@ -1,4 +1,4 @@
-"""`tokenferry health`: ask the workers on this machine how they are."""
+"""`tokenferry health`: ask the workers on this machine whether they work."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tokenferry_worker.health.judging import Health, ProcessHealth
 
 EPILOG = """
 \b
-A worker works when every process of it reads its queues and reaches broker and store. Where one does not, its line
-says why. With --live only what a restart would cure counts: use that where a failure means a restart.
+A worker works if each of its processes reads its queues and reaches broker and store. If one does not, its line says
+why. With --live, the command fails only where a restart would help: use that where a failure leads to a restart.
 
 \b
 Exit codes
   0  every worker of this data folder works
-  1  one does not, or none runs here
+  1  a worker does not work, or none runs here
   2  wrong usage or unreadable configuration
 
 \b
@@ -35,41 +35,41 @@ Examples
 @click.command(epilog=EPILOG)
 @config_option
 @click.option("--live", is_flag=True, help="Fail only where a restart helps: not while a broker is away.")
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing; use the exit code.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def health(config: Path | None, live: bool, quiet: bool, as_json: bool) -> None:
     """Ask the workers on this machine whether they are alive and at work.
 
-    Finds those with the same data folder: run it as the same user, with the same configuration. No broker, store or
-    endpoint is asked.
+    It finds workers with the same data folder: run it as the same user, with the same configuration. It does not ask
+    the broker, the store or Stripe.
     """
     configuration = load_to_look(config, "broker")
     data = configuration.path(configuration.data)
     workers = probes.ask(data)
-    well = bool(workers) and all(worker.live if live else worker.ready for worker in workers)
+    healthy = bool(workers) and all(worker.live if live else worker.ready for worker in workers)
     if as_json:
-        click.echo(json.dumps({"healthy": well, "workers": [worker.model_dump() for worker in workers]}))
+        click.echo(json.dumps({"healthy": healthy, "workers": [worker.model_dump() for worker in workers]}))
     elif not quiet:
         for worker in workers:
             show(worker)
         if not workers:
             click.echo(f"no worker answers: none runs with the data folder {data}, or not as this user")
-    click.get_current_context().exit(0 if well else 1)
+    click.get_current_context().exit(0 if healthy else 1)
 
 
 def show(worker: Health) -> None:
-    """One line for the worker, one for each of its processes."""
+    """Print one line for the worker, and one for each of its processes."""
     state = "works" if worker.ready else f"{'not ready' if worker.live else 'broken'}: {'; '.join(worker.why)}"
     click.echo(f"worker (pid {worker.pid}) {state}")
     for process in worker.processes:
-        click.echo(f"  process {process.number} {_told(process)}")
+        click.echo(f"  process {process.number} {_state_of(process)}")
 
 
-def _told(process: ProcessHealth) -> str:
+def _state_of(process: ProcessHealth) -> str:
     report = process.report
     if process.pid is None or report is None:
         return f"(pid {process.pid or 'none'}) {process.trouble}"
-    words = [
+    parts = [
         f"(pid {process.pid}, {report.role}, for {_span(time.time() - report.since)}) {report.phase}",
         f"{report.in_hand} running, {report.taken} taken since its start",
         f"last one {_ago(report.last_taken, process.silent)}",
@@ -78,12 +78,12 @@ def _told(process: ProcessHealth) -> str:
         f"store {'reachable' if report.store else 'away'}",
     ]
     if report.set_aside:
-        words.append(f"{report.set_aside} set aside in quarantine since its start")
+        parts.append(f"{report.set_aside} set aside in quarantine since its start")
     if report.circuits:
-        words.append(f"open circuits: {', '.join(report.circuits)}")
+        parts.append(f"open circuits: {', '.join(report.circuits)}")
     if process.silent > 5:
-        words.append(f"silent for {_span(process.silent)}")
-    return ", ".join(words)
+        parts.append(f"silent for {_span(process.silent)}")
+    return ", ".join(parts)
 
 
 def _ago(seconds: float | None, silent: float) -> str:
@@ -91,7 +91,7 @@ def _ago(seconds: float | None, silent: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    """Seconds in words as short as they can be.
+    """Return *seconds* as a short text.
 
     >>> _span(7.9), _span(200), _span(9000), _span(300_000)
     ('7 s', '3 min', '2 h', '3 d')

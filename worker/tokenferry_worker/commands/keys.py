@@ -1,4 +1,4 @@
-"""`tokenferry keys`: make the keys of the envelope."""
+"""`tokenferry keys`: generate the keys that seal, open and sign requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Private = x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey | ed25519.Ed25519Pr
 
 @click.group()
 def keys() -> None:
-    """Make the keys of the envelope."""
+    """Generate the keys that seal, open and sign requests."""
 
 
 @keys.command()
@@ -27,58 +27,68 @@ def keys() -> None:
     "--producer",
     "producer_out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="A second folder that gets what a producer needs, and nothing that opens.",
+    help="A second folder, which gets only the keys that a producer needs.",
 )
-@click.option("--if-missing", is_flag=True, help="Do nothing where OUT already holds a recipient.")
+@click.option("--if-missing", is_flag=True, help="Do nothing if OUT already holds a recipient.")
 @click.option("--json", "as_json", is_flag=True, help="Print key ids and files as JSON.")
 def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missing: bool, as_json: bool) -> None:
-    """Make a worker identity and the signing keys of a producer and a worker.
+    """Generate a worker identity, and the signing keys of a producer and a worker.
 
     \b
     OUT/recipient.pem         public: producers seal to it
     OUT/identities/*.pem      private: tokenize and onboard workers open with it. Never give it to a producer
     OUT/producer.pem          private: a producer signs with it
     OUT/worker.pem            private: a tokenize worker signs attach orders with it
-    OUT/signers/*.pem         public: whose signature workers accept
+    OUT/signers/*.pem         public: workers accept the signatures of these keys
 
-    Run again in the same folder, it adds a new identity and makes it the recipient; older ones go on opening what
-    was sealed to them, and workers that read the folder need no restart. Signing keys that exist are kept.
+    If you run it again with the same folder, it adds a new identity and makes it the recipient. Older identities still
+    open what was sealed to them. Workers that read the folder need no restart. Existing signing keys are kept.
     """
     if if_missing and (out / "recipient.pem").exists():
         click.echo(json.dumps({}) if as_json else f"{out} holds a recipient already; nothing to do")
         return
+    try:
+        written = _generate(out, post_quantum)
+        if producer_out is not None:
+            _copy_for_producer(out, producer_out)
+    except OSError as error:
+        raise click.UsageError(f"{out}: keys cannot be written there ({error.strerror})") from None
+    if as_json:
+        click.echo(json.dumps(written))
+        return
+    click.echo(f"wrote identity {written['identity']} to {out}")
+    click.echo("  to producers:        recipient.pem, producer.pem")
+    click.echo("  to tokenize workers: identities/, worker.pem, signers/")
+    click.echo("  to attach workers:   signers/")
+    click.echo("  to onboard workers:  identities/, signers/")
+
+
+def _generate(out: Path, post_quantum: bool) -> dict[str, str]:
+    """Write a new identity, and the signing keys that are missing. Return the key ids and the recipient's file."""
     parts: list[x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey] = []
     if post_quantum:
         parts.append(mlkem.MLKEM768PrivateKey.generate())
     parts.append(x25519.X25519PrivateKey.generate())
     identity = key_id(b"".join(part.public_key().public_bytes_raw() for part in parts))
     written = {"identity": identity, "recipient": str(out / "recipient.pem")}
-    try:
-        for folder in (out, out / "identities", out / "signers"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(out / "identities" / f"{identity}.pem", b"".join(map(_private, parts)), 0o600)
-        _write(out / "recipient.pem", b"".join(map(_public, parts)), 0o644)
-        for role in ("producer", "worker"):
-            if not (out / f"{role}.pem").exists():
-                signing = ed25519.Ed25519PrivateKey.generate()
-                signer = key_id(signing.public_key().public_bytes_raw())
-                _write(out / f"{role}.pem", _private(signing), 0o600)
-                _write(out / "signers" / f"{role}-{signer}.pem", _public(signing), 0o644)
-                written[role] = signer
-        if producer_out is not None:
-            producer_out.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name, mode in (("recipient.pem", 0o644), ("producer.pem", 0o600)):
-                _write(producer_out / name, (out / name).read_bytes(), mode)
-    except OSError as error:
-        raise click.UsageError(f"{out}: keys cannot be written there ({error.strerror})") from None
-    if as_json:
-        click.echo(json.dumps(written))
-        return
-    click.echo(f"wrote identity {identity} to {out}")
-    click.echo("  to producers:        recipient.pem, producer.pem")
-    click.echo("  to tokenize workers: identities/, worker.pem, signers/")
-    click.echo("  to attach workers:   signers/")
-    click.echo("  to onboard workers:  identities/, signers/")
+    for folder in (out, out / "identities", out / "signers"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(out / "identities" / f"{identity}.pem", b"".join(map(_private, parts)), 0o600)
+    _write(out / "recipient.pem", b"".join(map(_public, parts)), 0o644)
+    for role in ("producer", "worker"):
+        if not (out / f"{role}.pem").exists():
+            signing = ed25519.Ed25519PrivateKey.generate()
+            signer = key_id(signing.public_key().public_bytes_raw())
+            _write(out / f"{role}.pem", _private(signing), 0o600)
+            _write(out / "signers" / f"{role}-{signer}.pem", _public(signing), 0o644)
+            written[role] = signer
+    return written
+
+
+def _copy_for_producer(out: Path, producer_out: Path) -> None:
+    producer_out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, mode in (("recipient.pem", 0o644), ("producer.pem", 0o600)):
+        _write(producer_out / name, (out / name).read_bytes(), mode)
 
 
 def _private(key: Private) -> bytes:
@@ -90,11 +100,11 @@ def _public(key: Private) -> bytes:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, and never a private key with open doors."""
-    beside = path.with_suffix(".new")
-    beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+    """Write another file, then rename it. A reader sees the old file or the new one, never half or open to others."""
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    draft.replace(path)

@@ -1,4 +1,4 @@
-"""`tokenferry limits`: see the budgets, and change them while the fleet works."""
+"""`tokenferry limits`: show the budgets, and change them while the fleet works."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rich.table import Table
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.options import Duration, Number, OneLine, config_option
-from tokenferry_worker.commands.asking import asked
+from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.controls import Controls, Verb
 
 LASTS = 30 * 86_400.0
-"""Seconds an operator's word is in force when they do not say."""
+"""Seconds that a change holds, unless --for says otherwise."""
 
-why_option = click.option("--why", type=OneLine(), required=True, help="The reason; it is written down with your name.")
+why_option = click.option("--why", type=OneLine(), required=True, help="The reason. It is recorded with your name.")
 
 
 for_option = click.option(
@@ -34,11 +34,10 @@ for_option = click.option(
 
 @click.group()
 def limits() -> None:
-    """See and change the rate budgets of a running fleet.
+    """Show and change the rate budgets of a running fleet.
 
-    A budget is named PLATFORM:global, PLATFORM:endpoint:NAME, PLATFORM:account_creation or PLATFORM:account:ID. What is
-    changed here is in force at once in every worker, instead of the configured rate, and recorded with who, when and
-    why.
+    A budget is named PLATFORM:global, PLATFORM:endpoint:NAME, PLATFORM:account_creation or PLATFORM:account:ID. A
+    change replaces the configured rate at once, in every worker. Who made it, when and why is recorded.
     """
 
 
@@ -46,9 +45,9 @@ def limits() -> None:
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print them as a JSON list.")
 def show(config: Path | None, as_json: bool) -> None:
-    """Show every budget: configured and present rate, and what slows it."""
+    """Show every budget: the configured rate, the rate of now, and what slows it."""
     configuration = load_to_look(config, "store")
-    states = asked(configuration, lambda store: Controls(store).show(known_budgets(configuration)))
+    states = ask_store(configuration, lambda store: Controls(store).show(known_budgets(configuration)))
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states]))
         return
@@ -71,8 +70,8 @@ def show(config: Path | None, as_json: bool) -> None:
 @for_option
 @config_option
 def set_(budget: str, per_second: float, why: str, lasts: float, config: Path | None) -> None:
-    """Use PER_SECOND calls per second for BUDGET instead of the configured rate. For none at all use pause."""
-    say(config, "set", budget, why, rate=per_second, lasts=lasts)
+    """Use PER_SECOND calls per second for BUDGET instead of the configured rate. To allow no call, use pause."""
+    change(config, "set", budget, why, rate=per_second, lasts=lasts)
     click.echo(f"{budget}: {per_second:g} calls per second")
 
 
@@ -82,8 +81,8 @@ def set_(budget: str, per_second: float, why: str, lasts: float, config: Path | 
 @for_option
 @config_option
 def pause(budget: str, why: str, lasts: float, config: Path | None) -> None:
-    """Make no calls on BUDGET. Requests wait in their queues; PLATFORM:global pauses the platform."""
-    say(config, "pause", budget, why, lasts=lasts)
+    """Make no calls on BUDGET. Its requests wait in their queues. PLATFORM:global pauses the whole platform."""
+    change(config, "pause", budget, why, lasts=lasts)
     click.echo(f"{budget}: paused; go on with: tokenferry limits resume {budget} --why ...")
 
 
@@ -93,7 +92,7 @@ def pause(budget: str, why: str, lasts: float, config: Path | None) -> None:
 @config_option
 def resume(budget: str, why: str, config: Path | None) -> None:
     """End a pause."""
-    say(config, "resume", budget, why)
+    change(config, "resume", budget, why)
     click.echo(f"{budget}: resumed")
 
 
@@ -102,43 +101,53 @@ def resume(budget: str, why: str, config: Path | None) -> None:
 @why_option
 @config_option
 def reset(budget: str, why: str, config: Path | None) -> None:
-    """Go back to the configured rate, and forget what the endpoint's refusals taught."""
-    say(config, "reset", budget, why)
+    """Go back to the configured rate, and forget how far 429s have slowed the budget."""
+    change(config, "reset", budget, why)
     click.echo(f"{budget}: as configured")
 
 
 @limits.command()
-@click.option("--most", type=click.IntRange(1, 1000), default=20, show_default=True, help="The latest so many.")
+@click.option(
+    "--most",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="How many changes to show, the latest first.",
+)
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print them as a JSON list.")
 def history(most: int, config: Path | None, as_json: bool) -> None:
-    """Show what was changed, by whom, when and why: operators' changes and the fleet's own reactions to 429s."""
-    changes = asked(load_to_look(config, "store"), lambda store: Controls(store).history(most))
+    """Show who changed which budget, when and why: operators, and the fleet itself after 429s."""
+    changes = ask_store(load_to_look(config, "store"), lambda store: Controls(store).history(most))
     if as_json:
-        click.echo(json.dumps([asdict(change) for change in changes]))
+        click.echo(json.dumps([asdict(each) for each in changes]))
         return
-    for change in changes:
-        when = datetime.fromtimestamp(change.at, UTC).isoformat(timespec="seconds")
-        click.echo(f"{when}  {change.budget} {change.what}  by {change.who}: {change.why}")
+    for each in changes:
+        when = datetime.fromtimestamp(each.at, UTC).isoformat(timespec="seconds")
+        click.echo(f"{when}  {each.budget} {each.what}  by {each.who}: {each.why}")
 
 
-def say(config: Path | None, verb: Verb, name: str, why: str, *, rate: float | None = None, lasts: float = 0.0) -> None:
-    """Carry out one word on one budget."""
+def change(
+    config: Path | None, verb: Verb, name: str, why: str, *, rate: float | None = None, lasts: float = 0.0
+) -> None:
+    """Make one change to one budget."""
     configuration = load_to_look(config, "store")
     budget = named(configuration, name)
     who = f"{getpass.getuser()}@{socket.gethostname()}"
-    asked(configuration, lambda store: Controls(store).command(verb, budget, who=who, why=why, rate=rate, lasts=lasts))
+    ask_store(
+        configuration, lambda store: Controls(store).command(verb, budget, who=who, why=why, rate=rate, lasts=lasts)
+    )
 
 
 def known_budgets(configuration: Configuration) -> list[Budget]:
-    """Every budget of every platform."""
+    """Return every budget of every platform."""
     return [b for name, platform in configuration.platforms.items() for b in Budgets(name, platform).all()]
 
 
 def named(configuration: Configuration, name: str) -> Budget:
-    """The budget of that name.
+    """Return the budget of that name.
 
-    Raises `InvalidConfiguration` with the nearest names there are.
+    Raises `InvalidConfiguration` with the most similar names.
     """
     budgets = {budget.name: budget for budget in known_budgets(configuration)}
     platform, _, what = name.partition(":")

@@ -1,4 +1,4 @@
-"""`tokenferry dead-letters redrive`: on its way again what was given up on."""
+"""`tokenferry dead-letters redrive`: put failed messages back on their work queues."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import click
 from redis.exceptions import RedisError
 
 from tokenferry.broker import connecting
-from tokenferry.broker.publishing import Publisher, PublishError
+from tokenferry.broker.publishing import CanPublish, PublishError
+from tokenferry.broker.queue_browser import QueueBrowser
 from tokenferry.configuration import Configuration, load_to_look
 from tokenferry.options import Number
-from tokenferry_worker.commands.choosing import filters, fitting, guard, looking, missing, wanted
-from tokenferry_worker.dead_letters.record import DeadLetterFilter
+from tokenferry_worker.commands.choosing import BrokerAccess, filter_of, filters, matching, missing_ids, require_choice
+from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
 from tokenferry_worker.dead_letters.redriving import GONE, Fate, Redriver
 from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.doctor.words import why
@@ -28,16 +29,16 @@ from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
 
-TOLD_EVERY: Final = 2.0
+PROGRESS_EVERY: Final = 2.0
 """Seconds between two lines of progress."""
 STORE_WITHIN: Final = 10.0
 """Seconds the store gets to answer."""
 ADVICE: Final[dict[Fate, str]] = {
-    "expired": "their own deadline has passed: send them anew, and purge these",
-    "not_kept": "they may have carried a verification code: only the header was kept",
-    "not_openable": "sealed to a private key that is not here, or not opened by it: redrive them without --reseal, or "
-    "run it where [keys] identities has the key",
-    "not_verified": "not signed by anybody in [keys] signers",
+    "expired": "their deadline has passed: send new requests, and purge these",
+    "not_kept": "they may have carried a verification code, so only the header was kept",
+    "not_openable": "no private key here opens them: redrive them without --reseal, or run this where [keys] "
+    "identities has the key",
+    "not_verified": "not signed by any key in [keys] signers",
     "unknown_platform": "their platform is not in the configuration: add [platforms.NAME] here and for the workers",
 }
 
@@ -62,15 +63,16 @@ def redrive(
 ) -> None:
     """Put them back on their work queues, once the cause is fixed.
 
-    Needs a filter, --id or --all. Each begins once more with all its attempts, under the same id and, where something
-    may have been made with it, the same idempotency key; its requester hears a second outcome. One that the endpoint
-    itself has answered meanwhile is only told again. What has expired, or is signed by nobody the workers know, stays.
+    Needs a filter, --id or --all. Each message starts again with all its attempts, under the same id. It keeps its
+    idempotency key where Stripe may have created something with it. The requester gets a second outcome. Where Stripe
+    itself has answered meanwhile, that outcome is only published again. Expired messages, and those that no key in
+    [keys] signers has signed, stay.
 
-    --reseal, after a rotation of keys: what is sealed to another key than [keys] recipient is opened with [keys]
-    identities and sealed anew, signed with [keys] producer_signing_key. So it runs only where the private keys are.
-    Nothing else of a message changes. Attach orders are signed anew where they bring a sealed request.
+    --reseal is for after a key rotation. It opens messages sealed to another key than [keys] recipient, with [keys]
+    identities, seals them to the recipient and signs them with [keys] producer_signing_key. So it runs only where the
+    private keys are. It changes nothing else. An attach order is signed again if it carries a sealed request.
 
-    Ctrl-C ends it between two messages. Whatever interrupts it, nothing is lost; run it again.
+    Ctrl-C stops between two messages. Nothing is lost, however the command ends; run it again.
 
     \b
     Examples
@@ -81,43 +83,44 @@ def redrive(
 
     \b
     Exit codes
-      0  every one of them is on its way
-      1  some are not, or it was interrupted
+      0  all of them are back on their queues
+      1  some are not, or the command was interrupted
       2  wrong usage or configuration
     """
-    meant = wanted(chosen)
-    guard(meant, everything)
+    filter_ = filter_of(chosen)
+    require_choice(filter_, everything)
     configuration = load_to_look(config, "broker", "store")
     signers = Signers.load(configuration.path(configuration.keys.signers))
     resealer = Resealer.load(configuration, signers) if reseal else None
-    done = RedriveCounts(queue, dry_run)
+    counts = RedriveCounts(queue, dry_run)
+    run = RedriveRun(configuration, BrokerAccess.current(), signers, resealer, filter_, limit, rate, counts)
     try:
-        asyncio.run(_redrive(configuration, done, meant, limit, rate, signers, resealer))
+        asyncio.run(run.run())
     except click.ClickException as error:
-        if not (done.fates or as_json):
+        if not (counts.fates or as_json):
             raise
-        done.trouble = error.format_message()
-    done.say(as_json)
-    click.get_current_context().exit(1 if done.trouble or done.left else 0)
+        counts.trouble = error.format_message()
+    counts.print(as_json)
+    click.get_current_context().exit(1 if counts.trouble or counts.left else 0)
 
 
 @dataclass
 class RedriveCounts:
-    """What became of them so far."""
+    """What has become of the messages so far."""
 
     queue: str
     dry_run: bool
     fates: Counter[Fate] = field(default_factory=Counter)
     resealed: int = 0
-    """Those of them that went sealed anew."""
+    """How many of the redriven ones were sealed again."""
     elsewhere: int = 0
-    """Those of them that somebody else took off the queue at the same time: redriven twice, or purged too late."""
+    """How many another command removed at the same time: they were redriven twice, or purged too late."""
     trouble: str | None = None
-    """What ended it before its time."""
+    """Why the run ended early."""
 
     @property
     def gone(self) -> int:
-        """How many are here no more; in a dry run: would be."""
+        """How many have left the queue, or in a dry run would leave it."""
         return sum(self.fates[fate] for fate in GONE)
 
     @property
@@ -125,21 +128,21 @@ class RedriveCounts:
         """How many stay, and why."""
         return {fate: count for fate, count in self.fates.items() if fate not in GONE}
 
-    def say(self, as_json: bool) -> None:
+    def print(self, as_json: bool) -> None:
         """Print the summary."""
         redriven, again = (self.fates[fate] for fate in GONE)
         if as_json:
-            done = {"redriven": redriven, "told_again": again, "resealed": self.resealed, "elsewhere": self.elsewhere}
+            gone = {"redriven": redriven, "told_again": again, "resealed": self.resealed, "elsewhere": self.elsewhere}
             left = {"not_redriven": self.left, "trouble": self.trouble}
-            click.echo(json.dumps({"queue": self.queue, "dry_run": self.dry_run, **done, **left}))
+            click.echo(json.dumps({"queue": self.queue, "dry_run": self.dry_run, **gone, **left}))
             return
         parts = [f"{redriven} {'would be redriven' if self.dry_run else 'redriven'}"]
         if again:
-            parts.append(f"{again} had an outcome, which is told again")
+            parts.append(f"{again} had an outcome, which is published again")
         if self.resealed:
-            parts.append(f"{self.resealed} of them sealed anew")
+            parts.append(f"{self.resealed} of them sealed again")
         if self.elsewhere:
-            parts.append(f"{self.elsewhere} of them redriven or purged by somebody else at the same time")
+            parts.append(f"{self.elsewhere} of them redriven or purged by another command at the same time")
         click.echo(", ".join(parts))
         for fate, count in self.left.items():
             click.echo(f"{count} not redriven, {fate}: {ADVICE[fate]}")
@@ -147,64 +150,93 @@ class RedriveCounts:
             click.echo(f"tokenferry: stopped: {self.trouble}", err=True)
 
 
-async def _redrive(
-    configuration: Configuration,
-    done: RedriveCounts,
-    meant: DeadLetterFilter,
-    limit: int | None,
-    rate: float,
-    signers: Signers,
-    resealer: Resealer | None,
-) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = Store.at(connecting.store_url(configuration), configuration.store.prefix, patient=False)
-    days = configuration.store.journal_days
-    async with aclosing(store):
-        with looking(configuration, done.queue) as shelf, Publisher.to(configuration) as publisher:
-            redriver = Redriver(
-                signers=signers,
-                platforms=configuration.platforms,
-                requests=RedisJournal(store, "request", days=days),
-                orders=RedisJournal(store, "attach", days=days),
-                publisher=publisher,
-                publish_timeout=configuration.broker.publish_timeout,
-                resealer=resealer,
-            )
-            begun = told = time.monotonic()
-            met: set[str | None] = set()
-            for item, letter in fitting(shelf, meant):
-                if stop.is_set() or done.gone == limit:
-                    break
-                met.add(letter.id)
+@dataclass(frozen=True)
+class RedriveRun:
+    """One run of the command over one queue."""
+
+    configuration: Configuration
+    broker: BrokerAccess
+    signers: Signers
+    resealer: Resealer | None
+    filter: DeadLetterFilter
+    limit: int | None
+    rate: float
+    """Messages per second."""
+    counts: RedriveCounts
+
+    async def run(self) -> None:
+        """Redrive every matching message until a signal, the limit or an error; the counts tell which."""
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        configuration = self.configuration
+        store = Store.at(connecting.store_url(configuration), configuration.store.prefix, patient=False)
+        async with aclosing(store):
+            with (
+                self.broker.browse(configuration, self.counts.queue) as browser,
+                self.broker.publisher(configuration) as publisher,
+            ):
                 try:
-                    async with asyncio.timeout(STORE_WITHIN + configuration.broker.publish_timeout):
-                        fate = redriver.fate(letter) if done.dry_run else await redriver.redrive(letter)
+                    await self._redrive_all(browser, self._redriver(store, publisher), stop)
                 except PublishError as error:
-                    done.trouble = str(error)
-                    break
-                except (RedisError, OSError) as error:
-                    done.trouble = f"the store {why(error)}; see [store] url"
-                    break
-                done.fates[fate] += 1
-                if fate not in GONE:
-                    continue
-                done.resealed += resealer is not None and resealer.stale(letter) is not None
-                if done.dry_run:
-                    continue
-                done.elsewhere += not shelf.remove(item)
-                if time.monotonic() - told > TOLD_EVERY:
-                    told = time.monotonic()
-                    click.echo(f"{done.gone} redriven", err=True)
-                await _until(stop, begun + done.gone / rate)
-            else:
-                done.trouble = missing(done.queue, meant.ids, met)
-    if stop.is_set():
-        done.trouble = "interrupted; the rest is where it was"
+                    self.counts.trouble = str(error)
+                except StoreTrouble as error:
+                    self.counts.trouble = f"the store {why(error.cause)}; see [store] url"
+        if stop.is_set():
+            self.counts.trouble = "interrupted; the rest is where it was"
+
+    def _redriver(self, store: Store, publisher: CanPublish) -> Redriver:
+        days = self.configuration.store.journal_days
+        return Redriver(
+            signers=self.signers,
+            platforms=self.configuration.platforms,
+            requests=RedisJournal(store, "request", days=days),
+            orders=RedisJournal(store, "attach", days=days),
+            publisher=publisher,
+            publish_timeout=self.configuration.broker.publish_timeout,
+            resealer=self.resealer,
+        )
+
+    async def _redrive_all(self, browser: QueueBrowser, redriver: Redriver, stop: asyncio.Event) -> None:
+        counts = self.counts
+        began = printed_at = time.monotonic()
+        found: set[str | None] = set()
+        for message, dead_letter in matching(browser, self.filter):
+            if stop.is_set() or counts.gone == self.limit:
+                return
+            found.add(dead_letter.id)
+            fate = redriver.fate(dead_letter) if counts.dry_run else await self._redrive(redriver, dead_letter)
+            counts.fates[fate] += 1
+            if fate not in GONE:
+                continue
+            counts.resealed += self.resealer is not None and self.resealer.stale(dead_letter) is not None
+            if counts.dry_run:
+                continue
+            counts.elsewhere += not browser.remove(message)
+            if time.monotonic() - printed_at > PROGRESS_EVERY:
+                printed_at = time.monotonic()
+                click.echo(f"{counts.gone} redriven", err=True)
+            await _sleep_until(began + counts.gone / self.rate, stop)
+        counts.trouble = missing_ids(counts.queue, self.filter.ids, found)
+
+    async def _redrive(self, redriver: Redriver, dead_letter: DeadLetter) -> Fate:
+        try:
+            async with asyncio.timeout(STORE_WITHIN + self.configuration.broker.publish_timeout):
+                return await redriver.redrive(dead_letter)
+        except (RedisError, OSError) as error:
+            raise StoreTrouble(error) from None
 
 
-async def _until(stop: asyncio.Event, moment: float) -> None:
+class StoreTrouble(Exception):
+    """The store did not answer, or refused. The broker's errors are of the same types, hence this one."""
+
+    def __init__(self, cause: RedisError | OSError) -> None:
+        super().__init__(type(cause).__name__)
+        self.cause = cause
+
+
+async def _sleep_until(moment: float, stop: asyncio.Event) -> None:
+    """Return at *moment* (monotonic seconds), or earlier when *stop* is set."""
     try:
         async with asyncio.timeout(max(0.0, moment - time.monotonic())):
             await stop.wait()

@@ -38,7 +38,7 @@ log = logging.getLogger("tokenferry.worker")
 @click.option(
     "--health",
     metavar="HOST:PORT",
-    help="Answer the probes /live and /ready there, over HTTP.  [default: [worker] health; off]",
+    help="Answer the probes /live and /ready on this address, over HTTP.  [default: [worker] health; off]",
 )
 @click.option("--child", type=int, hidden=True, help="Be worker process number N of a supervisor.")
 @click.pass_obj
@@ -50,17 +50,17 @@ def worker(
     health: str | None,
     child: int | None,
 ) -> None:
-    """Open sealed requests, make tokens, spend them.
+    """Open sealed requests, create tokens at Stripe, and spend them.
 
     \b
-    tokenize  reads tokenize.* queues. Needs the private keys of the envelope.
-    attach    reads attach.* queues. Needs the endpoint's key only.
+    tokenize  reads tokenize.* queues. Needs the private keys that open requests.
+    attach    reads attach.* queues. Needs only the secret key of Stripe.
     onboard   reads onboard.* queues: whole connected accounts. Needs both.
     all       all of them.
 
-    Ctrl-C or SIGTERM: takes no more work, finishes what is in hand within [worker] grace_seconds (20), gives the rest
-    back to the queue. A second one, or SIGQUIT, gives everything back at once. A process that dies or hangs is
-    replaced. `tokenferry health` says how it is.
+    At Ctrl-C or SIGTERM it takes no more work, finishes running requests within [worker] grace_seconds (20), and gives
+    the rest back to the queue. At a second one, or SIGQUIT, it gives everything back at once. A process that dies or
+    hangs is replaced. `tokenferry health` shows the state.
 
     \b
     Example
@@ -86,8 +86,8 @@ def worker(
     with ExitStack() as stack:
         stack.enter_context(ending_at_once())
         _answer_probes(stack, configuration, supervisor)
-        # After the probes: where nobody answers these take half a minute, and whoever waits for us should know.
-        asyncio.run(_check_endpoint(configuration))
+        # After the probes: these checks may take half a minute, and whatever watches the worker should see it start.
+        asyncio.run(_check_keys(configuration))
         connecting.check(configuration, [*wiring.queues_of(configuration, role), DEAD_LETTERS, QUARANTINE])
         names = ", ".join(configuration.platforms)
         log.info("%d process%s, role %s, platforms: %s", processes, "" if processes == 1 else "es", role, names)
@@ -107,7 +107,9 @@ def _answer_probes(stack: ExitStack, configuration: Configuration, supervisor: S
     try:
         stack.enter_context(probes.on_socket(configuration.path(configuration.data), supervisor.health))
     except OSError as error:
-        log.warning("`tokenferry health` will not find this worker: no socket in the data folder (%s)", error.strerror)
+        log.warning(
+            "`tokenferry health` will not find this worker: no socket in the data folder (%s)", error.strerror or error
+        )
     if (address := configuration.worker.health) is not None:
         try:
             port = stack.enter_context(probes.on_port(address, supervisor.health))
@@ -124,17 +126,17 @@ def _tend(configuration: Configuration) -> None:
         log.error("%s", error)
 
 
-async def _check_endpoint(configuration: Configuration) -> None:
-    """Find a wrong key now, not with the first request. An endpoint out of reach is no reason not to start."""
+async def _check_keys(configuration: Configuration) -> None:
+    """Find a wrong key now, not with the first request. The worker starts even where Stripe cannot be reached."""
     names = list(configuration.platforms)
     for name, accepted in zip(names, await asyncio.gather(*(_ask(configuration, name) for name in names)), strict=True):
         if isinstance(accepted, Blocked):
-            fault, advice = (say(name, accepted.status, accepted.code) for say in (plainly, remedy))
+            fault, advice = (text(name, accepted.status, accepted.code) for text in (plainly, remedy))
             log.error("platform '%s': %s; requests will wait. %s", name, fault, advice)
         elif accepted is None:
-            log.warning("platform '%s': the endpoint is out of reach; requests will wait for it", name)
+            log.warning("platform '%s': Stripe is out of reach; requests will wait for it", name)
         elif not accepted:
-            raise InvalidConfiguration(f"[platforms.{name}] secret_key: the endpoint does not accept this key")
+            raise InvalidConfiguration(f"[platforms.{name}] secret_key: Stripe does not accept this key")
 
 
 async def _ask(configuration: Configuration, name: str) -> bool | Blocked | None:

@@ -1,1 +1,1 @@
-"""Dead letters and quarantine: messages that rest, sealed as they came, until somebody mends what was wrong."""
+"""Dead letters and quarantine: messages kept sealed, as they came, until somebody removes the cause."""

@@ -1,4 +1,4 @@
-"""Nothing sealed is kept for ever: what was set aside long ago is dropped, by one process of the fleet at a time."""
+"""Drops old dead letters and quarantined messages. One process of the fleet does it at a time."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from tokenferry_worker.dead_letters.retention import redated
 log = logging.getLogger(__name__)
 
 EVERY: Final = 60.0
-"""Seconds between two looks, for the whole fleet."""
+"""Seconds between two sweeps, for the whole fleet."""
 DUTY: Final = "set-aside"
-"""What the look is called among the duties of the fleet."""
+"""The name of the sweep among the duties of the fleet."""
 DAY: Final = 86_400.0
 
 
 @dataclass
 class ExpirySweeper:
-    """One process's readiness to sweep."""
+    """Sweeps both queues while this process leads the duty."""
 
     configuration: Configuration
     publisher: CanPublish
     circuits: CircuitStore
     clock: Callable[[], Awaitable[float]]
-    """Unix seconds, by the store: what a worker's own clock thinks of the date must drop nothing."""
+    """Unix seconds on the store's clock: a wrong clock of this machine must drop nothing."""
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
     async def run(self) -> None:
-        """Look after both queues, for ever."""
+        """Sweep both queues again and again."""
         while True:
             for queue in (DEAD_LETTERS, QUARANTINE):
                 try:
@@ -49,29 +49,29 @@ class ExpirySweeper:
             await asyncio.sleep(EVERY)
 
     def sweep(self, queue: str, now: float) -> int:
-        """Drop what is older at *now* than it may get; how many there were. A thread may wait here as long as it likes.
+        """Drop every message older than its days at *now*, and return how many there were. Blocks its thread.
 
-        Stops at the first that is younger: the oldest come first. One that nobody has dated is dated, and goes behind
-        the others: published first, removed then, so that a death in between leaves two and not none.
+        It stops at the first younger one, because the oldest come first. A message without a time gets one and goes
+        behind the others. It is published before it is removed, so that a crash in between leaves two, not none.
         """
         days = self.configuration.worker.dead_letter_days
-        oldest, soonest = (now - days * DAY) * 1000, (now + DAY) * 1000
+        oldest, latest = (now - days * DAY) * 1000, (now + DAY) * 1000
         dropped = 0
-        with queue_browser.open_browser(self.configuration, queue, declare=True) as shelf:
-            for item in shelf:
-                letter = DeadLetter.read(item.body)
-                if letter.at is None or letter.at > soonest:
+        with queue_browser.open_browser(self.configuration, queue, declare=True) as browser:
+            for message in browser:
+                at = DeadLetter.read(message.body).at
+                if at is None or at > latest:
                     try:
-                        anew = Outgoing(queue, redated(item.body, at=now))
-                        wait(self.publisher.submit(anew), self.configuration.broker.publish_timeout)
+                        dated = Outgoing(queue, redated(message.body, at=now))
+                        wait(self.publisher.submit(dated), self.configuration.broker.publish_timeout)
                     except PublishError as error:
-                        log.warning("%s: one was not dated (%s); it stays as it is", queue, error)
+                        log.warning("%s: a message got no time (%s); it stays as it is", queue, error)
                         continue
-                elif letter.at > oldest:
+                elif at > oldest:
                     break
                 else:
                     dropped += 1
-                shelf.remove(item)
+                browser.remove(message)
         if dropped:
-            log.warning("%s: dropped %d that had been there for %g days", queue, dropped, days)
+            log.warning("%s: dropped %d messages older than %g days", queue, dropped, days)
         return dropped

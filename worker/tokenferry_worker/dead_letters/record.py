@@ -1,7 +1,7 @@
-"""What was given up on or could not be read, as it rests in its queue: why, since when, and the message as it came.
+"""Reads the records in dead letters and quarantine: the reason, the time, and the message as it came.
 
-Everything shown of it comes from the clear header and from codes. A text that anybody may have written is shown only
-where it cannot hide a number.
+What commands show of a record comes from the clear header and from codes. A text that anybody may have written is
+shown only where it cannot hide a number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tokenferry.contract.queues import (
 from tokenferry.contract.results import Attempt
 
 FOREIGN: Final = "set aside by the broker"
-"""The reason of what no worker has put here: of a message that the broker has delivered too often, for instance."""
+"""The reason of a message that no worker has moved: the broker delivered it too often, for instance."""
 SHAPES: Final = (Envelope, SignedAttach, OnboardingEnvelope)
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _:;,.'-]{0,99}")
 _OUTCOME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}:[a-z]{1,20}(:\d{1,5})?")
@@ -37,43 +37,43 @@ _OUTCOME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}:[a-z]{1,20}(:\d{1,5})?")
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One message of the queue. Of what is not ours only the reason is known, and the time."""
+    """One record of the queue. Of a message that is not ours only the reason and the time are known."""
 
     reason: str
     at: int | None = None
-    """Unix milliseconds; None where whoever put it here wrote no time."""
+    """Unix milliseconds; None where the record has no time."""
     outcome_id: str | None = None
-    """The outcome that the requester was told of it."""
+    """The outcome that was published to the requester."""
     attempts: int = 0
     history: tuple[Attempt, ...] = ()
     message: str = ""
-    """As it came. Not to be shown."""
+    """The message as it came. Never shown."""
     header: CommonHeader | None = None
     sealed: Envelope | OnboardingEnvelope | None = None
     order: SignedAttach | None = None
 
     @classmethod
     def read(cls, body: str) -> DeadLetter:
-        """Understand as much of *body* as can be understood. Never fails."""
-        said = json_object(body)
-        if not isinstance(message := said.get("message"), str):
-            # No note of ours: a task message that the broker itself has moved, or somebody else's.
+        """Read what can be read of *body*. Never fails."""
+        record = json_object(body)
+        if not isinstance(message := record.get("message"), str):
+            # No record of a worker: a task message that the broker itself has moved, or somebody else's message.
             return cls._of(argument(body), FOREIGN)
-        at, attempts, outcome_id = said.get("at"), said.get("attempts"), said.get("outcome_id")
-        letter = cls._of(
+        at, attempts, outcome_id = record.get("at"), record.get("attempts"), record.get("outcome_id")
+        dead_letter = cls._of(
             argument(message),
-            plain(said.get("reason")),
+            plain(record.get("reason")),
             at=at if _is_moment(at) else None,
             attempts=attempts if isinstance(attempts, int) and 0 <= attempts <= 1000 else 0,
             outcome_id=outcome_id if isinstance(outcome_id, str) and _OUTCOME.fullmatch(outcome_id) else None,
-            history=tuple(_attempts(said.get("history"))),
+            history=tuple(_attempts(record.get("history"))),
         )
-        if letter.header is None and "header" in said:
+        if dead_letter.header is None and "header" in record:
             try:
-                return cls(letter.reason, letter.at, header=Header.model_validate(said["header"]))
+                return cls(dead_letter.reason, dead_letter.at, header=Header.model_validate(record["header"]))
             except ValidationError:
                 pass
-        return letter
+        return dead_letter
 
     @classmethod
     def _of(cls, message: str, reason: str, **known: Any) -> DeadLetter:
@@ -98,7 +98,7 @@ class DeadLetter:
 
     @property
     def platform(self) -> str | None:
-        """The platform it is for."""
+        """The platform that the request names."""
         return self.order.request.platform if self.order else self.header.platform if self.header else None
 
     @property
@@ -110,17 +110,17 @@ class DeadLetter:
 
     @property
     def ends(self) -> int | None:
-        """Unix milliseconds after which it is of no use; None: no such moment."""
+        """Unix milliseconds after which the request is of no use. None: never."""
         if self.order is not None:
-            # Too old a token is made anew, as long as the request it was made of travels along and has time left.
-            behind = self._of(self.order.request.sealed or "", "").header
-            lasts = max(self.order.request.attach_before, behind.expires_at if behind else 0)
-            return None if self.reason in MAYBE_SPENT else lasts
+            # A token that is too old is created again, if its request travels with the order and has not expired.
+            request = self._of(self.order.request.sealed or "", "").header
+            ends = max(self.order.request.attach_before, request.expires_at if request else 0)
+            return None if self.reason in MAYBE_SPENT else ends
         return self.header.expires_at if self.header else None
 
     @property
     def round(self) -> int:
-        """Of how many outcomes the requester has heard, at least.
+        """How many outcomes the requester has got, at least.
 
         >>> DeadLetter("", outcome_id="req-1:token:2").round, DeadLetter("", outcome_id="req-1:token").round
         (2, 1)
@@ -130,7 +130,7 @@ class DeadLetter:
         return int([*self.outcome_id.split(":"), "1"][2])
 
     def task(self) -> tuple[str, str]:
-        """The queue it belongs to, and its task there."""
+        """Return the work queue that the message belongs to, and its task there."""
         if self.order is not None:
             request = self.order.request
             return attach_queue(request.lane, request.platform), ATTACH_TASK
@@ -142,34 +142,38 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class DeadLetterFilter:
-    """Which of them are meant: those that fit everything that is said."""
+    """Which dead letters are meant: those that match every given field."""
 
     ids: Collection[str] = ()
     platform: str | None = None
     code: str | None = None
     kind: str | None = None
     older_than: float | None = None
-    """Seconds since it was set aside."""
+    """Seconds."""
 
     def __bool__(self) -> bool:
         return self != DeadLetterFilter()
 
-    def fits(self, letter: DeadLetter, now: float) -> bool:
-        """Whether *letter* is meant; *now* is Unix seconds.
+    def matches(self, dead_letter: DeadLetter, now: float) -> bool:
+        """True if *dead_letter* is meant. *now*: Unix seconds.
 
-        One that the broker has set aside has no time until a worker has dated it, within a minute: it is of no age.
+        A message that the broker itself has moved has no time until a worker gives it one, within a minute. Until then
+        it is not older than anything.
         """
         return (
-            (not self.ids or letter.id in self.ids)
-            and self.platform in (None, letter.platform)
-            and self.code in (None, letter.reason)
-            and self.kind in (None, letter.kind)
-            and (self.older_than is None or (letter.at is not None and letter.at <= (now - self.older_than) * 1000))
+            (not self.ids or dead_letter.id in self.ids)
+            and self.platform in (None, dead_letter.platform)
+            and self.code in (None, dead_letter.reason)
+            and self.kind in (None, dead_letter.kind)
+            and (
+                self.older_than is None
+                or (dead_letter.at is not None and dead_letter.at <= (now - self.older_than) * 1000)
+            )
         )
 
 
 def plain(text: object) -> str:
-    """*text* where it is a word or a short sentence with few digits; else `unreadable`.
+    """Return *text* where it is a word or a short sentence with few digits, else `unreadable`.
 
     >>> plain("attempts_exhausted"), plain("HTTP 502"), plain("card 4000 0000")
     ('attempts_exhausted', 'HTTP 502', 'unreadable')
@@ -180,7 +184,7 @@ def plain(text: object) -> str:
 
 
 def shape_of(message: str) -> Envelope | SignedAttach | OnboardingEnvelope | None:
-    """What of ours *message* is; None: nothing."""
+    """Return *message* as the work message that it is, or None where it is none."""
     for model in SHAPES if len(message) <= MAX_ENVELOPE_BYTES else ():
         try:
             return model.model_validate_json(message)
@@ -190,7 +194,7 @@ def shape_of(message: str) -> Envelope | SignedAttach | OnboardingEnvelope | Non
 
 
 def argument(message: str) -> str:
-    """The one argument, where *message* is a whole Celery task body (protocol 2); else *message* as it is."""
+    """Return the one argument of *message* where it is a Celery task body (protocol 2), else *message* itself."""
     try:
         args, _kwargs, _embed = json.loads(message)
         (only,) = args
@@ -200,7 +204,7 @@ def argument(message: str) -> str:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """The JSON object that *text* is; an empty one where it is none."""
+    """Return the JSON object in *text*, or an empty one where it is none."""
     try:
         read = json.loads(text)
     except (ValueError, RecursionError):

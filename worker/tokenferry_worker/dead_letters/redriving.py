@@ -1,9 +1,8 @@
-"""Sending what was set aside on its way again: only what can still succeed, and so that no death on the way loses it.
+"""Puts dead letters back on their work queues: only those that can still succeed, and without losing one.
 
-The order is what makes it safe: the message is sealed anew where that is asked for; the journal forgets that the
-request was given up on; the message is published to its own queue and confirmed; and only then it leaves the queue it
-rested in. Whoever dies in between leaves it there, and to redrive it once more is harmless: one id, one idempotency
-key.
+The order makes it safe. First the message is sealed again, if asked for. Then the journal forgets the failure. Then the
+message is published to its own queue and confirmed. Only then the caller removes it from the dead letters. A process
+that dies in between leaves the message there. To redrive it once more is harmless: one id, one idempotency key.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.keys.opening import Opener, read_attach
 
 Fate = Literal["redriven", "told_again", "expired", "not_kept", "not_openable", "not_verified", "unknown_platform"]
-"""`redriven`: begins once more. `told_again`: has an outcome of the endpoint, which is told once more.
+"""`redriven`: starts again. `told_again`: has an outcome from Stripe, which is published again.
 
-The others stay where they are. `expired`: its own deadline has passed. `not_kept`: it may have carried a verification
-code, so only its header is here. `not_openable`: to be sealed anew, and not opened by the private keys that are here.
-`not_verified`: nobody whom the workers know has signed it. `unknown_platform`: not in the configuration.
+The others stay in their queue. `expired`: its deadline has passed. `not_kept`: it may have carried a verification code,
+so only its header was kept. `not_openable`: it must be sealed again, and no private key here opens it. `not_verified`:
+no key in [keys] signers has signed it. `unknown_platform`: its platform is not in the configuration.
 """
 GONE: tuple[Fate, ...] = ("redriven", "told_again")
 
 
 class Reopens(Protocol):
-    """What is needed of a journal."""
+    """What redriving needs of a journal."""
 
     def reopen(self, id_: str, *, told: int) -> Awaitable[Literal["open", "done"]]: ...
 
 
 @dataclass(frozen=True)
 class Redriver:
-    """Decides about one message after the other, and publishes those that may go."""
+    """Decides about one dead letter after the other, and publishes those that may go."""
 
     signers: Signers
     platforms: Collection[str]
@@ -48,45 +47,45 @@ class Redriver:
     publish_timeout: float
     """Seconds."""
     resealer: Resealer | None = None
-    """Seals anew what is not sealed to the current recipient. None: everything goes as it came."""
+    """Seals to the current recipient what is sealed to another. None: every message goes as it came."""
 
-    def fate(self, letter: DeadLetter) -> Fate:
-        """What would become of it. Changes nothing."""
-        if letter.header is not None and letter.sealed is None:
+    def fate(self, dead_letter: DeadLetter) -> Fate:
+        """Return what would become of the dead dead_letter. Changes nothing."""
+        if dead_letter.header is not None and dead_letter.sealed is None:
             return "not_kept"
         try:
-            if letter.order is not None:
-                read_attach(letter.message, self.signers)
-            elif letter.kind == "onboarding":
-                Opener({}, self.signers).read_onboarding(letter.message)
+            if dead_letter.order is not None:
+                read_attach(dead_letter.message, self.signers)
+            elif dead_letter.kind == "onboarding":
+                Opener({}, self.signers).read_onboarding(dead_letter.message)
             else:
-                Opener({}, self.signers).read(letter.message)
+                Opener({}, self.signers).read(dead_letter.message)
         except Unopenable:
             return "not_verified"
-        if letter.platform not in self.platforms:
+        if dead_letter.platform not in self.platforms:
             return "unknown_platform"
-        if letter.ends is not None and letter.ends <= time.time() * 1000:
+        if dead_letter.ends is not None and dead_letter.ends <= time.time() * 1000:
             return "expired"
-        if self.resealer is not None and not self.resealer.can(letter):
+        if self.resealer is not None and not self.resealer.can(dead_letter):
             return "not_openable"
         return "redriven"
 
-    async def redrive(self, letter: DeadLetter) -> Fate:
-        """Let it begin once more. Afterwards, and only where its fate is one of `GONE`, it may be removed.
+    async def redrive(self, dead_letter: DeadLetter) -> Fate:
+        """Put the message back on its work queue. The caller may remove it only if its fate is one of `GONE`.
 
-        Raises `PublishError` where the broker has not confirmed it.
+        Raises `PublishError` where the broker did not confirm the message.
         """
-        fate = self.fate(letter)
+        fate = self.fate(dead_letter)
         if fate != "redriven":
             return fate
-        assert letter.id is not None
+        assert dead_letter.id is not None
         try:
-            body = self.resealer.message(letter) if self.resealer is not None else letter.message
+            body = self.resealer.message(dead_letter) if self.resealer is not None else dead_letter.message
         except Unopenable:
             return "not_openable"
-        journal = self.orders if letter.order else self.requests
-        word = await journal.reopen(letter.id, told=letter.round)
-        queue, task = letter.task()
-        message = Outgoing.task(queue, task, letter.id, body)
+        journal = self.orders if dead_letter.order else self.requests
+        state = await journal.reopen(dead_letter.id, told=dead_letter.round)
+        queue, task = dead_letter.task()
+        message = Outgoing.task(queue, task, dead_letter.id, body)
         await wait_async(self.publisher.submit(message, timeout=self.publish_timeout), self.publish_timeout)
-        return "redriven" if word == "open" else "told_again"
+        return "redriven" if state == "open" else "told_again"

@@ -1,8 +1,8 @@
-"""What may be kept of a message that is set aside.
+"""Decides what may be kept of a message that becomes a dead letter or goes to quarantine.
 
-PCI DSS 3.3.1 forbids keeping a card verification code, sealed or not. So this lists what is kept, not what is not: a
-message whose header shows that it carries none, and a text of another shape only where nothing points at one. Of
-everything else there remain the reason, the length and a hash.
+PCI DSS 3.3.1 forbids keeping a card verification code, sealed or not. So this lists what is kept: a message whose
+header shows that it carries no code, and a text of another shape only where nothing hints at a code. Of everything else
+only the reason, the length and a hash are kept.
 """
 
 from __future__ import annotations
@@ -20,39 +20,40 @@ from tokenferry.contract.queues import MAX_MESSAGE_BYTES
 from tokenferry_worker.dead_letters.record import FOREIGN, argument, json_object, shape_of
 
 HEAD: Final = 1024
-"""Characters that are kept of what is longer than any message of ours: the queue itself has a limit."""
+"""Characters that are kept of a text longer than any work message: the queue itself has a limit."""
 MARKS: Final = ("realtime", "cvc_update")
-"""Words that only a message with a verification code needs."""
+"""Words that occur only in a message with a verification code."""
 
 
 def retained(body: str | bytes, reason: str, *, at: float, realtime: bool = True, **more: object) -> str:
-    """What is kept of *body*, with the reason, the time and what *more* is known, as it rests in its queue.
+    """Return the record for the queue: what may be kept of *body*, the reason, the time and *more* details.
 
-    *at*: Unix seconds on the store's clock: by another one it would end too early, or never. *realtime*: whether it may
-    have come by the realtime lane.
+    *at*: Unix seconds on the store's clock. By another clock the record would expire too early, or never. *realtime*:
+    whether the message may have come by the realtime lane.
     """
     text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else body
-    said: dict[str, object] = {"reason": reason, "at": int(at * 1000), **more}
+    record: dict[str, object] = {"reason": reason, "at": int(at * 1000), **more}
     kept = _kept(text, realtime)
     if kept is not None and len(kept) <= MAX_ENVELOPE_BYTES:
-        whole = json.dumps({**said, "message": kept})
-        if len(whole) <= MAX_MESSAGE_BYTES:  # else nobody could read it: a letter that is not ASCII takes six bytes
+        whole = json.dumps({**record, "message": kept})
+        # A longer record could not be read back: JSON writes a character outside ASCII in six bytes.
+        if len(whole) <= MAX_MESSAGE_BYTES:
             return whole
     raw = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
-    said |= {"bytes": len(raw), "sha256": sha256(raw).hexdigest()}
+    record |= {"bytes": len(raw), "sha256": sha256(raw).hexdigest()}
     if kept is None:
         try:
-            said["header"] = Header.model_validate(_loose_header(text)).model_dump()
+            record["header"] = Header.model_validate(_loose_header(text)).model_dump()
         except ValidationError:
-            pass  # not even a header of ours: that it was there is all that may be said
-    return json.dumps({**said, "message": (kept or "")[:HEAD]})
+            pass  # no header of a request either: nothing of the message may be kept
+    return json.dumps({**record, "message": (kept or "")[:HEAD]})
 
 
 def redated(body: str, *, at: float) -> str:
-    """The note in *body* with another time (Unix seconds) and nothing else changed; a first note where it is none."""
-    said = json_object(body)
-    if isinstance(said.get("message"), str):
-        return json.dumps({**said, "at": int(at * 1000)})
+    """Return the record *body* with the time *at* (Unix seconds), or a new record where *body* is none."""
+    record = json_object(body)
+    if isinstance(record.get("message"), str):
+        return json.dumps({**record, "at": int(at * 1000)})
     return retained(body, FOREIGN, at=at)
 
 
@@ -69,12 +70,12 @@ def _kept(text: str, realtime: bool) -> str | None:
 def _carries_no_cvc(read: Envelope | SignedAttach | OnboardingEnvelope) -> bool:
     if not isinstance(read, SignedAttach):
         return not read.header.may_carry_cvc
-    sealed = read.request.sealed  # its model refuses an envelope that may; of what is none nobody knows
+    sealed = read.request.sealed  # its model refuses an envelope that may carry one
     return sealed is None or isinstance(shape_of(sealed), Envelope)
 
 
 def _is_unambiguous(message: str) -> bool:
-    """Whether no name is given twice: of two headers a parser shows one."""
+    """True if no name occurs twice in an object: of two headers a parser shows only one."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = dict(pairs)

@@ -1,1 +1,1 @@
-"""Preflight: is everything there that a worker needs? Looks, asks, and changes nothing; one module per subject."""
+"""The checks of `tokenferry doctor`. They change nothing; each module has one subject."""

@@ -1,4 +1,4 @@
-"""The broker: is it there, will it keep what it is given, and are its queues the ones a worker declares?"""
+"""Checks the broker: is it there, does it keep messages, and are its queues as a worker declares them?"""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tokenferry_worker.doctor.words import masked, why
 from tokenferry_worker.wiring import Role
 
 PATIENCE = 5.0
-"""Seconds that may pass until queues answer, all of them together: the whole examination has ten."""
+"""Seconds for the answers of all queues together: all checks of the broker have ten."""
 CURE = "start it, or correct [broker] url in the configuration"
 LEFTOVERS = {
     QUARANTINE: "somebody sends what no worker can read: look who writes to this broker, and with which keys "
     "(`tokenferry dead-letters list --quarantine`)",
     DEAD_LETTERS: "requests were given up on: find the cause (`tokenferry dead-letters list`), mend it, redrive them",
 }
-"""Queues that should be empty, and what it means when they are not."""
+"""Queues that should be empty, and what to do where they are not."""
 
 
 def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
@@ -84,7 +84,7 @@ def _rabbitmq(connection: Any, where: str, queues: list[str]) -> Iterator[Check]
 def _exchange(connection: Any) -> Check:
     name, exchange = "broker exchange", connecting.EXCHANGE
     try:
-        # Passive first, so that nothing is made; then as ours, which changes nothing where it is ours.
+        # Passive first, so that nothing is created. Then with our settings, which changes nothing where they are equal.
         connection.channel().exchange_declare(exchange, type="topic", passive=True)
         connection.channel().exchange_declare(exchange, type="topic", durable=True, auto_delete=False)
     except NotFound:
@@ -103,7 +103,7 @@ def _queue(connection: Any, queue: str, *, seconds: float) -> Check:
     ours = connecting.quorum_arguments(queue)
 
     def look(connection: Any) -> int:
-        # A refusal ends the channel, so each question has its own.
+        # A refusal closes the channel, so each question has its own.
         with connection.channel() as channel:
             waiting = channel.queue_declare(queue, passive=True).message_count
         with connection.channel() as channel:
@@ -130,13 +130,13 @@ def _queue(connection: Any, queue: str, *, seconds: float) -> Check:
 
 
 def _of_another_type(connection: Any, queue: str) -> str | None:
-    """Its type, where it is no quorum queue. Asked for alone, because RabbitMQ names one difference of many."""
+    """Return the type of a queue that is no quorum queue. A question of its own: RabbitMQ names only one difference."""
     try:
         with connection.channel() as channel:
             channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
     except PreconditionFailed as error:
         other = connecting.difference(error)
-        # A queue without a type is a classic one.
+        # A queue without a type is a classic queue.
         return other.replace("none", "classic") if other.startswith("x-queue-type:") else None
     return None
 

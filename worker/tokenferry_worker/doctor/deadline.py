@@ -1,4 +1,4 @@
-"""Examinations that may hang: each in a thread of its own, waited for as long as agreed and then left behind."""
+"""Runs a check that may hang in its own thread, and leaves it behind after its deadline."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tokenferry_worker.doctor.verdicts import Check, failed
 from tokenferry_worker.doctor.words import why
 
 SECONDS: Final = 10.0
-"""Client libraries count their time-outs anew for every step and repetition, so the deadline is kept here."""
+"""For one group of checks. Client libraries start their time-outs again for every step, so this is the real limit."""
 
 
 async def within(
     seconds: float, name: str, subject: str, examination: Callable[[], Iterator[Check]], do: str
 ) -> list[Check]:
-    """What *examination* found within *seconds*; one more failed check, *name*, when it was not finished by then.
+    """Return what *examination* found within *seconds*. If it did not finish, the failed check *name* is added.
 
-    Whatever it raises becomes that failed check too, without its text: it may quote an address with a password.
+    An exception becomes that failed check too, without its text: that may quote an address with a password.
     """
     found: list[Check] = []
     loop = asyncio.get_running_loop()
     finished: asyncio.Future[Exception | None] = loop.create_future()
 
-    def tell(error: Exception | None) -> None:
+    def finish(error: Exception | None) -> None:
         if not finished.done():
             finished.set_result(error)
 
@@ -37,7 +37,7 @@ async def within(
         except Exception as error:
             trouble = error
         try:
-            loop.call_soon_threadsafe(tell, trouble)
+            loop.call_soon_threadsafe(finish, trouble)
         except RuntimeError:  # too late: the loop is closed, and nobody waits
             pass
 

@@ -1,7 +1,7 @@
-"""The endpoint, per platform: does it take our keys, and for which kinds? Found out without making a single token.
+"""Checks for each platform whether Stripe accepts its keys, and for which kinds of token, without creating a token.
 
-Each kind is asked for with a request that cannot succeed. Who may make tokens of the kind is told what is wrong
-with it; who may not is told that. At most eight calls per platform, outside the fleet's budget.
+Each kind is tried with a request that cannot succeed. Where the kind is allowed, Stripe answers what is wrong with the
+request; else that it is not allowed. At most eight calls per platform, outside the budgets of the fleet.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INCOMPLETE: Final[Mapping[Kind, str]] = {
     "person": "person[dob][day]=preflight",
     "cvc_update": "cvc_update[cvc]=",
 }
-"""A form of every kind that no endpoint makes a token of."""
+"""A form of every kind that Stripe creates no token of."""
 NO_ACCOUNT: Final = "business_type=preflight"
 """Asks for a connected account of a type that does not exist."""
 
@@ -48,7 +48,7 @@ PERMISSION = "give the key the permission to write tokens, or use another key"
 
 
 async def examine(configuration: Configuration, name: str, platform: Platform, role: Role) -> list[Check]:
-    """Every question for one platform; the later ones only where the earlier ones went well."""
+    """Run every check for one platform; the later ones only where the earlier ones passed."""
     try:
         keys = wiring.api_keys(configuration, name, platform)
     except InvalidConfiguration as error:
@@ -62,7 +62,7 @@ async def examine(configuration: Configuration, name: str, platform: Platform, r
 
 
 async def ask(client: StripeClient, name: str, platform: Platform, role: Role) -> list[Check]:
-    """What only the endpoint itself can tell."""
+    """Run the checks that call Stripe."""
     lacking = _without_publishable(name, platform, role)
     before = time.time()
     try:
@@ -89,7 +89,7 @@ def _keys(name: str, platform: Platform, keys: ApiKeys) -> Iterator[Check]:
 
 
 def _unaskable(platform: Platform) -> frozenset[Kind]:
-    """Kinds that no call can be made for: their key is missing."""
+    """Return the kinds that cannot be checked, because their key is missing."""
     return PUBLISHABLE_IN_LIVE if platform.live and platform.publishable_key is None else frozenset()
 
 
@@ -127,7 +127,7 @@ def _greeted(name: str, platform: Platform, greeting: Greeting) -> Iterator[Chec
 
 
 def _other(name: str, platform: Platform) -> str:
-    """What to do where something else than the endpoint answers."""
+    """Return what to do where something else than Stripe answers."""
     if platform.base_url.rstrip("/").endswith("/v1"):
         return f"[platforms.{name}] base_url ends in /v1; leave it out"
     return f"check [platforms.{name}] base_url, and a proxy between here and there: something else answers"
@@ -135,7 +135,7 @@ def _other(name: str, platform: Platform) -> str:
 
 def _clock(name: str, greeting: Greeting, now: float) -> Iterator[Check]:
     try:
-        # It tells the second that has begun: half a second later on average.
+        # The header names the second that has begun: the real time is half a second later on average.
         theirs = parsedate_to_datetime(greeting.date or "").timestamp() + 0.5
     except ValueError:
         yield warning("endpoint clock", name, "unknown: the answer has no date")
@@ -166,7 +166,7 @@ async def _kind(client: StripeClient, platform: str, kind: Kind) -> Check:
 
 
 async def _connect(client: StripeClient, platform: str) -> Check:
-    """Without Connect an account is refused as a whole, with it the parameter that is wrong is named."""
+    """Without Connect, Stripe refuses any account. With it, Stripe names the wrong parameter."""
     name = "endpoint connect"
     do = "sign the account up for Connect before accounts, persons or external accounts are asked for"
     try:
@@ -197,5 +197,5 @@ def _reason(error: Unavailable | TimeoutError) -> str:
 
 
 def _key() -> str:
-    """Random, unlike the key of any request: a stored refusal of last week says nothing about today."""
+    """Return a random idempotency key: Stripe would repeat the stored answer to one of last week."""
     return f"preflight-{secrets.token_hex(16)}"

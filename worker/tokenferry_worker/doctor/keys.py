@@ -1,4 +1,4 @@
-"""The keys of the envelope: are they there, closed to others, and do they belong together?"""
+"""Checks the keys that seal, open and sign: are they there, closed to others, and do they fit together?"""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COPY = "copy its public key from the signers folder of `tokenferry keys generate
 
 
 def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
-    """An attach worker has the signers only; a worker needs no recipient, but one that is there must fit."""
-    signers, yours = _signers(configuration.path(configuration.keys.signers))
-    yield yours
+    """Check the keys of a worker of *role*. It needs no recipient, but one that is there must fit."""
+    signers, check = _signers(configuration.path(configuration.keys.signers))
+    yield check
     yield from _folder(configuration.path(configuration.keys.signers), 0o022, "can add a signer")
     if role == "attach":
         return
@@ -74,7 +74,7 @@ def _own(name: str, path: Path, signers: Signers | None) -> Iterator[Check]:
         yield refused(name, str(path), error, MAKE)
         return
     if signers is None:
-        return  # said already
+        return  # reported already
     trial = b"tokenferry doctor"
     if signers.verify(signer.signer_id, signer.sign(trial), trial):
         yield ok(name, str(path), f"signs as {signer.signer_id}, which is among the signers")
@@ -84,11 +84,11 @@ def _own(name: str, path: Path, signers: Signers | None) -> Iterator[Check]:
 
 
 def _folder(path: Path, forbidden: int, harm: str) -> Iterator[Check]:
-    """Private files are refused by their own mode already; an open folder lets others replace them."""
+    """Check the folder: an open one lets others replace files. The mode of private files is checked elsewhere."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        return  # said already
+        return  # reported already
     if mode & forbidden:
         do = f"run `chmod {'700' if forbidden == 0o077 else 'go-w'} {path}`"
         yield warning("keys folder", str(path), f"has mode {mode:04o}: somebody else {harm}", do)

@@ -1,4 +1,4 @@
-"""The budgets as they will be kept, beside those that are documented for every account."""
+"""Compares the budgets with those that Stripe documents for every account."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenferry_worker.limits.budgets import Budgets
 
 
 def examine(configuration: Configuration) -> Iterator[Check]:
-    """One line per platform, and one more where two platforms spend one account's budget twice."""
+    """Check every platform, and whether two platforms spend the budget of one account twice."""
     for name, platform in configuration.platforms.items():
         rates, documented = _rates(name, platform), _rates(name, Platform(mode=platform.mode))
         above = {what: documented[what] for what, rate in rates.items() if rate > documented.get(what, rate)}
@@ -28,16 +28,16 @@ def examine(configuration: Configuration) -> Iterator[Check]:
 
 
 def _rates(name: str, platform: Platform) -> dict[str, float]:
-    """Calls per second by budget, under its name without the platform's."""
+    """Return calls per second by budget. The names come without the platform."""
     return {budget.name.removeprefix(f"{name}:"): budget.per_second for budget in Budgets(name, platform).all()}
 
 
 def _spelled(rates: dict[str, float]) -> str:
-    """All endpoints of one rate together, and those of another one by name."""
+    """Return the rates as text: the usual rate of all endpoints once, other rates by name."""
     endpoints = {what: rate for what, rate in rates.items() if what.startswith("endpoint:")}
     usual = Counter(endpoints.values()).most_common(1)[0][0]
-    told = {what: rate for what, rate in rates.items() if what not in endpoints or rate != usual}
-    parts = [f"{_plain(what)} {rate:g}/s" for what, rate in told.items()]
+    named = {what: rate for what, rate in rates.items() if what not in endpoints or rate != usual}
+    parts = [f"{_plain(what)} {rate:g}/s" for what, rate in named.items()]
     return ", ".join([*parts[:1], f"each endpoint {usual:g}/s", *parts[1:]])
 
 
@@ -51,7 +51,7 @@ def _shared(configuration: Configuration) -> Iterator[Check]:
         try:
             by_key.setdefault(wiring.api_keys(configuration, name, platform).secret, []).append(name)
         except InvalidConfiguration:
-            continue  # said where the keys are examined
+            continue  # reported where the keys are checked
     for names in by_key.values():
         if len(names) > 1:
             says = "use one secret key: each of them keeps the whole budget of one account"

@@ -1,4 +1,4 @@
-"""All examinations together: at the same time, each within its deadline, none stopped by another one's failure."""
+"""Runs all checks at the same time, each with its own deadline. No failure stops another check."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tokenferry_worker.wiring import Role
 REPORT = "look at this place yourself; if it is as it should be, the preflight has a bug"
 
 
-async def examine(configuration: Configuration, role: Role, source: Path) -> list[Check]:
-    """Every check for a worker of *role*, configured by *source*, in the order of a reader's interest."""
+async def examine(configuration: Configuration, role: Role, source: Path, *, seconds: float = SECONDS) -> list[Check]:
+    """Run every check for a worker of *role*, configured by *source*. *seconds*: the deadline of a group of checks."""
     at_broker, at_store = masked(configuration.broker.url), masked(configuration.store.url)
     groups = await asyncio.gather(
-        within(SECONDS, "configuration file", str(source), partial(settings.examine, configuration, source), REPORT),
-        within(SECONDS, "keys files", str(source), partial(keys.examine, configuration, role), REPORT),
-        within(SECONDS, "broker connection", at_broker, partial(broker.examine, configuration, role), broker.CURE),
-        within(SECONDS, "store connection", at_store, partial(store.examine, configuration), store.CURE),
+        within(seconds, "configuration file", str(source), partial(settings.examine, configuration, source), REPORT),
+        within(seconds, "keys files", str(source), partial(keys.examine, configuration, role), REPORT),
+        within(seconds, "broker connection", at_broker, partial(broker.examine, configuration, role), broker.CURE),
+        within(seconds, "store connection", at_store, partial(store.examine, configuration), store.CURE),
         _endpoints(configuration, role),
-        within(SECONDS, "limits budgets", str(source), partial(limits.examine, configuration), REPORT),
+        within(seconds, "limits budgets", str(source), partial(limits.examine, configuration), REPORT),
     )
     return [check for group in groups for check in group]
 
@@ -37,7 +37,10 @@ async def _endpoints(configuration: Configuration, role: Role) -> list[Check]:
         *(endpoint.examine(configuration, name, configuration.platforms[name], role) for name in names),
         return_exceptions=True,
     )
-    return [*_without_platform(names), *(check for pair in zip(names, answers, strict=True) for check in _told(*pair))]
+    return [
+        *_without_platform(names),
+        *(check for pair in zip(names, answers, strict=True) for check in _checks_of(*pair)),
+    ]
 
 
 def _without_platform(names: list[str]) -> Iterator[Check]:
@@ -46,5 +49,5 @@ def _without_platform(names: list[str]) -> Iterator[Check]:
         yield failed("endpoint keys", "platforms", "no platform is configured", do)
 
 
-def _told(name: str, answer: list[Check] | BaseException) -> list[Check]:
+def _checks_of(name: str, answer: list[Check] | BaseException) -> list[Check]:
     return [failed("endpoint connection", name, why(answer), REPORT)] if isinstance(answer, BaseException) else answer

@@ -1,4 +1,4 @@
-"""What was found, for a person and for a program."""
+"""Prints the result of all checks, for a person or as JSON."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ MARKS: Final[Mapping[State, tuple[str, str]]] = {
     "failed": ("✗", "red"),
 }
 PLAIN: Final[Mapping[State, str]] = {"ok": "+", "warning": "!", "failed": "x"}
-"""For a terminal that cannot show the others."""
+"""For a terminal that cannot show these characters."""
 UNWATCHED: Final = 140
-"""Columns of a line that goes to a file or a pipe."""
+"""Columns of a line in a file or a pipe."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Every check, and the settings they were made with."""
+    """Every check, and the settings in force."""
 
     checks: Sequence[Check]
     settings: Mapping[str, Any]
 
     @property
     def ok(self) -> bool:
-        """Nothing failed; there may be warnings."""
+        """True if no check failed. There may be warnings."""
         return all(check.state != "failed" for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
-        """For a program."""
+        """Return the report for a program."""
         return {"ok": self.ok, "checks": [asdict(check) for check in self.checks], "settings": self.settings}
 
     def show(self, console: Console | None = None) -> None:
-        """For a person: a line per check, below it what to do; then the settings; in the end how many of each."""
+        """Print a line per check, with what to do below it, then the settings, then the counts."""
         console = console or Console(highlight=False)
         if not console.is_terminal:
             console.width = UNWATCHED
@@ -55,7 +55,7 @@ class Report:
             mark, colour = MARKS[check.state]
             name = check.name if check.area != area else " " * (len(area) + 1) + check.name[len(area) + 1 :]
             area = check.area
-            table.add_row(Text(mark if _shows(console) else PLAIN[check.state], colour), Text(name), _told(check))
+            table.add_row(Text(mark if _shows(console) else PLAIN[check.state], colour), Text(name), _finding(check))
             if check.do:
                 table.add_row("", "", Text(f"{'→' if _shows(console) else '->'} {check.do}", "bold"))
         console.print(table)
@@ -74,7 +74,7 @@ class Report:
         return f"{len(self.checks)} checks: {count['ok']} ok, {warnings}, {count['failed']} failed"
 
 
-def _told(check: Check) -> Text:
+def _finding(check: Check) -> Text:
     return Text.assemble((f"{check.subject}  ", "dim"), check.says)
 
 

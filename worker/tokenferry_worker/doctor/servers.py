@@ -1,6 +1,6 @@
-"""What a Redis or Valkey server says about itself: the same questions for the broker and for the store.
+"""Checks what a Redis or Valkey server reports about itself, as broker and as store.
 
-`INFO` and not `CONFIG GET`: hosted servers forbid the latter, and where both are forbidden it is said to be unknown.
+It uses `INFO`, because hosted servers forbid `CONFIG GET`. Where both are forbidden, the check says "unknown".
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ OLDEST: Final = (6, 2)
 
 
 def facts(client: Redis) -> Mapping[str, Any]:
-    """Everything `INFO` tells; nothing where it is forbidden."""
+    """Return the answer to `INFO`, empty where that is forbidden."""
     try:
-        told: Mapping[str, Any] = client.info()  # type: ignore[assignment,unused-ignore]
+        info: Mapping[str, Any] = client.info()  # type: ignore[assignment,unused-ignore]
     except ResponseError:  # NOPERM among them
         return {}
-    return told
+    return info
 
 
-def version(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Check]:
-    """Which server it is, and whether it is one that messages and outcomes can be entrusted to."""
+def version(area: str, subject: str, info: Mapping[str, Any]) -> Iterator[Check]:
+    """Check which server it is, and that it can keep messages and outcomes safe."""
     name = f"{area} version"
-    number = str(told.get("valkey_version") or told.get("redis_version") or "")
-    product = "Valkey" if "valkey_version" in told else "Redis"
+    number = str(info.get("valkey_version") or info.get("redis_version") or "")
+    product = "Valkey" if "valkey_version" in info else "Redis"
     if not number:
         yield warning(name, subject, "unknown: the server does not tell (INFO is forbidden)", "allow INFO")
         return
     parts = tuple(map(int, re.findall(r"\d+", number)[:2]))
     if product == "Redis" and parts < OLDEST:
         yield failed(name, subject, f"{product} {number} is too old", "use Redis 6.2 or newer, or Valkey")
-    elif told.get("cluster_enabled"):
+    elif info.get("cluster_enabled"):
         yield failed(name, subject, f"{product} {number} is a cluster node", "use a server that is no cluster")
-    elif told.get("role") == "slave":
+    elif info.get("role") == "slave":
         yield failed(name, subject, f"{product} {number} is a replica, which takes no writes", "name the primary")
     else:
         yield ok(name, subject, f"{product} {number}")
 
 
-def persistence(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Check]:
-    """Whether what was accepted survives a restart of the server."""
+def persistence(area: str, subject: str, info: Mapping[str, Any]) -> Iterator[Check]:
+    """Check that accepted messages survive a restart of the server."""
     name = f"{area} persistence"
-    match told.get("aof_enabled"):
+    match info.get("aof_enabled"):
         case None:
             yield warning(name, subject, "unknown: the server does not tell", "make sure that appendonly is yes")
         case 0:
@@ -58,16 +58,16 @@ def persistence(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Ch
             yield ok(name, subject, "appendonly is on")
 
 
-def eviction(area: str, subject: str, told: Mapping[str, Any]) -> Iterator[Check]:
-    """Whether a full server refuses writes, as it should, or throws away what it was given."""
+def eviction(area: str, subject: str, info: Mapping[str, Any]) -> Iterator[Check]:
+    """Check that a full server refuses writes, and does not drop keys."""
     name = f"{area} eviction"
-    policy = told.get("maxmemory_policy")
+    policy = info.get("maxmemory_policy")
     if policy is None:
         yield warning(
             name, subject, "unknown: the server does not tell", "make sure that maxmemory-policy is noeviction"
         )
     elif policy != "noeviction":
-        yet = "" if told.get("maxmemory") else " as soon as a maxmemory is set"
+        yet = "" if info.get("maxmemory") else " as soon as a maxmemory is set"
         says = f"maxmemory-policy is {policy}: a full server throws keys away{yet}"
         yield warning(name, subject, says, "set `maxmemory-policy noeviction`")
     else:

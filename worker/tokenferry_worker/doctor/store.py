@@ -1,8 +1,7 @@
-"""The store: can it run our scripts, how far away is it, and what time does it think it is?"""
+"""Checks the store: does it run our scripts, how far away is it, and is its clock right?"""
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
 from typing import Final, cast
@@ -17,18 +16,19 @@ from tokenferry.configuration import Configuration
 from tokenferry_worker.doctor import servers
 from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, warning
 from tokenferry_worker.doctor.words import masked, why
+from tokenferry_worker.on_redis.keys import StoreKeys
 from tokenferry_worker.on_redis.store import Script
 
 CURE = "start it, or correct [store] url in the configuration"
 FAR: Final = 0.025
-"""Seconds. Every call to the endpoint asks the store for a permit first, some once more: a share of 1/25 s."""
+"""Seconds. Every call to Stripe first asks the store for a permit, some twice: a share of 1/25 s."""
 ROUNDS: Final = 5
 LIVES_MS: Final = 5_000
-"""The key of the trial script passes away by itself, should nobody remove it."""
+"""The key of the trial script expires by itself, should nobody remove it."""
 
 
 def examine(configuration: Configuration) -> Iterator[Check]:
-    """Leaves nothing behind."""
+    """Check the store, and leave no key behind."""
     where = masked(configuration.store.url)
     client = sentinel.client(
         connecting.store_url(configuration),
@@ -61,7 +61,7 @@ def examine(configuration: Configuration) -> Iterator[Check]:
 
 
 def _round_trip(client: Redis) -> tuple[float, float]:
-    """The seconds of the shortest of a few questions, and how far the server's clock is ahead of ours."""
+    """Return the seconds of the shortest of a few round trips, and how far the server's clock is ahead of ours."""
     found = []
     for _ in range(ROUNDS):
         before, asked = time.time(), time.perf_counter()
@@ -72,8 +72,8 @@ def _round_trip(client: Redis) -> tuple[float, float]:
 
 
 def _script(client: Redis, where: str, prefix: str) -> Check:
-    """The ledger's own claim, of a token that does not exist: it asks the clock and writes, as they all do."""
-    name, key = "store script", f"{prefix}:doctor:{secrets.token_hex(8)}"
+    """Run the ledger's claim for a token that does not exist: it reads the clock and writes, as all scripts do."""
+    name, key = "store script", StoreKeys(prefix).trial()
     claim = client.register_script(Script("claim").source)
     try:
         answer = claim(keys=[key], args=["doctor", LIVES_MS, LIVES_MS])

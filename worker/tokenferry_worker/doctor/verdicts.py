@@ -1,4 +1,4 @@
-"""What an examination finds: a state, a reason in words, and what to do about it. Never a value, never a secret."""
+"""The result of a check: a state, a reason, and what to do about it. It never holds a value or a secret."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final, Literal
 State = Literal["ok", "warning", "failed"]
 
 NOTICED: Final = 5.0
-"""Seconds two clocks may differ before it is worth a word; the endpoint tells its own in whole seconds."""
+"""Seconds by which two clocks may differ before a warning. Stripe reports its time in whole seconds."""
 HARMFUL: Final = 60.0
-"""Seconds two clocks may differ before requests of the realtime lane, which live two minutes, are at stake."""
+"""Seconds by which two clocks may differ before realtime requests, which live two minutes, may be lost."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question and its answer. The first word of *name* is the area, *subject* says where."""
+    """One check. The first word of *name* is the area, *subject* says where."""
 
     name: str
     subject: str
@@ -30,28 +30,28 @@ class Check:
 
 
 def ok(name: str, subject: str, says: str) -> Check:
-    """As it should be."""
+    """Return a check that passed."""
     return Check(name, subject, "ok", says)
 
 
 def warning(name: str, subject: str, says: str, do: str | None = None) -> Check:
-    """Works, but somebody should know; or could not be found out."""
+    """Return a check that works but needs attention, or that could not be made."""
     return Check(name, subject, "warning", says, do)
 
 
 def failed(name: str, subject: str, says: str, do: str | None = None) -> Check:
-    """Would stop a worker, or lose or refuse requests."""
+    """Return a check of something that would stop a worker, or lose or refuse requests."""
     return Check(name, subject, "failed", says, do)
 
 
 def refused(name: str, subject: str, error: Exception, do: str) -> Check:
-    """Failed with an error of ours, whose text is "what is wrong; what to do". *do*: the cure where it names none."""
+    """Return a failed check from an error of ours: "what is wrong; what to do". *do*: where the text has no cure."""
     says, _, cure = str(error).partition("; ")
     return failed(name, subject, says.removeprefix(f"{subject}: "), cure or do)
 
 
 def clock(name: str, subject: str, ahead: float) -> Check:
-    """The judgement on another machine's clock that is *ahead* seconds before ours."""
+    """Check the clock of another machine, which is *ahead* seconds before ours."""
     if abs(ahead) < NOTICED:
         return ok(name, subject, f"agrees with ours within {max(1.0, abs(ahead)):.0f} s")
     judge = warning if abs(ahead) < HARMFUL else failed

@@ -1,4 +1,4 @@
-"""The Celery application: the engine that carries deliveries, with every setting that keeps it from losing one.
+"""The Celery application of a worker process, with every setting that keeps it from losing a delivery.
 
 `docs/brokers.md` gives the measurement behind each setting.
 """
@@ -10,7 +10,6 @@ import socket
 from functools import cache, partial
 from typing import Any
 
-from celery import Celery
 from celery.signals import worker_ready
 
 from tokenferry.broker import connecting
@@ -20,6 +19,7 @@ from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, TOKENIZE_TASK
 from tokenferry_worker import wiring
 from tokenferry_worker.engine import signals
+from tokenferry_worker.engine.engine import Engine, EngineApp
 from tokenferry_worker.health.vitals import ReportLine, Vitals
 from tokenferry_worker.health.watchdog import Watchdog
 from tokenferry_worker.health.witness import QueueWitness
@@ -28,68 +28,74 @@ from tokenferry_worker.wiring import Role
 
 log = logging.getLogger("tokenferry.worker")
 
+TASKS = {"tokenize": TOKENIZE_TASK, "attach": ATTACH_TASK, "onboard": ONBOARD_TASK}
 
-def build(configuration: Configuration, role: Role) -> Celery:
-    """The application of one worker process."""
-    url = connecting.broker_url(configuration)
-    amqp = connecting.is_amqp(url)
-    app = Celery("tokenferry", set_as_current=False)
-    app.conf.update(
-        broker_url=url,
-        broker_transport=connecting.transport(url),
-        broker_use_ssl=connecting.tls(configuration),
-        broker_transport_options=connecting.transport_options(url, configuration),
-        broker_heartbeat=10 if amqp else 0,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        task_queues=[connecting.queue(name, amqp=amqp) for name in wiring.queues_of(configuration, role)],
-        task_create_missing_queues=False,
-        accept_content=["json"],
-        # Nothing is acknowledged before its outcome is recorded and told.
-        task_acks_late=True,
-        task_acks_on_failure_or_timeout=True,
-        task_reject_on_worker_lost=True,
-        worker_prefetch_multiplier=1,
-        worker_enable_prefetch_count_reduction=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        # Results travel on queues of their own; a result backend and events would only leak.
-        task_ignore_result=True,
-        task_store_eager_result=False,
-        worker_send_task_events=False,
-        worker_enable_remote_control=False,
-        worker_pool="tokenferry_worker.engine.pool:AsyncioPool",
-        worker_consumer="tokenferry_worker.engine.consumer:CarefulConsumer",
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        worker_concurrency=configuration.worker.concurrency,
-    )
-    # Only the tasks of the role, and none of Celery's own: another one's message is set aside as unknown.
+
+def build(configuration: Configuration, role: Role) -> EngineApp:
+    """Return the application of one worker process."""
+    app = EngineApp(_engine(configuration, role))
+    app.conf.update(_settings(configuration, role))
+    # Keep only the tasks of the role, and none of Celery's own: a message for any other is moved to quarantine.
     app.finalize()
     for name in list(app.tasks):
         app.tasks.unregister(name)
-    tasks = {"tokenize": TOKENIZE_TASK, "attach": ATTACH_TASK, "onboard": ONBOARD_TASK}
-    for name in tasks.values() if role == "all" else [tasks[role]]:
+    for name in TASKS.values() if role == "all" else [TASKS[role]]:
         app.task(_never, name=name, shared=False, ignore_result=True, acks_late=True)
-
-    publisher = cache(partial(Publisher.to, configuration))
-    vitals = Vitals(role)
-
-    def open_() -> Any:
-        return wiring.handlers(configuration, role, publisher(), vitals)
-
-    app.tokenferry_publisher = publisher
-    app.tokenferry_clock = ServerClock(lambda: now_at(connecting.store_url(configuration)))
-    app.tokenferry_open = open_
-    app.tokenferry_vitals = vitals
-    app.tokenferry_hold = configuration.broker.hold_seconds if amqp else None
-    app.tokenferry_grace = configuration.worker.grace_seconds
     return app
 
 
-def run(configuration: Configuration, role: Role, *, name: str) -> int:
-    """Work until a signal (`stopping`) or until the watchdog ends it.
+def _engine(configuration: Configuration, role: Role) -> Engine:
+    publisher = cache(partial(Publisher.to, configuration))
+    vitals = Vitals(role)
+    amqp = connecting.is_amqp(connecting.broker_url(configuration))
+    return Engine(
+        open_handlers=lambda: wiring.handlers(configuration, role, publisher(), vitals),
+        publisher=publisher,
+        now=ServerClock(lambda: now_at(connecting.store_url(configuration))),
+        vitals=vitals,
+        grace_seconds=configuration.worker.grace_seconds,
+        hold_seconds=configuration.broker.hold_seconds if amqp else None,
+    )
 
-    Returns the exit code: 0 only where nothing failed, the closing of what the deliveries used included.
+
+def _settings(configuration: Configuration, role: Role) -> dict[str, Any]:
+    url = connecting.broker_url(configuration)
+    amqp = connecting.is_amqp(url)
+    return {
+        "broker_url": url,
+        "broker_transport": connecting.transport(url),
+        "broker_use_ssl": connecting.tls(configuration),
+        "broker_transport_options": connecting.transport_options(url, configuration),
+        "broker_heartbeat": 10 if amqp else 0,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "task_queues": [connecting.queue(name, amqp=amqp) for name in wiring.queues_of(configuration, role)],
+        "task_create_missing_queues": False,
+        "accept_content": ["json"],
+        # Nothing is acknowledged before its outcome is recorded and published.
+        "task_acks_late": True,
+        "task_acks_on_failure_or_timeout": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_enable_prefetch_count_reduction": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Results have their own queues. A result backend and events would only leak.
+        "task_ignore_result": True,
+        "task_store_eager_result": False,
+        "worker_send_task_events": False,
+        "worker_enable_remote_control": False,
+        "worker_pool": "tokenferry_worker.engine.pool:AsyncioPool",
+        "worker_consumer": "tokenferry_worker.engine.consumer:CarefulConsumer",
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_concurrency": configuration.worker.concurrency,
+    }
+
+
+def run(configuration: Configuration, role: Role, *, name: str) -> int:
+    """Work until a signal (`signals`) or the watchdog ends the process.
+
+    Return the exit code: 0 only where nothing failed, not even closing the connections of the deliveries.
     """
     quiet()
     app = build(configuration, role)
@@ -108,15 +114,15 @@ def run(configuration: Configuration, role: Role, *, name: str) -> int:
     watchdog.start()
     worker.start()
     watchdog.stop()
-    # Nobody waits any more for what it still holds: that was given back.
-    app.tokenferry_publisher().close(timeout=1.0)
+    # Nobody waits any more for what it still holds: those deliveries were given back.
+    app.engine.publisher().close(timeout=1.0)
     return int(worker.exitcode or 0) or int(worker.pool.failed)
 
 
-def _watchdog(app: Celery, worker: Any, configuration: Configuration) -> Watchdog:
-    """Introduce to each other: what is watched, who watches, and who hears of it."""
+def _watchdog(app: EngineApp, worker: Any, configuration: Configuration) -> Watchdog:
+    """Connect the watchdog and the vitals to the pool, the consumer and the queue witness."""
     witness = QueueWitness(configuration, [queue.name for queue in app.conf.task_queues])
-    vitals: Vitals = app.tokenferry_vitals
+    vitals = app.engine.vitals
     vitals.pool = worker.pool
     vitals.noted = NOTED
     vitals.connected = worker.consumer.is_reading
@@ -130,23 +136,24 @@ def _watchdog(app: Celery, worker: Any, configuration: Configuration) -> Watchdo
         concurrency=configuration.worker.concurrency,
         reading=worker.consumer.is_reading,
         full=worker.consumer.is_full,
-        report=lambda: line.tell(vitals.report()),
+        report=lambda: line.send(vitals.report()),
     )
 
 
 def quiet() -> None:
-    """Keep libraries from logging what they carry: Celery dumps bodies, HTTP clients log URLs."""
+    """Keep libraries from logging what they carry: Celery logs bodies, HTTP clients log URLs."""
     for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "httpcore", "aiohttp", "kombu", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # After a lost connection they log, with tracebacks, every delivery that cannot be acknowledged any more and what
-    # the old connection still had to say. The deliveries come back by themselves, and the loss itself is logged once.
+    # After a lost connection these two log a traceback for every delivery that can no longer be acknowledged, and for
+    # each late frame of the old connection. The deliveries come back by themselves, and the loss is logged once.
     for name in ("celery.worker.request", "celery.worker.loops"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _say_ready(sender: Any, **_: Any) -> None:
-    sender.app.tokenferry_vitals.ready = True
-    log.info("ready, reading %s", ", ".join(queue.name for queue in sender.app.conf.task_queues))
+    app: EngineApp = sender.app
+    app.engine.vitals.ready = True
+    log.info("ready, reading %s", ", ".join(queue.name for queue in app.conf.task_queues))
 
 
 def _never(body: str) -> None:

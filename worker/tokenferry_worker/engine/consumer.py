@@ -1,7 +1,7 @@
-"""Celery's consumer behind a strict reading of our own: Celery sees only what we have read, and no header steers it.
+"""Celery's consumer behind our own strict reader: Celery gets only accepted messages, and no header steers it.
 
-What is not ours is set aside, silently; no message ends the process. And the consumer shows that it is alive, and
-whether it is connected.
+Every other message is moved to quarantine. No message ends the process. The consumer also shows the watchdog that it
+is alive, and whether it is connected.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from tokenferry.contract.work_messages import (
     read_work,
 )
 from tokenferry_worker.dead_letters.retention import retained
+from tokenferry_worker.engine.engine import EngineApp
 
 log = logging.getLogger(__name__)
 
 
 RETRY_EVERY = (1, 1, 5)
-"""Seconds between tries to reach the broker: the first pause, how much longer each is than the last, the longest."""
+"""Seconds between tries to reach the broker: the first pause, what each further one adds, and the longest."""
 ASIDE_AGAIN = 5.0
-"""Seconds until another try to set a message aside: it would come back at once, and hold up what is ours."""
+"""Seconds before another try to quarantine a message: given back at once, it would hold up good messages."""
 
 
 class Checked:
-    """A work message as Celery is given it: what our reading has accepted, and no header that the publisher chose."""
+    """A work message in the form that Celery gets: only what our reader accepted, and no header of the publisher."""
 
     content_type = "application/json"
     content_encoding = "utf-8"
 
     def __init__(self, work: WorkMessage, message: Any) -> None:
-        """*message*: as the transport made it. It is needed to acknowledge, and may forget its content."""
+        """*message*: the transport's own. It is needed to acknowledge; its content is not."""
         self.headers = {"task": work.task, "id": work.id, "ignore_result": True}
         self.body = work.argument
         self.payload: tuple[list[str], dict[str, Any], dict[str, Any]] = ([work.argument], {}, {})
@@ -57,20 +58,23 @@ class Checked:
 
 
 class CarefulConsumer(Consumer):
-    """Hands our messages to Celery, and moves everything else to the quarantine queue."""
+    """Hands work messages to Celery, and moves everything else to the quarantine queue."""
+
+    app: EngineApp
+    """Celery's base class sets it."""
 
     class Blueprint(Consumer.Blueprint):
-        """Celery's, less what declares 28 quorum queues for delays on RabbitMQ: no message of ours is ever delayed."""
+        """Celery's, without the step that declares 28 quorum queues for delays on RabbitMQ: we delay no message."""
 
         default_steps: ClassVar = [step for step in Consumer.Blueprint.default_steps if "DelayedDelivery" not in step]
 
     def is_reading(self) -> bool:
-        """Whether it is connected, and the broker hands out messages as far as it has said."""
+        """True if it is connected and the broker has reported no trouble with handing out messages."""
         consumer = getattr(self, "task_consumer", None)
         return self.connection is not None and consumer is not None and not getattr(consumer.channel, "troubled", False)
 
     def is_full(self, queue: str) -> bool:
-        """Whether what it holds of *queue* leaves no room for more bytes (`held_bytes`)."""
+        """True if the messages it holds of *queue* leave no room for more bytes (`held_bytes`)."""
         channel = getattr(getattr(self, "task_consumer", None), "channel", None)
         return channel is not None and bool(channel.is_full(queue))
 
@@ -118,20 +122,20 @@ class CarefulConsumer(Consumer):
             pause = min(pause + step, longest)
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
-        """Let go of a lost connection, and call off what came over it.
+        """Drop a lost connection, and cancel the deliveries that came over it.
 
-        It cannot be acknowledged any more and comes again. Two deliveries of one request would do no harm, but while
-        they wait each further loss would add one, and all of them would count towards poison.
+        They can no longer be acknowledged, and come again. Two deliveries of one request would do no harm. But while
+        they wait, each further loss would add one, and all of them would count towards poison.
         """
-        self.pool.turns += 1  # to let go of a silent broker takes as many waits as there are words to say to it
+        self.pool.turns += 1  # closing the connection to a silent broker waits once for each thing it says
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CPendingDeprecationWarning)  # Celery's advice to do the same
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)  # Celery advises to do the same
             super().on_connection_error_after_connected(exc)
         self.pool.turns += 1
-        self.pool.call_off()
+        self.pool.cancel_all()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
-        """What is called with each message, of whatever content. Raises for a lost connection or a dead pool only."""
+        """Return what is called with each message. It raises only for a lost connection or a dead pool."""
         hand_over = super().create_task_handler(*args, **kwargs)
 
         def on_message(message: Any) -> None:
@@ -142,7 +146,7 @@ class CarefulConsumer(Consumer):
                     self._set_aside(message, work.reason)
                     return
                 checked = Checked(work, message)
-                message.body, message.headers, message.properties = b"", {}, {}  # held no longer than they are needed
+                message.body, message.headers, message.properties = b"", {}, {}  # keep nothing that is not needed
                 hand_over(checked)
             except Exception as error:
                 if self._is_lost(error) or not self.pool.is_running:
@@ -155,7 +159,7 @@ class CarefulConsumer(Consumer):
         return on_message
 
     def _is_lost(self, error: Exception) -> bool:
-        """Whether the connection is lost. On Redis kombu takes every `KeyError` for that, whatever led to it."""
+        """True if the connection is lost. On Redis kombu counts every `KeyError` as that, whatever raised it."""
         return isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
 
     def _read(self, message: Any) -> WorkMessage | Refused:
@@ -165,14 +169,14 @@ class CarefulConsumer(Consumer):
         parts = message.headers, message.content_type, message.content_encoding, message.body
         return read_work(*parts, tasks=self.pool.tasks)
 
-    # What Celery would decide itself. It has nothing left to decide; these are here because its own would log bodies.
+    # Celery's own versions of these would log bodies. Our reader leaves them nothing to do.
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """A message that is no task."""
         self._set_aside(message, NOT_A_TASK)
 
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
-        """A task that is not ours."""
+        """A task that this worker does not know."""
         self._set_aside(message, UNKNOWN_TASK)
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
@@ -188,35 +192,39 @@ class CarefulConsumer(Consumer):
         self.pool.taken[queue] += 1
         self.pool.turns += 1  # what follows may take long, once for each of them
         try:
-            self.app.tokenferry_publisher().publish(Outgoing(QUARANTINE, self._note(message, reason, queue)))
+            self.app.engine.publisher().publish(Outgoing(QUARANTINE, self._record(message, reason, queue)))
         except PublishError as error:
-            said = "a message is not ours or not readable (%s), but was not moved to %s (%s); trying again"
-            log.warning(said, reason, QUARANTINE, error)
-            again = (log, self.connection_errors, True)
-            self.timer.call_after(ASIDE_AGAIN, message.reject_log_error, again)
+            log.warning(
+                "a message is not ours or not readable (%s), but was not moved to %s (%s); trying again",
+                reason,
+                QUARANTINE,
+                error,
+            )
+            requeue = True
+            self.timer.call_after(ASIDE_AGAIN, message.reject_log_error, (log, self.connection_errors, requeue))
         else:
-            self.app.tokenferry_vitals.set_aside[reason] += 1
+            self.app.engine.vitals.set_aside[reason] += 1
             log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
             message.ack_log_error(log, self.connection_errors)
 
-    def _note(self, message: Any, reason: str, queue: str) -> str:
-        at = self.app.tokenferry_clock()
+    def _record(self, message: Any, reason: str, queue: str) -> str:
+        at = self.app.engine.now()
         if getattr(message, "refused", None) is None:
             realtime = not queue or queue.startswith(tokenize_queue("realtime", ""))
             try:
                 return retained(message.body or "", reason, at=at, realtime=realtime)
-            except Exception as error:  # whatever it holds, it must not come back for ever
-                log.error("what is not ours cannot be kept (%s); it is noted", type(error).__name__)
+            except Exception as error:  # whatever it holds, the message must not come back for ever
+                log.error("a message cannot be kept (%s); only its length and reason are", type(error).__name__)
         return Refused(reason).note(getattr(message, "length", len(message.body or b"")), at=int(at * 1000))
 
 
 def _queue_of(message: Any) -> str:
-    """The queue that a message came from: both transports write it where its routing key stood."""
+    """Return the queue that a message came from. Both transports write it in place of the routing key."""
     return str(message.delivery_info.get("routing_key", ""))
 
 
 def _address(conn: Any) -> str:
-    """The broker without its password, as people write it: the scheme of our transport is nobody's business."""
+    """Return the broker's address as people write it: without password, and not with the scheme of our transport."""
     uri = str(conn.as_uri())
     for ours, theirs in (("tokenferry-amqp", "amqp"), ("tokenferry", "redis")):
         if uri.startswith(ours):

@@ -1,11 +1,11 @@
 """A Celery pool of one asyncio loop: hundreds of deliveries in flight in one process.
 
-The loop runs in a thread of its own. Celery's consumer stays alone in the main thread with its broker connection,
-which is not thread-safe: what is finished is handed back through a pipe that Celery's hub watches, and
-acknowledged there.
+The loop runs in its own thread. Celery's consumer and its broker connection stay in the main thread, because the
+connection is not thread-safe. A finished delivery is handed back through a pipe that Celery's hub watches, and is
+acknowledged in the main thread.
 
-Celery's tracer is bypassed, so signals, time limits and `self.retry` of ordinary tasks do not apply here; waiting,
-repeating and giving up happen inside the delivery.
+Celery's tracer is bypassed, so signals, time limits and `self.retry` of ordinary tasks do not apply here. A delivery
+waits, retries and gives up by itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -31,38 +30,20 @@ from celery.exceptions import Reject
 
 from tokenferry_worker.deliveries.settling import Handler
 from tokenferry_worker.engine import signals
+from tokenferry_worker.engine.engine import EngineApp
 
 log = logging.getLogger(__name__)
 
 
-Open = Callable[[], AbstractAsyncContextManager[Mapping[str, Handler]]]
-"""Opens what the handlers need inside the running loop, and closes it at the end."""
-
-
-@dataclass(frozen=True)
-class Pauses:
-    """How long a pool waits for what, in seconds."""
-
-    called_off: float = 2.0
-    """What deliveries get to end once they are called off."""
-    between_timers: float = 1.0
-    """While the worker stops, between two looks at what Celery's hub would do by the clock: heartbeats."""
-    crashed: float = 1.0
-    """Before a delivery whose handler crashed goes back: a poison message must not spin."""
-    closed: float = 10.0
-    """What the connections to store and endpoint get to close."""
-
-
 class AsyncioPool(BasePool):
-    """The pool Celery is told to use. `app.tokenferry_open` gives it its handlers.
+    """The pool that Celery is told to use. It gets its handlers from the `Engine` of the application.
 
-    `app.tokenferry_hold`: seconds after which a delivery that has not ended is given back, in good order; None: never.
-
-    For the watchdog, which reads them from a thread of its own: `turns` and `loop_turns` count what each of the two
-    threads has answered since it was last asked to `answer`, `taken` and `held` the deliveries by queue.
+    The watchdog reads these from its own thread: `turns` and `loop_turns` count how often the two threads have run
+    since `answer` asked them to; `taken` and `held` count deliveries by queue.
     """
 
-    pauses = Pauses()
+    app: EngineApp
+    """Celery's base class sets it."""
     signal_safe = False
     task_join_will_block = False
     started = False
@@ -71,7 +52,7 @@ class AsyncioPool(BasePool):
     loop_turns = 0
 
     def on_start(self) -> None:
-        """Start the loop's thread and open the handlers; an error in either ends the worker."""
+        """Start the thread of the loop and open the handlers. An error in either ends the worker."""
         self._finished: deque[Callable[[], None]] = deque()
         self._signalled = False
         self._read_end, self._write_end = os.pipe()
@@ -95,10 +76,10 @@ class AsyncioPool(BasePool):
             raise self._failure
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Let Celery's hub wake up for finished deliveries. Called again after every reconnect."""
+        """Let Celery's hub wake up for finished deliveries. Celery calls this again after every reconnect."""
         self._hub = hub
         hub.add_reader(self._read_end, self._hand_back)
-        # And for signals: an idle hub would notice SIGTERM only when its next timer is due, seconds later.
+        # Wake up for signals too: an idle hub would notice SIGTERM only when its next timer is due, seconds later.
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def on_apply(
@@ -110,7 +91,7 @@ class AsyncioPool(BasePool):
         accept_callback: Callable[..., Any] | None = None,
         **_: Any,
     ) -> None:
-        """Start one delivery. *args* are those of Celery's tracer: name, id, request, body, ...
+        """Start one delivery. *args* are the arguments of Celery's tracer: name, id, request, body, ...
 
         The body is the one argument of the task, as the consumer has read it.
         """
@@ -123,46 +104,47 @@ class AsyncioPool(BasePool):
         self._in_hand += 1
         self.held[queue] += 1
         self.taken[queue] += 1
-        self._loop.call_soon_threadsafe(self._begin, name, id_, body, partial(self._let_go, queue, callback))
+        self._loop.call_soon_threadsafe(self._begin, name, id_, body, partial(self._ended_in, queue, callback))
 
-    def call_off(self) -> None:
-        """Give back what is in hand, in good order, and go on."""
-        with suppress(RuntimeError):  # the loop is closed, and nothing is in hand
+    def cancel_all(self) -> None:
+        """Cancel every running delivery, so that each gives itself back. The pool goes on."""
+        with suppress(RuntimeError):  # the loop is closed, and no delivery runs
             self._loop.call_soon_threadsafe(self._cancel_all)
 
     def on_stop(self) -> None:
-        """Warm shutdown: let what is in hand finish within the grace time, then as `on_terminate`.
+        """Warm shutdown: let deliveries finish within the grace time, then do as `on_terminate`.
 
-        The second signal cuts the grace time short.
+        A second signal ends the grace time.
         """
-        self._wait(self.app.tokenferry_grace, unless=signals.at_once)
+        self._wait(self.app.engine.grace_seconds, unless=signals.at_once)
         self.on_terminate()
 
     def on_terminate(self) -> None:
-        """Cold shutdown: give everything back at once, and close everything."""
-        self.call_off()
-        self._wait(self.pauses.called_off)
+        """Cold shutdown: give every delivery back at once, and close everything."""
+        pauses = self.app.engine.pauses
+        self.cancel_all()
+        self._wait(pauses.cancelled)
         if self._thread.is_alive():
             with suppress(RuntimeError):  # the loop has just ended by itself
                 self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(self.pauses.closed)
+            self._thread.join(pauses.closed)
         if self._thread.is_alive():
-            late = "what the deliveries used was not closed within %g s; this process ends without it"
-            log.error(late, self.pauses.closed)
+            log.error("the connections did not close within %g s; this process ends without waiting", pauses.closed)
 
     def _wait(self, seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
-        """Until nothing is in hand, for *seconds* at most. Meanwhile, do what Celery's hub does no more."""
+        """Wait until no delivery runs, for *seconds* at most. Do the work of Celery's hub, which no longer turns."""
         self.stopping = True
+        between_timers = self.app.engine.pauses.between_timers
         deadline = time.monotonic() + seconds
-        timers_at = time.monotonic() + self.pauses.between_timers
+        timers_at = time.monotonic() + between_timers
         while True:
             self._hand_back()
             if self._hub is not None:
                 for acknowledge in self._hub._pop_ready():
                     acknowledge()
                 if time.monotonic() >= timers_at:
-                    timers_at = time.monotonic() + self.pauses.between_timers
-                    with suppress(Exception):  # the connection may be gone; what is in hand is not
+                    timers_at = time.monotonic() + between_timers
+                    with suppress(Exception):  # the connection may be gone; the deliveries are not
                         self._hub.fire_timers()
             if not self._in_hand or time.monotonic() >= deadline or unless():
                 return
@@ -172,31 +154,31 @@ class AsyncioPool(BasePool):
 
     @property
     def tasks(self) -> Collection[str]:
-        """The names of the tasks that have a handler here."""
+        """Names of the tasks that have a handler here."""
         return self._handlers.keys()
 
     @property
     def is_running(self) -> bool:
-        """Whether the loop lives. Where it does not, what goes wrong says nothing about a message."""
+        """True while the loop lives. Without it, an error says nothing about the message that met it."""
         return self._thread.is_alive()
 
     # For the watchdog, from its thread
 
     @property
     def failed(self) -> bool:
-        """True if the loop's thread has ended with an error, at work or while it closed what the deliveries used."""
+        """True if the thread of the loop ended with an error, at work or while it closed the connections."""
         return self._failure is not None
 
     @property
     def in_hand(self) -> int:
-        """Deliveries that have begun and are not handed back."""
+        """Number of deliveries that have begun and are not handed back yet."""
         return self._in_hand
 
     def answer(self) -> None:
-        """Ask both threads to show that they turn: soon after, `turns` and `loop_turns` are higher than now."""
-        with suppress(BlockingIOError):  # full: it has been asked often enough
+        """Ask both threads to show that they run. Soon after, `turns` and `loop_turns` are higher than now."""
+        with suppress(BlockingIOError):  # the pipe is full, so the hub wakes up anyway
             os.write(self._write_end, b"?")
-        with suppress(RuntimeError):  # the loop is closed, and will not answer
+        with suppress(RuntimeError):  # the loop is closed, and cannot answer
             self._loop.call_soon_threadsafe(self._turned)
 
     def _turned(self) -> None:
@@ -214,29 +196,28 @@ class AsyncioPool(BasePool):
         except BaseException as error:
             self._failure = error
             if self._opened.is_set():  # else `on_start` raises it
-                self._end_of_the_loop(error)
+                self._on_loop_failed(error)
         finally:
             self._opened.set()
             self._loop.close()
 
-    def _end_of_the_loop(self, error: BaseException) -> None:
-        """Say that the loop has failed, and end the process: without its loop it can only take messages."""
+    def _on_loop_failed(self, error: BaseException) -> None:
+        """Log that the loop has failed, and end the process: without its loop it would take messages and do nothing."""
         # Only the type: the text of an unforeseen error could hold anything.
-        what = type(error).__name__, _where(error)
+        where = type(error).__name__, _where(error)
         if self._stopping.is_set():
-            log.error("closing what the deliveries used has failed (%s at %s); this process ends with an error", *what)
+            log.error("closing the connections failed (%s at %s); this process ends with an error", *where)
             return
         log.critical(
-            "the loop of the deliveries has ended (%s at %s); this process gives back what it holds and ends", *what
+            "the loop of the deliveries has ended (%s at %s); this process gives its deliveries back and ends", *where
         )
         signals.give_back()
-        with suppress(BlockingIOError):  # full: Celery's hub wakes up all the same
+        with suppress(BlockingIOError):  # the pipe is full, so the hub wakes up anyway
             os.write(self._write_end, b"!")
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()
-        open_: Open = self.app.tokenferry_open
-        async with open_() as handlers:
+        async with self.app.engine.open_handlers() as handlers:
             self._handlers = handlers
             self._opened.set()
             await self._stopping.wait()
@@ -245,21 +226,21 @@ class AsyncioPool(BasePool):
         task = self._loop.create_task(self._deliver(name, id_, body, callback))
         self._running.add(task)
         task.add_done_callback(partial(self._ended, callback))
-        if self.app.tokenferry_hold is not None:
-            late = self._loop.call_later(self.app.tokenferry_hold, self._call_off, task)
-            task.add_done_callback(lambda _: late.cancel())
+        if (hold := self.app.engine.hold_seconds) is not None:
+            timer = self._loop.call_later(hold, self._cancel, task)
+            task.add_done_callback(lambda _: timer.cancel())
 
-    def _call_off(self, task: asyncio.Task[None]) -> None:
-        """Cancel it until it ends: on its way out it may wait for a store that is away."""
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        """Cancel *task* again and again until it ends: its clean-up may wait for a store that is away."""
         if not task.done():
             task.cancel()
-            self._loop.call_later(self.pauses.called_off, self._call_off, task)
+            self._loop.call_later(self.app.engine.pauses.cancelled, self._cancel, task)
 
     def _ended(self, callback: Callable[..., Any], task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if task.cancelled():
-            # Here and not in the task: one that is called off before its first step runs none of its code.
-            self._finish(partial(callback, (True, _give_back("called off"), 0.0)))
+            # Here and not in the task: a task that is cancelled before its first step runs none of its code.
+            self._finish(partial(callback, (True, _give_back("cancelled"), 0.0)))
 
     async def _deliver(self, name: str, id_: str, body: str, callback: Callable[..., Any]) -> None:
         began = time.monotonic()
@@ -273,9 +254,9 @@ class AsyncioPool(BasePool):
         else:
             self._finish(partial(callback, (False, None, time.monotonic() - began)))
             return
-        # Here and not where the error is handled: what is raised there carries the error and its text along.
+        # Outside the except block: what is raised inside it carries the error and its text along.
         with suppress(asyncio.CancelledError):
-            await asyncio.sleep(self.pauses.crashed)
+            await asyncio.sleep(self.app.engine.pauses.crashed)
         self._finish(partial(callback, (True, _give_back("crashed"), time.monotonic() - began)))
 
     def _finish(self, hand_back: Callable[[], None]) -> None:
@@ -292,7 +273,7 @@ class AsyncioPool(BasePool):
     # The main thread
 
     def _hand_back(self) -> None:
-        """Acknowledge or give back everything that is finished, in Celery's own thread."""
+        """Acknowledge or give back every finished delivery, in Celery's own thread."""
         with suppress(BlockingIOError):
             os.read(self._read_end, 4096)
         self.turns += 1
@@ -302,13 +283,13 @@ class AsyncioPool(BasePool):
             self._in_hand -= 1
             hand_back()
 
-    def _let_go(self, queue: str, callback: Callable[..., Any], outcome: tuple[bool, Any, float]) -> None:
+    def _ended_in(self, queue: str, callback: Callable[..., Any], outcome: tuple[bool, Any, float]) -> None:
         self.held[queue] -= 1
         callback(outcome)
 
 
 def _queue_of(request: Any) -> str:
-    """The queue a delivery came from, as Celery notes it down; on every broker of ours it is the routing key."""
+    """Return the queue that a delivery came from. On both brokers it is the routing key."""
     try:
         return str(request["delivery_info"]["routing_key"])
     except (TypeError, KeyError):
@@ -316,7 +297,7 @@ def _queue_of(request: Any) -> str:
 
 
 def _give_back(reason: str) -> ExceptionInfo:
-    """What tells Celery to requeue: an exception info of `Reject(requeue=True)`, made the way Celery wants it."""
+    """Return what makes Celery requeue a delivery: the exception info of `Reject(requeue=True)`."""
     try:
         raise Reject(reason, requeue=True)
     except Reject:
@@ -324,7 +305,7 @@ def _give_back(reason: str) -> ExceptionInfo:
 
 
 def _where(error: BaseException) -> str:
-    """File and line of the innermost frame: enough to find the bug, nothing of the data."""
+    """Return file and line of the innermost frame: enough to find the bug, and nothing of the data."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,8 +1,8 @@
-"""What signals mean to a worker process. In Celery's place, whose second Ctrl-C, SIGQUIT and SIGHUP do other things.
+"""What signals do to a worker process. They replace Celery's handlers: its second Ctrl-C, SIGQUIT and SIGHUP differ.
 
-SIGTERM, SIGINT           takes no more work, finishes what is in hand within the grace time, gives the rest back
-a second one, SIGQUIT     gives everything back at once
-SIGHUP                    nothing: a closing terminal is the supervisor's business
+SIGTERM, SIGINT           take no more work, finish running deliveries within the grace time, give the rest back
+a second one, SIGQUIT     give everything back at once
+SIGHUP                    nothing: the supervisor handles a closed terminal
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from celery.worker import state
 
 
 def obey_signals(_worker: object = None) -> None:
-    """Meet signals from now on. In the main thread."""
+    """Install the handlers. Only in the main thread."""
     signal.signal(signal.SIGTERM, _finish)
     signal.signal(signal.SIGINT, _finish)
     signal.signal(signal.SIGQUIT, _give_back)
@@ -22,7 +22,7 @@ def obey_signals(_worker: object = None) -> None:
 
 
 def at_once() -> bool:
-    """Whether there is no more time to finish anything."""
+    """True if no time is left to finish a delivery."""
     return _is_set(state.should_terminate)
 
 
@@ -33,7 +33,7 @@ def _finish(_number: int, _frame: FrameType | None) -> None:
 
 
 def give_back() -> None:
-    """Give everything back at once and end. From any thread."""
+    """Give every delivery back at once, and end. May be called from any thread."""
     state.should_terminate = 0
 
 
@@ -42,5 +42,5 @@ def _give_back(_number: int, _frame: FrameType | None) -> None:
 
 
 def _is_set(exit_code: int | bool | None) -> bool:
-    """Celery holds the exit code there, and 0 is one."""
+    """Celery keeps an exit code in these variables, and 0 is one."""
     return exit_code is not None and exit_code is not False

@@ -1,1 +1,1 @@
-"""Whether this worker lives and works: what it knows of itself, who watches it, and whom it tells."""
+"""Health of a worker: what a process reports, the watchdog, and the probes /live and /ready."""

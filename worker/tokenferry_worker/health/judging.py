@@ -1,7 +1,7 @@
-"""Is this worker alive, and is it working? Two questions with two different cures, answered from their reports.
+"""Judges from the reports whether a worker is alive, and whether it works. The two have different remedies.
 
-*live* is false only where a restart helps. *ready* is false wherever no work is done, whatever the reason: a broker
-that is away makes a worker not ready, but killing the worker would not bring it back.
+*live* is false only where a restart helps. *ready* is false wherever no work is done, whatever the reason. A broker
+that is away makes a worker not ready, but a restart of the worker would not bring it back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from tokenferry_worker.health.vitals import ProcessReport
 
 UNKILLABLE: Final = 10.0
-"""Seconds after which a process that was killed should be gone."""
+"""Seconds after which a killed process should be gone."""
 
 
 class ProcessHealth(BaseModel):
@@ -24,7 +24,7 @@ class ProcessHealth(BaseModel):
 
     number: int
     pid: int | None
-    """None: it has died, and another one is about to be started."""
+    """None: it has died, and another one will be started."""
     silent: float
     """Seconds since its latest report, or since its start."""
     report: ProcessReport | None
@@ -32,14 +32,14 @@ class ProcessHealth(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def trouble(self) -> str | None:
-        """Why it does no work; None: it does."""
+        """Why it does no work; None where it works."""
         if self.pid is None:
             return "died, to be replaced"
         return self.report.trouble if self.report is not None else "starting"
 
 
 class Health(BaseModel):
-    """One worker: a supervisor and its processes."""
+    """The state of one worker: a supervisor and its processes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,19 +48,19 @@ class Health(BaseModel):
     live: bool
     ready: bool
     why: Sequence[str]
-    """What is wrong; empty: nothing."""
+    """What is wrong; empty where nothing is."""
     processes: Sequence[ProcessHealth]
 
 
 def starting(pid: int) -> Health:
-    """Of one that still looks for its broker and endpoints, and has no process yet: a restart would not help."""
+    """Return the state of a worker that still checks broker and Stripe, before its first process starts."""
     return Health(pid=pid, phase="starting", live=True, ready=False, why=["starting"], processes=[])
 
 
 def judge(
     pid: int, processes: Sequence[ProcessHealth], *, stopping: bool, supervised_ago: float, patience: float
 ) -> Health:
-    """Put the parts together.
+    """Return the state of a worker, from the states of its processes.
 
     *supervised_ago*: seconds since the supervisor last looked after its processes. *patience*: seconds of silence
     after which it kills one.

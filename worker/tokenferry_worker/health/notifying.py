@@ -1,4 +1,4 @@
-"""Telling systemd how we are: a datagram to the socket it names (sd_notify(3)). Without systemd, nothing happens."""
+"""Notifies systemd over the socket it names (sd_notify(3)). Without systemd, nothing happens."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import socket
 
 
-def notify(*words: str) -> bool:
-    """Send *words*, `READY=1` for instance. Whether somebody wanted to know, and was told."""
+def notify(*assignments: str) -> bool:
+    """Send *assignments*, `READY=1` for instance. Return True if systemd accepted them."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False
     address = f"\0{path[1:]}" if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
-        line.setblocking(False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as datagrams:
+        datagrams.setblocking(False)
         try:
-            line.sendto("\n".join(words).encode(), address)
+            datagrams.sendto("\n".join(assignments).encode(), address)
         except OSError:
             return False
     return True

@@ -1,16 +1,14 @@
-"""The probes /live and /ready over HTTP: on a Unix socket in the data folder always, on a TCP port where one is set.
+"""The probes /live and /ready over HTTP: always on a Unix socket in the data folder, on a TCP port where one is set.
 
-200 or 503, and the whole `Health` as JSON. There is no secret in it; whoever may open the socket may read it.
+They answer 200 or 503, with the whole `Health` as JSON. It holds no secret: everybody who may connect may read it.
 """
 
 from __future__ import annotations
 
 import http.client
-import os
 import secrets
 import socket
 import socketserver
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,21 +16,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+from tokenferry.broker.embedded.socket_paths import short_path
 from tokenferry_worker.health.judging import Health
 
 FOLDER: Final = "workers"
 """In the data folder: one socket per worker that runs on this machine."""
 PATIENCE: Final = 5.0
-"""Seconds for one question or one answer."""
-LONGEST: Final = 100
-"""Bytes of a socket's path that every system takes."""
+"""Seconds for one request or one response."""
 
 
 @contextmanager
 def on_port(address: str, health: Callable[[], Health]) -> Iterator[int]:
-    """Answer on *address* (`HOST:PORT`, port 0: any) for the length of a `with` block; the port.
+    """Answer on *address* (`HOST:PORT`, port 0: any) for the length of a `with` block, which gets the port.
 
-    Raises OSError where it cannot be listened on.
+    Raises OSError where the address cannot be listened on.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -43,22 +40,21 @@ def on_port(address: str, health: Callable[[], Health]) -> Iterator[int]:
 
 @contextmanager
 def on_socket(data: Path, health: Callable[[], Health]) -> Iterator[Path]:
-    """Answer on a socket of its own below *data* for the length of a `with` block.
+    """Answer on a new socket below *data* for the length of a `with` block.
 
-    Raises OSError where none can be made.
+    Raises OSError where no socket can be made.
     """
     folder = data / FOLDER
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     for path in folder.iterdir():
         if path.suffix == ".sock" and not _answers(path):
-            path.unlink(missing_ok=True)  # its worker was killed
+            path.unlink(missing_ok=True)  # left by a worker that was killed
     name = secrets.token_hex(6)
     hidden, path = folder / f"{name}.new", folder / f"{name}.sock"
-    with _short(hidden) as address:
-        server = _UnixProbes(address, _handler(health))  # type: ignore[arg-type]
+    server = _UnixProbes(str(short_path(hidden)), _handler(health))  # type: ignore[arg-type]
     try:
-        hidden.rename(path)  # only now can it be found: it answers already
+        hidden.rename(path)  # only now, when it already answers, can others find it
         with _serving(server):
             yield path
     finally:
@@ -67,7 +63,7 @@ def on_socket(data: Path, health: Callable[[], Health]) -> Iterator[Path]:
 
 
 def ask(data: Path) -> list[Health]:
-    """The health of every worker that runs on this machine with this data folder, and answers."""
+    """Return the health of every worker on this machine that uses this data folder and answers."""
     try:
         sockets = sorted((data / FOLDER).glob("*.sock"))
     except OSError:
@@ -93,45 +89,32 @@ def _answers(path: Path) -> bool:
     except ConnectionRefusedError:
         return False
     except OSError:
-        pass  # busy, or gone this moment: not ours to judge
+        pass  # busy, or about to end: not ours to remove
     return True
 
 
 def _connected(path: Path) -> socket.socket:
-    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    line.settimeout(PATIENCE)
+    address = str(short_path(path))
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(PATIENCE)
     try:
-        with _short(path) as address:
-            line.connect(address)
+        connection.connect(address)
     except BaseException:
-        line.close()
+        connection.close()
         raise
-    return line
-
-
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """*path* in a form that fits into a socket's address."""
-    if len(os.fsencode(path)) <= LONGEST or sys.platform != "linux":
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
+    return connection
 
 
 class _Probes(ThreadingHTTPServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        # Not HTTPServer's: it asks the name service who we are, and may wait long for it.
+        # HTTPServer's own asks the name service for our host name, and may wait long for the answer.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "localhost", 0
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: somebody hung up."""
+        """Log nothing: the client hung up."""
 
 
 class _UnixProbes(_Probes):
@@ -158,13 +141,13 @@ def _handler(health: Callable[[], Health]) -> type[BaseHTTPRequestHandler]:
         sys_version = ""
 
         def do_GET(self) -> None:
-            now = health()
-            answer = {"/live": now.live, "/ready": now.ready}.get(self.path)
-            if answer is None:
+            state = health()
+            good = {"/live": state.live, "/ready": state.ready}.get(self.path)
+            if good is None:
                 self.send_error(404, "there is /live and /ready")
                 return
-            body = now.model_dump_json().encode()
-            self.send_response(200 if answer else 503)
+            body = state.model_dump_json().encode()
+            self.send_response(200 if good else 503)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -172,6 +155,6 @@ def _handler(health: Callable[[], Health]) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Probes come every few seconds: nothing to log."""
+            """Log nothing: probes come every few seconds."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""What a worker process knows about itself, and what it tells its supervisor: states, counts and names, no secrets."""
+"""What a worker process reports to its supervisor: states, counts and names, no secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Phase = Literal["starting", "working", "stopping"]
 
 
 class ProcessReport(BaseModel):
-    """One process at one moment. Seconds are counted back from then."""
+    """The state of one process at one moment. Seconds are counted back from that moment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -25,7 +25,7 @@ class ProcessReport(BaseModel):
     """Unix seconds."""
     phase: Phase
     in_hand: int
-    """Deliveries that have begun and are not acknowledged."""
+    """Deliveries that have begun and are not acknowledged yet."""
     taken: int
     """Deliveries since the start."""
     last_taken: float | None
@@ -33,16 +33,16 @@ class ProcessReport(BaseModel):
     last_empty: float | None
     """Seconds since all queues were last seen empty; None: never."""
     broker: bool
-    """Whether the broker is connected, and answers."""
+    """True if the broker is connected and answers."""
     store: bool
     circuits: tuple[str, ...] = ()
-    """Open ones."""
+    """Scopes of open circuits."""
     set_aside: int = 0
     """Messages moved to the quarantine since the start: not ours, or not readable."""
 
     @classmethod
     def read(cls, line: bytes) -> ProcessReport | None:
-        """The report in *line*; None for half a one."""
+        """Return the report in *line*, or None where it is incomplete."""
         try:
             return cls.model_validate_json(line)
         except ValidationError:
@@ -50,15 +50,15 @@ class ProcessReport(BaseModel):
 
     @property
     def trouble(self) -> str | None:
-        """Why it does no work, or could not; None: it does."""
+        """Why it does no work; None where it works."""
         if self.phase != "working":
             return self.phase
-        away = [name for name, there in (("broker", self.broker), ("store", self.store)) if not there]
+        away = [name for name, reached in (("broker", self.broker), ("store", self.store)) if not reached]
         return f"{' and '.join(away)} away" if away else None
 
 
 class Pool(Protocol):
-    """What the pool counts, once it has started."""
+    """What the report needs of the pool, once it has started."""
 
     started: bool
     stopping: bool
@@ -71,16 +71,19 @@ class Pool(Protocol):
 
 
 class Vitals:
-    """Collects what its parts know, for `report`. Safe to read from any thread."""
+    """Collects the state of the parts of a process for `report`. Safe to read from any thread.
+
+    The attributes are filled in by the parts, because Celery makes the pool and the consumer after this.
+    """
 
     def __init__(self, role: str) -> None:
         self.role = role
         self.since = time.time()
         self.ready = False
-        """Whether the queues have been read at all."""
+        """True once the consumer has begun to read the queues."""
         self.pool: Pool | None = None
         self.connected: Callable[[], bool] = lambda: False
-        """Whether the consumer has its connection, and the broker does not refuse it."""
+        """True if the consumer is connected and the broker does not refuse it."""
         self.reached: Callable[[], bool | None] = lambda: None
         self.empty_at: Callable[[], float | None] = lambda: None
         self.store_away: Callable[[], bool] = lambda: False
@@ -88,12 +91,12 @@ class Vitals:
         self.set_aside: Counter[str] = Counter()
         """Messages moved to the quarantine, by reason."""
         self.noted: Mapping[str, int] = {}
-        """Messages that the transport has noted there, by reason."""
+        """Messages that the transport itself moved there, by reason."""
         self._taken = 0
         self._taken_at: float | None = None
 
     def report(self) -> ProcessReport:
-        """How things are now."""
+        """Return the state of now."""
         now = time.monotonic()
         pool = self.pool if self.pool is not None and self.pool.started else None
         taken = sum(list(pool.taken.values())) if pool is not None else 0
@@ -118,16 +121,16 @@ class Vitals:
 
 
 class ReportLine:
-    """The way to the supervisor: the socket that the process has as standard input."""
+    """Sends reports to the supervisor, over the socket that the process has as standard input."""
 
     def __init__(self, descriptor: int = 0) -> None:
         try:
             self._socket: socket.socket | None = socket.socket(fileno=os.dup(descriptor))
         except OSError:
-            self._socket = None  # started by hand: nobody listens
+            self._socket = None  # started by hand, without a supervisor
 
-    def tell(self, report: ProcessReport) -> None:
-        """Send it, or forget it: a supervisor that does not listen must not hold us up."""
+    def send(self, report: ProcessReport) -> None:
+        """Send *report*, or drop it: a supervisor that does not read must not hold the process up."""
         if self._socket is not None:
             try:
                 self._socket.send(report.model_dump_json().encode() + b"\n", socket.MSG_DONTWAIT)

@@ -1,7 +1,7 @@
-"""A worker process that lives but does nothing is worse than a dead one. This one notices, says why, and dies.
+"""Ends a worker process that lives but does nothing, and logs why: such a process is worse than a dead one.
 
-Six looks per `watchdog_seconds`. A look asks both threads to answer, and an own connection how many messages wait.
-Looks are counted, not seconds: a process that was stopped and goes on, or a laptop that wakes up, is behind by one.
+It looks six times per `watchdog_seconds`. Each look asks both threads to answer, and asks over a separate connection
+how many messages wait. Looks are counted, not seconds: after SIGSTOP, or on a laptop that wakes up, one look is late.
 
 Measured (docs/brokers.md): a Celery worker can stay alive and consume nothing after its broker was restarted.
 """
@@ -18,29 +18,27 @@ from typing import Final, Protocol
 log = logging.getLogger("tokenferry.worker")
 
 LOOKS: Final = 5
-"""Bad looks in a row that are enough. They are a sixth of the time apart, because the first comes up to one late."""
+"""Bad looks in a row that end the process. There are six in the time, because the first may come one interval late."""
 EXIT_CODE: Final = 70
-"""EX_SOFTWARE of sysexits.h: what a supervisor sees of a process that has given itself up."""
-LAST_WORDS: Final = 2.0
-"""Seconds for the log to take the reason: whoever hangs may hold its lock, or nobody may read it."""
+"""EX_SOFTWARE of sysexits.h: the exit code of a process that its watchdog has ended."""
 REPORT_EVERY: Final = 1.0
 """Seconds between two reports to the supervisor."""
 
 
 @dataclass(frozen=True)
 class Signs:
-    """What one look saw. Each is about the time since the look before."""
+    """What one look saw of the time since the look before."""
 
     consumer: bool = True
     """The thread that holds the broker connection has answered."""
     loop: bool = True
     """The thread that carries deliveries has answered."""
     deaf: frozenset[str] = frozenset()
-    """Queues in which messages wait, of which we may take more and took none, though the connection seems well."""
+    """Queues in which messages wait and from which this process took none, though it has room and a connection."""
 
 
 def verdict(looks: Sequence[Signs]) -> str | None:
-    """Why a process with these latest looks should end; None: it should not.
+    """Return why a process with these latest looks should end, or None where it should not.
 
     >>> verdict([Signs(loop=False)] * 4)
     >>> verdict([Signs(loop=False)] * 5)
@@ -68,11 +66,11 @@ def deaf(
     reading: bool,
     full: Callable[[str], bool] = lambda _: False,
 ) -> frozenset[str]:
-    """Queues whose messages wait for nobody's reason but ours.
+    """Return the queues whose messages wait only because this process does not take them.
 
-    *waiting*: messages in each queue; None: the broker was not asked or did not say. *taken* counts deliveries, now
-    and *before*. *reading*: the consumer is connected, and the broker does not refuse it: otherwise it has said so.
-    *full*: whether what it holds of a queue leaves no room for more bytes.
+    *waiting*: messages in each queue; None: the broker was not asked or did not answer. *taken* counts deliveries, now
+    and *before*. *reading*: the consumer is connected and not refused by the broker; if not, it has logged that.
+    *full*: whether the held messages of a queue leave no room for more bytes.
     """
     if waiting is None or not reading:
         return frozenset()
@@ -87,7 +85,7 @@ def deaf(
 
 
 class Watched(Protocol):
-    """The pool, as it is seen from here."""
+    """The pool, as the watchdog sees it."""
 
     started: bool
     stopping: bool
@@ -97,25 +95,25 @@ class Watched(Protocol):
     held: Mapping[str, int]
 
     def answer(self) -> None:
-        """Ask both threads to show that they turn."""
+        """Ask both threads to show that they run."""
         ...
 
 
 class Witness(Protocol):
-    """Sees the queues over a connection of its own."""
+    """Counts waiting messages over its own connection."""
 
     def ask(self) -> None:
-        """Begin to look. Returns at once."""
+        """Begin to count. Returns at once."""
         ...
 
     @property
     def waiting(self) -> Mapping[str, int] | None:
-        """What the latest look found; None while it goes on, or where it failed."""
+        """Messages in each queue, by the latest count; None while it goes on, or where it failed."""
         ...
 
 
 class Watchdog(threading.Thread):
-    """Looks, reports, and ends the process when it must."""
+    """Looks at the process, reports to the supervisor, and ends the process when it must."""
 
     def __init__(
         self,
@@ -128,10 +126,12 @@ class Watchdog(threading.Thread):
         report: Callable[[], None],
         full: Callable[[str], bool] = lambda _: False,
         end: Callable[[int], None] = os._exit,
+        log_seconds: float = 2.0,
     ) -> None:
-        """*seconds*: after so long of nothing, *end* the process. *concurrency*: deliveries of one queue at most.
+        """*seconds*: how long nothing must happen before *end* is called. *concurrency*: deliveries per queue at most.
 
-        *full*: whether the bytes that are held of a queue leave no room for more.
+        *full*: whether the held messages of a queue leave no room for more bytes. *log_seconds*: how long the log may
+        take to accept the reason; a thread that hangs may hold its lock, or nobody may read its output.
         """
         super().__init__(name="tokenferry-watchdog", daemon=True)
         self._pool = pool
@@ -142,13 +142,14 @@ class Watchdog(threading.Thread):
         self._report = report
         self._full = full
         self._end = end
+        self._log_seconds = log_seconds
         self._looks: list[Signs] = []
         self._seen: tuple[int, int, dict[str, int]] | None = None
         self._over = threading.Event()
 
     def run(self) -> None:
         rounds = max(1, round(self._every / REPORT_EVERY))
-        self._safely(self._report)  # at once: a process that has never said a word gets more time
+        self._safely(self._report)  # at once: a process that has not reported yet gets more time
         while True:
             for _ in range(rounds):
                 if self._over.wait(self._every / rounds):
@@ -160,20 +161,20 @@ class Watchdog(threading.Thread):
         try:
             act()
         except Exception as error:
-            # Whatever it was: a watchdog that has died would never be missed.
+            # Whatever it was: nobody would miss a watchdog that has died.
             log.error("watchdog: could not look or report (%s)", type(error).__name__)
 
     def _watch(self) -> None:
         self._looks = [*self._looks[1 - LOOKS :], self.look()]
         if why := verdict(self._looks):
-            self._bite(why)
+            self._end_process(why)
 
     def stop(self) -> None:
-        """Look no more: the process ends by itself."""
+        """Stop looking: the process ends by itself."""
         self._over.set()
 
     def look(self) -> Signs:
-        """What has happened since the last look; and ask for what the next one wants to see."""
+        """Return what has happened since the last look, and ask both threads and the broker for the next one."""
         pool = self._pool
         if not pool.started:
             return Signs()
@@ -201,9 +202,9 @@ class Watchdog(threading.Thread):
             full=self._full,
         )
 
-    def _bite(self, why: str) -> None:
-        words = ("watchdog: %s; this process ends, and what it holds goes to another one", why)
-        speaker = threading.Thread(target=log.critical, args=words, daemon=True)
-        speaker.start()
-        speaker.join(LAST_WORDS)
+    def _end_process(self, why: str) -> None:
+        message = "watchdog: %s; this process ends, and another one gets its deliveries"
+        logging_ = threading.Thread(target=log.critical, args=(message, why), daemon=True)
+        logging_.start()
+        logging_.join(self._log_seconds)
         self._end(EXIT_CODE)

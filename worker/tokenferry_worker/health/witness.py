@@ -1,4 +1,4 @@
-"""An independent look at the queues: how many messages wait, asked over a connection that consumes nothing."""
+"""Counts the messages that wait in the queues, over a connection that consumes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenferry.configuration import Configuration
 
 
 class QueueWitness:
-    """Asks in a thread of its own: a broker that swallows questions holds up nobody else."""
+    """Asks the broker in its own thread, so that a broker that does not answer holds up nothing else."""
 
     def __init__(self, configuration: Configuration, queues: Sequence[str]) -> None:
         self._configuration = configuration
@@ -24,14 +24,14 @@ class QueueWitness:
         self._connection: Connection | None = None
         self._asking: threading.Thread | None = None
         self.waiting: Mapping[str, int] | None = None
-        """Messages in each queue; None before the first answer, while one is awaited, and where none came."""
+        """Messages in each queue. None before the first answer, during a question, and where no answer came."""
         self.reached: bool | None = None
-        """Whether the latest question that has ended was answered; None before the first."""
+        """True if the broker answered the latest finished question; None before the first."""
         self.empty_at: float | None = None
         """When every queue was last seen empty: monotonic seconds."""
 
     def ask(self) -> None:
-        """Begin to ask, unless an earlier question is still open. Returns at once."""
+        """Begin a question, unless an earlier one is still open. Returns at once."""
         if self._asking is None or not self._asking.is_alive():
             self.waiting = None
             self._asking = threading.Thread(target=self._ask, name="tokenferry-witness", daemon=True)
@@ -41,7 +41,7 @@ class QueueWitness:
         known = self._connection is not None
         waiting = self._try()
         if waiting is None and known:
-            waiting = self._try()  # the old connection was gone; that says nothing about the broker
+            waiting = self._try()  # only the old connection was gone; ask the broker over a new one
         self.waiting, self.reached = waiting, waiting is not None
         if waiting is not None and not any(waiting.values()):
             self.empty_at = time.monotonic()
@@ -50,7 +50,7 @@ class QueueWitness:
         try:
             return self._count()
         except Exception:
-            # Whatever it is, the consumer meets it too and says so; and here it proves nothing.
+            # Whatever it is, the consumer meets it too and logs it; here it proves nothing.
             connection, self._connection = self._connection, None
             if connection is not None:
                 with suppress(Exception):
@@ -69,9 +69,9 @@ class QueueWitness:
                     counts[name] = int(declared.message_count)
                 except ChannelError as error:
                     if not is_missing(error):
-                        raise  # RabbitMQ could not say: that is no empty queue
-                    # On Redis an empty list is none; RabbitMQ ends the channel, and the consumer, which declares them
-                    # all, has not begun.
+                        raise  # RabbitMQ could not answer; the queue may not be empty
+                    # On Redis an empty list does not exist. RabbitMQ closes the channel; there the queues are missing
+                    # only until the consumer, which declares them all, has started.
                     if amqp:
                         break
         return counts

@@ -1,1 +1,1 @@
-"""The keys that open envelopes, and those that verify signatures."""
+"""The private keys that open envelopes, and the public keys that verify signatures."""

@@ -1,4 +1,4 @@
-"""The private keys that open envelopes, and the public keys of everybody whose signature counts."""
+"""Loads the private keys that open envelopes, and the public keys whose signatures are accepted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BEGIN_PRIVATE = b"-----BEGIN PRIVATE KEY-----"
 
 @dataclass(frozen=True)
 class Identity:
-    """One private key of the ring. Its `repr` names it and shows nothing."""
+    """One private key. Its `repr` shows only the key id."""
 
     key_id: str
     suite: Suite
@@ -37,17 +37,17 @@ class Identity:
 
 
 def load_identities(folder: Path) -> Mapping[str, Identity]:
-    """Every `*.pem` of *folder* by key id: new ones and old ones, all of them open.
+    """Return the key of every `*.pem` in *folder* by key id. All of them open envelopes, new and old.
 
-    Raises `UnusableKey` when one cannot be used or there is none.
+    Raises `UnusableKey` where one cannot be used, or there is none.
     """
     return KeyFolder(folder, _identities)
 
 
 class KeyFolder(Mapping[str, Key]):
-    """The keys of a folder by key id. One that is not known may have been put there since, so it is looked for.
+    """The keys of a folder by key id. For an unknown id, the folder is read again.
 
-    A new key works as soon as its file is there: no request is given up on because a worker is older than its key.
+    So a new key works as soon as its file is there, and no request fails because its worker started before.
     """
 
     def __init__(self, folder: Path, read: Callable[[Path], Mapping[str, Key]]) -> None:
@@ -63,7 +63,7 @@ class KeyFolder(Mapping[str, Key]):
             try:
                 self._keys = self._read(self._folder)
             except UnusableKey as error:
-                log.warning("keys: %s; going on with those of before", error)
+                log.warning("keys: %s; the keys read before stay in use", error)
             else:
                 log.warning("keys: read %s again", self._folder)
         return self._keys[key_id]
@@ -75,7 +75,7 @@ class KeyFolder(Mapping[str, Key]):
         return len(self._keys)
 
     def _state(self) -> Sequence[tuple[str, int, int]]:
-        """Names, times and sizes: what changes when a key is put there. Cheap enough for everybody's unknown keys."""
+        """Return names, times and sizes of the files. Cheap, because anybody may send unknown key ids."""
         found = []
         for path in self._folder.glob("*.pem"):
             with suppress(OSError):
@@ -85,10 +85,10 @@ class KeyFolder(Mapping[str, Key]):
 
 
 def _identities(folder: Path) -> Mapping[str, Identity]:
-    ring = {identity.key_id: identity for identity in map(_load_identity, sorted(folder.glob("*.pem")))}
-    if not ring:
+    identities = {identity.key_id: identity for identity in map(_load_identity, sorted(folder.glob("*.pem")))}
+    if not identities:
         raise UnusableKey(f"{folder}: holds no private key (*.pem); make one with `tokenferry keys generate --out DIR`")
-    return ring
+    return identities
 
 
 def _load_identity(path: Path) -> Identity:
@@ -110,21 +110,21 @@ def _load_identity(path: Path) -> Identity:
 
 
 class Signers:
-    """Who may send: Ed25519 public keys by key id."""
+    """The Ed25519 public keys, by key id, of the programs that may send requests."""
 
     def __init__(self, keys: Mapping[str, ed25519.Ed25519PublicKey]) -> None:
         self._keys = keys
 
     @classmethod
     def load(cls, folder: Path) -> Signers:
-        """Every `*.pem` of *folder*.
+        """Load every `*.pem` in *folder*.
 
         Raises `UnusableKey`.
         """
         return cls(KeyFolder(folder, _signers))
 
     def verify(self, signer_id: str, signature: bytes, signed: bytes) -> bool:
-        """Whether *signer_id* is known and *signature* is theirs over exactly *signed*."""
+        """True if *signer_id* is known and *signature* is its signature over exactly *signed*."""
         key = self._keys.get(signer_id)
         if key is None:
             return False

@@ -1,4 +1,4 @@
-"""Opening an envelope: the only place where a card number is in clear, between the queue and the endpoint."""
+"""Opens envelopes. Only here, between the queue and the call to Stripe, is a card number in clear."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Content = TypeVar("Content", Plaintext, Onboarding)
 
 @dataclass(frozen=True)
 class Opener:
-    """Holds the key ring and the signers, and opens envelopes of known producers with them."""
+    """Opens envelopes of known producers with the private keys of this worker."""
 
     identities: Mapping[str, Identity]
     signers: Signers
 
     def read(self, body: str) -> Envelope:
-        """Parse *body* and verify that a known producer signed it. Opens nothing yet.
+        """Parse *body* and verify that a known producer signed it. Does not open it yet.
 
         Raises `Unopenable`.
         """
         return self._read(body, Envelope, "not an envelope")
 
     def read_onboarding(self, body: str) -> OnboardingEnvelope:
-        """As `read`, of a whole document. Neither takes the other's envelopes."""
+        """Do as `read`, for the envelope of an onboarding. Neither accepts the envelopes of the other."""
         return self._read(body, OnboardingEnvelope, "not an onboarding")
 
     def _read(self, body: str, model: type[Sealed], or_else: str) -> Sealed:
@@ -55,7 +55,7 @@ class Opener:
         return envelope
 
     def open(self, envelope: Envelope) -> Plaintext:
-        """What is inside. The caller keeps it no longer than its call.
+        """Return the content. The caller must not keep it longer than its call.
 
         Raises `Unopenable`.
         """
@@ -66,7 +66,7 @@ class Opener:
         return plaintext
 
     def open_onboarding(self, envelope: OnboardingEnvelope) -> Onboarding:
-        """The document inside.
+        """Return the document inside.
 
         Raises `Unopenable`.
         """
@@ -87,7 +87,7 @@ class Opener:
 
 
 def read_attach(body: str, signers: Signers) -> SignedAttach:
-    """Parse an attach order and verify its signature. Needs no private key: nothing in it is sealed.
+    """Parse an attach order and verify its signature. It needs no private key, because the order is not sealed.
 
     Raises `Unopenable`.
     """

@@ -1,5 +1,5 @@
-"""What the fleet knows in common, in Redis or Valkey: journal, ledger, limiter.
+"""What all workers share, in Redis or Valkey: journal, ledger, limiter, circuits and onboarding records.
 
-Every rule is one Lua script on the server's clock; this package only calls them. All keys, their meaning and their
-lifetime stand in `docs/state.md`.
+Every rule is one Lua script on the server's clock, and this package calls the scripts. `docs/state.md` lists all keys,
+with their meaning and their lifetime.
 """

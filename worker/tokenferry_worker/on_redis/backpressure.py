@@ -1,4 +1,4 @@
-"""How far tokenizing is ahead: one sorted set per place, so that the whole fleet counts the same requests."""
+"""Counts the tokens that wait to be spent: one sorted set per slot, for the whole fleet."""
 
 from __future__ import annotations
 
@@ -14,27 +14,22 @@ class RedisBackpressure:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._go = Script("go_ahead", after=("budget",))
-        self._back = Script("step_back")
+        self._acquire = Script("go_ahead", after=("budget",))
+        self._release = Script("step_back")
 
-    async def acquire(self, id_: str, places: Sequence[Slot], *, lasts: float) -> bool:
-        """Take a seat at every one of *places*, or none. *lasts*: seconds until it passes away by itself."""
+    async def acquire(self, id_: str, slots: Sequence[Slot], *, lasts: float) -> bool:
+        """Count request *id_* in every one of *slots*, or in none. *lasts*: seconds until it expires by itself."""
         args: list[str | int] = [id_, int(lasts * 1000)]
-        for place in places:
-            args += [place.limit, math.ceil(place.interval * 1_000_000)]
-        keys = self._keys(places) + [self._store.key("budget", place.name) for place in places]
-        return bool(await self._store.run(self._go, keys, args))
+        for slot in slots:
+            args += [slot.limit, math.ceil(slot.interval * 1_000_000)]
+        keys = self._keys(slots) + [self._store.keys.budget(slot.name) for slot in slots]
+        return bool(await self._store.run(self._acquire, keys, args))
 
-    async def release(self, id_: str, places: Sequence[Slot]) -> None:
-        """Give the seats up."""
-        if not places:
+    async def release(self, id_: str, slots: Sequence[Slot]) -> None:
+        """Count request *id_* no more."""
+        if not slots:
             return
-        await self._store.run(self._back, self._keys(places), [id_])
+        await self._store.run(self._release, self._keys(slots), [id_])
 
-    def _keys(self, places: Sequence[Slot]) -> list[str]:
-        return [slot_key(self._store, place.name) for place in places]
-
-
-def slot_key(store: Store, name: str) -> str:
-    """The key of one place."""
-    return store.key("ahead", name)
+    def _keys(self, slots: Sequence[Slot]) -> list[str]:
+        return [self._store.keys.ahead(slot.name) for slot in slots]

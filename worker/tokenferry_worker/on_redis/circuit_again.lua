@@ -1,6 +1,6 @@
 -- circuit_again(KEYS = [circuit, open circuits], ARGV = [probes more, first pause ms, longest pause ms, ttl ms, by]) -> 1 | 0
--- Ends a probe that closed nothing. The pause before the next doubles with each that failed. by: the request that made it, where
--- another one is to make the next.
+-- Ends a probe that did not close the circuit. The pause before the next one doubles with each failed probe.
+-- by: the request that probed, where another request should make the next probe.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

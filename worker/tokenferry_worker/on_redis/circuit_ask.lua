@@ -1,7 +1,7 @@
 -- circuit_ask(KEYS = [circuit...], ARGV = [probe lasts ms, by, tried, others first ms]) -> closed | open | probe
--- The right to probe is given for all of them at once, to one caller; one that dies loses it when it has lasted long enough.
--- A request that was tried in vain already gets it only when no other has come for it meanwhile; the one whose probe told
--- nothing last (`last`) when no tried one has come either.
+-- One caller gets the right to probe all of these circuits at once. Where it dies, the right ends after ARGV[1].
+-- A request that was tried before (tried = 1) gets it only where no untried one has come in ARGV[4] milliseconds. The
+-- request that probed last without a result (`last`) gets it only after twice that time.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local found = {}

@@ -1,4 +1,5 @@
--- circuit_close(KEYS = [circuit, open circuits], ARGV = [scope]) -> milliseconds it was open, -1 where it was not
+-- circuit_close(KEYS = [circuit, open circuits], ARGV = [scope]) -> milliseconds that it was open, or -1
+-- Closes the circuit. -1: it was not open.
 local opened = redis.call('HGET', KEYS[1], 'opened')
 redis.call('DEL', KEYS[1])
 redis.call('SREM', KEYS[2], ARGV[1])

@@ -1,5 +1,6 @@
 -- circuit_force(KEYS = [circuit, parked], ARGV = [scope, ttl ms]) -> 1 | 0
--- The next call may probe at once. A circuit that is not open: whatever its queue still holds is to be carried back.
+-- Lets the next call probe at once. Where the circuit is not open, counts one parked message, so that a worker empties the
+-- queue of the scope.
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], 'next', '0', 'probing', '0')
   return 1

@@ -1,4 +1,5 @@
--- circuit_look(KEYS = [open circuits, parked], ARGV = [what names of circuits begin with]) -> {circuits, parked}
+-- circuit_look(KEYS = [open circuits, parked], ARGV = [prefix of the keys of circuits]) -> {circuits, parked}
+-- Returns every open circuit, and the hash of parked messages.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local open = {}

@@ -1,6 +1,6 @@
 -- circuit_open(KEYS = [circuit, open circuits], ARGV = [scope, status, code, request, by, first pause ms, ttl ms]) -> 1 | 0
 -- {circuit}  hash: status, code, request, opened, by, probes, next (no probe before), probing (until); server milliseconds.
--- 1 to the one call that opened it, however often it asks.
+-- Opens the circuit. 1: this caller opened it; the answer stays the same, however often it asks.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if redis.call('HSETNX', KEYS[1], 'by', ARGV[5]) == 1 then

@@ -1,6 +1,7 @@
 -- circuit_parked(KEYS = [parked], ARGV = [scope, emptied after, ttl ms]) -> 1
 -- {parked}  hash: by scope, how many messages were parked since its queue was last found empty.
--- Counts one more; or, told after how many the queue was found empty, forgets the scope unless there were more since.
+-- With an empty second argument: counts one more message. Else: the queue was found empty after that many messages, so the
+-- scope is forgotten, unless more came since.
 if ARGV[2] == '' then
   redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
   redis.call('PEXPIRE', KEYS[1], ARGV[3])

@@ -1,6 +1,6 @@
 -- command(KEYS = [budget, changes], ARGV = [verb, value, lasts, name, who, why, interval, calls ahead]) -> 1
--- An operator's word on a budget: set (value: calls per second), pause, resume, reset (the configured rate again, and the
--- whole of it). It lasts for so many microseconds, and is written down.
+-- Changes a budget for an operator: set (value: calls per second), pause, resume, or reset (back to the full configured
+-- rate). set and pause end after *lasts* microseconds. Every change is recorded in {changes}.
 local verb, value = ARGV[1], ARGV[2]
 local budget = read(KEYS[1], ARGV[7], ARGV[8])
 local what
@@ -14,7 +14,7 @@ elseif verb == 'resume' then
   redis.call('HDEL', KEYS[1], 'paused')
   what = 'resumed'
 else
-  redis.call('DEL', KEYS[1]) -- and keep below writes when the next call may be made
+  redis.call('DEL', KEYS[1]) -- keep, below, writes the time of the next call again
   budget['until'] = 0
   what = 'reset to the configured rate'
 end

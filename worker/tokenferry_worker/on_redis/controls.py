@@ -1,4 +1,4 @@
-"""What an operator can see and say of the budgets while the fleet works."""
+"""Shows budgets to an operator, and changes them, while the fleet works."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tokenferry_worker.limits.pacing import Budget
-from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, budget_key, changes_key, numbers
+from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, numbers
 from tokenferry_worker.on_redis.store import Script, Store
 
 Verb = Literal["set", "pause", "resume", "reset"]
@@ -17,24 +17,24 @@ Verb = Literal["set", "pause", "resume", "reset"]
 
 @dataclass(frozen=True)
 class State:
-    """One budget at this moment."""
+    """The state of one budget at this moment."""
 
     name: str
     configured: float
     """Calls per second in the configuration."""
     now: float
-    """Calls per second in force: an operator's word and the endpoint's refusals counted in."""
+    """Calls per second in force, after an operator's change and Stripe's 429s."""
     factor: float
-    """Share of the rate that the endpoint's refusals leave; 1.0: all of it."""
+    """Share of the rate that Stripe's 429s leave. 1.0: all of it."""
     wait: float
-    """Seconds until a call would fit."""
+    """Seconds until a call would be allowed."""
     paused: str | None
-    """Why nothing may be called, if an operator said so."""
+    """The reason, where an operator has paused the budget."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One line of the record."""
+    """One recorded change of a budget."""
 
     at: float
     """Unix seconds on the store's clock."""
@@ -45,7 +45,7 @@ class Change:
 
 
 class Controls:
-    """Reads and changes budgets. Every change is in force at once, for the whole fleet, and is written down."""
+    """Reads and changes budgets. Every change is in force at once, for the whole fleet, and is recorded."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -54,13 +54,13 @@ class Controls:
         self._history = Script("history")
 
     async def show(self, budgets: Iterable[Budget]) -> list[State]:
-        """The state of *budgets*."""
+        """Return the state of every one of *budgets*."""
         return [await self.look(budget) for budget in budgets]
 
     async def look(self, budget: Budget) -> State:
-        """The state of one budget; takes nothing."""
+        """Return the state of one budget, without taking a call from it."""
         answer: Sequence[str] = await self._store.run(
-            self._look, [budget_key(self._store, budget.name)], numbers(budget, "realtime")[:2]
+            self._look, [self._store.keys.budget(budget.name)], numbers(budget, "realtime")[:2]
         )
         now, wait, factor, paused = answer
         return State(budget.name, budget.per_second, float(now), float(factor), float(wait), paused or None)
@@ -68,19 +68,19 @@ class Controls:
     async def command(
         self, verb: Verb, budget: Budget, *, who: str, why: str, rate: float | None = None, lasts: float = 0.0
     ) -> None:
-        """Carry out an operator's word. *rate*: calls per second (`set`). *lasts*: seconds (`set`, `pause`).
+        """Change a budget for an operator. *rate*: calls per second (`set`). *lasts*: seconds (`set`, `pause`).
 
-        Raises `ValueError` for what is no rate.
+        Raises `ValueError` where *rate* is not a positive number.
         """
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError("a rate is a number above 0")
-        words = [verb, "" if rate is None else repr(rate), int(lasts * MICROSECONDS), budget.name, who, why]
-        keys = [budget_key(self._store, budget.name), changes_key(self._store)]
-        await self._store.run(self._command, keys, [*words, *numbers(budget, "realtime")[:2]])
+        arguments = [verb, "" if rate is None else repr(rate), int(lasts * MICROSECONDS), budget.name, who, why]
+        keys = [self._store.keys.budget(budget.name), self._store.keys.changes]
+        await self._store.run(self._command, keys, [*arguments, *numbers(budget, "realtime")[:2]])
 
     async def history(self, most: int) -> list[Change]:
-        """The latest changes, newest first."""
-        lines: list[str] = await self._store.run(self._history, [changes_key(self._store)], [most])
+        """Return the latest changes, newest first."""
+        lines: list[str] = await self._store.run(self._history, [self._store.keys.changes], [most])
         return [_change(json.loads(line)) for line in lines]
 
 

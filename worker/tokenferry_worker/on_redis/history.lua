@@ -1,2 +1,3 @@
 -- history(KEYS = [changes], ARGV = [most]) -> [change as JSON, newest first...]
+-- Returns the latest changes of budgets.
 return redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1)

@@ -1,4 +1,4 @@
-"""The journal: one final outcome per request or attach id, remembered longer than any message can come back."""
+"""The journal: one final outcome per request or attach id, kept longer than any message can come back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Literal
 
 from tokenferry_worker.errors import Forgotten, Reused
 from tokenferry_worker.limits.backpressure import Slot
-from tokenferry_worker.on_redis.backpressure import slot_key
-from tokenferry_worker.on_redis.ledger import entry_key, token_key
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.tokens.journal import Begun
 from tokenferry_worker.tokens.ledger import TokenScope
@@ -18,7 +16,7 @@ from tokenferry_worker.tokens.ledger import TokenScope
 class RedisJournal:
     """Implements `tokens.journal.Journal`."""
 
-    def __init__(self, store: Store, subject: str, *, days: float) -> None:
+    def __init__(self, store: Store, subject: Literal["request", "attach"], *, days: float) -> None:
         """*subject*: `request` or `attach`. *days*: how long an entry outlives its last change."""
         self._store = store
         self._subject = subject
@@ -32,9 +30,9 @@ class RedisJournal:
         self._anew = Script("anew")
 
     async def begin(self, id_: str, of: str = "") -> Begun:
-        """Count a delivery of *id_* and say what is known of it. *of*: a digest of what the id stands for.
+        """Count a delivery of *id_* and return its entry. *of*: a digest of what the id stands for.
 
-        Raises `Reused` where it stands for something else.
+        Raises `Reused` where the id stands for something else.
         """
         known = await self._store.run(self._begin, [self._key(id_)], [self._ttl_ms, of])
         if known is None:
@@ -43,54 +41,55 @@ class RedisJournal:
         return Begun(deliveries, epoch, _of_round(outcome, round_) if outcome else None)
 
     async def uncount(self, id_: str) -> None:
-        """Uncount a delivery of *id_* that was given back in good order."""
+        """Uncount a delivery of *id_* that its worker gave back by itself."""
         await self._store.run(self._excuse, [self._key(id_)], [self._ttl_ms])
 
     async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Slot] = ()) -> str:
-        """Write *outcome* unless there is one; returns the one that counts. The seats at *leaving* are given up."""
-        keys = [self._key(id_), *(slot_key(self._store, place.name) for place in leaving)]
+        """Write *outcome* unless there is one, and return the one that counts. Release the slots in *leaving*."""
+        keys = [self._key(id_), *(self._store.keys.ahead(slot.name) for slot in leaving)]
         known = await self._store.run(self._record, keys, [outcome, self._ttl_ms, id_, int(ours)])
         if known is None:
             raise Forgotten
         return _of_round(*known)
 
     async def record_token(self, id_: str, outcome: str, token: str, scope: TokenScope, *, at: int) -> str:
-        """As `record`, of an outcome with a *token*: the ledger learns at once that it is available, and to whom.
+        """Do as `record`, for an outcome with a *token*, and add the token to the ledger in the same step.
 
-        *at*: when it was made, in Unix milliseconds.
+        *at*: when the token was created, in Unix milliseconds.
         """
-        keys = [self._key(id_), token_key(self._store, token)]
+        keys = [self._key(id_), self._store.keys.token(token)]
         args = [outcome, self._ttl_ms, scope.platform, scope.mode, scope.account, scope.kind, at]
         counts, round_ = await self._store.run(self._made, keys, args)
         return _of_round(counts, round_)
 
     async def retokenize(self, id_: str, token: str, places: Sequence[Slot]) -> bool:
-        """Let request *id_* make another token, if *token*, expired and never tried, is the one it has made.
+        """Let request *id_* create another token, if it has created *token*, and that expired before any call.
 
-        Asked again it says the same and does nothing more. False where the token is not expired.
+        Asked again it returns the same and changes nothing. Returns False where the token is not expired.
         """
-        entry, order = (entry_key(self._store, subject, id_) for subject in ("request", "attach"))
-        keys = [entry, order, token_key(self._store, token), *(slot_key(self._store, each.name) for each in places)]
-        return bool(await self._store.run(self._anew, keys, [token, id_, self._ttl_ms]))
+        keys = self._store.keys
+        names = [keys.journal("request", id_), keys.journal("attach", id_), keys.token(token)]
+        names += [keys.ahead(slot.name) for slot in places]
+        return bool(await self._store.run(self._anew, names, [token, id_, self._ttl_ms]))
 
     async def next_epoch(self, id_: str, after: int) -> int:
-        """Begin a new generation of the idempotency key after *after*; returns the current one."""
+        """Begin a new epoch of the idempotency key after *after*, and return the current one."""
         return int(await self._store.run(self._next_epoch, [self._key(id_)], [after, self._ttl_ms]))
 
     async def reopen(self, id_: str, *, told: int) -> Literal["open", "done"]:
-        """Let *id_* begin once more, if it was given up on; `done` where the endpoint itself has decided.
+        """Let *id_* start again, if its failure was ours. Return `done` where the outcome came from Stripe.
 
-        *told*: outcomes that the requester is known to have heard, for a journal that has forgotten the entry.
+        *told*: outcomes that the requester is known to have got, for a journal that has forgotten the entry.
         """
-        word: Literal["open", "done"] = await self._store.run(self._reopen, [self._key(id_)], [told, self._ttl_ms])
-        return word
+        state: Literal["open", "done"] = await self._store.run(self._reopen, [self._key(id_)], [told, self._ttl_ms])
+        return state
 
     def _key(self, id_: str) -> str:
-        return entry_key(self._store, self._subject, id_)
+        return self._store.keys.journal(self._subject, id_)
 
 
 def _of_round(outcome: str, round_: int) -> str:
-    """The outcome under an id of its own in each round: a reader who has heard of the last one hears of this one too.
+    """Return the outcome with the outcome id of its round. A reader that knows the last one takes this one too.
 
     >>> _of_round('{"outcome_id": "req-1:token"}', 2)
     '{"outcome_id": "req-1:token:2"}'

@@ -115,7 +115,7 @@ class RedisLedger:
         if object_id is None:
             yield
             return
-        key, by = self._store.key("writing", self._platform, object_id), secrets.token_hex(8)
+        key, by = self._store.keys.writing(self._platform, object_id), secrets.token_hex(8)
 
         async def hold() -> bool:
             return bool(await self._store.run(self._hold, [key], [by, int(lease * 1000)]))
@@ -135,17 +135,8 @@ class RedisLedger:
             await self._store.run(self._let_go, [key], [by])
 
     def _keys(self, token: str, order: str | None = None) -> list[str]:
-        return [token_key(self._store, token), *([] if order is None else [entry_key(self._store, "attach", order)])]
-
-
-def token_key(store: Store, token: str) -> str:
-    """The key of one token."""
-    return store.key("token", token)
-
-
-def entry_key(store: Store, subject: str, id_: str) -> str:
-    """The key of one entry of the journal."""
-    return store.key("journal", subject, id_)
+        keys = self._store.keys
+        return [keys.token(token), *([] if order is None else [keys.journal("attach", order)])]
 
 
 @asynccontextmanager

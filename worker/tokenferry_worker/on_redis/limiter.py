@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import os
@@ -83,7 +82,7 @@ class RedisLimiter:
 
     def _release(self, budgets: Sequence[Budget], permit_id: str) -> asyncio.Task[None]:
         """Give a permit back in a task of its own, which does not end with a cancelled delivery."""
-        counted = [budget_key(self._store, budget.name) for budget in budgets if budget.in_flight]
+        counted = [self._store.keys.budget(budget.name) for budget in budgets if budget.in_flight]
         giving_back = self._store.run(self._done, counted, [permit_id])
         task = asyncio.create_task(giving_back, name="tokenferry-call-done")
         self._giving_back.add(task)
@@ -126,7 +125,7 @@ class RedisLimiter:
         try:
             reply = await self._store.run_unless_away(
                 self._permit,
-                [self._store.key("line", line_of(budgets)), *(budget_key(self._store, each.name) for each in budgets)],
+                [self._store.keys.line(budgets), *(self._store.keys.budget(budget.name) for budget in budgets)],
                 [int(more), lane, permit_id, self._longest_call, *(n for each in budgets for n in numbers(each, lane))],
             )
         finally:
@@ -147,7 +146,7 @@ class RedisLimiter:
         """Stripe has refused a call: nobody draws on *budget* for *seconds*, and then all draw more slowly."""
         factor, cut = await self._store.run(
             self._push_back,
-            [budget_key(self._store, budget.name), changes_key(self._store)],
+            [self._store.keys.budget(budget.name), self._store.keys.changes],
             [math.ceil(seconds * MICROSECONDS), *numbers(budget, "realtime")[:2], budget.name, self._who],
         )
         if cut:
@@ -163,21 +162,6 @@ class RedisLimiter:
         self._arrivals.update(zip((budget.name for budget in slower), arrivals, strict=True))
         # At most a second, to notice when the store is back.
         return PermitReply(wait == 0.0, min(wait, 1.0))
-
-
-def budget_key(store: Store, name: str) -> str:
-    """Return the store key of one budget."""
-    return store.key("budget", name)
-
-
-def line_of(budgets: Sequence[Budget]) -> str:
-    """Return the name of the line for these budgets. All requests that wait for the same budgets stand in one line."""
-    return hashlib.sha256("|".join(budget.name for budget in budgets).encode()).hexdigest()[:16]
-
-
-def changes_key(store: Store) -> str:
-    """Return the store key of the list of changes."""
-    return store.key("changes")
 
 
 def numbers(budget: Budget, lane: Lane) -> tuple[int, int, int]:

@@ -1,5 +1,5 @@
 -- look(KEYS = [budget], ARGV = [interval, calls ahead]) -> {calls per second now, seconds until a call fits, factor, paused or ''}
--- Takes nothing.
+-- Returns the state of a budget, and takes no call from it.
 local budget = read(KEYS[1], ARGV[1], ARGV[2])
 local wait = math.max(0, budget.at - budget.ahead - now)
 if budget.paused then wait = math.max(wait, 1000000) end

@@ -26,4 +26,4 @@ class RedisOnboardings:
         return str(await self._store.run(self._note, [key], [step, entry, self._ttl_ms]))
 
     def _key(self, platform: str, onboarding_id: str) -> str:
-        return self._store.key("onboarding", platform, onboarding_id)
+        return self._store.keys.onboarding(platform, onboarding_id)

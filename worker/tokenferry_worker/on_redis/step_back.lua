@@ -1,4 +1,4 @@
--- step_back(KEYS = [place...], ARGV = [request id]) -> 1
--- Gives up the seats that go_ahead took.
-for _, place in ipairs(KEYS) do redis.call('ZREM', place, ARGV[1]) end
+-- step_back(KEYS = [slot...], ARGV = [request id]) -> 1
+-- Ends the counts of go_ahead.
+for _, slot in ipairs(KEYS) do redis.call('ZREM', slot, ARGV[1]) end
 return 1

@@ -1,7 +1,7 @@
-"""One connection to the store for the whole process: scripts from hundreds of deliveries, sent together.
+"""One connection to the store for the whole process. It sends the scripts of hundreds of deliveries together.
 
-What is asked for while a round trip is under way goes with the next one, so cost per call falls as load rises, and
-an idle worker's call waits for nobody.
+Scripts that are asked for during a round trip go with the next one. So the cost per call falls as the load rises, and
+the call of an idle worker does not wait.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from redis.exceptions import TimeoutError as StoreTimeoutError
 
 from tokenferry.broker import sentinel
 from tokenferry_worker.cancelling import cancel_and_wait
+from tokenferry_worker.on_redis.keys import StoreKeys
 
 log = logging.getLogger(__name__)
 
 AWAY: Final = (StoreConnectionError, StoreTimeoutError, OSError)
 PATIENCE: Final = 2.0
-"""Seconds until who can do without the store does without it."""
+"""Seconds until a caller that can do without the store does so."""
 TOGETHER: Final = 500
-"""Scripts per round trip at most, so that one reply stays small."""
+"""Scripts per round trip at most, so that the reply stays small."""
 LONGEST_PAUSE: Final = 5.0
-"""Seconds at most before a script that was refused is tried again."""
+"""Seconds at most before a refused script is tried again."""
 MINUTE: Final = 60.0
 ALARM_EVERY: Final = 60.0
-"""Seconds between two lines in the log about one script that is refused."""
+"""Seconds between two log lines about one refused script."""
 
 
 class Script:
-    """One Lua file beside this module, known to the server by its hash. *after*: files it stands behind."""
+    """One Lua file beside this module, known to the server by its hash. *after*: files that are put before it."""
 
     def __init__(self, name: str, *, after: Sequence[str] = ()) -> None:
         self.name = name
@@ -45,54 +46,54 @@ class Script:
         self.hash: str | None = None
 
 
-Asked = list[tuple[Script, Sequence[str], Sequence[Any], "asyncio.Future[Any]"]]
+Batch = list[tuple[Script, Sequence[str], Sequence[Any], "asyncio.Future[Any]"]]
 
 
 class Store:
-    """Runs scripts. Every script here may be run twice without harm, so a lost answer is simply asked again."""
+    """Runs scripts. Every script may run twice without harm, so after a lost answer it is run again."""
 
-    def __init__(self, client: Redis, prefix: str, *, patient: bool = True) -> None:
-        """*patient*: wait until the store can serve, as a worker does. Otherwise its errors are the caller's."""
+    def __init__(self, client: Redis, prefix: str, *, patient: bool = True, patience: float = PATIENCE) -> None:
+        """*patient*: wait until the store can serve, as a worker does. Otherwise errors are raised.
+
+        *patience*: how long `run_unless_away` waits, in seconds.
+        """
         self._client = client
-        self._prefix = prefix
+        self.keys = StoreKeys(prefix)
         self._patient = patient
+        self._patience = patience
         self._alarms: dict[str, float] = {}
-        self._asked: Asked = []
+        self._pending: Batch = []
         self._sending: asyncio.Task[None] | None = None
         self._away = False
         self._away_since = 0.0
         self._clock = Script("clock")
 
     @classmethod
-    def at(cls, url: str, prefix: str, *, patient: bool = True) -> Store:
-        """A store at *url* (redis-py's form, or ``sentinel://``). Nothing is connected yet."""
+    def at(cls, url: str, prefix: str, *, patient: bool = True, patience: float = PATIENCE) -> Store:
+        """Return a store at *url* (redis-py's form, or ``sentinel://``), without connecting yet."""
         client = sentinel.async_client(
             url, decode_responses=True, socket_timeout=10.0, socket_connect_timeout=5.0, health_check_interval=15
         )
-        return cls(client, prefix, patient=patient)
+        return cls(client, prefix, patient=patient, patience=patience)
 
     @property
     def away(self) -> bool:
-        """Whether the store could not be reached when it was last asked."""
+        """True if the store could not be reached when it was last asked."""
         return self._away
 
     @property
     def silent(self) -> bool:
-        """True if the store has been away for `PATIENCE` seconds: `run_unless_away` asks it nothing then."""
+        """True if the store has been away longer than its patience: `run_unless_away` asks it nothing then."""
         return self._patience_left() <= 0
 
     def _patience_left(self) -> float:
-        return PATIENCE - (time.monotonic() - self._away_since if self._away else 0.0)
-
-    def key(self, *parts: str) -> str:
-        """The full name of a key."""
-        return ":".join((self._prefix, *parts))
+        return self._patience - (time.monotonic() - self._away_since if self._away else 0.0)
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run *script*, waiting as long as the store is away: without it no call may be made, so none is.
+        """Run *script*, and wait as long as the store is away: without the store, no call to Stripe may be made.
 
-        The same where it answers and refuses the script (a right that is missing, a script that fails): no request is
-        to blame for that, so none is given up on for it. The log says so once a minute.
+        It also waits where the store refuses the script (a missing right, a script that fails). No request is to
+        blame for that, so none fails because of it. The log says so once a minute.
         """
         pause = 0.05
         while True:
@@ -102,19 +103,19 @@ class Store:
                 if not self._patient:
                     raise
                 self._alarm(script, error)
-            # Here and not where the error is handled: who is called off meanwhile must not carry it along.
+            # Outside the except block: a caller that is cancelled here must not carry the error along.
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _ask(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asked.append((script, keys, args, future))
+        self._pending.append((script, keys, args, future))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send(), name="tokenferry-store")
         return await future
 
     async def run_unless_away(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any | None:
-        """As `run`, but None when the store is away for `PATIENCE` seconds or does not answer within as many."""
+        """Do as `run`, but return None where the store is away or silent for longer than its patience."""
         left = self._patience_left()
         if left <= 0:
             return None
@@ -125,7 +126,7 @@ class Store:
             return None
 
     async def now(self) -> float:
-        """Unix seconds on its clock, the one that the whole fleet has in common."""
+        """Return Unix seconds on the store's clock, which the whole fleet shares."""
         return _seconds(await self.run(self._clock, [], []))
 
     async def aclose(self) -> None:
@@ -138,10 +139,10 @@ class Store:
 
     async def _send(self) -> None:
         pause = 0.05
-        # While the store is away this goes on asking for it, also when everybody has found a way without it.
-        while self._asked or self._away:
-            batch, self._asked = self._asked[:TOGETHER], self._asked[TOGETHER:]
-            batch = [asked for asked in batch if not asked[3].done()]
+        # While the store is away, keep asking for it, even when no caller waits any more.
+        while self._pending or self._away:
+            batch, self._pending = self._pending[:TOGETHER], self._pending[TOGETHER:]
+            batch = [entry for entry in batch if not entry[3].done()]
             try:
                 await (self._send_once(batch) if batch else self._client.ping())
             except AWAY as error:
@@ -150,16 +151,16 @@ class Store:
                     continue
                 if not self._away:
                     log.warning(
-                        "store: away (%s); what is in hand goes on with a small share of the rate, nothing else begins",
+                        "store: away (%s); running deliveries go on with a small share of the rate, no others begin",
                         type(error).__name__,
                     )
                     self._away_since = time.monotonic()
                 self._away = True
-                self._asked = batch + self._asked
+                self._pending = batch + self._pending
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
             except Exception as error:
-                # Whoever waits must learn of it, whatever the client library raises.
+                # The callers must get it, whatever the client library raises.
                 _fail(batch, error)
             else:
                 if self._away:
@@ -172,14 +173,14 @@ class Store:
         if now - self._alarms.get(script.name, -ALARM_EVERY) >= ALARM_EVERY:
             self._alarms[script.name] = now
             log.error(
-                "store: refuses the script '%s' (%s: %.100s); what needs it waits, nothing is given up on",
+                "store: refuses the script '%s' (%s: %.100s); whatever needs it waits, and no request fails",
                 script.name,
                 type(error).__name__,
                 error,
             )
 
-    async def _send_once(self, batch: Asked) -> None:
-        for script in {asked[0] for asked in batch}:
+    async def _send_once(self, batch: Batch) -> None:
+        for script in {entry[0] for entry in batch}:
             if script.hash is None:
                 script.hash = await self._client.script_load(script.source)
         async with self._client.pipeline(transaction=False) as pipeline:
@@ -187,13 +188,13 @@ class Store:
                 pipeline.evalsha(script.hash or "", len(keys), *keys, *args)
             answers = await pipeline.execute(raise_on_error=False)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            await self._client.connection_pool.disconnect()  # demoted: a new connection may reach the new primary
-        for asked, answer in zip(batch, answers, strict=True):
-            script, _, _, future = asked
+            await self._client.connection_pool.disconnect()  # now a replica; a new connection may reach the primary
+        for entry, answer in zip(batch, answers, strict=True):
+            script, _, _, future = entry
             if isinstance(answer, NoScriptError):
-                # The server was restarted or flushed its scripts: load again, ask again.
+                # The server was restarted or flushed its scripts: load the script and run it again.
                 script.hash = None
-                self._asked.append(asked)
+                self._pending.append(entry)
             elif self._patient and (isinstance(answer, AWAY) or _not_now(answer)):
                 raise StoreConnectionError("the store is not ready")
             elif future.done():
@@ -204,28 +205,28 @@ class Store:
                 future.set_result(answer)
 
 
-def now_at(url: str) -> float:
-    """As `Store.now`, for a thread without a loop; on the clock of this machine where the store does not answer."""
+def now_at(url: str, *, local: Callable[[], float] = time.time) -> float:
+    """Do as `Store.now`, in a thread without a loop. Where the store does not answer, return *local* time."""
     client = sentinel.client(url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
     try:
         return _seconds(client.time())
     except AWAY:
-        return time.time()
+        return local()
     finally:
         client.close()
 
 
 class ServerClock:
-    """A clock that is asked once a minute: Unix seconds. For a thread that has no time to ask for every message."""
+    """Unix seconds on another clock, which is asked once a minute: for a thread that must not ask for each message."""
 
     def __init__(self, ask: Callable[[], float]) -> None:
         self._ask = ask
         self._ahead = 0.0
-        """Seconds by which it is ahead of the monotonic clock."""
+        """Seconds by which that clock is ahead of the monotonic one."""
         self._until = float("-inf")
 
     def __call__(self) -> float:
-        """The time, asked anew where the last answer is a minute old."""
+        """Return the time. Ask the other clock where its last answer is a minute old."""
         if time.monotonic() > self._until:
             self._ahead = self._ask() - time.monotonic()
             self._until = time.monotonic() + MINUTE
@@ -237,17 +238,14 @@ def _seconds(answer: Any) -> float:
     return int(whole) + int(millionths) / 1_000_000
 
 
-def _fail(batch: Asked, error: Exception) -> None:
+def _fail(batch: Batch, error: Exception) -> None:
     for *_, future in batch:
         if not future.done():
             future.set_exception(error)
 
 
 def _not_now(answer: object) -> bool:
-    """Whether the server says it will answer later.
-
-    It is full (its memory or its disk), a replica, without a primary or without enough replicas, or busy.
-    """
+    """True if the server refuses for now: it is full (memory or disk), a replica, has too few replicas, or is busy."""
     # redis-py knows the first three by type, and then leaves the code out of the text.
     later = (OutOfMemoryError, ReadOnlyError, MasterDownError)
     if isinstance(answer, later):

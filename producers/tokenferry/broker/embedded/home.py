@@ -1,4 +1,4 @@
-"""The data directory of a server: its lock, its configuration, its socket."""
+"""The data directory of an embedded server: its lock, its configuration, its socket."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import re
 import secrets
 import socket
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import EmbeddedServerError
-
-_LONGEST_SOCKET_PATH = 100
-"""Bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
+from .socket_paths import is_private, short_path
 
 _CONFIGURATION = """\
 # Written by tokenferry at every start of the embedded server: changes are lost, except that the password is kept.
@@ -38,13 +35,13 @@ maxmemory-policy noeviction
 
 @dataclass(frozen=True)
 class Home:
-    """A data directory, and where in it everything is."""
+    """A data directory, and the files in it."""
 
     directory: Path
 
     @classmethod
     def of(cls, directory: Path) -> Home:
-        """The home at the real path, so that two spellings of one directory meet in one server."""
+        """Return the home at the real path, so that two spellings of one directory lead to one server."""
         return cls(directory.expanduser().resolve())
 
     @property
@@ -64,25 +61,38 @@ class Home:
         return self.directory / "valkey.pid"
 
     def socket(self) -> Path:
-        """Where clients connect: in the directory if its path is short enough, else under the temporary directory.
+        """Return where clients connect. Raises EmbeddedServerError where a long path cannot be made short."""
+        try:
+            return short_path(self._socket)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"the path {self._socket} is too long for a socket, and no short link to it can be made ({error}); "
+                "or choose a data directory with a shorter path"
+            ) from error
 
-        The place of the latter is recorded in a symbolic link, for processes with another TMPDIR. A record that was
-        made for another directory, as in a copied or moved one, is not believed.
-        """
-        near = self.directory / "valkey.sock"
-        if len(os.fsencode(near)) <= _LONGEST_SOCKET_PATH:
-            return near
-        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        name = f"tokenferry-{os.geteuid()}-{digest}"
+    @property
+    def _socket(self) -> Path:
+        return self.directory / "valkey.sock"
+
+    def _earlier_socket(self) -> Path | None:
+        """Return the socket of an earlier version: where the path was long, it put one elsewhere and linked to it."""
         with suppress(OSError):
-            recorded = Path(os.readlink(near))
-            if recorded.parent.name == name and recorded.parent.parent.is_dir():
-                return recorded
-        far = Path(tempfile.gettempdir(), name, "valkey.sock")
-        return far if len(os.fsencode(far)) <= _LONGEST_SOCKET_PATH else Path("/tmp", name, "valkey.sock")
+            return Path(os.readlink(self._socket))
+        return None
+
+    def _is_reachable(self) -> bool:
+        """Return False where the link of an earlier version leads to a directory of other users, or to another server.
+
+        A directory that was copied or moved holds such a link: it leads to the server of the old directory.
+        """
+        earlier = self._earlier_socket()
+        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return earlier is None or (
+            earlier.parent.name == f"tokenferry-{os.geteuid()}-{digest}" and is_private(earlier.parent)
+        )
 
     def password(self) -> str | None:
-        """The password from the configuration; None before the first start."""
+        """Return the password from the configuration, or None before the first start."""
         with suppress(OSError):
             if found := re.search(r"^requirepass (\S+)$", self.configuration.read_text(errors="replace"), re.MULTILINE):
                 return found[1]
@@ -94,7 +104,7 @@ class Home:
         return None
 
     def prepare(self) -> None:
-        """Create the directory with mode 0700, or make sure that closing it to others takes nothing away from them."""
+        """Create the directory with mode 0700, or close it to other users, unless it holds files of theirs."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.directory.stat().st_mode & 0o077:
@@ -111,7 +121,7 @@ class Home:
             ) from error
 
     def take_lock(self) -> int | None:
-        """The lock as an open file; None if somebody else holds it. Closing the file releases it."""
+        """Return the lock as an open file, or None if another process holds it. Closing the file releases it."""
         try:
             lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -132,7 +142,7 @@ class Home:
         return lock
 
     def is_locked(self) -> bool:
-        """Whether somebody holds the lock: a server, or whoever is just starting one."""
+        """True if a server, or a process that starts one, holds the lock."""
         try:
             lock = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -144,13 +154,13 @@ class Home:
         except OSError:
             return False
         finally:
-            os.close(lock)  # with it goes the shared lock, which made a server that starts now look again at most
+            os.close(lock)  # releases the shared lock; at worst, a process that starts a server now must try again
         return False
 
     def is_server(self, pid: int) -> bool:
-        """Whether this process has our lock file open: a process id alone may have passed to a stranger.
+        """True if process *pid* has our lock file open: a process id alone may belong to another program by now.
 
-        Where the system does not tell (macOS), the process id is believed: it is read only while the lock is held.
+        macOS does not say. There the process id is trusted, because it is read only while the lock is held.
         """
         if sys.platform != "linux":
             return True
@@ -161,27 +171,17 @@ class Home:
             return False
 
     def configure(self) -> None:
-        """Write the configuration, and clear away what a killed server left. Only under the lock."""
+        """Write the configuration, and remove what a killed server left. Only under the lock."""
         password = self.password() or secrets.token_urlsafe(32)
-        target = self.socket()
         self.sweep()
-        if target.parent != self.directory:
-            with suppress(FileExistsError):
-                target.parent.mkdir(mode=0o700)
-            if not _is_private(target.parent):
-                raise EmbeddedServerError(
-                    f"{target.parent} is to hold the socket, but it is not a directory which only this user can enter: "
-                    f"remove it, or choose a data directory with a shorter path than {self.directory}"
-                )
-            (self.directory / "valkey.sock").symlink_to(target)
         text = _CONFIGURATION.format(
             password=password,
-            socket=_quoted(target),
+            socket=_quoted(self.socket()),
             directory=_quoted(self.directory),
             pidfile=_quoted(self.pidfile),
             log=_quoted(self.log),
         )
-        # Replaced as a whole: others read the password while we write.
+        # Replaced as a whole, because other processes may read the password at any moment.
         draft = self.directory / "valkey.conf.new"
         draft.unlink(missing_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -190,27 +190,26 @@ class Home:
 
     def sweep(self) -> None:
         """Remove the socket and the pid file of a server that is gone. Only under the lock."""
-        target = self.socket()
-        for left in {target, self.directory / "valkey.sock", self.pidfile}:
-            with suppress(FileNotFoundError):
-                left.unlink()
-        if target.parent != self.directory:
+        if (earlier := self._earlier_socket()) is not None and self._is_reachable():
+            earlier.unlink(missing_ok=True)
             with suppress(OSError):
-                target.parent.rmdir()
+                earlier.parent.rmdir()
+        self._socket.unlink(missing_ok=True)
+        self.pidfile.unlink(missing_ok=True)
 
     def ask(self) -> str:
-        """The reply to AUTH and PING: `+PONG` from a server that is ready, another line from one that is not.
+        """Return the reply to AUTH and PING: `+PONG` from a server that is ready, another line from one that is not.
 
-        Empty if nobody listens, or nobody answers within a second.
+        The reply is empty if no server listens, or none answers within a second.
         """
-        password, target = self.password(), self.socket()
-        if password is None or (target.parent != self.directory and not _is_private(target.parent)):
+        password = self.password()
+        if password is None or not self._is_reachable():
             return ""
         reply = b""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(1.0)
-                connection.connect(str(target))
+                connection.connect(str(self.socket()))
                 connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
                 while reply.count(b"\r\n") < 2 and (more := connection.recv(4096)):
                     reply += more
@@ -219,7 +218,7 @@ class Home:
         return reply.decode(errors="replace").strip().rpartition("\r\n")[2]
 
     def last_words(self, *, since: int) -> str:
-        """The last lines of the log from the byte *since* on, without the password."""
+        """Return the last lines of the log from the byte *since* on, without the password."""
         with self.log.open("rb") as log:
             log.seek(since)
             text = log.read().decode(errors="replace")
@@ -228,16 +227,7 @@ class Home:
         return "\n".join(text.strip().splitlines()[-6:]) or "(none)"
 
 
-def _is_private(directory: Path) -> bool:
-    """Whether this is a real directory of ours that nobody else can enter: names under /tmp can be taken by anyone."""
-    try:
-        found = directory.lstat()
-    except OSError:
-        return False
-    return (found.st_mode & 0o170077) == 0o040000 and found.st_uid == os.geteuid()
-
-
 def _quoted(path: Path) -> str:
-    """A path as a string of the configuration file's grammar."""
+    """Return a path as a string in the grammar of the configuration file."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{text}"'

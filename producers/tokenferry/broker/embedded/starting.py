@@ -7,10 +7,10 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from .home import Home
-from .programs import server_program
 
 _DIE_WITH_PARENT = """\
 import ctypes, os, sys
@@ -23,12 +23,11 @@ if os.getppid() == int(sys.argv[1]):
 A program of its own, because Python code between fork and exec is not safe in a process with threads."""
 
 
-def start(home: Home, lock: int, *, owner: bool) -> None:
-    """Start the server with a copy of the lock, and do not wait for its first answer.
+def start(home: Home, lock: int, program: Path, *, owner: bool) -> None:
+    """Start *program* with a copy of the lock, and do not wait for its first answer.
 
     It gets none of our environment: a server that outlives us must not keep our secrets in its process table entry.
     """
-    program = server_program()
     home.configure()
     with os.fdopen(os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         how: dict[str, Any] = {
