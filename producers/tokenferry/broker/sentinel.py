@@ -7,7 +7,6 @@ the servers' own; the Sentinels', where they want any, are ``sentinel_username``
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -17,17 +16,14 @@ import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
 
-SCHEME: Final = "sentinel"
-TLS_SCHEME: Final = "sentinels"
-PORT: Final = 26379
+from tokenferry.addresses import SENTINEL_SCHEMES, sentinel_hosts
+
+SCHEME, TLS_SCHEME = SENTINEL_SCHEMES
 PATIENCE: Final = 2.0
 """Seconds for one Sentinel to answer before the next one is asked."""
 
 _untyped: Any = redis.sentinel
 _untyped_async: Any = redis.asyncio.sentinel
-_PARAMETERS: Final = frozenset({"master", "sentinel_username", "sentinel_password"})
-_TLS_PARAMETERS: Final = frozenset({"ssl_ca_certs"})
-_HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:@/,]+)(?::(?P<port>\d{1,5}))?")
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Sentinels:
 
     @classmethod
     def parse(cls, url: str) -> Sentinels:
-        """Raises `ValueError` with what is wrong, and nothing of the URL.
+        """Read a URL that the configuration has checked.
 
         >>> Sentinels.parse("sentinel://:secret@one,two:26380/3?master=main")
         Sentinels(hosts=(('one', 26379), ('two', 26380)), master='main', db=3, username=None, sentinel_username=None)
@@ -55,29 +51,17 @@ class Sentinels:
         parts = urlsplit(url)
         credentials, _, places = parts.netloc.rpartition("@")
         user, _, password = credentials.partition(":")
-        found = [_HOST.fullmatch(place) for place in places.split(",")]
-        asked = dict(parse_qsl(parts.query))
-        db = parts.path.strip("/") or "0"
-        tls = parts.scheme == TLS_SCHEME
-        if not all(found):
-            raise ValueError("the Sentinels are written host:port, several of them with commas between")
-        if not asked.get("master"):
-            raise ValueError("the name the Sentinels give your servers is missing: add ?master=NAME")
-        known = _PARAMETERS | (_TLS_PARAMETERS if tls else frozenset())
-        if asked.keys() - known:  # not repeated: what follows a `?` may be the rest of a password
-            raise ValueError(f"a {parts.scheme}:// address has no parameters but {', '.join(sorted(known))}")
-        if not db.isdecimal():
-            raise ValueError("behind the hosts comes the number of a database, as in /0")
+        parameters = dict(parse_qsl(parts.query))
         return cls(
-            hosts=tuple((one["host"].strip("[]"), int(one["port"] or PORT)) for one in found if one),
-            master=asked["master"],
-            db=int(db),
+            hosts=sentinel_hosts(places),
+            master=parameters["master"],
+            db=int(parts.path.strip("/") or "0"),
             username=unquote(user) or None,
             password=unquote(password) or None,
-            sentinel_username=asked.get("sentinel_username"),
-            sentinel_password=asked.get("sentinel_password"),
-            tls=tls,
-            ca_file=asked.get("ssl_ca_certs"),
+            sentinel_username=parameters.get("sentinel_username"),
+            sentinel_password=parameters.get("sentinel_password"),
+            tls=parts.scheme == TLS_SCHEME,
+            ca_file=parameters.get("ssl_ca_certs"),
         )
 
     @property
@@ -124,7 +108,7 @@ class Sentinels:
 
 def is_sentinel(url: str) -> bool:
     """Whether *url* names Sentinels."""
-    return urlsplit(url).scheme in (SCHEME, TLS_SCHEME)
+    return urlsplit(url).scheme in SENTINEL_SCHEMES
 
 
 def client(url: str, **options: Any) -> redis.Redis:
