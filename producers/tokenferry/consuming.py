@@ -21,6 +21,7 @@ from kombu.message import Message as Delivery
 from pydantic import TypeAdapter
 
 from tokenferry.broker import connecting
+from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Name
@@ -57,10 +58,12 @@ class Results:
         *,
         outbox: Outbox | Literal[False] | None = None,
         on_progress: Callable[[OnboardingProgress], None] | None = None,
+        patience: float | None = None,
     ) -> None:
-        """*outbox*: is told each outcome when its result is acknowledged. Default: the configured one; False: none.
+        """*outbox*: learns each outcome when its result is acknowledged. Default: the configured one; False: none.
 
-        *on_progress*: is told the steps of accounts that were sent with `progress=True`; they are no results.
+        *on_progress*: called with the steps of accounts that were sent with `progress=True`; they are no results.
+        *patience*: seconds for which a RabbitMQ that cannot answer about the route is asked again, default ten.
 
         Raises `InvalidConfiguration`, `UnusableOutbox`; the broker is only asked when the first result is.
         """
@@ -78,6 +81,7 @@ class Results:
         """What `hold` returned and nobody has acknowledged yet, by outcome id: once for each time it was delivered."""
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._stop = threading.Event()
+        self._patience_seconds = patience
         self._patience: Patience | None = None
         """With RabbitMQ, from the first connection that it ends until one is read from again."""
         self._on_progress = on_progress
@@ -155,8 +159,11 @@ class Results:
                 self._forget_connection()
                 if held or not self._amqp:
                     raise
-                self._patience = self._patience or Patience(self._queue.name, sleep=self._stop.wait)
+                self._patience = self._patience or self._new_patience()
                 self._patience.again(error)
+
+    def _new_patience(self) -> Patience:
+        return Patience(self._queue.name, seconds=self._patience_seconds, sleep=self._stop.wait)
 
     def _next(self, deadline: float | None) -> tuple[Delivery, AnyResult] | None:
         while not self._stop.is_set():
@@ -179,7 +186,7 @@ class Results:
             try:
                 result = self.take(timeout=0.5)
             except self._connection_errors() as error:
-                log.warning("results: the broker is away (%s); trying again", type(error).__name__)
+                log.warning("results: the broker is away (it %s); trying again", explain(error, BROKER).says)
                 self._stop.wait(1.0)
                 continue
             if result is not None:

@@ -18,6 +18,7 @@ import redis
 from click.testing import CliRunner, Result
 from e2e.brokers import REDIS, Embedded, RabbitMQ, needs
 
+from tokenferry.addresses import masked
 from tokenferry.broker import connecting
 from tokenferry.broker.embedded import Embedded as Server
 from tokenferry.cli import main
@@ -26,7 +27,6 @@ from tokenferry_emulator.testing import EmulatorProcess
 from tokenferry_worker.doctor import endpoint, preflight
 from tokenferry_worker.doctor.deadline import within
 from tokenferry_worker.doctor.verdicts import Check, ok
-from tokenferry_worker.doctor.words import masked
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 
 CANARY = "canary0000000000"
@@ -577,7 +577,7 @@ class TestSilence:
         private = [path.read_text().splitlines()[1] for path in (practice.folder / "keys").rglob("*.pem")]
         for broker, store in (
             (practice.broker, practice.store),
-            (f"redis://:{CANARY}%2F%23@127.0.0.1:1/0", f"rediss://127.0.0.1:1/0?password={CANARY}"),
+            (f"redis://:{CANARY}%2F%23@127.0.0.1:1/0", f"rediss://127.0.0.1:1/0?ssl_password={CANARY}"),
             (f"amqp://{CANARY}:{CANARY}@127.0.0.1:1/v", f"unix://:{CANARY}@/absent.sock?db=0"),
         ):
             practice.broker, practice.store = broker, store

@@ -7,22 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from amqp.exceptions import ChannelError, InternalError, MessageNacked, PreconditionFailed
+from amqp.exceptions import ChannelError, MessageNacked, PreconditionFailed
 from kombu import Connection, Producer
-from kombu.exceptions import OperationalError
 
 from tokenferry.broker import connecting, depth
 from tokenferry.broker.depth import Depths
-from tokenferry.broker.errors import (
-    BrokerBlocked,
-    BrokerFull,
-    BrokerUnavailable,
-    PublishError,
-    PublishTimeout,
-    Unroutable,
-    want_of_room,
-)
-from tokenferry.broker.patience import BUSY
+from tokenferry.broker.errors import BrokerBlocked, BrokerFull, PublishError, Unroutable
 from tokenferry.broker.pending import MOST_PAUSE, PendingPublish
 from tokenferry.contract.queues import results_queue
 
@@ -49,8 +39,12 @@ class ConfirmingChannel:
         """RabbitMQ only: result queues that their reader has declared first, otherwise than we do: used as they are."""
         self._depths = Depths(lambda name: depth.waiting_in(self._connected().channel, name, amqp=amqp))
 
+    def open(self) -> None:
+        """Connect, unless that is done. Raises what the client library raises: then `forget` it."""
+        self._connected()
+
     def send(self, due: Sequence[PendingPublish]) -> None:
-        """Try each of *due* once: on Redis in one round trip for all, on RabbitMQ each confirmed on its own.
+        """Try each of *due* once: on Redis in one round trip for all, on RabbitMQ each confirmed alone.
 
         Raises whatever the client library does when it is of no more use: then `forget` it.
         """
@@ -66,21 +60,6 @@ class ConfirmingChannel:
         self._producer = None
         with contextlib.suppress(Exception):  # a dead connection may fail at its own funeral; this thread goes on
             self._connection.collect(socket_timeout=0.1)
-
-    def meaning(self, trouble: Exception) -> PublishError:
-        """What an error of `send` says to everyone whose message waits."""
-        if why := want_of_room(trouble):
-            return BrokerFull(f"the broker takes no messages: {why}", maybe_sent=False)
-        name = type(trouble).__name__
-        if isinstance(trouble, self._timeouts()):
-            return PublishTimeout(f"the broker did not answer in time ({name})", maybe_sent=False)
-        if isinstance(trouble, InternalError):
-            said = f"RabbitMQ could not answer for a queue ({trouble.reply_code}): {BUSY}"
-            return BrokerUnavailable(said, maybe_sent=False)
-        if isinstance(trouble, self._connection_errors()):
-            return BrokerUnavailable(f"the broker could not be reached ({name}); see [broker] url", maybe_sent=False)
-        # Whatever a client library raises beyond that must reach the callers, not end their thread silently.
-        return PublishError(f"the broker client failed ({name})", maybe_sent=False)
 
     def _send_together(self, producer: Producer, fitting: list[PendingPublish]) -> None:
         if not fitting:
@@ -192,10 +171,3 @@ class ConfirmingChannel:
                 wire.on_blocked, wire.on_unblocked = self._on_blocked, self._on_unblocked
             self._producer = self._connection.Producer(auto_declare=False)
         return self._producer
-
-    def _connection_errors(self) -> tuple[type[BaseException], ...]:
-        return (OperationalError, *self._connection.connection_errors, *self._connection.channel_errors)
-
-    def _timeouts(self) -> tuple[type[BaseException], ...]:
-        """A time-out is also one of the connection errors, but says something else: it may have been sent."""
-        return (TimeoutError, *(kind for kind in self._connection_errors() if "Timeout" in kind.__name__))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tokenferry.broker import connecting
+from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.configuration import Configuration
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def ask(configuration: Configuration, queues: Iterable[str]) -> dict[str, int]:
             connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
             return {queue: waiting_in(connection.default_channel, queue, amqp=amqp) for queue in queues}
     except Exception as error:  # whatever the client raises: it is asked again later
-        log.info("the depth of queues is unknown, the broker does not answer (%s)", type(error).__name__)
+        log.info("the depth of queues is unknown: %s", explain(error, BROKER).of(BROKER))
         return {}
 
 

@@ -16,18 +16,16 @@ from amqp.exceptions import AMQPError, InternalError, NotFound, RecoverableConne
 from kombu import Connection
 from kombu.exceptions import ChannelError
 
+from tokenferry.broker.error_text import BUSY
+from tokenferry.broker.errors import QueueUnanswered
 from tokenferry.broker.pending import pause
+
+__all__ = ["Patience", "QueueUnanswered", "ask", "is_missing", "let_go", "passes"]
 
 T = TypeVar("T")
 
 PATIENCE: Final = 10.0
 """Seconds after which one question is asked no more. An election takes one to five."""
-
-BUSY: Final = "it is busy or electing a leader; try again"
-
-
-class QueueUnanswered(RecoverableConnectionError):  # type: ignore[misc]
-    """RabbitMQ is there, but it could not answer about a queue for as long as we had patience."""
 
 
 class Patience:

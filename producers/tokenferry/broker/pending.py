@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from tokenferry.broker.errors import PublishError, PublishTimeout, StillQueued, refused
+from tokenferry.broker.error_text import refused_message
+from tokenferry.broker.errors import PublishError, PublishTimeout, StillQueued
 from tokenferry.broker.outgoing import Outgoing
 
 PAUSE: Final = 0.05
@@ -69,7 +70,7 @@ class PendingPublish:
         """End it with the broker's answer to it, else with what was the *trouble* of all."""
         maybe_sent = self.maybe_sent
         if self.refusal is not None:
-            error = refused(self.refusal, maybe_sent=maybe_sent)
+            error = refused_message(self.refusal, maybe_sent=maybe_sent)
         elif trouble is not None:
             error = type(trouble)(str(trouble), maybe_sent=maybe_sent)
         else:

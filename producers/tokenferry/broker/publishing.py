@@ -18,6 +18,7 @@ from kombu import Connection
 
 from tokenferry.broker import connecting, fork_guard
 from tokenferry.broker.confirming import BATCH, ConfirmingChannel
+from tokenferry.broker.error_text import connection_failure
 from tokenferry.broker.errors import BrokerBlocked, BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
 from tokenferry.broker.outgoing import CanPublish, Outgoing
 from tokenferry.broker.pending import GRACE, PendingPublish, pause, wait, wait_async
@@ -37,17 +38,22 @@ __all__ = [
 ]
 
 SIGN_OF_LIFE: Final = 4.0
-"""Seconds of idleness after which RabbitMQ is told that we are there: twenty, and it would drop the connection."""
+"""Seconds without a message after which RabbitMQ is told that we are there: after twenty it drops the connection."""
 
 
 class Publisher:
     """Publishes from a thread of its own. Close it, or use it as a context manager."""
 
-    def __init__(self, connection: Connection, *, amqp: bool, timeout: float) -> None:
-        """*timeout*: seconds from `submit` to an error, for messages that name no own."""
+    def __init__(
+        self, connection: Connection, *, amqp: bool, timeout: float, sign_of_life: float = SIGN_OF_LIFE
+    ) -> None:
+        """*timeout*: seconds from `submit` to an error, for messages without one of their own.
+
+        *sign_of_life*: seconds without a message after which RabbitMQ is told that we are there.
+        """
         self._connection = connection
         self._channel = ConfirmingChannel(connection, amqp=amqp)
-        self._idle = SIGN_OF_LIFE if amqp else None
+        self._idle = sign_of_life if amqp else None
         self._timeout = timeout
         self._process = fork_guard.ForkGuard("a publisher")
         self._incoming: queue.SimpleQueue[PendingPublish | None] = queue.SimpleQueue()
@@ -124,8 +130,7 @@ class Publisher:
             now = time.monotonic()
             if now >= self._retry_at:
                 due = [waiting for waiting in rest if waiting.not_before <= now][:BATCH]
-                # Only now: what has not been on the wire can still be taken back by its owner.
-                if due := [waiting for waiting in due if waiting.begin()]:
+                if due:
                     self._send(due, rest)
             rest = [waiting for waiting in rest if not waiting.future.done()]
         self._channel.forget()
@@ -167,9 +172,12 @@ class Publisher:
     def _send(self, due: list[PendingPublish], rest: list[PendingPublish]) -> None:
         """Try the *due* ones once; after trouble with the connection, put off everything."""
         try:
+            self._channel.open()
+            # Only now: whoever waits may still take back what has not been on the wire, and knows that it was not.
+            due = [waiting for waiting in due if waiting.begin()]
             self._channel.send(due)
         except Exception as trouble:
-            self._trouble = self._channel.meaning(trouble)
+            self._trouble = connection_failure(trouble)
             self._failures += 1
             self._retry_at = time.monotonic() + pause(self._failures)
             self._channel.forget()

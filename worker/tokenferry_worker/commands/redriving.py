@@ -16,6 +16,7 @@ import click
 from redis.exceptions import RedisError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.error_text import STORE, explain
 from tokenferry.broker.publishing import Publisher, PublishError
 from tokenferry.configuration import Configuration, load_to_look
 from tokenferry.options import Number
@@ -23,7 +24,6 @@ from tokenferry_worker.commands.choosing import filters, fitting, guard, looking
 from tokenferry_worker.dead_letters.record import DeadLetterFilter
 from tokenferry_worker.dead_letters.redriving import GONE, Fate, Redriver
 from tokenferry_worker.dead_letters.resealing import Resealer
-from tokenferry_worker.doctor.words import why
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
@@ -185,7 +185,7 @@ async def _redrive(
                     done.trouble = str(error)
                     break
                 except (RedisError, OSError) as error:
-                    done.trouble = f"the store {why(error)}; see [store] url"
+                    done.trouble = explain(error, STORE).of(STORE)
                     break
                 done.fates[fate] += 1
                 if fate not in GONE:

@@ -25,6 +25,7 @@ from tokenferry.broker.redis_transport.addresses import kombu_url
 from tokenferry.broker.redis_transport.channel import Channel
 from tokenferry.broker.redis_transport.register import NOTED
 from tokenferry.broker.redis_transport.transport import Transport
+from tokenferry.broker.redis_transport.waiter import ask_to_track
 from tokenferry.contract.queues import QUARANTINE
 
-__all__ = ["NOTED", "QUARANTINE", "Channel", "Transport", "kombu_url"]
+__all__ = ["NOTED", "QUARANTINE", "Channel", "Transport", "ask_to_track", "kombu_url"]

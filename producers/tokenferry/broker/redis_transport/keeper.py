@@ -13,7 +13,7 @@ from kombu.log import get_logger
 from redis import exceptions as redis
 
 from tokenferry.broker.alarm import Alarm
-from tokenferry.broker.errors import want_of_room
+from tokenferry.broker.error_text import BROKER, explain
 
 logger = get_logger(__name__)
 
@@ -24,17 +24,9 @@ RETRY_SECONDS = 0.1
 
 
 def refusal(error: Exception) -> str:
-    """What a refusing server has said, by the name of the error only, and what to do about it."""
-    match error:
-        case redis.NoPermissionError():
-            cure = "the user in [broker] url lacks a right; docs/brokers.md lists those of each program"
-        case redis.AuthenticationError():
-            cure = "correct user and password in [broker] url, or there"
-        case redis.ReadOnlyError():
-            cure = "it is a replica; name the primary in [broker] url, or wait for the end of the failover"
-        case _:
-            cure = want_of_room(error) or "the server's own log says more, and so does `tokenferry doctor`"
-    return f"the broker refuses it ({type(error).__name__}): {cure}; trying again"
+    """What a server has refused, and what to do about it, for a line of the log."""
+    failure = explain(error, BROKER)
+    return f"the broker {failure.says}: {failure.do}; trying again"
 
 
 @dataclass
@@ -58,8 +50,7 @@ class _Duty:
         except redis.AuthenticationError as error:
             self.alarm.failed(refusal(error))
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            why = f"the broker does not answer ({type(error).__name__}); trying again"
-            self.alarm.failed(why, patience=self.patience)
+            self.alarm.failed(refusal(error), patience=self.patience)
         except Exception as error:
             # Whatever it was, a keeper that dies would give everything away that this channel holds.
             self.alarm.failed(refusal(error))

@@ -20,6 +20,8 @@ from tokenferry.broker.redis_transport.register import Credit, Register, Taken, 
 
 logger = get_logger(__name__)
 
+TRACK = ("CLIENT", "TRACKING", "ON", "NOLOOP")
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -126,7 +128,7 @@ class Waiter:
 
     def last_answer(self) -> list[Taken]:
         """What a question under way has brought, when there will be no other one."""
-        if self._asked is None:
+        if self._asked is None or self.client.connection is None:
             return []
         brought = answer(self.client.connection.read_response(disable_decoding=True))
         self._asked = None
@@ -164,5 +166,19 @@ class Waiter:
 def track_changes(connection: Any) -> None:
     """Connect so that a list we have read to its end tells us when it changes. Our own changes are no news."""
     connection.on_connect()
-    connection.send_command("CLIENT", "TRACKING", "ON", "NOLOOP")
+    connection.send_command(*TRACK)
     connection.read_response()
+
+
+def ask_to_track(channel: Any) -> None:
+    """Return if the server of *channel* would tell a reader of changed queues.
+
+    Raises `ResponseError`: the user lacks the right, or a proxy lacks the command.
+    """
+    connection = channel.pool.connection_class(**channel.pool.connection_kwargs | {"protocol": 3})
+    try:
+        connection.connect()
+        connection.send_command(*TRACK)
+        connection.read_response()
+    finally:
+        connection.disconnect()
