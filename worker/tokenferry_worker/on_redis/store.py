@@ -19,6 +19,7 @@ from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, R
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
 from tokenferry.broker import sentinel
+from tokenferry.broker.error_text import STORE, explain
 from tokenferry_worker.cancelling import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -150,8 +151,9 @@ class Store:
                     continue
                 if not self._away:
                     log.warning(
-                        "store: away (%s); what is in hand goes on with a small share of the rate, nothing else begins",
-                        type(error).__name__,
+                        "store: away (it %s); what is in hand goes on with a small share of the rate, "
+                        "nothing else begins",
+                        explain(error, STORE).says,
                     )
                     self._away_since = time.monotonic()
                 self._away = True
@@ -171,11 +173,12 @@ class Store:
         now = time.monotonic()
         if now - self._alarms.get(script.name, -ALARM_EVERY) >= ALARM_EVERY:
             self._alarms[script.name] = now
+            failure = explain(error, STORE)
             log.error(
-                "store: refuses the script '%s' (%s: %.100s); what needs it waits, nothing is given up on",
+                "store: refuses the script '%s' (it %s: %s); what needs it waits, nothing is given up on",
                 script.name,
-                type(error).__name__,
-                error,
+                failure.says,
+                failure.do,
             )
 
     async def _send_once(self, batch: Asked) -> None:
