@@ -1,4 +1,4 @@
-"""Connections and queues, the same for both halves: chosen by one setting, declared in one place."""
+"""Connections and queues, the same for both halves."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ EXCHANGE: Final = "tokenferry"
 """RabbitMQ only: a topic exchange, so that an operator may bind more to it. Routing keys are names of queues."""
 
 DELIVERY_LIMIT: Final = 1000
-"""RabbitMQ only: deliveries of one message until the broker itself moves it to the dead letters."""
+"""RabbitMQ only: deliveries of one message after which the broker moves it to the dead letters."""
 NO_DELIVERY_LIMIT: Final = 1_000_000
-"""As good as none, in a way that every version understands: 3.x knows no -1."""
+"""As good as no limit, in a form that every version understands: 3.x knows no -1."""
 KEPT_AT_LIMIT: Final = ("tokenize.bulk.", "attach.", "onboard.", "parked.")
-"""Queues whose messages become dead letters there. Results, and what is set aside already, stay where they are."""
+"""Queues whose messages become dead letters at the limit. Results and messages already set aside stay."""
 
 UNVERIFIED: Final = (
     "the server's certificate is not checked (ssl_cert_reqs=none): anybody in between can read and answer; "
@@ -54,7 +54,7 @@ def broker_url(configuration: Configuration) -> str:
     if is_amqp(url):
         _ca_file(configuration, "broker")
         return url
-    _warn_of_strangers("broker", url)
+    _warn_if_unverified("broker", url)
     return redis_transport.kombu_url(_with_ca_file(configuration, "broker", url))
 
 
@@ -66,13 +66,13 @@ def store_url(configuration: Configuration) -> str:
     url = configuration.store.url
     if url == EMBEDDED:
         return _embedded(configuration).redis_url
-    _warn_of_strangers("store", url)
+    _warn_if_unverified("store", url)
     return _with_ca_file(configuration, "store", url)
 
 
 @cache
-def _warn_of_strangers(section: str, url: str) -> None:
-    """Once per process: TLS without a check of the certificate protects from nobody who can stand in between."""
+def _warn_if_unverified(section: str, url: str) -> None:
+    """Warn once per process of TLS that does not check the certificate."""
     if trusts_anybody(url):
         log.warning("[%s] url: %s", section, UNVERIFIED)
 
@@ -108,9 +108,9 @@ def transport(url: str) -> str | None:
 
 
 def tls(configuration: Configuration) -> dict[str, Any] | bool:
-    """What kombu and Celery must be told to trust the right RabbitMQ and no other; for Redis the URL says it.
+    """Options with which kombu and Celery trust the right RabbitMQ only. For Redis they are in the URL.
 
-    Left to itself the AMQP client checks who signed the certificate and not whose it is.
+    By default the AMQP client checks who signed the certificate, but not the host name in it.
     """
     parts = urlsplit(configuration.broker.url)
     if parts.scheme != "amqps":
@@ -151,7 +151,7 @@ def _connect_timeout(configuration: Configuration) -> float:
 
 
 def transport_options(url: str, configuration: Configuration) -> dict[str, Any]:
-    """What each broker must be told so that nothing is lost and nothing waits for ever."""
+    """Options with which nothing is lost and nothing waits for ever."""
     timeout = configuration.broker.publish_timeout
     if is_amqp(url):
         return {"confirm_publish": True, "read_timeout": timeout, "write_timeout": timeout}
@@ -197,10 +197,10 @@ def queue(name: str, *, amqp: bool) -> Queue:
 def quorum_arguments(name: str) -> dict[str, Any]:
     """What makes a queue of RabbitMQ keep everything. They cannot be changed once the queue is there.
 
-    Since RabbitMQ 4.0 a quorum queue drops what was delivered 20 times, unless it is told another limit. Here workers
-    count the deliveries of a request themselves (`[worker] deliveries`), and the broker's count, which also goes up
-    when a worker stops in good order, is the last resort: what reaches it becomes a dead letter. Not where a
-    verification code may be inside (realtime): that is never set aside, it ends with its deadline.
+    Since RabbitMQ 4.0 a quorum queue drops what was delivered 20 times, unless another limit is set. Workers count the
+    deliveries of a request themselves (`[worker] deliveries`). The broker's count also goes up when a worker stops in
+    good order, so it is the last resort: what reaches it becomes a dead letter. Not in the realtime lane, where a
+    verification code may be inside: such a message is never set aside, it ends with its deadline.
     """
     if not name.startswith(KEPT_AT_LIMIT):
         return {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
@@ -254,6 +254,6 @@ def check(configuration: Configuration, names: Iterable[str]) -> None:
             except PreconditionFailed as error:
                 raise InvalidConfiguration(mismatch(name, error)) from None
     except (OSError, *connection.connection_errors, *connection.channel_errors):
-        return  # whoever needs it will say so, and wait for it
+        return  # the worker waits for it, and says so
     finally:
         connection.collect(socket_timeout=1.0)

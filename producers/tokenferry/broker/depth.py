@@ -15,7 +15,7 @@ from tokenferry.configuration import Configuration
 log = logging.getLogger(__name__)
 
 FRESH: Final = 1.0
-"""Seconds for which a count is good enough; what we put there meanwhile is added to it."""
+"""Seconds for which a count is used. What we put there meanwhile is added to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Bound:
     most: int
     """Messages that may wait in it."""
     per_second: float
-    """How fast they go at best: what the account allows."""
+    """How fast they are worked off at best: the rate of the account."""
 
 
 def bound_of(queue: str, configuration: Configuration) -> Bound | None:

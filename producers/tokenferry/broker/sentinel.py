@@ -1,8 +1,8 @@
-"""Redis and Valkey behind Sentinel: who is the primary is asked anew for every connection.
+"""Redis and Valkey behind Sentinel: every new connection asks the Sentinels for the primary.
 
-One address says it all: ``sentinel://user:password@host:26379,host2:26379/0?master=mymaster``. User and password are
-the servers' own; the Sentinels', where they want any, are ``sentinel_username`` and ``sentinel_password`` behind the
-``?``. ``sentinels://`` is the same over TLS, to the Sentinels and to the servers.
+The address: ``sentinel://user:password@host:26379,host2:26379/0?master=mymaster``. User and password are those of the
+servers. If the Sentinels want some too, they are ``sentinel_username`` and ``sentinel_password`` behind the ``?``.
+``sentinels://`` is the same over TLS, to the Sentinels and to the servers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenferry.addresses import SENTINEL_SCHEMES, sentinel_hosts
 
 SCHEME, TLS_SCHEME = SENTINEL_SCHEMES
 PATIENCE: Final = 2.0
-"""Seconds for one Sentinel to answer before the next one is asked."""
+"""Seconds for one Sentinel to answer; then the next one is asked."""
 
 _untyped: Any = redis.sentinel
 _untyped_async: Any = redis.asyncio.sentinel
@@ -28,7 +28,7 @@ _untyped_async: Any = redis.asyncio.sentinel
 
 @dataclass(frozen=True)
 class Sentinels:
-    """The Sentinels to ask, what they call our servers, and what these want to hear."""
+    """The Sentinels, the name they give our servers, and the credentials for both."""
 
     hosts: tuple[tuple[str, int], ...]
     master: str
@@ -66,7 +66,7 @@ class Sentinels:
 
     @property
     def first(self) -> str:
-        """The same servers as a URL with one host, for libraries that know no list."""
+        """The same servers as a URL with one host, for libraries that take only one."""
         host, port = self.hosts[0]
         user = "" if self.username is None else quote(self.username, safe="")
         password = "" if self.password is None else ":" + quote(self.password, safe="")
@@ -75,7 +75,7 @@ class Sentinels:
         return f"{scheme}://{user}{password}{at}{f'[{host}]' if ':' in host else host}:{port}/{self.db}"
 
     def pool(self, **options: Any) -> Any:
-        """Connections to the primary of the moment. *options*: redis-py's, for a connection."""
+        """Connections to the current primary. *options*: redis-py's, for a connection."""
         sentinel = _untyped.Sentinel(self.hosts, sentinel_kwargs=self._asking())
         return _untyped.SentinelConnectionPool(self.master, sentinel, **self._secured(), **options)
 
@@ -84,7 +84,7 @@ class Sentinels:
         return redis.Redis.from_pool(self.pool(**self._serving(), **options))
 
     def async_client(self, **options: Any) -> redis.asyncio.Redis:
-        """The same for asyncio."""
+        """A client of the primary, for asyncio."""
         sentinel = _untyped_async.Sentinel(self.hosts, sentinel_kwargs=self._asking())
         client: redis.asyncio.Redis = sentinel.master_for(self.master, **self._serving(), **self._secured(), **options)
         return client
@@ -119,7 +119,7 @@ def client(url: str, **options: Any) -> redis.Redis:
 
 
 def async_client(url: str, **options: Any) -> redis.asyncio.Redis:
-    """The same for asyncio."""
+    """A client for *url*, for asyncio."""
     if is_sentinel(url):
         return Sentinels.parse(url).async_client(**options)
     return redis.asyncio.Redis.from_url(url, **options)

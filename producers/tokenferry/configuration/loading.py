@@ -40,7 +40,7 @@ class Configuration(BaseSettings):
     )
 
     data: Path = Path(".tokenferry")
-    """Folder of the embedded server, and of the sockets by which `tokenferry health` finds workers."""
+    """Folder of the embedded server, and of the sockets with which `tokenferry health` finds workers."""
     broker: Broker = Broker()
     outbox: OutboxSettings = OutboxSettings()
     store: StoreSettings = StoreSettings()
@@ -49,12 +49,12 @@ class Configuration(BaseSettings):
     worker: Worker = Worker()
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _file: Path | None = PrivateAttr(default=None)
-    """What was read; None: there was no file."""
+    """The file that was read; None: there was none."""
     _may_start_server: bool = PrivateAttr(default=True)
 
     @property
     def may_start_server(self) -> bool:
-        """False for a command that only looks: it starts no embedded server."""
+        """False for a command that only reads: it starts no embedded server."""
         return self._may_start_server
 
     @property
@@ -71,15 +71,15 @@ class Configuration(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment before the file: a deployment overrides what is checked in."""
+        """The environment comes before the file: a deployment overrides what is checked in."""
         return env_settings, init_settings
 
     def path(self, path: Path) -> Path:
-        """*path* as the file means it: relative to the file's own folder."""
+        """*path* relative to the folder of the file."""
         return (self._folder / path).resolve()
 
     def need_platform(self) -> None:
-        """Raise `InvalidConfiguration` where none is configured."""
+        """Raise `InvalidConfiguration` if no platform is configured."""
         if not self.platforms:
             where = self._file or f"a tokenferry.toml ({self._folder} has none), or name the file with --config"
             raise InvalidConfiguration(
@@ -87,9 +87,9 @@ class Configuration(BaseSettings):
             )
 
     def meant(self, name: str | None) -> str:
-        """The name of the platform meant by *name*; None: the only one there is.
+        """Return *name* if a platform has it; for None the name of the only platform.
 
-        Raises `InvalidConfiguration` where there is none, where there are several, and where *name* is none of them.
+        Raises `InvalidConfiguration` if there is none, if there are several, or if none is called *name*.
         """
         if name is None:
             self.need_platform()
@@ -101,9 +101,9 @@ class Configuration(BaseSettings):
         return name
 
     def platform(self, name: str) -> Platform:
-        """The platform of that name.
+        """The platform called *name*.
 
-        Raises `InvalidConfiguration` naming the ones there are.
+        Raises `InvalidConfiguration`, which names the platforms there are.
         """
         try:
             return self.platforms[name]
@@ -140,17 +140,14 @@ def load(path: Path | None = None) -> Configuration:
         ) from None
     except ValidationError as error:
         problems = error.errors(include_input=False, include_context=False, include_url=False)
-        raise InvalidConfiguration("; ".join(_told(where, p) for p in problems)) from None
+        raise InvalidConfiguration("; ".join(_problem_text(where, p) for p in problems)) from None
     configuration._folder = source.resolve().parent
     configuration._file = source.resolve() if path is not None or source.exists() else None
     return configuration
 
 
 def _refuse_misspelled(environment: Mapping[str, str]) -> None:
-    """A variable with one underscore too few would be passed over, and the default taken.
-
-    Raises `InvalidConfiguration`.
-    """
+    """Raise `InvalidConfiguration` for a variable with one underscore too few: it would have no effect."""
     sections = {name: field.annotation for name, field in Configuration.model_fields.items()}
     for section, model in sections.items():
         for setting in getattr(model, "model_fields", ()):
@@ -159,7 +156,7 @@ def _refuse_misspelled(environment: Mapping[str, str]) -> None:
                 raise InvalidConfiguration(f"environment: {wrong} is no setting; write {right} (two underscores)")
 
 
-def _told(where: str, problem: Mapping[str, Any]) -> str:
+def _problem_text(where: str, problem: Mapping[str, Any]) -> str:
     """One problem: where the setting was read, which it is, and what is wrong with it."""
     *section, setting = path = [str(part) for part in problem["loc"]]
     names = [f"{PREFIX}{'__'.join(path[:most])}".upper() for most in range(1, len(path) + 1)]
@@ -171,11 +168,10 @@ def _told(where: str, problem: Mapping[str, Any]) -> str:
 
 
 def load_to_look(path: Path | None, *sections: Literal["broker", "store"]) -> Configuration:
-    """As `load`, for a command that only looks: where *sections* are embedded, their server must be there.
+    """As `load`, for a command that only reads: if *sections* are embedded, their server must run already.
 
-    An empty server, started for the purpose in the wrong folder, would say that all is well, and stay. So none is ever
-    started. Raises `InvalidConfiguration` also where nothing says which server is meant; that one is meant and does not
-    run is found out when it is needed.
+    A server started for it in the wrong folder would be empty, answer that all is well, and stay. Raises
+    `InvalidConfiguration` also if nothing says which server is meant. Whether it runs is found out when it is needed.
     """
     configuration = load(path)
     configuration._may_start_server = False

@@ -29,7 +29,7 @@ class Section(BaseModel):
 
 
 class SecretReference(Section):
-    """Where a secret is kept, never the secret: an environment variable or a file readable by its owner only."""
+    """Where a secret is kept: an environment variable, or a file that only its owner can read. Never the secret."""
 
     env: str | None = None
     file: Path | None = None
@@ -37,7 +37,7 @@ class SecretReference(Section):
     @model_validator(mode="before")
     @classmethod
     def _is_no_secret(cls, given: Any) -> Any:
-        """A key in the place of its name would be quoted wherever the name is."""
+        """Refuse a key in the place of its name: names are printed."""
         named = [str(name) for name in given.values()] if isinstance(given, Mapping) else []
         if not isinstance(given, Mapping | cls) or any(map(ENDPOINT_KEY.search, named)):
             raise ValueError('the key itself does not belong here; write { env = "NAME" } or { file = "PATH" }')
@@ -51,25 +51,25 @@ class SecretReference(Section):
 
 
 class Broker(Section):
-    """Where messages are put."""
+    """The broker, which holds the queues."""
 
     url: str = EMBEDDED
     """`embedded`, `redis://`, `rediss://`, `unix://`, `sentinel://`, `sentinels://` or `amqp://`, `amqps://`."""
     ca_file: Path | None = None
-    """PEM file of the authority behind the server's certificate. Not set: those this machine trusts."""
+    """PEM file of the authority that signed the server's certificate. Not set: those this machine trusts."""
     lease_seconds: Annotated[float, Field(ge=0.5, le=3600)] = 6.0
-    """Redis and Valkey: a delivery whose worker stops renewing its lease this long is given to another one."""
+    """Redis and Valkey: a delivery goes to another worker when its lease was not renewed for so many seconds."""
     hold_seconds: Seconds = 1200.0
-    """RabbitMQ: a delivery that has waited this long in a worker's hand is given back, and comes again.
+    """RabbitMQ: a worker gives back a delivery that it has held for so many seconds, and gets it again.
 
-    Well below the broker's `consumer_timeout` (30 minutes, unless it is told otherwise), which closes the channel.
+    Keep it well below the broker's `consumer_timeout` (default 30 minutes), which closes the channel.
     """
     publish_timeout: Seconds = 10.0
-    """Seconds until a publish that nobody confirmed becomes an error."""
+    """Seconds for the broker to confirm a message; then publishing it fails."""
     max_waiting: Annotated[int, Field(ge=0)] = 1_000_000
     """Requests that may wait in one queue; more are refused with `BrokerFull`. 0: no limit.
 
-    A million is 2.5 GB on Redis and 11 hours of work at 25 per second: beyond it a producer should hear of it.
+    A million is 2.5 GB on Redis and 11 hours of work at 25 per second.
     """
 
     @field_validator("url")
@@ -79,34 +79,34 @@ class Broker(Section):
 
 
 class OutboxSettings(Section):
-    """Where accepted requests are kept until the broker, and then their requester, has them. Producers only."""
+    """The outbox of a producer, which keeps accepted requests until the broker and the requester have them."""
 
     path: Path | None = None
-    """File of the outbox (SQLite, on a local disk). Not set: there is none, and `send` waits for the broker."""
+    """File of the outbox (SQLite, on a local disk). Not set: there is no outbox, and `send` waits for the broker."""
     max_rows: Annotated[int, Field(ge=1)] = 200_000
-    """Requests it holds before it takes no more: about 3 KB each."""
+    """Requests it holds at most, about 3 KB each."""
     max_megabytes: Annotated[int, Field(ge=1)] = 1024
-    """The same, in megabytes of the file that are in use."""
+    """Megabytes of the file that may be in use."""
     resend_after: Annotated[float, Field(ge=1, le=86_400)] = 600.0
-    """Seconds after which a request without an outcome is sent again, where its route is read with this outbox."""
+    """Seconds after which a request without an outcome is sent again, if its route is read with this outbox."""
     keep_confirmed: Annotated[float, Field(ge=0, le=7 * 86_400)] = 3600.0
-    """Seconds for which `outbox reconcile` can find a confirmed request whose route is not read with this outbox."""
+    """Seconds for which `outbox reconcile` finds a confirmed request whose route is not read with this outbox."""
 
 
 class StoreSettings(Section):
-    """Where workers keep journal, ledger and limiter: Redis or Valkey."""
+    """The store, in which workers keep journal, ledger and limiter: Redis or Valkey."""
 
     url: str = EMBEDDED
     ca_file: Path | None = None
-    """As of the broker."""
+    """PEM file of the authority that signed the server's certificate. Not set: those this machine trusts."""
     prefix: Name = "tokenferry"
-    """Every key begins with it."""
+    """Every key in the store begins with it."""
     journal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
-    """How long an outcome is remembered: longer than any message can still be redelivered."""
+    """Days for which an outcome is kept: longer than a message can still be redelivered."""
     onboarding_days: Annotated[float, Field(gt=0, le=3650)] = 365.0
-    """How long it is remembered what was made for an onboarding, after its last message. Ids only, about 1 KB each.
+    """Days for which the objects of an onboarding are known after its last message. Ids only, about 1 KB each.
 
-    Sent again later than that, the same reference is another account.
+    The same reference, sent again later than that, makes another account.
     """
 
     @field_validator("url")
@@ -116,18 +116,18 @@ class StoreSettings(Section):
 
 
 class KeySettings(Section):
-    """Files of the envelope's keys, as `tokenferry keys generate --out DIR` writes them."""
+    """Key files, as `tokenferry keys generate --out DIR` writes them."""
 
     recipient: Path = Path("keys/recipient.pem")
-    """Public key that producers seal to."""
+    """Public key with which producers encrypt."""
     producer_signing_key: Path = Path("keys/producer.pem")
-    """Private Ed25519 key that proves who sealed."""
+    """Private Ed25519 key with which a producer signs."""
     identities: Path = Path("keys/identities")
-    """Folder of private keys that open. Tokenize workers only."""
+    """Folder of the private keys that decrypt. Workers only."""
     worker_signing_key: Path = Path("keys/worker.pem")
-    """Private Ed25519 key with which a tokenize worker orders an attach."""
+    """Private Ed25519 key with which a worker signs attach orders."""
     signers: Path = Path("keys/signers")
-    """Folder of public keys of every producer and worker whose signature counts."""
+    """Folder with the public key of every producer and worker whose signature is accepted."""
 
 
 class Worker(Section):
@@ -136,28 +136,28 @@ class Worker(Section):
     concurrency: Annotated[int, Field(ge=1, le=2000)] = 100
     """Deliveries in flight per queue and process."""
     attempts: Annotated[int, Field(ge=1, le=50)] = 8
-    """Calls for one request before it is given up on; waiting for a permit or a rate limit counts as none."""
+    """Calls for one request before it fails for good. Waiting for a permit or a rate limit is no call."""
     deliveries: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Hand-overs of one request before it is taken for poison."""
+    """Deliveries of one request before it counts as poison."""
     dead_letter_days: Annotated[float, Field(gt=0, le=365)] = 14.0
-    """How long dead letters and quarantined messages are kept for somebody to look into; then they are dropped."""
+    """Days for which dead letters and quarantined messages are kept; then they are dropped."""
     read_timeout: Seconds = 80.0
-    """Seconds without an answer. Connect writes were seen to hold the line 21 to 23 s before a lock time-out."""
+    """Seconds to wait for an answer. Connect writes were seen to take 21 to 23 s before a lock time-out."""
     connect_timeout: Seconds = 10.0
-    """Seconds until a connection to the endpoint must stand; after them the call counts as not made."""
+    """Seconds to connect to Stripe. After them the call counts as not made."""
     alone_share: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Share of every budget that one process uses while the store is away; times your processes, keep it below 1."""
+    """Share of every budget that one process uses while the store is away. All processes together must stay below 1."""
     token_lifetime: Seconds = 600.0
-    """Seconds after which an unspent token counts as too old: it is made anew, or reported as expired."""
+    """Seconds after which an unspent token is too old: it is created again, or reported as expired."""
     grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0
-    """What is in hand when the worker stops gets so long to finish; the rest then goes back to the queue.
+    """Seconds for a stopping worker to finish the deliveries it has; the rest goes back to the queue.
 
-    Above the slowest usual call. Whoever stops the worker must wait ten seconds longer before killing it.
+    Longer than the slowest usual call. A supervisor must wait ten seconds more before it kills the worker.
     """
     watchdog_seconds: Annotated[float, Field(ge=5, le=3600)] = 30.0
-    """A process that hangs, or takes nothing although messages wait, is replaced after so long.
+    """Seconds after which a process is replaced that hangs, or takes nothing although messages wait.
 
-    At least twice `[broker] publish_timeout`: an ordinary wait for the broker must not look like a hang.
+    At least twice `[broker] publish_timeout`, so that an ordinary wait for the broker is no hang.
     """
     health: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}$")] | None = None
     """`HOST:PORT` for the probes /live and /ready (HTTP, no secrets). Not set: `tokenferry health` still answers."""

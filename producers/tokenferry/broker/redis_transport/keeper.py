@@ -1,4 +1,4 @@
-"""The thread that keeps a channel's deliveries ours, whatever its consumer is busy with."""
+"""The thread that keeps the deliveries of a channel, however busy its consumer is."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def refusal(error: Exception) -> str:
 
 @dataclass
 class _Duty:
-    """One thing that a keeper does again and again."""
+    """Something that a keeper does again and again."""
 
     act: Callable[[], None]
     about: str
-    """The work, and what follows while it is not done."""
+    """What it is, and what follows while it cannot be done, for the log."""
     patience: float = float("inf")
-    """Seconds without an answer of the server that need no line in the log: the consumer tells of a lost connection."""
+    """Seconds without an answer that need no line in the log: the consumer reports a lost connection."""
     alarm: Alarm = field(init=False)
 
     def __post_init__(self) -> None:
         self.alarm = Alarm(logger, self.about)
 
     def does(self) -> bool:
-        """Return whether it could be done: one failure keeps nothing else from being tried."""
+        """Try it. Returns True if it could be done; a failure is logged, and other duties go on."""
         try:
             self.act()
         except redis.AuthenticationError as error:
@@ -52,7 +52,7 @@ class _Duty:
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self.alarm.failed(refusal(error), patience=self.patience)
         except Exception as error:
-            # Whatever it was, a keeper that dies would give everything away that this channel holds.
+            # If the keeper died of it, other consumers would get everything that this channel holds.
             self.alarm.failed(refusal(error))
         else:
             self.alarm.worked()
@@ -61,7 +61,7 @@ class _Duty:
 
 
 class Keeper(threading.Thread):
-    """Renews what a channel holds, returns what the dead have left, writes acknowledgements that nobody took along."""
+    """Renews the leases of a channel, puts back deliveries of lost consumers, and writes late acknowledgements."""
 
     def __init__(self, channel: Any) -> None:
         super().__init__(name="tokenferry-leases", daemon=True)
