@@ -600,7 +600,7 @@ class TestHiccups:
         finally:
             rabbit.control("set_permissions", "-p", rabbit.vhost, "guest", ".*", ".*", ".*")
         assert answer.exit_code == 1
-        assert "this user may not use it" in answer.stderr
+        assert "does not allow this user to use the queue dead-letters" in answer.stderr
 
 
 # -- nothing is kept for ever
