@@ -311,7 +311,7 @@ def _network(cause: BaseException, server: Server) -> Failure | None:
             return Failure("could not be reached: its host name is not known", f"correct the host in {server.setting}")
         case TimeoutError() | redis.TimeoutError():
             return Failure("did not answer in time", f"see {server.setting}", silent=True)
-        case OSError(errno=errno.ECONNREFUSED):  # asyncio raises it as an error of its own type
+        case ConnectionRefusedError() | OSError(errno=errno.ECONNREFUSED):  # asyncio has a type of its own
             do = f"start it, or correct host and port in {server.setting}"
             return Failure("could not be reached (Connection refused)", do)
         case OSError(errno=(errno.ENOENT | errno.EACCES) as number):
