@@ -238,7 +238,28 @@ def test_limits_not_set_are_the_documented_ones_of_the_mode(write: Write) -> Non
         (f"redis://:{CANARY}@", "names no host; write redis://HOST"),
         ("redis:///0", "names no host"),
         (f"redis://:{CANARY}@host/notadb", "number of a database"),
-        (f"redis://:{CANARY}@host/0?db=x", "number of a database"),
+        (f"redis://:{CANARY}@host/0?db=3", "write the database behind the host, as in /0"),
+        (f"unix://:{CANARY}@/run/s?db=x", "number of a database"),
+        (f"redis://{CANARY}:1234#ss@127.0.0.1:13001/0", "has a # in it; in a user name or password write"),
+        ("redis://host/0#prod", "has a # in it"),
+        (f"rediss://:{CANARY}@x@host/0", "has more than one @ in it; in a user name or password write"),
+        (f"redis://:a?{CANARY}@host/0", "has a / or ? before its @; in a user name or password write"),
+        (f"redis://:{CANARY}%off@host/0", "has a % that begins no code such as %2F"),
+        (f"redis://:{CANARY}[@host/0", "in a password write [ as %5B"),
+        (f"redis://:{CANARY}@host /0", "has a space or a line break in it"),
+        (f"redis://:{CANARY}@one,two:6379/0", "name one server"),
+        (f"redis://:{CANARY}@host;redis://other", "name one server"),
+        (f"redis://:{CANARY}@host/0?socket_timeout=5", "the parameter socket_timeout behind the ?"),
+        (f"redis://:{CANARY}@host/0?ssl_cert_reqs=none", "the parameter ssl_cert_reqs behind the ?"),
+        (f"redis://host/0?password={CANARY}", "write the password before the host"),
+        (f"redis://host/0?{CANARY}", "has a parameter behind the ?"),
+        (f"redis://host/0?{CANARY}=", "has a parameter behind the ?"),
+        ("rediss://host/0?ssl_cert_reqs=CERT_NONE", "ssl_cert_reqs is required, optional or none"),
+        ("rediss://host/0?ssl_check_hostname=false", "the parameter ssl_check_hostname behind the ?"),
+        ("rediss://host/0?ssl_ca_certs=a&ssl_ca_certs=b", "the parameter ssl_ca_certs is there twice"),
+        ("rediss://host/0?ssl_ca_certs=", "the parameter ssl_ca_certs has no value"),
+        (f"sentinel://:{CANARY}@one/0", "add ?master=NAME"),
+        (f"sentinel://:{CANARY}@one:99999/0?master=m", "the port is no number"),
         ("unix://", "write unix:///path/to/the.sock"),
         ("embeddedd", "is not an address; write embedded or redis://"),
         ("", "is empty; write embedded or redis://"),
@@ -254,6 +275,21 @@ def test_an_address_that_cannot_be_meant_is_refused_when_it_is_read(
     assert says in told
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (f"amqp://guest:{CANARY}#x@host//", "has a # in it"),
+        (f"amqp://guest:{CANARY}/x@host//", "has a / or ? before its @"),
+        (f"amqp://guest:{CANARY}@x@host//", "has more than one @"),
+        (f"amqp://guest:{CANARY}@host/vhost?heartbeat=5", "the parameter heartbeat behind the ?"),
+        (f"amqps://guest:{CANARY}@host//?verify=verify_none", "the parameter verify behind the ?"),
+        (f"amqp://guest:{CANARY}@one;amqp://two", "name one server"),
+    ],
+)
+def test_an_address_of_rabbitmq_is_checked_as_strictly(write: Write, url: str, says: str) -> None:
+    assert says in refused(write(f"[broker]\nurl = '{url}'"))
+
+
 def test_a_wrong_port_of_rabbitmq_is_refused_and_rabbitmq_is_no_store(write: Write) -> None:
     assert "[broker] url: the port is no number" in refused(write(f"[broker]\nurl = 'amqp://guest:{CANARY}@h:x'"))
     assert "[store] url: begins with 'amqp://'; write embedded" in refused(write("[store]\nurl = 'amqp://h'"))
@@ -264,7 +300,8 @@ def test_a_wrong_port_of_rabbitmq_is_refused_and_rabbitmq_is_no_store(write: Wri
     [
         "embedded",
         "redis://localhost",
-        "redis://[::1]:6379/15?ssl_cert_reqs=none",
+        "redis://[::1]:6379/15",
+        "rediss://host:6379/15?ssl_cert_reqs=none",
         f"rediss://user:{CANARY}%2F@host:6380/0",
         "unix:///run/valkey.sock?db=3",
         f"unix://:{CANARY}@/run/valkey.sock",
@@ -323,9 +360,9 @@ def test_live_keys_never_go_over_plain_http(write: Write) -> None:
 
 
 def test_a_base_url_from_the_environment_is_refused_as_one_of_the_file_is(
-    write: Write, monkeypatch: pytest.MonkeyPatch
+    write: Write, environment: dict[str, str]
 ) -> None:
-    monkeypatch.setenv("TOKENFERRY_PLATFORMS__MAIN__BASE_URL", "https://api.stripe.com/v1")
+    environment["TOKENFERRY_PLATFORMS__MAIN__BASE_URL"] = "https://api.stripe.com/v1"
     told = refused(write("[platforms.main]\n"))
     assert told.startswith("environment, TOKENFERRY_PLATFORMS__MAIN__BASE_URL: [platforms.main] base_url: ends in /v1")
 

@@ -27,8 +27,8 @@ from e2e.hostile import SHAPES, Hostile
 from e2e.house import until
 
 from tokenferry import AsyncResults, AttachResult, Results, TokenResult
-from tokenferry.broker import embedded, patience
-from tokenferry.broker.patience import QueueUnanswered
+from tokenferry.broker import embedded
+from tokenferry.broker.errors import QueueUnanswered
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Broker, Configuration
 from tokenferry.contract.queues import QUARANTINE, results_queue
@@ -69,8 +69,8 @@ class Route:
     def put_results(self, *outcome_ids: str) -> None:
         self.put(*map(outcome, outcome_ids))
 
-    def reader(self) -> Results:
-        return Results(self.name, self.configuration)
+    def reader(self, *, patience: float | None = None) -> Results:
+        return Results(self.name, self.configuration, patience=patience)
 
     def async_reader(self) -> AsyncResults:
         return AsyncResults(self.name, self.configuration)
@@ -416,17 +416,15 @@ def test_a_connection_that_rabbitmq_ends_is_no_error_and_nothing_is_shown_twice(
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_a_route_that_cannot_be_read_for_long_is_said_and_can_be_read_later(
-    route: Route, monkeypatch: pytest.MonkeyPatch
+    route: Route,
 ) -> None:
     assert isinstance(route.broker, RabbitMQ)
     route.put_results("a")
     route.broker.stop_queue(route.queue)
+    with route.reader(patience=0.2) as hasty, pytest.raises(QueueUnanswered, match=rf"the queue {route.queue} \(541\)"):
+        hasty.take(0.1)
+    route.broker.start_queue(route.queue)
     with route.reader() as reader:
-        monkeypatch.setattr(patience, "PATIENCE", 0.2)
-        with pytest.raises(QueueUnanswered, match=rf"the queue {route.queue} \(541\)"):
-            reader.take(0.1)
-        monkeypatch.undo()
-        route.broker.start_queue(route.queue)
         assert ids([reader.take(10.0)]) == ["a"]
 
 

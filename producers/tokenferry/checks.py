@@ -1,8 +1,7 @@
-"""What a producer can know before anything is sealed: sums, dates, and which fields a country asks for.
+"""Checks before a request is sealed: check digits, dates, and the fields that a country needs.
 
-A request that fails here would cost a call and come back refused. What only the endpoint can know is left to it:
-its rules for bank accounts differ by country and change, so these checks stay below them. Reasons name rules and
-never repeat a value.
+A request that fails here would cost a call and be refused. Stripe's rules for bank accounts differ by country and
+change, so these checks are never stricter. Reasons name rules and never repeat a value.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from tokenferry.contract.requests import (
 
 
 def check(request: TokenRequest, *, today: datetime.date, live: bool) -> tuple[Problem, ...]:
-    """Everything that can be found wrong without asking anybody; empty when the request may go.
+    """Everything that is wrong with *request*; empty if it may be sent.
 
     *live* says which keys will be used: live card numbers are refused with test keys, and the other way round.
     """
@@ -49,7 +48,7 @@ def check(request: TokenRequest, *, today: datetime.date, live: bool) -> tuple[P
 
 
 def check_onboarding(document: Onboarding, *, today: datetime.date, live: bool) -> tuple[Problem, ...]:
-    """The same for a whole account: its parts taken together, and each of them."""
+    """Everything that is wrong with a whole account: its parts together, and each of them."""
     found = list(problems(document))
     parts: list[tuple[str, TokenRequest]] = []
     if document.legal_entity is not None:
@@ -106,7 +105,7 @@ def _countries(codes: str) -> frozenset[str]:
     return frozenset(codes.split())
 
 
-# What really succeeded, by country. Countries not named here are left to the endpoint.
+# What really succeeded, by country. Countries not named here are left to Stripe.
 _IBAN_ONLY = _countries("AE BJ CH CI CR DE FR GI IL IS LI MC NE NO PL RO SE SN TN")
 _IBAN_AND_BIC = _countries("AL AO AZ BA BH EG GT JO KW KZ MA MD MG MK MU PK QA RS SA SM SV TR")
 _NUMBER_AND_BIC = _countries("AG AM BN BS BT BW DZ EC ET GA GY KE KH KR LA LC MN MO MY MZ NA NG OM PA RW TW TZ ZA")
@@ -133,7 +132,7 @@ def _bank_account(bank: BankAccountRequest, live: bool) -> Iterator[Problem]:
 
 
 def _iban(number: str, live: bool) -> Iterator[Problem]:
-    """In test mode the shape is enough: the endpoint takes made-up test IBANs whose check digits are wrong."""
+    """In test mode the shape is enough: Stripe accepts made-up test IBANs whose check digits are wrong."""
     if not _IBAN_SHAPE.fullmatch(number):
         yield Problem("bank_account.account_number", "must be an IBAN: two letters, two digits, 8 to 30 characters")
     elif live and not _sum_is_right(number):

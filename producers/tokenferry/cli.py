@@ -37,6 +37,7 @@ GROUP: Final = "tokenferry.commands"
 
 OURS: Final = {
     "attach": "tokenferry.commands.attaching:attach",
+    "config": "tokenferry.commands.config:config",
     "import": "tokenferry.commands.importing:import_",
     "outbox": "tokenferry.commands.outbox:outbox",
     "onboard": "tokenferry.commands.onboarding:onboard",
@@ -47,6 +48,7 @@ OURS: Final = {
 
 SUMMARIES: Final = {
     "attach": "Use tokens: create the customer, charge, account, ... they are meant for.",
+    "config": "Read the configuration, and say what would be used.",
     "circuits": "List what cannot be called now (refused key, outage), and how to fix it.",
     "dead-letters": "List requests that failed for good; retry or delete them.",
     "doctor": "Check everything a worker needs, before the first request.",

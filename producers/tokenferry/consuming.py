@@ -1,7 +1,7 @@
-"""Reading results: at least once from the broker, once to you.
+"""Reading results: the broker delivers each at least once, a reader returns each once.
 
-A result is acknowledged when you ask for the next one, so a reader that dies sees the last one again; what was
-delivered twice within one reader's life is told apart by its outcome id and shown once.
+A result is acknowledged when you ask for the next one, so a reader that dies gets the last one again. A reader
+recognises a result that is delivered twice by its outcome id.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kombu.message import Message as Delivery
 from pydantic import TypeAdapter
 
 from tokenferry.broker import connecting
+from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Name
@@ -32,11 +33,11 @@ from tokenferry.outbox import Outbox
 log = logging.getLogger(__name__)
 
 REMEMBERED = 100_000
-"""Outcome ids kept to recognise a second delivery: far more than can be in flight."""
+"""Outcome ids kept to recognise a second delivery: far more than can be under way."""
 PREFETCH = 200
-"""Results that a reader has in hand at most, fetched or held."""
+"""Unacknowledged results of a reader at most, fetched or held."""
 WAKE_SECONDS = 0.5
-"""How often a waiting reader looks up: whether it was stopped, and to show the broker that it lives."""
+"""Seconds after which a waiting reader checks whether it was stopped, and sends a heartbeat."""
 FOREIGN = "not a result"
 _ROUTE: TypeAdapter[str] = TypeAdapter(Name)
 T = TypeVar("T")
@@ -57,10 +58,12 @@ class Results:
         *,
         outbox: Outbox | Literal[False] | None = None,
         on_progress: Callable[[OnboardingProgress], None] | None = None,
+        patience: float | None = None,
     ) -> None:
-        """*outbox*: is told each outcome when its result is acknowledged. Default: the configured one; False: none.
+        """*outbox*: learns each outcome when its result is acknowledged. Default: the configured one; False: none.
 
-        *on_progress*: is told the steps of accounts that were sent with `progress=True`; they are no results.
+        *on_progress*: called with the steps of accounts that were sent with `progress=True`; they are no results.
+        *patience*: seconds for which a RabbitMQ that cannot answer about the route is asked again, default ten.
 
         Raises `InvalidConfiguration`, `UnusableOutbox`; the broker is only asked when the first result is.
         """
@@ -75,11 +78,12 @@ class Results:
         self._ready: deque[Delivery] = deque()
         self._unacknowledged: tuple[Delivery, AnyResult] | None = None
         self._held: dict[str, list[Delivery]] = {}
-        """What `hold` returned and nobody has acknowledged yet, by outcome id: once for each time it was delivered."""
+        """What `hold` returned and is not acknowledged, by outcome id: an entry for each delivery."""
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._stop = threading.Event()
+        self._patience_seconds = patience
         self._patience: Patience | None = None
-        """With RabbitMQ, from the first connection that it ends until one is read from again."""
+        """RabbitMQ only: from a lost connection until one works again."""
         self._on_progress = on_progress
         self._own_outbox = Outbox.of(configuration) if outbox is None else None
         self._outbox = outbox or self._own_outbox
@@ -124,7 +128,7 @@ class Results:
         """
         results = list(results)
         for result in results:
-            self._dealt_with(result)
+            self._processed(result)
         try:
             for result in results:
                 for delivery in self._held.pop(result.outcome_id, ()):
@@ -134,18 +138,18 @@ class Results:
             raise
 
     def skip(self, outcome_ids: Collection[str]) -> None:
-        """Acknowledge these outcomes when they come, and do not return them: they were dealt with earlier."""
+        """Acknowledge these outcomes when they come, and do not return them."""
         self._remember(*outcome_ids)
 
     @property
     def is_full(self) -> bool:
-        """Whether as many results are held as can be: no other comes."""
+        """Whether as many results are held as can be: until some are acknowledged, no other comes."""
         return sum(map(len, self._held.values())) >= PREFETCH
 
     def _patiently(self, step: Callable[[], T]) -> T:
-        """What *step* returns. A connection that RabbitMQ has ended is opened again, for as long as `Patience` says.
+        """Return what *step* returns. A connection that RabbitMQ has ended is opened again, as long as `Patience` says.
 
-        Raises the broker client's connection error; at once where results are held, whose holder must learn of it.
+        Raises the broker client's connection error; at once if results are held, because their holder must know.
         """
         while True:
             held = bool(self._held)
@@ -155,8 +159,11 @@ class Results:
                 self._forget_connection()
                 if held or not self._amqp:
                     raise
-                self._patience = self._patience or Patience(self._queue.name, sleep=self._stop.wait)
+                self._patience = self._patience or self._new_patience()
                 self._patience.again(error)
+
+    def _new_patience(self) -> Patience:
+        return Patience(self._queue.name, seconds=self._patience_seconds, sleep=self._stop.wait)
 
     def _next(self, deadline: float | None) -> tuple[Delivery, AnyResult] | None:
         while not self._stop.is_set():
@@ -174,12 +181,12 @@ class Results:
         return None
 
     def __iter__(self) -> Iterator[AnyResult]:
-        """Every result, for ever, through broker restarts, until `stop`."""
+        """Yield every result until `stop`, also when the broker restarts."""
         while not self._stop.is_set():
             try:
                 result = self.take(timeout=0.5)
             except self._connection_errors() as error:
-                log.warning("results: the broker is away (%s); trying again", type(error).__name__)
+                log.warning("results: the broker is away (it %s); trying again", explain(error, BROKER).says)
                 self._stop.wait(1.0)
                 continue
             if result is not None:
@@ -187,7 +194,7 @@ class Results:
         self._acknowledge()
 
     def run(self, callback: Callable[[AnyResult], None]) -> None:
-        """Call *callback* with every result until `stop`. One that raises is delivered again later."""
+        """Call *callback* with every result until `stop`. If it raises, its result is delivered again later."""
         for result in self:
             try:
                 callback(result)
@@ -200,7 +207,7 @@ class Results:
         self._stop.set()
 
     def close(self) -> None:
-        """Give back what was fetched and not taken, and close the connection."""
+        """Give back what was fetched and not returned, and close the connection."""
         self._stop.set()
         self._ready.clear()
         self._held.clear()
@@ -209,11 +216,11 @@ class Results:
             self._own_outbox.close()
 
     def delete(self) -> None:
-        """Delete the route with whatever is in it: for a route that one program made for itself."""
+        """Delete the route with everything in it: for a route that one program made for itself."""
         self._acknowledge()
         self._ready.extend(delivery for held in self._held.values() for delivery in held)
         self._held.clear()
-        while self._ready:  # fetched already: the end of the reader would put it back
+        while self._ready:  # fetched already: closing the reader would put it back
             self._ready.popleft().ack()
         ask(
             self._connection,
@@ -226,14 +233,14 @@ class Results:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            # A body that raised has not dealt with the result it took last: it is delivered again.
+            # The body raised, so it has not processed the last result: it is delivered again.
             if kind is None:
                 self._acknowledge()
         finally:
             self.close()
 
     def _receive(self, delivery: Delivery) -> None:
-        delivery.headers, delivery.properties = {}, {}  # anybody may have filled them, and nobody needs them
+        delivery.headers, delivery.properties = {}, {}  # any sender may have filled them, and they are not needed
         self._ready.append(delivery)
 
     def _read(self, delivery: Delivery) -> AnyResult | None:
@@ -241,7 +248,7 @@ class Results:
         if refused is None:
             try:
                 result = parse_message(delivery.body or b"")
-            except Exception:  # pydantic's error, or whatever else its content may lead to
+            except Exception:  # pydantic's error, or any other that its content causes
                 refused = Refused(FOREIGN)
         if refused is not None:
             reason = refused.reason
@@ -254,13 +261,13 @@ class Results:
                 self._on_progress(result)
             return None
         if result.outcome_id in self._seen:
-            self._settle(result)  # it may have been sent once more since
+            self._settle(result)  # it may have been sent again since
             delivery.ack()
             return None
         return result
 
     def _quarantine(self, delivery: Delivery, refused: Refused) -> None:
-        """Note that it was there. Its content is not ours to publish again."""
+        """Put a note into the quarantine, without the content: it is not ours to publish again."""
         queue = connecting.queue(QUARANTINE, amqp=self._amqp)
         self._connection.Producer(auto_declare=False).publish(
             refused.note(getattr(delivery, "length", len(delivery.body or b""))),
@@ -283,7 +290,7 @@ class Results:
             self._consumer = consumer
         try:
             if self._amqp:
-                self._connection.heartbeat_check()  # RabbitMQ cuts off a reader that has been silent for too long
+                self._connection.heartbeat_check()  # RabbitMQ drops a silent reader
             self._connection.drain_events(timeout=timeout)
         except TimeoutError:
             arrived = False
@@ -296,12 +303,12 @@ class Results:
         taken, self._unacknowledged = self._unacknowledged, None
         if taken is not None:
             delivery, result = taken
-            self._dealt_with(result)
+            self._processed(result)
             delivery.ack()
 
-    def _dealt_with(self, result: AnyResult) -> None:
+    def _processed(self, result: AnyResult) -> None:
         self._remember(result.outcome_id)
-        self._settle(result)  # before the broker forgets it: else it would be asked for once more
+        self._settle(result)  # before the acknowledgement: else the request would be sent again
 
     def _remember(self, *outcome_ids: str) -> None:
         self._seen.update(dict.fromkeys(outcome_ids))
@@ -324,7 +331,7 @@ class Results:
 
 
 class AsyncResults:
-    """The same for asyncio: a thread waits on the broker, the loop never does."""
+    """`Results` for asyncio: a thread waits for the broker, the loop never does."""
 
     def __init__(
         self,
@@ -338,7 +345,7 @@ class AsyncResults:
         self._iterator = iter(self._results)
         self._thread = ThreadPoolExecutor(1, "tokenferry-results")
         self._taking: asyncio.Future[AnyResult | None] | None = None
-        """The next result, on its way. Outlives a wait that is cancelled: nothing taken is overlooked."""
+        """The next result, under way. It outlives a cancelled wait, so that no result is lost."""
 
     async def __aiter__(self) -> AsyncIterator[AnyResult]:
         while True:
@@ -361,7 +368,7 @@ class AsyncResults:
         self._results.stop()
         taken = None if self._taking is None else (await asyncio.gather(self._taking, return_exceptions=True))[0]
         if taken is not None:
-            self._results._unacknowledged = None  # nobody has seen it: it is delivered again
+            self._results._unacknowledged = None  # it was not returned: it is delivered again
         await asyncio.get_running_loop().run_in_executor(self._thread, self._results.__exit__, *exc)
         self._thread.shutdown()
 

@@ -52,7 +52,7 @@ class OneLine(click.ParamType[str]):
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The words."""
+        """The text, without spaces around it."""
         text = str(value).strip()
         if not text or not text.isprintable() or len(text) > 500:
             self.fail("write one line of at most 500 characters, without control characters", param, ctx)

@@ -1,4 +1,4 @@
-"""Locking a request so that only a tokenize worker can look inside. What this half cannot do is unlock it.
+"""Encrypting a request so that only a worker can read it. This half cannot decrypt it.
 
 HPKE base mode (RFC 9180) with the header's canonical bytes as `info`; the sender is authenticated by an Ed25519
 signature (RFC 8032) instead of HPKE's auth mode, so that a worker holds only public keys of producers.
@@ -51,7 +51,7 @@ def key_id(public: bytes) -> str:
 
 @dataclass(frozen=True)
 class Recipient:
-    """The public key a producer seals to."""
+    """The public key with which a producer seals."""
 
     key_id: str
     suite: Suite
@@ -59,7 +59,7 @@ class Recipient:
 
     @classmethod
     def load(cls, path: Path) -> Recipient:
-        """Read one PEM file: an X25519 public key, or an ML-KEM-768 and an X25519 one behind each other.
+        """Read one PEM file: an X25519 public key, or an ML-KEM-768 key followed by an X25519 key.
 
         Raises `UnusableKey`.
         """
@@ -82,7 +82,7 @@ class Recipient:
 
 @dataclass(frozen=True)
 class Signer:
-    """The private key that says who sent it. It signs; it opens nothing."""
+    """The private key that proves who sent it. It signs; it cannot decrypt."""
 
     signer_id: str
     sign: Callable[[bytes], bytes]
@@ -111,7 +111,7 @@ def seal(
 
 
 def seal_plaintext(content: Plaintext, header: Header, *, to: Recipient, signer: Signer) -> Envelope:
-    """Seal what was a request already, as `seal` does one: the form stays the same, byte for byte."""
+    """Seal the plaintext of an earlier request: the form stays the same, byte for byte."""
     ciphertext, signature = _sealed(content.model_dump_json(), header, to, signer)
     return Envelope.model_construct(header=header, ciphertext=ciphertext, signature=signature)
 
@@ -133,7 +133,7 @@ def _sealed(content: str, header: CommonHeader, to: Recipient, signer: Signer) -
 
 
 def sign_attach(request: AttachRequest, signer: Signer) -> SignedAttach:
-    """Put *signer*'s signature under an attach request that names it."""
+    """Sign an attach request that names *signer*."""
     if request.signer_id != signer.signer_id:
         raise ValueError("the attach request names another signer than the key given")
     return SignedAttach.model_construct(request=request, signature=signer.sign(attach_bytes(request)))
@@ -154,7 +154,7 @@ def read_key_file(path: Path, what: str, cure: str) -> bytes:
 def read_private_key_file(
     path: Path, what: str, cure: str = "make one with `tokenferry keys generate --out DIR`"
 ) -> bytes:
-    """The content of a private key file, refused when anybody but its owner can read it. *cure*: where it is not there.
+    """The content of a private key file, which only its owner may read. *cure*: for a missing file.
 
     Raises `UnusableKey`.
     """
@@ -165,7 +165,7 @@ def read_private_key_file(
 
 
 def _is_credential(path: Path) -> bool:
-    """Whether systemd has handed it to this unit alone.
+    """Whether it is a credential that systemd gives to this unit alone.
 
     Since 254 it does so by an ACL, whose mask shows as the group's bits (https://github.com/systemd/systemd/issues/29435).
     """

@@ -1,7 +1,7 @@
-"""What stands unsealed must hold no number that belongs inside the seal.
+"""Plain text must hold no number that belongs into the sealed request.
 
-What a token is spent on travels and rests in clear, as part of a signed order, and goes to the endpoint: a description,
-an e-mail address, metadata. Reasons never repeat a value.
+The parameters of a target (a description, an e-mail address, metadata) are part of a signed order. They travel and are
+kept in clear, and go to Stripe. Reasons never repeat a value.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ NUMBERS: Final = MappingProxyType(
         "id_number_secondary": "the id number",
     }
 )
-"""Fields of a request that are secrets wherever they are written."""
-TELLING: Final = 8
-"""Characters from which on a number is looked for inside others: a shorter one is found in many by chance."""
+"""Fields of a request that are secret wherever they are written."""
+SEARCHED_FROM: Final = 8
+"""Least length of a number that is searched for inside texts: a shorter one is found in many by chance."""
 
 _RUN: Final = re.compile(r"(?<![0-9A-Za-z_])[0-9](?:[ -]?[0-9]){13,18}(?![0-9A-Za-z_])")
 _CARD: Final = re.compile(
@@ -39,8 +39,8 @@ _CARD: Final = re.compile(
 def trouble_in(target: BaseModel, request: TokenRequest | None = None) -> str | None:
     """Why *target* must not travel: it holds a number of *request*, or what can only be a card number.
 
-    A number is taken for a card's where beginning, length and check digit are right and it stands by itself: an id
-    with letters is none, and neither is a telephone number.
+    A number counts as a card number if beginning, length and check digit are right, and it stands alone. An id with
+    letters is none, and neither is a telephone number.
     """
     texts = list(_texts(target.model_dump(exclude_none=True, warnings=False)))
     for name, secret in _numbers(request) if request is not None else ():
@@ -56,7 +56,7 @@ def trouble_in(target: BaseModel, request: TokenRequest | None = None) -> str | 
 
 def _repeats(text: str, secret: str) -> bool:
     text, secret = _bare(text), _bare(secret)
-    return secret in text if len(secret) >= TELLING else bool(secret) and text == secret
+    return secret in text if len(secret) >= SEARCHED_FROM else bool(secret) and text == secret
 
 
 def _bare(text: str) -> str:

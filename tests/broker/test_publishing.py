@@ -25,9 +25,9 @@ from broker.places import ABOVE, OneRedis, Place, place
 from e2e.brokers import RABBITMQ, REDIS, RabbitMQ
 from e2e.house import until
 from faults.line import Trap
-from kombu import Connection
+from kombu import Connection, Producer
 
-from tokenferry.broker import depth, embedded, publishing
+from tokenferry.broker import depth, embedded
 from tokenferry.broker.connecting import EXCHANGE
 from tokenferry.broker.depth import Bound
 from tokenferry.broker.embedded import Embedded
@@ -320,14 +320,13 @@ def test_a_line_cut_after_the_bytes_had_left_may_have_delivered_them(
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_an_idle_publisher_shows_that_it_lives_and_notices_the_end_of_its_connection(
-    broker: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
+    broker: RabbitMQ, queue: str
 ) -> None:
-    monkeypatch.setattr(publishing, "SIGN_OF_LIFE", 0.1)
     with contextlib.closing(faults.line.Line(RABBITMQ)) as line:
         url = broker.url.replace("{}:{}".format(*RABBITMQ), f"127.0.0.1:{line.port}")
         connection = Connection(url, heartbeat=1, transport_options={"confirm_publish": True})
         heartbeat = line.set_trap(Trap(re.compile(rb"\x08\0\0\0\0\0\0\xce"), after=True))
-        with Publisher(connection, amqp=True, timeout=PATIENT) as idle:
+        with Publisher(connection, amqp=True, timeout=PATIENT, sign_of_life=0.1) as idle:
             idle.publish(Outgoing(queue, "1"))
             assert heartbeat.sprung.wait(30)
             line.cut()
@@ -519,6 +518,8 @@ def test_a_message_that_was_given_up_is_not_tried_again() -> None:
     class Slow:
         """A channel whose broker refuses everything, and takes longer to say so than any message may wait."""
 
+        def open(self) -> None: ...
+
         def send(self, due: Sequence[PendingPublish]) -> None:
             for waiting in due:
                 tried.append(waiting.message.body)
@@ -623,16 +624,30 @@ def test_what_is_published_after_its_queue_was_deleted_is_in_the_queue_all_the_s
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
-def test_a_message_that_no_queue_takes_was_not_sent(broker: RabbitMQ, queue: str, monkeypatch: Any) -> None:
+def test_a_message_that_no_queue_takes_was_not_sent(broker: RabbitMQ, queue: str) -> None:
     """As for a publisher whose user may not declare the queue again."""
-    with publisher(broker.url) as sender:
+
+    class DeclaresOnce(Producer):  # type: ignore[misc]
+        declared = False
+
+        def maybe_declare(self, *entity: Any, **options: Any) -> Any:
+            if not DeclaresOnce.declared:
+                DeclaresOnce.declared = True
+                return super().maybe_declare(*entity, **options)
+
+    class Limited(Connection):  # type: ignore[misc]
+        def Producer(self, channel: Any = None, **options: Any) -> Producer:
+            return DeclaresOnce(channel or self, **options)
+
+    connection = Limited(broker.url, transport_options={"confirm_publish": True})
+    with Publisher(connection, amqp=True, timeout=DEADLINE) as sender:
         sender.publish(Outgoing(queue, "before"), timeout=PATIENT)
         with broker.channel() as channel:
             channel.queue_delete(queue)
-        monkeypatch.setattr("kombu.messaging.Producer.maybe_declare", lambda *_, **__: None)
         with failing_in_time(PublishError) as caught:
             sender.publish(Outgoing(queue, "returned"))
-        assert (str(caught.value), caught.value.maybe_sent) == ("the broker refused the message (Unroutable)", False)
+        assert "no queue took it, because its queue was deleted" in str(caught.value)
+        assert caught.value.maybe_sent is False
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)

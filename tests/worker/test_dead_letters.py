@@ -629,7 +629,7 @@ class TestHiccups:
         finally:
             rabbit.control("set_permissions", "-p", rabbit.vhost, "guest", ".*", ".*", ".*")
         assert answer.exit_code == 1
-        assert "this user may not use it" in answer.stderr
+        assert "does not allow this user to use the queue dead-letters" in answer.stderr
 
 
 # -- nothing is kept for ever
@@ -963,7 +963,7 @@ class TestCommands:
         here.toml.write_text(here.toml.read_text().replace("[store]\nurl =", '[store]\nurl = "redis://127.0.0.1:1"\n#'))
         answer = here.run("redrive", "--all", "--json")
         assert answer.exit_code == 1
-        assert json.loads(answer.stdout)["trouble"].startswith("the store cannot be reached (Connection refused)")
+        assert json.loads(answer.stdout)["trouble"].startswith("the store could not be reached (Connection refused)")
         assert answer.stderr == ""
         assert here.resting() == ["req-1"]
 

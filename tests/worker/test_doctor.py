@@ -19,6 +19,7 @@ import redis
 from click.testing import CliRunner, Result
 from e2e.brokers import REDIS, Embedded, RabbitMQ, needs
 
+from tokenferry.addresses import masked
 from tokenferry.broker import connecting
 from tokenferry.broker.embedded import Embedded as Server
 from tokenferry.cli import main
@@ -27,7 +28,6 @@ from tokenferry_emulator.testing import EmulatorProcess
 from tokenferry_worker.doctor import endpoint, preflight
 from tokenferry_worker.doctor.deadline import within
 from tokenferry_worker.doctor.verdicts import Check, ok
-from tokenferry_worker.doctor.words import masked
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 
 CANARY = "canary0000000000"
@@ -494,6 +494,65 @@ def test_a_base_url_that_ends_in_v1_is_refused_by_every_command_in_the_same_word
     assert f"{practice.source}: {reason}" in answer.output
 
 
+class TestAProducer:
+    """`--role producer`: a machine that only sends."""
+
+    def test_it_needs_keys_and_a_broker_and_neither_store_nor_endpoint(
+        self, practice: Practice, environment: dict[str, str]
+    ) -> None:
+        del environment["THE_KEY"]
+        for path in (practice.folder / "keys" / "identities").glob("*.pem"):
+            path.unlink()
+        practice.store = f"redis://:{CANARY}@127.0.0.1:1/0"
+        found = practice.examine("--role", "producer")
+        assert found.exit_code == 0
+        assert {check["state"] for check in found.checks} == {"ok"}
+        areas = {check["name"].partition(" ")[0] for check in found.checks}
+        assert areas == {"configuration", "keys", "broker"}
+        queues = {check["subject"] for check in found.checks if check["name"] == "broker queue"}
+        assert queues == {f"{task}.{lane}.main" for task in ("tokenize", "attach") for lane in ("realtime", "bulk")} | {
+            "onboard.main"
+        }
+
+    def test_what_it_lacks_is_named_and_what_it_should_not_have_too(self, practice: Practice) -> None:
+        for name in ("recipient", "producer"):
+            (practice.folder / "keys" / f"{name}.pem").unlink()
+        practice.platforms = ""
+        practice.broker = f"redis://:{CANARY}@127.0.0.1:1/0"
+        found = practice.examine("--role", "producer")
+        assert found.of("failed") == {
+            "configuration platforms",
+            "keys recipient",
+            "keys producer",
+            "broker connection",
+        }
+        assert found.of("warning") == {"keys identities"}
+
+    def test_a_user_with_the_rights_of_a_producer_is_enough(self, practice: Practice, valkey: Server) -> None:
+        rights = "-@all +lpush +llen +@transaction +hello +auth +ping +select +client|setname +client|setinfo"
+        keys = ("~tokenize.*", "~attach.*", "~onboard.*")
+        with redis.Redis.from_url(valkey.redis_url) as client:
+            client.execute_command("ACL", "SETUSER", "sender", "on", f">{CANARY}", "resetkeys", *keys, *rights.split())
+            practice.broker = valkey.database(DATABASE).redis_url.replace(f":{valkey.password}", f"sender:{CANARY}")
+            try:
+                found = practice.examine("--role", "producer")
+            finally:
+                client.execute_command("ACL", "DELUSER", "sender")
+        assert found.of("failed") == set()
+
+    @pytest.mark.foreign
+    def test_a_queue_that_no_worker_has_declared_yet_is_worth_a_word(self, practice: Practice, tmp_path: Path) -> None:
+        rabbit = RabbitMQ(tmp_path / "data")
+        try:
+            practice.broker = rabbit.url
+            found = practice.examine("--role", "producer")
+            assert found.exit_code == 0
+            assert "start a worker" in found.the("broker queue", "tokenize.bulk.main")["do"]
+            assert rabbit.queues() == {}
+        finally:
+            rabbit.close()
+
+
 class TestRabbitMQ:
     @pytest.fixture
     def rabbit(self, tmp_path: Path) -> Iterator[RabbitMQ]:
@@ -579,7 +638,7 @@ class TestSilence:
         private = [path.read_text().splitlines()[1] for path in (practice.folder / "keys").rglob("*.pem")]
         for broker, store in (
             (practice.broker, practice.store),
-            (f"redis://:{CANARY}%2F%23@127.0.0.1:1/0", f"rediss://127.0.0.1:1/0?password={CANARY}"),
+            (f"redis://:{CANARY}%2F%23@127.0.0.1:1/0", f"rediss://127.0.0.1:1/0?ssl_password={CANARY}"),
             (f"amqp://{CANARY}:{CANARY}@127.0.0.1:1/v", f"unix://:{CANARY}@/absent.sock?db=0"),
         ):
             practice.broker, practice.store = broker, store

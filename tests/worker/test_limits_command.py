@@ -299,7 +299,7 @@ def test_a_store_that_is_away_or_refuses_is_said_at_once_and_in_one_line(config:
     url = valkey.database(6).redis_url
     for wrong, says in (
         (url.replace(valkey.password, "wrong"), "the store refuses the user name or password"),
-        ("redis://127.0.0.1:1/0", "the store cannot be reached (Connection refused)"),
+        ("redis://127.0.0.1:1/0", "the store could not be reached (Connection refused)"),
     ):
         config.write_text(text.replace(url, wrong))
         for command in (["limits", "show"], ["circuits"]):

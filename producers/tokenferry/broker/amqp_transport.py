@@ -6,11 +6,11 @@ What differs from the stock one:
   gets a message without content whose `refused` says why.
 * Properties that py-amqp cannot decode make a refused message, not an exception that ends the connection.
 * Nothing is inflated and no text is decoded: a body is the bytes that were published.
-* Every queue of a channel has room for so many bytes (`held_bytes`). A message beyond it is put off: its body is
-  discarded, it stays unacknowledged, and it goes back to its queue as soon as there is room. The prefetch count of
-  RabbitMQ counts messages only; it knows no `prefetch_size`, and heartbeats forbid to stop reading.
-* The routing key of a delivery is the name of its queue. What the publisher wrote there may be anything: the `CC`
-  header brings a message to queues that its routing key does not name.
+* Every queue of a channel has room for so many bytes (`held_bytes`). A message that does not fit is put off: its body
+  is discarded, it stays unacknowledged, and it goes back to its queue as soon as there is room. RabbitMQ's prefetch
+  counts messages only (it knows no `prefetch_size`), and heartbeats forbid to stop reading.
+* The routing key of a delivery is the name of its queue. The publisher may have written anything there: with the `CC`
+  header a message reaches queues that its routing key does not name.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ CARRYING: Final = (spec.Basic.Deliver, spec.Basic.GetOk, spec.Basic.Return)
 
 
 class Arriving(amqp.Message):
-    """A message on its way in: its header first, then its body in pieces. Keeps no piece that is not wanted."""
+    """A message that arrives: its header first, then its body in pieces. Discards pieces that are not wanted."""
 
     def __init__(self, arguments: bytes) -> None:
-        """*arguments*: the frame of the method that announces it."""
+        """*arguments*: the frame of the method before it."""
         method = unpack_from(">HH", arguments)
         super().__init__(frame_method=method, frame_args=_readable(method, arguments))
         self.body = b""
@@ -58,7 +58,7 @@ class Arriving(amqp.Message):
         try:
             offset = super().inbound_header(buf, offset)
         except Exception:
-            # Text that is no UTF-8, a date beyond every calendar, tables in tables: anybody may publish them.
+            # Text that is not UTF-8, impossible dates, nested tables: a publisher may send them.
             self.properties: dict[str, Any] = {}
             self.refused = Refused(UNDECODABLE)
             self.ready = not self.body_size
@@ -90,7 +90,7 @@ def _readable(method: tuple[int, ...], arguments: bytes) -> bytes:
 
 
 def frame_handler(connection: Any, callback: Callable[..., Any]) -> Callable[[Any], bool]:
-    """As py-amqp's, for `Arriving` messages. It leaves to py-amqp what belongs to no message."""
+    """As py-amqp's, for `Arriving` messages. Frames that belong to no message go to py-amqp."""
     others = method_framing.frame_handler(connection, callback)
     arriving: dict[int, Arriving] = {}
 
@@ -119,32 +119,32 @@ def frame_handler(connection: Any, callback: Callable[..., Any]) -> Callable[[An
 
 
 class Message(pyamqp.Message):
-    """kombu's message, which inflates nothing."""
+    """kombu's message, without decompression."""
 
     def __init__(self, msg: Any, channel: Any = None, **kwargs: Any) -> None:
         msg.properties.get("application_headers", {}).pop("compression", None)
         super().__init__(msg, channel=channel, **kwargs)
         self.refused: Refused | None = msg.refused
-        """Why its content is not here; None: it is."""
+        """Why it has no content; None: it has."""
         self.length: int = msg.body_size
-        """Bytes of its body, as they were announced."""
+        """Bytes of its body, as the header says."""
 
 
 class Account:
-    """The bytes that a channel holds of each queue, and what had no room. Delivery tags in, delivery tags out."""
+    """The bytes that a channel holds of each queue, and the messages that had no room."""
 
     def __init__(self) -> None:
         self.prefetch = 0
         self.queues: dict[str, str] = {}
-        """The queues that are read, by consumer tag."""
+        """The queues that are consumed, by consumer tag."""
         self._held: dict[int, tuple[str, int]] = {}
-        """What is not acknowledged, by delivery tag: its queue, and its bytes."""
+        """What is not acknowledged, by delivery tag: queue and bytes."""
         self._put_off: dict[str, deque[tuple[int, int]]] = {}
-        """What has no room, by queue, the oldest first: delivery tag and bytes."""
+        """What had no room, by queue, the oldest first: delivery tag and bytes."""
         self._bytes: Counter[str] = Counter()
 
     def fits(self, queue: str, length: int, coming: int = 0) -> bool:
-        """True if there is room, or nothing else of that queue. *coming*: bytes that are under way already."""
+        """True if it fits, or if nothing else of that queue is held. *coming*: bytes that are under way already."""
         taken = self._bytes[queue] + coming
         return not taken or taken + length <= held_bytes(len(self.queues), self.prefetch)
 
@@ -162,7 +162,7 @@ class Account:
         return bool(self._put_off.get(queue))
 
     def let_go(self, tag: int, *, multiple: bool = False) -> Iterator[int]:
-        """Forget what is not held any more. Yields what there is room for by now: the broker delivers it again."""
+        """Forget what is not held any more. Yields what fits now: the broker delivers it again."""
         gone = [held for held in self._held if held <= tag] if multiple else [tag]
         queues = set()
         for queue, length in [self._held.pop(one) for one in gone if one in self._held]:
@@ -176,20 +176,20 @@ class Account:
                 yield again
 
     def end(self, consumer_tag: str) -> Iterator[int]:
-        """Read that queue no more. Yields what had no room: somebody else may have some."""
+        """Stop to count a consumer. Yields what had no room: another consumer may have some."""
         for again, _ in self._put_off.pop(self.queues.pop(consumer_tag, ""), ()):
             yield again
 
 
 class Channel(pyamqp.Channel):
-    """A stock channel that keeps account of what it holds, and hands out bodies as bytes."""
+    """A stock channel that counts the bytes it holds, and returns bodies as bytes."""
 
     Message = Message
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._account = Account()
         super().__init__(*args, **kwargs)
-        self.auto_decode = False  # or the publisher would choose the codec
+        self.auto_decode = False  # else the publisher would choose the codec
 
     def has_room_for(self, message: Arriving) -> bool:
         """True if its body may be kept."""

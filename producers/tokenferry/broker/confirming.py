@@ -7,52 +7,46 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from amqp.exceptions import ChannelError, InternalError, MessageNacked, PreconditionFailed
+from amqp.exceptions import ChannelError, MessageNacked, PreconditionFailed
 from kombu import Connection, Producer
-from kombu.exceptions import OperationalError
 
 from tokenferry.broker import connecting, depth
 from tokenferry.broker.depth import Depths
-from tokenferry.broker.errors import (
-    BrokerBlocked,
-    BrokerFull,
-    BrokerUnavailable,
-    PublishError,
-    PublishTimeout,
-    Unroutable,
-    want_of_room,
-)
-from tokenferry.broker.patience import BUSY
+from tokenferry.broker.errors import BrokerBlocked, BrokerFull, PublishError, Unroutable
 from tokenferry.broker.pending import MOST_PAUSE, PendingPublish
 from tokenferry.contract.queues import results_queue
 
 RESULTS: Final = results_queue("")
 LATE: Final = 60.0
-"""Seconds after its deadline for which RabbitMQ keeps a message that it may not keep for ever."""
+"""Seconds for which RabbitMQ keeps a message with a deadline after this deadline."""
 BATCH: Final = 200
 """Messages sent in one round trip at most: large enough to cost little each, small enough to confirm soon."""
 
 NO_ROUTE: Final = 312
-"""The reply code with which RabbitMQ gives back a message that no queue takes: else it would confirm and drop it."""
+"""The reply code of RabbitMQ for a message that no queue takes. Without `mandatory` it would confirm and drop it."""
 
 
 class ConfirmingChannel:
-    """Opened when it is needed, and again after it was forgotten."""
+    """Opens its channel when it is needed, and again after `forget`."""
 
     def __init__(self, connection: Connection, *, amqp: bool) -> None:
         self._connection = connection
         self._amqp = amqp
         self._producer: Producer | None = None
         self._blocked = False
-        """RabbitMQ only: whether it has said that it reads nothing more for now."""
+        """RabbitMQ only: whether an alarm is on, and it reads nothing."""
         self._theirs: set[str] = set()
-        """RabbitMQ only: result queues that their reader has declared first, otherwise than we do: used as they are."""
+        """RabbitMQ only: result queues that their reader declared first, with other settings: used as they are."""
         self._depths = Depths(lambda name: depth.waiting_in(self._connected().channel, name, amqp=amqp))
 
-    def send(self, due: Sequence[PendingPublish]) -> None:
-        """Try each of *due* once: on Redis in one round trip for all, on RabbitMQ each confirmed on its own.
+    def open(self) -> None:
+        """Connect, unless that is done. Raises what the client library raises: then `forget` it."""
+        self._connected()
 
-        Raises whatever the client library does when it is of no more use: then `forget` it.
+    def send(self, due: Sequence[PendingPublish]) -> None:
+        """Try each of *due* once: on Redis in one round trip for all, on RabbitMQ each confirmed alone.
+
+        Raises what the client library raises when the channel is of no more use: then `forget` it.
         """
         producer = self._connected()
         if producer.supports_batch_publish:
@@ -62,25 +56,10 @@ class ConfirmingChannel:
                 self._send_one(waiting)
 
     def forget(self) -> None:
-        """Drop the connection without asking the other side, which may not answer; the next use makes a new one."""
+        """Drop the connection without asking the broker, which may not answer. The next use makes a new one."""
         self._producer = None
-        with contextlib.suppress(Exception):  # a dead connection may fail at its own funeral; this thread goes on
+        with contextlib.suppress(Exception):  # closing a dead connection may fail; this thread goes on
             self._connection.collect(socket_timeout=0.1)
-
-    def meaning(self, trouble: Exception) -> PublishError:
-        """What an error of `send` says to everyone whose message waits."""
-        if why := want_of_room(trouble):
-            return BrokerFull(f"the broker takes no messages: {why}", maybe_sent=False)
-        name = type(trouble).__name__
-        if isinstance(trouble, self._timeouts()):
-            return PublishTimeout(f"the broker did not answer in time ({name})", maybe_sent=False)
-        if isinstance(trouble, InternalError):
-            said = f"RabbitMQ could not answer for a queue ({trouble.reply_code}): {BUSY}"
-            return BrokerUnavailable(said, maybe_sent=False)
-        if isinstance(trouble, self._connection_errors()):
-            return BrokerUnavailable(f"the broker could not be reached ({name}); see [broker] url", maybe_sent=False)
-        # Whatever a client library raises beyond that must reach the callers, not end their thread silently.
-        return PublishError(f"the broker client failed ({name})", maybe_sent=False)
 
     def _send_together(self, producer: Producer, fitting: list[PendingPublish]) -> None:
         if not fitting:
@@ -90,7 +69,7 @@ class ConfirmingChannel:
                 self._publish(producer, waiting)
             for waiting in fitting:
                 waiting.begin_try()
-            # Not the batch's own flush, which says that one of them was refused, but neither which nor why.
+            # Not the batch's own flush: it says that one was refused, but neither which nor why.
             answers = batch.state.session.pipeline.execute(raise_on_error=False)
         for waiting, answer in zip(fitting, answers, strict=True):
             if isinstance(answer, Exception):
@@ -112,7 +91,7 @@ class ConfirmingChannel:
         except Unroutable as returned:
             waiting.refused(returned)
             self._theirs.discard(waiting.message.queue)
-            self.forget()  # and with it what was declared, and the confirmation that follows what was given back
+            self.forget()  # and with it the declarations, and the confirmation that follows a returned message
         except PreconditionFailed as error:
             if waiting.message.queue.startswith(RESULTS) and waiting.message.queue not in self._theirs:
                 self._theirs.add(waiting.message.queue)
@@ -122,9 +101,9 @@ class ConfirmingChannel:
             raise  # the broker has closed the channel: the others need another
 
     def _heed_alarm(self) -> None:
-        """Send nothing more on a connection that is blocked: it would all be read in the end, repetitions included.
+        """Raise `BrokerBlocked` until RabbitMQ says that its alarm is over.
 
-        Raises `BrokerBlocked` until RabbitMQ says that the alarm is over.
+        What is sent on a blocked connection is read in the end, repetitions included.
         """
         if not self._blocked:
             return
@@ -132,10 +111,10 @@ class ConfirmingChannel:
             self._connection.drain_events(timeout=0)
         if self._blocked:
             raise BrokerBlocked
-        self.forget()  # the late confirmation of what was written to it would be taken for another message's
+        self.forget()  # a late confirmation on it would be taken for that of another message
 
     def _on_blocked(self, _: str) -> None:
-        """End the wait for a confirmation, which heartbeats would prolong beyond every time-out."""
+        """End the wait for a confirmation: heartbeats would prolong it beyond every time-out."""
         self._blocked = True
         raise BrokerBlocked
 
@@ -143,7 +122,7 @@ class ConfirmingChannel:
         self._blocked = False
 
     def _has_room(self, waiting: PendingPublish) -> bool:
-        """Whether its queue may hold one more; where not, its sender is told at once."""
+        """Whether its queue may hold one more. If not, it fails at once."""
         message = waiting.message
         if message.bound is None or (full := self._depths.refusal(message.queue, message.bound)) is None:
             return True
@@ -151,7 +130,7 @@ class ConfirmingChannel:
         return False
 
     def _publish_routed(self, producer: Producer, waiting: PendingPublish) -> None:
-        """Publish and wait for the confirmation. Raises `Unroutable`: this one, for no other is out at the time."""
+        """Publish and wait for the confirmation. Raises `Unroutable` if the broker returns the message."""
         try:
             self._publish(producer, waiting)
         except ChannelError as error:
@@ -167,7 +146,7 @@ class ConfirmingChannel:
         if self._amqp:
             options["confirm_timeout"] = max(0.1, waiting.deadline - time.monotonic())
             if message.keep_seconds is not None:
-                # Past its deadline a worker still finds it, and says so; only where none comes the broker drops it.
+                # After its deadline a worker still finds it and reports it. Only without a worker the broker drops it.
                 options["expiration"] = max(0.0, message.keep_seconds) + LATE
             options["mandatory"] = True
         producer.publish(
@@ -184,7 +163,7 @@ class ConfirmingChannel:
 
     def _connected(self) -> Producer:
         if self._producer is None:
-            # Not `connect`: it sleeps two seconds before its second try, which a short deadline does not have.
+            # Not `connect`: it sleeps two seconds before its second try, too long for a short deadline.
             self._connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
             self._blocked = False
             if self._amqp:
@@ -192,10 +171,3 @@ class ConfirmingChannel:
                 wire.on_blocked, wire.on_unblocked = self._on_blocked, self._on_unblocked
             self._producer = self._connection.Producer(auto_declare=False)
         return self._producer
-
-    def _connection_errors(self) -> tuple[type[BaseException], ...]:
-        return (OperationalError, *self._connection.connection_errors, *self._connection.channel_errors)
-
-    def _timeouts(self) -> tuple[type[BaseException], ...]:
-        """A time-out is also one of the connection errors, but says something else: it may have been sent."""
-        return (TimeoutError, *(kind for kind in self._connection_errors() if "Timeout" in kind.__name__))

@@ -1,32 +1,43 @@
-"""Connections and queues, the same for both halves: chosen by one setting, declared in one place."""
+"""Connections and queues, the same for both halves."""
 
 from __future__ import annotations
 
+import logging
 import re
 import ssl
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlencode, urlsplit
 
 from amqp.exceptions import PreconditionFailed
 from kombu import Connection, Exchange, Queue
+from redis.exceptions import ResponseError
 
-from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED
+from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED, trusts_anybody
 from tokenferry.broker import amqp_transport, embedded, redis_transport
+from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.sentinel import Sentinels, is_sentinel
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, StoreSettings
 from tokenferry.contract.queues import DEAD_LETTERS
+
+log = logging.getLogger(__name__)
 
 EXCHANGE: Final = "tokenferry"
 """RabbitMQ only: a topic exchange, so that an operator may bind more to it. Routing keys are names of queues."""
 
 DELIVERY_LIMIT: Final = 1000
-"""RabbitMQ only: deliveries of one message until the broker itself moves it to the dead letters."""
+"""RabbitMQ only: deliveries of one message after which the broker moves it to the dead letters."""
 NO_DELIVERY_LIMIT: Final = 1_000_000
-"""As good as none, in a way that every version understands: 3.x knows no -1."""
+"""As good as no limit, in a form that every version understands: 3.x knows no -1."""
 KEPT_AT_LIMIT: Final = ("tokenize.bulk.", "attach.", "onboard.", "parked.")
-"""Queues whose messages become dead letters there. Results, and what is set aside already, stay where they are."""
+"""Queues whose messages become dead letters at the limit. Results and messages already set aside stay."""
+
+UNVERIFIED: Final = (
+    "the server's certificate is not checked (ssl_cert_reqs=none): anybody in between can read and answer; "
+    "leave the parameter out, and set ca_file for an authority of your own"
+)
 
 TLS_SCHEMES: Final = frozenset({"amqps", "rediss", "sentinels"})
 
@@ -34,8 +45,8 @@ TLS_SCHEMES: Final = frozenset({"amqps", "rediss", "sentinels"})
 def broker_url(configuration: Configuration) -> str:
     """The URL kombu connects to. Starts the embedded server where that is what is configured.
 
-    Raises `InvalidConfiguration` for Sentinels or a ca_file that cannot be meant, and where the embedded server does
-    not run and may not be started; `EmbeddedServerError` when it does not start.
+    Raises `InvalidConfiguration` for a ca_file that cannot be meant, and where the embedded server does not run and may
+    not be started; `EmbeddedServerError` when it does not start.
     """
     url = configuration.broker.url
     if url == EMBEDDED:
@@ -43,7 +54,7 @@ def broker_url(configuration: Configuration) -> str:
     if is_amqp(url):
         _ca_file(configuration, "broker")
         return url
-    _check_sentinels("broker", url)
+    _warn_if_unverified("broker", url)
     return redis_transport.kombu_url(_with_ca_file(configuration, "broker", url))
 
 
@@ -55,8 +66,15 @@ def store_url(configuration: Configuration) -> str:
     url = configuration.store.url
     if url == EMBEDDED:
         return _embedded(configuration).redis_url
-    _check_sentinels("store", url)
+    _warn_if_unverified("store", url)
     return _with_ca_file(configuration, "store", url)
+
+
+@cache
+def _warn_if_unverified(section: str, url: str) -> None:
+    """Warn once per process of TLS that does not check the certificate."""
+    if trusts_anybody(url):
+        log.warning("[%s] url: %s", section, UNVERIFIED)
 
 
 def _embedded(configuration: Configuration) -> embedded.Embedded:
@@ -68,14 +86,6 @@ def _embedded(configuration: Configuration) -> embedded.Embedded:
             "name it with --config"
         )
     return embedded.ensure(data)
-
-
-def _check_sentinels(section: str, url: str) -> None:
-    if is_sentinel(url):
-        try:
-            Sentinels.parse(url)
-        except ValueError as error:
-            raise InvalidConfiguration(f"[{section}] url: {error}") from None
 
 
 def keep_embedded_server(configuration: Configuration, *, store: bool = False) -> None:
@@ -98,9 +108,9 @@ def transport(url: str) -> str | None:
 
 
 def tls(configuration: Configuration) -> dict[str, Any] | bool:
-    """What kombu and Celery must be told to trust the right RabbitMQ and no other; for Redis the URL says it.
+    """Options with which kombu and Celery trust the right RabbitMQ only. For Redis they are in the URL.
 
-    Left to itself the AMQP client checks who signed the certificate and not whose it is.
+    By default the AMQP client checks who signed the certificate, but not the host name in it.
     """
     parts = urlsplit(configuration.broker.url)
     if parts.scheme != "amqps":
@@ -134,8 +144,14 @@ def _with_ca_file(configuration: Configuration, section: Literal["broker", "stor
     return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode({'ssl_ca_certs': str(path)})}"
 
 
+def _connect_timeout(configuration: Configuration) -> float:
+    """Seconds for a connection to stand. Two tries fit into `publish_timeout`, so that who waits learns the reason."""
+    seconds = configuration.broker.publish_timeout
+    return min(seconds, max(1.0, seconds / 3))
+
+
 def transport_options(url: str, configuration: Configuration) -> dict[str, Any]:
-    """What each broker must be told so that nothing is lost and nothing waits for ever."""
+    """Options with which nothing is lost and nothing waits for ever."""
     timeout = configuration.broker.publish_timeout
     if is_amqp(url):
         return {"confirm_publish": True, "read_timeout": timeout, "write_timeout": timeout}
@@ -144,7 +160,7 @@ def transport_options(url: str, configuration: Configuration) -> dict[str, Any]:
     return behind | {
         "lease_seconds": configuration.broker.lease_seconds,
         "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
+        "socket_connect_timeout": _connect_timeout(configuration),
         "socket_keepalive": not url.startswith("tokenferry+socket"),
     }
 
@@ -157,7 +173,7 @@ def connect(configuration: Configuration) -> Connection:
         transport=transport(url),
         transport_options=transport_options(url, configuration),
         ssl=tls(configuration),
-        connect_timeout=configuration.broker.publish_timeout,
+        connect_timeout=_connect_timeout(configuration),
         heartbeat=10 if is_amqp(url) else 0,
     )
 
@@ -181,10 +197,10 @@ def queue(name: str, *, amqp: bool) -> Queue:
 def quorum_arguments(name: str) -> dict[str, Any]:
     """What makes a queue of RabbitMQ keep everything. They cannot be changed once the queue is there.
 
-    Since RabbitMQ 4.0 a quorum queue drops what was delivered 20 times, unless it is told another limit. Here workers
-    count the deliveries of a request themselves (`[worker] deliveries`), and the broker's count, which also goes up
-    when a worker stops in good order, is the last resort: what reaches it becomes a dead letter. Not where a
-    verification code may be inside (realtime): that is never set aside, it ends with its deadline.
+    Since RabbitMQ 4.0 a quorum queue drops what was delivered 20 times, unless another limit is set. Workers count the
+    deliveries of a request themselves (`[worker] deliveries`). The broker's count also goes up when a worker stops in
+    good order, so it is the last resort: what reaches it becomes a dead letter. Not in the realtime lane, where a
+    verification code may be inside: such a message is never set aside, it ends with its deadline.
     """
     if not name.startswith(KEPT_AT_LIMIT):
         return {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
@@ -217,22 +233,27 @@ def mismatch(name: str, error: PreconditionFailed) -> str:
 
 
 def check(configuration: Configuration, names: Iterable[str]) -> None:
-    """Declare these queues on RabbitMQ, if it answers.
+    """Declare these queues on RabbitMQ, and ask Redis or Valkey for what a reader needs, if it answers.
 
-    Raises `InvalidConfiguration` naming one that exists with other settings: nobody could read it.
+    Raises `InvalidConfiguration` naming a queue that exists with other settings: nobody could read it; and where Redis
+    or Valkey refuses to say when a queue has changed: a worker would be restarted for ever.
     """
     url = broker_url(configuration)
-    if not is_amqp(url):
-        return
     connection = connect(configuration)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
+        if not is_amqp(url):
+            try:
+                redis_transport.ask_to_track(connection.default_channel)
+            except ResponseError as error:
+                raise InvalidConfiguration(f"[broker] url: {explain(error, BROKER).of(BROKER)}") from None
+            return
         for name in names:
             try:
                 queue(name, amqp=True).bind(connection.channel()).declare()
             except PreconditionFailed as error:
                 raise InvalidConfiguration(mismatch(name, error)) from None
     except (OSError, *connection.connection_errors, *connection.channel_errors):
-        return  # whoever needs it will say so, and wait for it
+        return  # the worker waits for it, and says so
     finally:
         connection.collect(socket_timeout=1.0)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tokenferry.broker import connecting
+from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.configuration import Configuration
 
 log = logging.getLogger(__name__)
 
 FRESH: Final = 1.0
-"""Seconds for which a count is good enough; what we put there meanwhile is added to it."""
+"""Seconds for which a count is used. What we put there meanwhile is added to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Bound:
     most: int
     """Messages that may wait in it."""
     per_second: float
-    """How fast they go at best: what the account allows."""
+    """How fast they are worked off at best: the rate of the account."""
 
 
 def bound_of(queue: str, configuration: Configuration) -> Bound | None:
@@ -55,7 +56,7 @@ def ask(configuration: Configuration, queues: Iterable[str]) -> dict[str, int]:
             connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
             return {queue: waiting_in(connection.default_channel, queue, amqp=amqp) for queue in queues}
     except Exception as error:  # whatever the client raises: it is asked again later
-        log.info("the depth of queues is unknown, the broker does not answer (%s)", type(error).__name__)
+        log.info("the depth of queues is unknown: %s", explain(error, BROKER).of(BROKER))
         return {}
 
 

@@ -1,4 +1,4 @@
-"""What was made in one process is not used in one forked from it: its threads, connections and locks stayed behind."""
+"""Objects with threads, connections or locks cannot be used after a fork: these stay in the parent process."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 
 
 class ForkGuard:
-    """The process in which something was made."""
+    """The process in which an object was made."""
 
     def __init__(self, made: str) -> None:
-        """*made*: what, for the error."""
+        """*made*: the object's name, for the error."""
         self._made = made
         self._id = os.getpid()
 
     @property
     def is_this(self) -> bool:
-        """Whether we are still in it."""
+        """Whether this is still that process."""
         return os.getpid() == self._id
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
 -- look_through(KEYS = [list], ARGV = [first, last, most bytes of one entry, most bytes in all]) -> [entry...], the last first
 --
--- Entries of a list from `last` down to `first`, as many as fit, and one at least. One that is too long to be ours is
--- replaced, where it lies, by a note of its length: whoever looks must not have to hold it.
+-- Returns entries of a list from `last` down to `first`: as many as fit, and at least one. An entry that is too long
+-- to be ours is replaced in the list by a note of its length, so that no reader has to hold it.
 local first, last, longest, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local some = redis.call('LRANGE', KEYS[1], first, last)
 local found, bytes = {}, 0

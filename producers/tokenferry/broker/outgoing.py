@@ -1,4 +1,4 @@
-"""One message on its way, and what a sender needs of a publisher."""
+"""One message to publish, and what a sender needs of a publisher."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from tokenferry.broker.depth import Bound
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One message on its way: where to, and the bytes."""
+    """One message to publish: its queue and its body."""
 
     queue: str
     body: str
     headers: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, Any] = field(default_factory=dict)
     keep_seconds: float | None = None
-    """RabbitMQ drops the message unread a minute after these seconds; a worker goes by the deadline in the header."""
+    """RabbitMQ drops the message unread a minute after these seconds. Workers use the deadline in the header."""
     bound: Bound | None = None
-    """How long its queue may be: `BrokerFull` at once where it is longer. None: nobody asks."""
+    """How long its queue may be; if it is longer, `BrokerFull` is raised at once. None: no limit."""
     expires_at: int | None = None
-    """Unix milliseconds. Only a message that says so may rest in an outbox: a verification code never does."""
+    """Unix milliseconds. Only a message with this may be kept in an outbox; one with a verification code has none."""
     reply_to: str | None = None
-    """The route that hears of its outcome."""
+    """The route to which its outcome goes."""
 
     @property
     def id(self) -> str:
-        """The request or attach it is about."""
+        """The id of its request or attach."""
         return str(self.properties["correlation_id"])
 
     @classmethod
     def task(cls, queue: str, task: str, id_: str, body: str, *, keep_seconds: float | None = None) -> Outgoing:
-        """A Celery task message (protocol 2) with one argument, and nothing else that could leak it.
+        """A Celery task message (protocol 2) with one argument, and no header that would show it.
 
         https://docs.celeryq.dev/en/stable/internals/protocol.html
         """
@@ -63,5 +63,5 @@ class CanPublish(Protocol):
     """What a sender needs of a publisher."""
 
     def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
-        """Start handing *message* over; the future tells how it went."""
+        """Start to publish *message*. The future ends with None or with a `PublishError`."""
         ...

@@ -1,8 +1,8 @@
-"""Asking RabbitMQ again where it could not answer about a queue just now: it is busy, or it is electing a leader.
+"""Asking RabbitMQ again when it cannot answer about a queue for a moment: it is busy, or it elects a leader.
 
 Measured (3.10): while the process of a quorum queue does not run, `basic.get`, `basic.consume` and `queue.purge` end
-the whole connection with 541 INTERNAL_ERROR. What was held over that connection goes back to its queue, and delivery
-tags of it mean nothing on the next one.
+the whole connection with 541 INTERNAL_ERROR. What was held over that connection goes back to its queue, and its
+delivery tags are not valid on the next one.
 """
 
 from __future__ import annotations
@@ -16,36 +16,34 @@ from amqp.exceptions import AMQPError, InternalError, NotFound, RecoverableConne
 from kombu import Connection
 from kombu.exceptions import ChannelError
 
+from tokenferry.broker.error_text import BUSY
+from tokenferry.broker.errors import QueueUnanswered
 from tokenferry.broker.pending import pause
+
+__all__ = ["Patience", "QueueUnanswered", "ask", "is_missing", "let_go", "passes"]
 
 T = TypeVar("T")
 
 PATIENCE: Final = 10.0
-"""Seconds after which one question is asked no more. An election takes one to five."""
-
-BUSY: Final = "it is busy or electing a leader; try again"
-
-
-class QueueUnanswered(RecoverableConnectionError):  # type: ignore[misc]
-    """RabbitMQ is there, but it could not answer about a queue for as long as we had patience."""
+"""Seconds for which one question is repeated. An election takes one to five."""
 
 
 class Patience:
-    """How long one question is repeated."""
+    """Decides whether and when one question is asked again."""
 
     def __init__(
         self, queue: str, *, seconds: float | None = None, sleep: Callable[[float], object] = time.sleep
     ) -> None:
-        """*queue*: what it is about, for the error. *seconds*: default `PATIENCE`."""
+        """*queue*: for the error. *seconds*: default `PATIENCE`."""
         self._queue = queue
         self._until = time.monotonic() + (PATIENCE if seconds is None else seconds)
         self._sleep = sleep
         self._tries = 0
 
     def again(self, error: BaseException) -> None:
-        """Return after a pause where another try may help. Its connection must be a new one.
+        """Return after a pause if another try, over a new connection, may help.
 
-        Raises `QueueUnanswered` where patience has ended; *error* where it ended otherwise, or no try would help.
+        Raises `QueueUnanswered` when the time is over; *error* if it is of another kind, or if no try would help.
         """
         if not passes(error):
             raise error
@@ -60,17 +58,17 @@ class Patience:
 
 
 def ask(connection: Connection, question: Callable[[Connection], T], *, queue: str, seconds: float | None = None) -> T:
-    """The answer to *question*, which is put again over a new connection while RabbitMQ cannot answer about *queue*.
+    """Return the answer to *question*. It is asked again, over a new connection, while RabbitMQ cannot answer.
 
-    *question* must do no harm when it is repeated: what its first try was given has gone back to the queue. *seconds*:
-    when to stop, default `PATIENCE`. On other brokers it is put once.
+    *question* must be safe to repeat: what its first try got has gone back to the queue. *seconds*: when to stop,
+    default `PATIENCE`. On other brokers it is asked once.
 
-    Raises `QueueUnanswered` after that time; at once what the client library raises where another try does not help,
-    or where the broker cannot be reached at all.
+    Raises `QueueUnanswered` after that time. Raises what the client library raises at once if another try does not
+    help, or if the broker cannot be reached at all.
     """
     patience = Patience(queue, seconds=seconds)
     while True:
-        # Not in the `try`: who cannot connect has another trouble, and should hear of it soon.
+        # Not in the `try`: a failed connection is another problem, and is reported at once.
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
         try:
             return question(connection)
@@ -81,7 +79,7 @@ def ask(connection: Connection, question: Callable[[Connection], T], *, queue: s
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the same question may be answered in a moment, over a new connection.
+    """Whether the same question may be answered soon, over a new connection.
 
     >>> passes(InternalError("timeout")), passes(ConnectionResetError()), passes(ConnectionRefusedError())
     (True, True, False)
@@ -106,6 +104,6 @@ def is_missing(error: BaseException) -> bool:
 
 
 def let_go(connection: Connection) -> None:
-    """Drop a connection without a word to the other side, which may not answer. The next use makes a new one."""
+    """Drop a connection without asking the broker, which may not answer. The next use makes a new one."""
     with contextlib.suppress(Exception):  # a dead connection may fail at its own end
         connection.collect(socket_timeout=0.1)

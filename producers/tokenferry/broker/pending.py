@@ -1,4 +1,4 @@
-"""A message that waits for its confirmation, and whoever waits with it."""
+"""A message that waits for its confirmation, and the callers that wait for it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from tokenferry.broker.errors import PublishError, PublishTimeout, StillQueued, refused
+from tokenferry.broker.error_text import refused_message
+from tokenferry.broker.errors import PublishError, PublishTimeout, StillQueued
 from tokenferry.broker.outgoing import Outgoing
 
 PAUSE: Final = 0.05
 """Seconds before a second try; doubled with every further one, up to `MOST_PAUSE`."""
 MOST_PAUSE: Final = 1.0
 GRACE: Final = 0.5
-"""Seconds that a future may come in after its deadline."""
+"""Seconds by which a future may end after its deadline."""
 
 
 def pause(tries: int) -> float:
@@ -25,51 +26,51 @@ def pause(tries: int) -> float:
 
 @dataclass(eq=False)
 class PendingPublish:
-    """One message with a publisher: until when, how often it was tried, what was answered."""
+    """One message of a publisher: its deadline, its tries, and the answers."""
 
     message: Outgoing
     deadline: float
     future: Future[None]
     begun: bool = False
-    """Whether it may no longer be taken back."""
+    """Whether the caller can no longer cancel it."""
     tries: int = 0
     answered: int = 0
-    """Tries that the broker answered: every one of them with a refusal."""
+    """Tries that the broker answered, each with a refusal."""
     not_before: float = 0.0
     refusal: Exception | None = None
-    """Why the broker did not take this one, where it said so the last time."""
+    """The broker's answer to the last try, if it refused it."""
 
     def begin(self) -> bool:
-        """From now on it is ours. False where its owner has taken it back, or it has been given up."""
+        """Start: the caller can no longer cancel it. False if it was cancelled or given up."""
         if not self.begun:
             self.begun = self.future.set_running_or_notify_cancel()
         return self.begun and not self.future.done()
 
     def begin_try(self) -> None:
-        """Now it leaves; until there is an answer the broker may have it."""
+        """Note that it is sent now. Until there is an answer, the broker may have it."""
         self.tries += 1
         self.refusal = None
 
     def refused(self, answer: Exception) -> None:
-        """The broker did not take it: once more, after a pause."""
+        """Note that the broker refused it. It is tried again after a pause."""
         self.answered += 1
         self.put_off(answer, pause(self.tries))
 
     def put_off(self, why: Exception, seconds: float) -> None:
-        """Not before so many seconds, whether or not the broker has it."""
+        """Try again after *seconds* at the earliest."""
         self.refusal = why
         self.not_before = time.monotonic() + seconds
 
     @property
     def maybe_sent(self) -> bool:
-        """Whether some try of it was never answered."""
+        """Whether a try got no answer, so that the broker may have the message."""
         return self.tries > self.answered
 
     def give_up(self, trouble: PublishError | None) -> None:
-        """End it with the broker's answer to it, else with what was the *trouble* of all."""
+        """Fail with the broker's answer to this message, else with the *trouble* of the connection."""
         maybe_sent = self.maybe_sent
         if self.refusal is not None:
-            error = refused(self.refusal, maybe_sent=maybe_sent)
+            error = refused_message(self.refusal, maybe_sent=maybe_sent)
         elif trouble is not None:
             error = type(trouble)(str(trouble), maybe_sent=maybe_sent)
         else:

@@ -1,8 +1,8 @@
 """Handing a message to the broker: confirmed, within a deadline, or a typed error.
 
-One thread owns the connection; callers hand it messages and get futures. So one connection serves a hundred
-deliveries, what waits is sent in batches, and a broker that swallows bytes without answering holds up a thread of
-ours, never the caller. A message that the broker refuses is tried again beside the others, not before them.
+One thread owns the connection; callers give it messages and get futures. So one connection serves a hundred
+deliveries, waiting messages are sent in batches, and a broker that does not answer blocks this thread, never the
+caller. A message that the broker refuses is tried again beside the others, not before them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from kombu import Connection
 
 from tokenferry.broker import connecting, fork_guard
 from tokenferry.broker.confirming import BATCH, ConfirmingChannel
+from tokenferry.broker.error_text import connection_failure
 from tokenferry.broker.errors import BrokerBlocked, BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
 from tokenferry.broker.outgoing import CanPublish, Outgoing
 from tokenferry.broker.pending import GRACE, PendingPublish, pause, wait, wait_async
@@ -37,28 +38,33 @@ __all__ = [
 ]
 
 SIGN_OF_LIFE: Final = 4.0
-"""Seconds of idleness after which RabbitMQ is told that we are there: twenty, and it would drop the connection."""
+"""Seconds without a message after which RabbitMQ is told that we are there: after twenty it drops the connection."""
 
 
 class Publisher:
     """Publishes from a thread of its own. Close it, or use it as a context manager."""
 
-    def __init__(self, connection: Connection, *, amqp: bool, timeout: float) -> None:
-        """*timeout*: seconds from `submit` to an error, for messages that name no own."""
+    def __init__(
+        self, connection: Connection, *, amqp: bool, timeout: float, sign_of_life: float = SIGN_OF_LIFE
+    ) -> None:
+        """*timeout*: seconds from `submit` to an error, for messages without one of their own.
+
+        *sign_of_life*: seconds without a message after which RabbitMQ is told that we are there.
+        """
         self._connection = connection
         self._channel = ConfirmingChannel(connection, amqp=amqp)
-        self._idle = SIGN_OF_LIFE if amqp else None
+        self._idle = sign_of_life if amqp else None
         self._timeout = timeout
         self._process = fork_guard.ForkGuard("a publisher")
         self._incoming: queue.SimpleQueue[PendingPublish | None] = queue.SimpleQueue()
         self._trouble: PublishError | None = None
-        """Why there is no connection, while there is none."""
+        """Why there is no connection; None while there is one."""
         self._failures = 0
-        """Lost or refused connections in a row."""
+        """Connections in a row that were lost or refused."""
         self._retry_at = 0.0
         self._closed = False
         self._closing = threading.Lock()
-        """Nothing is submitted behind the mark of the end, where nobody would look at it."""
+        """Nothing may be submitted behind the end mark: it would never be sent."""
         self._thread = threading.Thread(target=self._run, name="tokenferry-publisher", daemon=True)
         self._thread.start()
 
@@ -72,7 +78,7 @@ class Publisher:
     def submit(self, message: Outgoing, *, timeout: float | None = None) -> Future[None]:
         """Queue *message*; the future ends with None once the broker has confirmed it, or with a `PublishError`.
 
-        *timeout*: seconds. Whoever waits for the future waits a little longer than that, or cancels it.
+        *timeout*: seconds. A caller waits a little longer than that for the future, or cancels it.
 
         Raises `RuntimeError` when the publisher is closed, or was made before this process was forked.
         """
@@ -94,7 +100,7 @@ class Publisher:
     def close(self, *, timeout: float = 10.0) -> None:
         """Send what was submitted, then end the thread; give up after *timeout* seconds.
 
-        In a forked process it is the parent's to do.
+        In a forked process it does nothing: the parent closes it.
         """
         if not self._process.is_this:
             return
@@ -124,14 +130,13 @@ class Publisher:
             now = time.monotonic()
             if now >= self._retry_at:
                 due = [waiting for waiting in rest if waiting.not_before <= now][:BATCH]
-                # Only now: what has not been on the wire can still be taken back by its owner.
-                if due := [waiting for waiting in due if waiting.begin()]:
+                if due:
                     self._send(due, rest)
             rest = [waiting for waiting in rest if not waiting.future.done()]
         self._channel.forget()
 
     def _take_in(self, rest: list[PendingPublish]) -> bool:
-        """Add what was submitted, waiting for it until something of *rest* is due. False at the mark of the end."""
+        """Add what was submitted to *rest*; wait for it until something of *rest* is due. False at the end mark."""
         seconds = self._idle
         if rest:
             due = max(self._retry_at, min(waiting.not_before for waiting in rest))
@@ -148,14 +153,14 @@ class Publisher:
         return False
 
     def _show_life(self) -> None:
-        """Hear what an idle RabbitMQ has to say and send a heartbeat, so that the next message finds a connection."""
+        """Read what an idle RabbitMQ has sent, and send a heartbeat, so that the next message finds a connection."""
         if self._idle is None or not self._connection.connected:
             return
         try:
             with contextlib.suppress(TimeoutError, BrokerBlocked):
                 self._connection.drain_events(timeout=0)
             self._connection.heartbeat_check()
-        except Exception:  # whatever it is, the next message would fail of it
+        except Exception:  # whatever it is, the next message would meet it
             self._channel.forget()
 
     def _settle_late(self, rest: list[PendingPublish]) -> None:
@@ -167,14 +172,17 @@ class Publisher:
     def _send(self, due: list[PendingPublish], rest: list[PendingPublish]) -> None:
         """Try the *due* ones once; after trouble with the connection, put off everything."""
         try:
+            self._channel.open()
+            # Only now: until the connection stands, a caller may cancel a message, and knows that it was not sent.
+            due = [waiting for waiting in due if waiting.begin()]
             self._channel.send(due)
         except Exception as trouble:
-            self._trouble = self._channel.meaning(trouble)
+            self._trouble = connection_failure(trouble)
             self._failures += 1
             self._retry_at = time.monotonic() + pause(self._failures)
             self._channel.forget()
             if unsent := [waiting for waiting in due if not waiting.future.done()]:
-                rest.remove(unsent[0])  # the trouble may have been one message's own: let another go first
+                rest.remove(unsent[0])  # one message may have caused it: let another go first
                 rest.append(unsent[0])
         else:
             self._trouble = None

@@ -1,12 +1,12 @@
-"""Looking through a queue, taking out what is wanted, and losing nothing on the way.
+"""Reading a queue without consuming it, and removing single messages. No message is lost on the way.
 
-On Redis and Valkey the list is read where it lies, and an entry is removed by what it is. On RabbitMQ a message is
-held unacknowledged until it is removed, the shelf is closed or ten minutes are over, so that two who look at the same
-time see different messages; whoever dies gives everything back. In neither case is a message in no place.
+On Redis and Valkey the list is read in place, and an entry is removed by its value. On RabbitMQ a message is held
+unacknowledged until it is removed, the browser is closed, or ten minutes are over. So two browsers see different
+messages at the same time, and everything that a dead one held goes back to the queue.
 
-RabbitMQ has no way to look without a delivery, and a quorum queue counts every delivery against its limit. So only
-queues whose limit is as good as none (`connecting.NO_DELIVERY_LIMIT`) may be looked through: results, dead letters, the
-quarantine. What is given back comes first again, in its order.
+RabbitMQ can show a message only by delivering it, and a quorum queue counts every delivery against its limit. So only
+queues with as good as no limit (`connecting.NO_DELIVERY_LIMIT`) may be browsed: results, dead letters, the quarantine.
+What is given back comes first again, in its order.
 """
 
 from __future__ import annotations
@@ -33,47 +33,47 @@ from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES
 
 TOGETHER: Final = 50
-"""Entries of a list read in one round trip, unless they are long."""
+"""Entries of a list that are read in one round trip, unless they are long."""
 LONGEST: Final = 2 * MAX_MESSAGE_BYTES
 """Bytes of an entry. The longest that a worker has put here is a body of `MAX_MESSAGE_BYTES` in base64."""
 LOOK: Final = Path(__file__).with_name("look_through.lua").read_text(encoding="utf-8")
 MOST_IN_HAND: Final = 2000
-"""Deliveries in anybody's hand up to which those of one queue are counted: each is read for it."""
+"""Unacknowledged deliveries up to which those of one queue are counted, because each of them must be read."""
 MOST_FOR_ORDER: Final = 1000
-"""Messages that a look fetches for no other reason than to give them back in their order."""
+"""Messages fetched at most only to give them back in their order."""
 HELD_FOR: Final = 600.0
-"""Seconds after which what is held is given back and fetched anew: whoever holds a message for longer than RabbitMQ's
-`consumer_timeout` (30 minutes; 15 in some versions) loses the channel, and with it every removal that comes later."""
+"""Seconds after which held messages are given back and fetched again. RabbitMQ closes a channel that holds a message
+for longer than its `consumer_timeout` (30 minutes; 15 in some versions), and later removals would be lost with it."""
 UNACKED: Final = "unacked"
-"""The hash of deliveries in hand, of all queues: kombu's own name for it."""
+"""The hash of unacknowledged deliveries of all queues, as kombu names it."""
 VISIBLE_WITHIN: Final = 5.0
-"""Seconds until what was given back should be there again."""
+"""Seconds within which a message that was given back should be visible again."""
 
 
 @dataclass(frozen=True)
 class QueuedMessage:
-    """One message of the queue: its body, and what its shelf knows it by."""
+    """One message of the queue: its body, and the handle by which the browser finds it."""
 
     body: str
     handle: Any
 
 
 class QueueBrowser(Protocol):
-    """A queue that is looked through once, the oldest first."""
+    """A queue that is read once, the oldest message first."""
 
     def __iter__(self) -> Iterator[QueuedMessage]:
-        """What was there when it began; what comes meanwhile waits for the next look."""
+        """The messages that were there at the beginning. Later ones are not seen."""
         ...
 
     def remove(self, item: QueuedMessage) -> bool:
-        """Take *item*, the latest, off the queue for good: when this returns, the broker knows.
+        """Remove *item*, the latest one, from the queue for good. When this returns, the broker has done it.
 
-        False where somebody else has done so. Raises the client library's error where it may still be there.
+        False if somebody else has removed it. Raises the client library's error if it may still be there.
         """
         ...
 
     def elsewhere(self) -> str | None:
-        """What somebody else has in hand of this queue, in words; None where that is nothing, or not cheap to find."""
+        """A sentence about messages that another reader holds; None if there are none, or if it is costly to know."""
         ...
 
 
@@ -86,14 +86,14 @@ def open_browser(
     held_for: float = HELD_FOR,
     patience: float = PATIENCE,
 ) -> Iterator[QueueBrowser]:
-    """The shelf of *queue*. What is not removed within the block is there afterwards, however it ends.
+    """Browse *queue*. What is not removed within the block stays in the queue, however the block ends.
 
-    *declare*: make the queue where it is not there yet. *held_for* and *patience*: seconds, as the constants of these
-    names. Raises the client library's error where the broker is away.
+    *declare*: declare the queue if it is not there. *held_for* and *patience*: seconds, as the constants of these
+    names. Raises the client library's error if the broker is away.
     """
     amqp = connecting.is_amqp(connecting.broker_url(configuration))
     connection = connecting.connect(configuration)
-    connection.heartbeat = 0  # an operator may think for a while before the answer
+    connection.heartbeat = 0  # an operator may take a while to answer a question
     broken = (*connection.connection_errors, *connection.channel_errors)
     held = None
     try:
@@ -109,7 +109,7 @@ def open_browser(
             yield _RedisBrowser(connection.default_channel.client, queue)
     except BaseException as error:
         if held is not None and (isinstance(error, BrokenPipeError) or not isinstance(error, broken)):
-            # Nobody reads our output, for instance. The broker would give it back as well, but later, and not in order.
+            # For instance a closed output pipe. The broker would give it back as well, but later, and not in order.
             with suppress(*broken):
                 held.give_back()
         connection.collect(socket_timeout=1.0)
@@ -118,14 +118,14 @@ def open_browser(
 
 
 class _RedisBrowser:
-    """A list of Redis or Valkey: oldest at its tail."""
+    """A list of Redis or Valkey, with the oldest message at its tail."""
 
     def __init__(self, client: Any, queue: str) -> None:
         self._client = client
         self._look = client.register_script(LOOK)
         self._queue = queue
         self._passed = 0
-        """Entries at the tail that were seen and are still there."""
+        """Entries at the tail that were read and are still there."""
 
     def __iter__(self) -> Iterator[QueuedMessage]:
         left = int(self._client.llen(self._queue))
@@ -141,7 +141,7 @@ class _RedisBrowser:
                 yield QueuedMessage(_body(payload), payload)
 
     def remove(self, item: QueuedMessage) -> bool:
-        # From the tail, where it is: every entry has a delivery tag of its own, so it is this one or none.
+        # From the tail: every entry has its own delivery tag, so it is this one or none.
         removed = int(self._client.lrem(self._queue, -1, item.handle)) > 0
         self._passed -= removed
         return removed
@@ -153,7 +153,7 @@ class _RedisBrowser:
             held = self._client.hscan_iter(UNACKED, count=TOGETHER)
             count = sum(_queue_of(value) == self._queue for _, value in held)
         except ResponseError:
-            return None  # an access list keeps us from it
+            return None  # this user lacks the right
         if not count:
             return None
         return (
@@ -163,11 +163,11 @@ class _RedisBrowser:
 
 
 class _AmqpBrowser:
-    """A queue of RabbitMQ, its messages fetched one by one and given back at the end.
+    """A queue of RabbitMQ. Messages are fetched one by one and given back at the end.
 
-    RabbitMQ may end the connection in the middle (`tokenferry.broker.patience`). Then everything that is held goes
-    back to the queue by itself, and comes up again on the next connection: what was shown is not shown again, and what
-    was to be removed is removed then.
+    RabbitMQ may end the connection meanwhile (`tokenferry.broker.patience`). Then everything that is held goes back to
+    the queue, and is fetched again over the next connection: it is not shown twice, and what was to be removed is
+    removed then.
     """
 
     def __init__(self, connection: Connection, queue: str, *, held_for: float, patience: float) -> None:
@@ -176,29 +176,29 @@ class _AmqpBrowser:
         self._held_for = held_for
         self._patience = patience
         self._channel: Any = None
-        """The channel that the delivery tags below belong to."""
+        """The channel of the delivery tags below."""
         self._held: dict[int, bytes] = {}
-        """What was shown and not removed, oldest first: its delivery tag, and the hash it is known by."""
+        """What was shown and not removed, oldest first: delivery tag and hash of the body."""
         self._next: deque[Any] = deque()
-        """Messages that were fetched while another one was looked for, and are still to be shown."""
+        """Messages that were fetched during a removal, and are still to be shown."""
         self._shown: Counter[bytes] = Counter()
-        """What was shown and has gone back to the queue since."""
+        """What was shown and has gone back to the queue since, by hash."""
         self._owed: Counter[bytes] = Counter()
-        """What was removed over a connection that ended before the queue had heard of it for certain."""
+        """What was removed over a connection that ended before the queue had surely received it, by hash."""
         self._acknowledged: list[bytes] = []
-        """What was removed since the queue itself has answered last."""
+        """What was removed since the last answer of the queue."""
         self._behind = 0
-        """Messages behind the one that was fetched last."""
+        """Messages that wait behind the one that was fetched last."""
         self._was_given_back = False
-        """Whether the message that was fetched last had been in somebody's hand before."""
+        """Whether the message that was fetched last had been delivered before."""
         self._readers: int | None = None
-        """Consumers that the queue had when we began: what we fetch ourselves counts as one, too. -1: no such queue."""
+        """Consumers of the queue when we began, before we counted as one. -1: no such queue."""
         self._complete = 0.0
-        """When everything that a lost connection gives back is there again: monotonic seconds."""
+        """Monotonic time when everything that a lost connection gives back is in the queue again."""
 
     def __iter__(self) -> Iterator[QueuedMessage]:
         if not self._is_there():
-            return  # nothing was ever put there
+            return  # the queue was never used
         message = self._fetch()
         left = self._behind + 1
         until = time.monotonic() + self._held_for
@@ -216,29 +216,29 @@ class _AmqpBrowser:
 
     def remove(self, item: QueuedMessage) -> bool:
         channel, tag = item.handle
-        known_by = _hash(item.body)
-        if channel is not self._channel:  # it has gone back to the queue, and may have come up again already
-            tag = next((tag for tag, held in self._held.items() if held == known_by), None)
+        digest = _hash(item.body)
+        if channel is not self._channel:  # it went back to the queue, and may have been fetched again already
+            tag = next((tag for tag, held in self._held.items() if held == digest), None)
         if tag is None:
-            self._shown[known_by] -= 1
-            self._owed[known_by] += 1
+            self._shown[digest] -= 1
+            self._owed[digest] += 1
         else:
             self._held.pop(tag, None)
-            self._acknowledged.append(known_by)
+            self._acknowledged.append(digest)
             try:
                 self._channel.basic_ack(tag)
             except (AMQPError, OSError) as error:
                 if not passes(error):
                     raise
-        # An acknowledgement has no answer. The next message is one: it comes from the queue itself, and behind it.
+        # An acknowledgement has no answer, but the next message proves it: the queue handles both in order.
         while (message := self._fetch()) is not None:
             self._next.append(message)
-            if self._owed[known_by] <= 0 or len(self._next) > TOGETHER:
+            if self._owed[digest] <= 0 or len(self._next) > TOGETHER:
                 break
         return True
 
     def give_back(self) -> None:
-        """Return what is held, in its order. Returns when the next look will see it."""
+        """Give back what is held, in its order. Returns when another browser would see it."""
         if not self._held and not self._next:
             return
         try:
@@ -247,7 +247,7 @@ class _AmqpBrowser:
             for tag in held:
                 self._channel.basic_reject(tag, requeue=True)
             self._gone_back()
-            until = time.monotonic() + VISIBLE_WITHIN  # somebody else may look, too, and take them before we count
+            until = time.monotonic() + VISIBLE_WITHIN  # another reader may take them before we count
             while self._ready() < due and time.monotonic() < until:
                 time.sleep(0.005)
         except (AMQPError, OSError) as error:
@@ -257,9 +257,9 @@ class _AmqpBrowser:
             self._connection_lost()
 
     def _given_back_before(self) -> Iterator[int]:
-        """Fetch what was given back by an earlier look, and return its delivery tags.
+        """Fetch what an earlier browser gave back. Yields its delivery tags.
 
-        It is first in line, and what is given back now would come behind it: the order would change.
+        It is first in line. What is given back now would come behind it, and the order would change.
         """
         for _ in range(MOST_FOR_ORDER):
             if not self._was_given_back or (message := self._channel.basic_get(self._queue)) is None:
@@ -272,7 +272,7 @@ class _AmqpBrowser:
         return "another reader is connected, and may have more in hand" if self._is_there() and self._readers else None
 
     def _is_there(self) -> bool:
-        """Whether there is such a queue. Asked once: to ask for one that is not there closes the channel."""
+        """Whether there is such a queue. Asked once, because a question about a missing queue closes the channel."""
         if self._readers is None:
             try:
                 self._readers = ask(self._connection, self._count_readers, queue=self._queue, seconds=self._patience)
@@ -286,7 +286,7 @@ class _AmqpBrowser:
         return int(connection.default_channel.queue_declare(self._queue, passive=True).consumer_count)
 
     def _fetch(self) -> Any:
-        """The next message that was not shown yet, or None. It is held."""
+        """Fetch and hold the next message that was not shown yet; None if there is none."""
         while True:
             message = ask(self._connection, self._get, queue=self._queue, seconds=self._patience)
             if message is None:
@@ -294,34 +294,34 @@ class _AmqpBrowser:
                     return None
                 time.sleep(0.02)
                 continue
-            known_by = _hash(_text(message.body))
-            if self._shown[known_by] <= 0:
+            digest = _hash(_text(message.body))
+            if self._shown[digest] <= 0:
                 return message
-            self._shown[known_by] -= 1
-            self._held[message.delivery_tag] = known_by
+            self._shown[digest] -= 1
+            self._held[message.delivery_tag] = digest
 
     def _get(self, connection: Connection) -> Any:
-        """One message that need not be removed, or None."""
+        """Fetch one message that is not to be removed; None if there is none."""
         if connection.default_channel is not self._channel:
             if self._channel is not None:
                 self._connection_lost()
             self._channel = connection.default_channel
         while (message := self._channel.basic_get(self._queue)) is not None:
-            self._acknowledged.clear()  # the queue itself has answered: it has heard of every removal before
+            self._acknowledged.clear()  # the queue has answered, so it has received every earlier removal
             self._behind = int(message.delivery_info["message_count"])
             self._was_given_back = bool(message.delivery_info["redelivered"])
-            known_by = _hash(_text(message.body))
-            if self._owed[known_by] <= 0:
+            digest = _hash(_text(message.body))
+            if self._owed[digest] <= 0:
                 return message
-            self._owed[known_by] -= 1
-            self._acknowledged.append(known_by)
+            self._owed[digest] -= 1
+            self._acknowledged.append(digest)
             self._channel.basic_ack(message.delivery_tag)
         self._acknowledged.clear()
         self._behind, self._was_given_back = 0, False
         return None
 
     def _connection_lost(self) -> None:
-        """Everything that was fetched is in the queue again, and what was removed last may be."""
+        """Note that everything fetched is in the queue again, and that the last removals may be."""
         self._gone_back()
         self._owed.update(self._acknowledged)
         self._acknowledged.clear()
@@ -333,12 +333,12 @@ class _AmqpBrowser:
         self._next.clear()
 
     def _ready(self) -> int:
-        """How many wait, as the node says. Of a quorum queue that is busy for 250 ms it says 0 (3.10)."""
+        """Messages that wait, as the node says. For a quorum queue that is busy for 250 ms it says 0 (3.10)."""
         return int(self._channel.queue_declare(self._queue, passive=True).message_count)
 
 
 def _queue_of(registered: bytes) -> str | None:
-    """The queue of a delivery in hand, as `take.lua` registers it."""
+    """The queue of an unacknowledged delivery, as `take.lua` registers it."""
     try:
         _, _, queue = json.loads(registered)
     except (ValueError, TypeError):
@@ -347,7 +347,7 @@ def _queue_of(registered: bytes) -> str | None:
 
 
 def _body(payload: bytes) -> str:
-    """The body of a message as kombu writes it to a list; the payload itself where it is none."""
+    """The body of a message as kombu writes it to a list; the payload itself if it is no such message."""
     try:
         message = json.loads(payload)
         body, encoding = message["body"], message["properties"]["body_encoding"]

@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import threading
-from typing import Final
-
-from amqp.exceptions import AMQPError
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
 from tokenferry.broker import connecting
-from tokenferry.broker.errors import BrokerFull, BrokerUnavailable, PublishError, PublishTimeout, want_of_room
-from tokenferry.broker.patience import QueueUnanswered
+from tokenferry.broker.error_text import CONNECTION_LOST, connection_failure
+from tokenferry.broker.errors import PublishError, PublishTimeout
 from tokenferry.configuration import Configuration
 
-CONNECTION_LOST: Final = (OSError, RedisError, AMQPError, KombuError)
-"""What the client libraries raise when a broker goes away."""
+__all__ = ["CONNECTION_LOST", "lost", "reach"]
 
-
-def lost(error: Exception) -> PublishError:
-    """The same in our words: the name of the error, not its text, which may quote the URL and its password."""
-    if isinstance(error, QueueUnanswered):
-        return BrokerUnavailable(str(error), maybe_sent=False)
-    if why := want_of_room(error):
-        return BrokerFull(f"the broker takes no messages: {why}", maybe_sent=False)
-    return BrokerUnavailable(
-        f"the broker could not be reached ({type(error).__name__}): is it running? See [broker] url", maybe_sent=False
-    )
+lost = connection_failure
 
 
 def reach(configuration: Configuration) -> None:
     """Return once the configured broker has answered.
 
     Raises `BrokerUnavailable` when it refuses, `BrokerFull` when it has no room, `PublishTimeout` when it says nothing
-    within `publish_timeout`. The deadline is kept here, because client libraries count theirs anew for every step and
-    every repetition.
+    within `publish_timeout`. The deadline is kept here, because client libraries start theirs again for every step and
+    every try.
     """
+    seconds = configuration.broker.publish_timeout
     connection = connecting.connect(configuration)
     trouble: list[Exception] = []
 
@@ -50,9 +36,13 @@ def reach(configuration: Configuration) -> None:
 
     thread = threading.Thread(target=connect, name="tokenferry-reach", daemon=True)
     thread.start()
-    thread.join(configuration.broker.publish_timeout)
-    if thread.is_alive() or any("Timeout" in type(error).__name__ for error in trouble):
-        seconds = configuration.broker.publish_timeout
-        raise PublishTimeout(f"the broker did not answer within {seconds:g} s; see [broker] url", maybe_sent=False)
+    thread.join(seconds)
+    if thread.is_alive():
+        raise _silent(seconds)
     if trouble:
-        raise lost(trouble[0])
+        failure = lost(trouble[0])
+        raise _silent(seconds) if isinstance(failure, PublishTimeout) and "handshake" not in str(failure) else failure
+
+
+def _silent(seconds: float) -> PublishError:
+    return PublishTimeout(f"the broker did not answer within {seconds:g} s; see [broker] url", maybe_sent=False)

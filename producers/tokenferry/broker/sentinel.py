@@ -1,13 +1,12 @@
-"""Redis and Valkey behind Sentinel: who is the primary is asked anew for every connection.
+"""Redis and Valkey behind Sentinel: every new connection asks the Sentinels for the primary.
 
-One address says it all: ``sentinel://user:password@host:26379,host2:26379/0?master=mymaster``. User and password are
-the servers' own; the Sentinels', where they want any, are ``sentinel_username`` and ``sentinel_password`` behind the
-``?``. ``sentinels://`` is the same over TLS, to the Sentinels and to the servers.
+The address: ``sentinel://user:password@host:26379,host2:26379/0?master=mymaster``. User and password are those of the
+servers. If the Sentinels want some too, they are ``sentinel_username`` and ``sentinel_password`` behind the ``?``.
+``sentinels://`` is the same over TLS, to the Sentinels and to the servers.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -17,22 +16,19 @@ import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
 
-SCHEME: Final = "sentinel"
-TLS_SCHEME: Final = "sentinels"
-PORT: Final = 26379
+from tokenferry.addresses import SENTINEL_SCHEMES, sentinel_hosts
+
+SCHEME, TLS_SCHEME = SENTINEL_SCHEMES
 PATIENCE: Final = 2.0
-"""Seconds for one Sentinel to answer before the next one is asked."""
+"""Seconds for one Sentinel to answer; then the next one is asked."""
 
 _untyped: Any = redis.sentinel
 _untyped_async: Any = redis.asyncio.sentinel
-_PARAMETERS: Final = frozenset({"master", "sentinel_username", "sentinel_password"})
-_TLS_PARAMETERS: Final = frozenset({"ssl_ca_certs"})
-_HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:@/,]+)(?::(?P<port>\d{1,5}))?")
 
 
 @dataclass(frozen=True)
 class Sentinels:
-    """The Sentinels to ask, what they call our servers, and what these want to hear."""
+    """The Sentinels, the name they give our servers, and the credentials for both."""
 
     hosts: tuple[tuple[str, int], ...]
     master: str
@@ -47,7 +43,7 @@ class Sentinels:
 
     @classmethod
     def parse(cls, url: str) -> Sentinels:
-        """Raises `ValueError` with what is wrong, and nothing of the URL.
+        """Read a URL that the configuration has checked.
 
         >>> Sentinels.parse("sentinel://:secret@one,two:26380/3?master=main")
         Sentinels(hosts=(('one', 26379), ('two', 26380)), master='main', db=3, username=None, sentinel_username=None)
@@ -55,34 +51,22 @@ class Sentinels:
         parts = urlsplit(url)
         credentials, _, places = parts.netloc.rpartition("@")
         user, _, password = credentials.partition(":")
-        found = [_HOST.fullmatch(place) for place in places.split(",")]
-        asked = dict(parse_qsl(parts.query))
-        db = parts.path.strip("/") or "0"
-        tls = parts.scheme == TLS_SCHEME
-        if not all(found):
-            raise ValueError("the Sentinels are written host:port, several of them with commas between")
-        if not asked.get("master"):
-            raise ValueError("the name the Sentinels give your servers is missing: add ?master=NAME")
-        known = _PARAMETERS | (_TLS_PARAMETERS if tls else frozenset())
-        if asked.keys() - known:  # not repeated: what follows a `?` may be the rest of a password
-            raise ValueError(f"a {parts.scheme}:// address has no parameters but {', '.join(sorted(known))}")
-        if not db.isdecimal():
-            raise ValueError("behind the hosts comes the number of a database, as in /0")
+        parameters = dict(parse_qsl(parts.query))
         return cls(
-            hosts=tuple((one["host"].strip("[]"), int(one["port"] or PORT)) for one in found if one),
-            master=asked["master"],
-            db=int(db),
+            hosts=sentinel_hosts(places),
+            master=parameters["master"],
+            db=int(parts.path.strip("/") or "0"),
             username=unquote(user) or None,
             password=unquote(password) or None,
-            sentinel_username=asked.get("sentinel_username"),
-            sentinel_password=asked.get("sentinel_password"),
-            tls=tls,
-            ca_file=asked.get("ssl_ca_certs"),
+            sentinel_username=parameters.get("sentinel_username"),
+            sentinel_password=parameters.get("sentinel_password"),
+            tls=parts.scheme == TLS_SCHEME,
+            ca_file=parameters.get("ssl_ca_certs"),
         )
 
     @property
     def first(self) -> str:
-        """The same servers as a URL with one host, for libraries that know no list."""
+        """The same servers as a URL with one host, for libraries that take only one."""
         host, port = self.hosts[0]
         user = "" if self.username is None else quote(self.username, safe="")
         password = "" if self.password is None else ":" + quote(self.password, safe="")
@@ -91,7 +75,7 @@ class Sentinels:
         return f"{scheme}://{user}{password}{at}{f'[{host}]' if ':' in host else host}:{port}/{self.db}"
 
     def pool(self, **options: Any) -> Any:
-        """Connections to the primary of the moment. *options*: redis-py's, for a connection."""
+        """Connections to the current primary. *options*: redis-py's, for a connection."""
         sentinel = _untyped.Sentinel(self.hosts, sentinel_kwargs=self._asking())
         return _untyped.SentinelConnectionPool(self.master, sentinel, **self._secured(), **options)
 
@@ -100,7 +84,7 @@ class Sentinels:
         return redis.Redis.from_pool(self.pool(**self._serving(), **options))
 
     def async_client(self, **options: Any) -> redis.asyncio.Redis:
-        """The same for asyncio."""
+        """A client of the primary, for asyncio."""
         sentinel = _untyped_async.Sentinel(self.hosts, sentinel_kwargs=self._asking())
         client: redis.asyncio.Redis = sentinel.master_for(self.master, **self._serving(), **self._secured(), **options)
         return client
@@ -124,7 +108,7 @@ class Sentinels:
 
 def is_sentinel(url: str) -> bool:
     """Whether *url* names Sentinels."""
-    return urlsplit(url).scheme in (SCHEME, TLS_SCHEME)
+    return urlsplit(url).scheme in SENTINEL_SCHEMES
 
 
 def client(url: str, **options: Any) -> redis.Redis:
@@ -135,7 +119,7 @@ def client(url: str, **options: Any) -> redis.Redis:
 
 
 def async_client(url: str, **options: Any) -> redis.asyncio.Redis:
-    """The same for asyncio."""
+    """A client for *url*, for asyncio."""
     if is_sentinel(url):
         return Sentinels.parse(url).async_client(**options)
     return redis.asyncio.Redis.from_url(url, **options)

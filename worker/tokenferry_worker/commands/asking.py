@@ -10,8 +10,8 @@ import click
 from redis.exceptions import RedisError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.error_text import STORE, explain
 from tokenferry.configuration import Configuration
-from tokenferry_worker.doctor.words import why
 from tokenferry_worker.on_redis.store import Store
 
 T = TypeVar("T")
@@ -37,5 +37,5 @@ def ask_store(configuration: Configuration, question: Callable[[Store], Awaitabl
     try:
         return asyncio.run(ask())
     except (RedisError, OSError) as error:
-        reason = why(error)
-    raise click.ClickException(f"the store {reason}; see [store] url")
+        reason = explain(error, STORE).of(STORE)
+    raise click.ClickException(reason)

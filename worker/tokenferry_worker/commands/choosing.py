@@ -10,18 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import click
-from amqp.exceptions import AMQPError
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
-from tokenferry.broker.patience import QueueUnanswered
+from tokenferry.broker.error_text import BROKER, CONNECTION_LOST, explain
+from tokenferry.broker.errors import QueueUnanswered
 from tokenferry.broker.publishing import CanPublish, Publisher
 from tokenferry.broker.queue_browser import QueueBrowser, QueuedMessage, open_browser
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import Duration, config_option
 from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
-from tokenferry_worker.doctor.words import why
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,8 +81,8 @@ def broker_errors() -> Iterator[None]:
         raise  # the reader of our output has gone; click handles that
     except QueueUnanswered as error:
         raise click.ClickException(f"{error}; nothing is lost") from None
-    except (OSError, RedisError, AMQPError, KombuError) as error:
-        raise click.ClickException(f"the broker {why(error)}; nothing is lost. See [broker] url") from None
+    except CONNECTION_LOST as error:
+        raise click.ClickException(f"{explain(error, BROKER).of(BROKER)} (nothing is lost)") from None
 
 
 def matching(browser: QueueBrowser, chosen: DeadLetterFilter) -> Iterator[tuple[QueuedMessage, DeadLetter]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from tokenferry.configuration import load
+from tokenferry.configuration import effective, load
 from tokenferry.options import config_option
-from tokenferry_worker.doctor import preflight, settings
+from tokenferry_worker.doctor import preflight
 from tokenferry_worker.doctor.report import Report
 from tokenferry_worker.wiring import Role
 
@@ -35,6 +36,7 @@ Exit codes
 Examples
   tokenferry doctor
   tokenferry doctor --role attach --platform main
+  tokenferry doctor --role producer
   tokenferry doctor --json | jq '.checks[] | select(.state != "ok")'
 """
 
@@ -43,14 +45,14 @@ Examples
 @config_option
 @click.option(
     "--role",
-    type=click.Choice(["tokenize", "attach", "onboard", "all"]),
+    type=click.Choice(["tokenize", "attach", "onboard", "all", "producer"]),
     default="all",
     show_default=True,
-    help="The worker that is to run here.",
+    help="The worker that is to run here; producer: a program that only sends.",
 )
 @click.option("--platform", metavar="NAME", help="Look at this platform only.")
 @click.option("--json", "as_json", is_flag=True, help="Print checks and settings as JSON.")
-def doctor(config: Path | None, role: Role, platform: str | None, as_json: bool) -> None:
+def doctor(config: Path | None, role: Role | Literal["producer"], platform: str | None, as_json: bool) -> None:
     """Check broker, store, keys, Stripe, permissions, clocks and limits before the first request.
 
     Prints the settings in force, without secrets. Every check runs, whatever the others find, for ten seconds at most.
@@ -59,8 +61,11 @@ def doctor(config: Path | None, role: Role, platform: str | None, as_json: bool)
     if platform is not None:
         configuration = configuration.model_copy(update={"platforms": {platform: configuration.platform(platform)}})
     source = config or Path("tokenferry.toml")
-    checks = asyncio.run(preflight.examine(configuration, role, source))
-    report = Report(checks, settings.effective(configuration, role, source))
+    if role == "producer":
+        checks = asyncio.run(preflight.examine_producer(configuration, source))
+    else:
+        checks = asyncio.run(preflight.examine(configuration, role, source))
+    report = Report(checks, {"role": role} | effective(configuration))
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:

@@ -16,6 +16,7 @@ import click
 from redis.exceptions import RedisError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.error_text import STORE, explain
 from tokenferry.broker.publishing import CanPublish, PublishError
 from tokenferry.broker.queue_browser import QueueBrowser
 from tokenferry.configuration import Configuration, load_to_look
@@ -24,7 +25,6 @@ from tokenferry_worker.commands.choosing import BrokerAccess, filter_of, filters
 from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
 from tokenferry_worker.dead_letters.redriving import GONE, Fate, Redriver
 from tokenferry_worker.dead_letters.resealing import Resealer
-from tokenferry_worker.doctor.words import why
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
@@ -181,7 +181,7 @@ class RedriveRun:
                 except PublishError as error:
                     self.counts.trouble = str(error)
                 except StoreTrouble as error:
-                    self.counts.trouble = f"the store {why(error.cause)}; see [store] url"
+                    self.counts.trouble = explain(error.cause, STORE).of(STORE)
         if stop.is_set():
             self.counts.trouble = "interrupted; the rest is where it was"
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from redis.exceptions import ResponseError
 
-from tokenferry.broker import connecting
-from tokenferry.broker.patience import QueueUnanswered, ask
+from tokenferry.addresses import masked
+from tokenferry.broker import connecting, redis_transport
+from tokenferry.broker.error_text import BROKER, explain
+from tokenferry.broker.errors import QueueUnanswered
+from tokenferry.broker.patience import ask
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
-from tokenferry_worker import wiring
 from tokenferry_worker.doctor import servers
-from tokenferry_worker.doctor.verdicts import Check, failed, ok, warning
-from tokenferry_worker.doctor.words import masked, why
-from tokenferry_worker.wiring import Role
+from tokenferry_worker.doctor.verdicts import Check, failed, ok, unreachable, warning
 
 PATIENCE = 5.0
 """Seconds for the answers of all queues together: all checks of the broker have ten."""
@@ -31,8 +31,11 @@ LEFTOVERS = {
 """Queues that should be empty, and what to do where they are not."""
 
 
-def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
-    """Connects exactly as a worker does. Declares nothing that is not there yet."""
+def examine(configuration: Configuration, queues: Sequence[str], *, reads: bool) -> Iterator[Check]:
+    """Connects exactly as our programs do, and declares nothing that is not there yet.
+
+    *reads*: for a worker, which reads *queues*. A producer writes to them, and needs them to be there.
+    """
     where = masked(configuration.broker.url)
     connection = connecting.connect(configuration)
     try:
@@ -40,33 +43,50 @@ def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
             connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
             channel = connection.default_channel  # opening it is what makes Redis answer
         except Exception as error:
-            yield failed("broker connection", where, why(error), CURE)
+            yield unreachable("broker connection", where, error, BROKER)
             return
         yield ok("broker connection", where, "answers")
-        queues = [*wiring.queues_of(configuration, role), QUARANTINE, DEAD_LETTERS]
+        yield from servers.certificate("broker", where, configuration.broker.url)
         if connecting.is_amqp(connecting.broker_url(configuration)):
-            yield from _rabbitmq(connection, where, queues)
+            yield from _rabbitmq(connection, where, queues, reads=reads)
         else:
-            yield from _redis(channel.client, where, queues)
+            yield from _redis(channel, where, queues, reads=reads)
     finally:
         connection.collect(socket_timeout=0.1)
 
 
-def _redis(client: Any, where: str, queues: list[str]) -> Iterator[Check]:
-    told = servers.facts(client)
-    yield from servers.version("broker", where, told)
-    yield from servers.persistence("broker", where, told)
-    yield from servers.eviction("broker", where, told)
+def _redis(channel: Any, where: str, queues: Sequence[str], *, reads: bool) -> Iterator[Check]:
+    told = servers.facts(channel.client)
+    if reads or told:  # a producer needs no right to ask, and the worker's doctor says the rest
+        yield from servers.version("broker", where, told)
+        yield from servers.persistence("broker", where, told)
+        yield from servers.eviction("broker", where, told)
+    if reads:
+        yield _notifications(channel, where)
     for queue in queues:
         try:
-            yield _counted(queue, int(client.llen(queue)))
+            yield _counted(queue, int(channel.client.llen(queue)))
         except ResponseError as error:
-            wrong = "is a key of another type" if "WRONGTYPE" in str(error) else why(error)
-            do = "give Tokenferry a database of its own, or a user that may use this key"
-            yield failed("broker queue", queue, wrong, do)
+            if "WRONGTYPE" in str(error):
+                do = "give Tokenferry a database of its own"
+                yield failed("broker queue", queue, "is a key of another type", do)
+            else:
+                yield unreachable("broker queue", queue, error, BROKER)
 
 
-def _rabbitmq(connection: Any, where: str, queues: list[str]) -> Iterator[Check]:
+def _notifications(channel: Any, where: str) -> Check:
+    """Whether a reader would hear of new messages: without, a worker cannot work."""
+    name = "broker notifications"
+    try:
+        redis_transport.ask_to_track(channel)
+    except ResponseError as error:
+        failure = explain(error, BROKER)
+        do = f"{failure.do}; hosted servers and proxies without CLIENT TRACKING cannot be used"
+        return failed(name, where, failure.says, do)
+    return ok(name, where, "tells readers of new messages (CLIENT TRACKING)")
+
+
+def _rabbitmq(connection: Any, where: str, queues: Sequence[str], *, reads: bool) -> Iterator[Check]:
     properties = connection.connection.server_properties
     number = str(properties.get("version", "of an unknown version"))
     product = str(properties.get("product", "an AMQP server"))
@@ -78,7 +98,7 @@ def _rabbitmq(connection: Any, where: str, queues: list[str]) -> Iterator[Check]
     yield _exchange(connection)
     until = time.monotonic() + PATIENCE
     for queue in queues:
-        yield _queue(connection, queue, seconds=max(0.0, until - time.monotonic()))
+        yield _queue(connection, queue, seconds=max(0.0, until - time.monotonic()), reads=reads)
 
 
 def _exchange(connection: Any) -> Check:
@@ -98,7 +118,7 @@ def _exchange(connection: Any) -> Check:
     return ok(name, exchange, "a durable topic exchange")
 
 
-def _queue(connection: Any, queue: str, *, seconds: float) -> Check:
+def _queue(connection: Any, queue: str, *, seconds: float, reads: bool) -> Check:
     name = "broker queue"
     ours = connecting.quorum_arguments(queue)
 
@@ -115,7 +135,11 @@ def _queue(connection: Any, queue: str, *, seconds: float) -> Check:
     except QueueUnanswered as error:
         return failed(name, queue, str(error), "look at the queue there: `rabbitmq-queues quorum_status`")
     except NotFound:  # any other meaning of this code would have been asked again
-        return ok(name, queue, "is not there yet; whoever starts first declares it")
+        if reads:
+            return ok(name, queue, "is not there yet; whoever starts first declares it")
+        return warning(
+            name, queue, "is not there yet: no worker has declared it", "start a worker; until then requests wait"
+        )
     except PreconditionFailed as error:
         other = _of_another_type(connection, queue)
         says = (

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tokenferry_worker.doctor.verdicts import Check, failed
-from tokenferry_worker.doctor.words import why
+from tokenferry_worker.doctor.verdicts import Check, failed, reason
 
 SECONDS: Final = 10.0
 """For one group of checks. Client libraries start their time-outs again for every step, so this is the real limit."""
@@ -46,4 +45,4 @@ async def within(
         error = await asyncio.wait_for(finished, seconds)
     except TimeoutError:
         return [*found, failed(name, subject, f"was not finished within {seconds:g} s", do)]
-    return [*found, failed(name, subject, why(error), do)] if error else found
+    return [*found, failed(name, subject, reason(error), do)] if error else found

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from tokenferry.addresses import host
+from tokenferry.broker.error_text import explain, stripe
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform
 from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import Kind
 from tokenferry_worker import wiring
 from tokenferry_worker.doctor.deadline import SECONDS
 from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, refused, warning
-from tokenferry_worker.doctor.words import host
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.provider.answers import Greeting
 from tokenferry_worker.provider.client import PUBLISHABLE_IN_LIVE, ApiKeys, StripeClient
@@ -69,10 +70,9 @@ async def ask(client: StripeClient, name: str, platform: Platform, role: Role) -
         async with asyncio.timeout(SECONDS):
             greeting = await client.greet()
     except (Unavailable, TimeoutError) as error:
-        reason = error.reason if isinstance(error, Unavailable) else "no answer in time"
-        says = f"{host(platform.base_url)} is out of reach ({reason})"
-        do = f"check network, DNS and [platforms.{name}] base_url; requests wait until it can be reached"
-        return [failed("endpoint connection", name, says, do), *lacking]
+        failure = explain(error, stripe(name))
+        says = f"{host(platform.base_url)} {failure.says}"
+        return [failed("endpoint connection", name, says, f"{failure.do}; requests wait until then"), *lacking]
     found = [*_greeted(name, platform, greeting), *_clock(name, greeting, (before + time.time()) / 2)]
     if any(check.state == "failed" for check in found):
         return [*found, *lacking]

@@ -33,6 +33,27 @@ def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
         yield from _own("keys producer", configuration.path(producer), signers)
 
 
+def examine_producer(configuration: Configuration) -> Iterator[Check]:
+    """What seals and signs. A producer needs no key that opens, and should have none."""
+    recipient = configuration.path(configuration.keys.recipient)
+    try:
+        yield ok("keys recipient", str(recipient), f"seals to {Recipient.load(recipient).key_id}")
+    except UnusableKey as error:
+        yield refused("keys recipient", str(recipient), error, MAKE)
+    producer = configuration.path(configuration.keys.producer_signing_key)
+    try:
+        signer = Signer.load(producer)
+    except UnusableKey as error:
+        yield refused("keys producer", str(producer), error, MAKE)
+    else:
+        says = f"signs as {signer.signer_id}; the workers need its public key among their signers"
+        yield ok("keys producer", str(producer), says)
+    identities = configuration.path(configuration.keys.identities)
+    if any(identities.glob("*.pem")):
+        says = "holds keys that open requests; a machine that only sends should not have them"
+        yield warning("keys identities", str(identities), says, "move them to the workers' machines")
+
+
 def _signers(folder: Path) -> tuple[Signers | None, Check]:
     try:
         signers = Signers.load(folder)

@@ -12,6 +12,8 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from tokenferry.addresses import trusts_anybody
+from tokenferry.broker.connecting import UNVERIFIED
 from tokenferry_worker.doctor.verdicts import Check, failed, ok, warning
 
 OLDEST: Final = (6, 2)
@@ -24,6 +26,13 @@ def facts(client: Redis) -> Mapping[str, Any]:
     except ResponseError:  # NOPERM among them
         return {}
     return info
+
+
+def certificate(area: str, subject: str, url: str) -> Iterator[Check]:
+    """Warn where the server's certificate is not checked."""
+    if trusts_anybody(url):
+        says, _, do = UNVERIFIED.partition("; ")
+        yield warning(f"{area} certificate", subject, says, do)
 
 
 def version(area: str, subject: str, info: Mapping[str, Any]) -> Iterator[Check]:

@@ -11,11 +11,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from tokenferry.addresses import masked
 from tokenferry.broker import connecting, sentinel
+from tokenferry.broker.error_text import STORE, explain
 from tokenferry.configuration import Configuration
 from tokenferry_worker.doctor import servers
-from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, warning
-from tokenferry_worker.doctor.words import masked, why
+from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, unreachable, warning
 from tokenferry_worker.on_redis.keys import StoreKeys
 from tokenferry_worker.on_redis.store import Script
 
@@ -40,10 +41,11 @@ def examine(configuration: Configuration) -> Iterator[Check]:
     try:
         try:
             seconds, ahead = _round_trip(client)
-        except RedisError as error:
-            yield failed("store connection", where, why(error), CURE)
+        except (RedisError, OSError) as error:
+            yield unreachable("store connection", where, error, STORE)
             return
         yield ok("store connection", where, "answers")
+        yield from servers.certificate("store", where, configuration.store.url)
         told = servers.facts(client)
         yield from servers.version("store", where, told)
         yield from servers.eviction("store", where, told)
@@ -79,10 +81,8 @@ def _script(client: Redis, where: str, prefix: str) -> Check:
         answer = claim(keys=[key], args=["doctor", LIVES_MS, LIVES_MS])
         client.delete(key)
     except RedisError as error:
-        full = str(error).startswith("OOM")
-        says = "the server is full" if full else why(error)
-        do = "give it more memory" if full else "allow EVALSHA, SCRIPT LOAD and writes below the prefix of [store]"
-        return failed(name, where, f"Lua: {says}", do)
+        failure = explain(error, STORE)
+        return failed(name, where, f"Lua: {failure.says}", failure.do)
     if list(cast("list[object]", answer))[:1] != ["granted"]:
         return failed(name, where, "Lua: a script gave a wrong answer", "use Redis 6.2 or newer, or Valkey")
     return ok(name, where, "Lua scripts run and write")

@@ -16,7 +16,9 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from celery.worker.loops import asynloop
 from celery.worker.state import maybe_shutdown
+from redis.exceptions import ResponseError
 
+from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.publishing import Outgoing, PublishError
 from tokenferry.contract.queues import QUARANTINE, tokenize_queue
 from tokenferry.contract.work_messages import (
@@ -79,47 +81,45 @@ class CarefulConsumer(Consumer):
         return channel is not None and bool(channel.is_full(queue))
 
     def loop(self, *arguments: Any) -> None:
-        """Celery's, in which a channel that RabbitMQ has closed is a lost connection, and not the end of the worker."""
+        """Celery's. A closed channel (RabbitMQ) or a refused command (Redis) is a lost connection, not our end."""
         try:
             asynloop(*arguments)
         except ChannelError as error:
             raise RecoverableConnectionError(str(error)) from None
+        except ResponseError as error:
+            failure = explain(error, BROKER).of(BROKER)
+            log.error("%s; trying again in %g s", failure, RETRY_EVERY[-1])
+            self._sleep(RETRY_EVERY[-1])  # Celery would try again at once
+            raise ConnectionResetError(failure) from None
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, trying for ever; each try shows the watchdog that we do.
 
-        Also where the broker refuses us, which kombu takes for final: a password may be put right there, too.
+        Also when the broker refuses us, which kombu takes as final: a password may be put right there, too.
         """
-
-        def failed(error: BaseException, pause: float) -> None:
-            log.error("the broker at %s cannot be reached (%s); trying again in %g s", _address(conn), error, pause)
-
-        def between() -> None:
-            self.pool.turns += 1
-            maybe_shutdown()
-
+        failures = (OSError, AccessRefused, NotAllowed, *conn.connection_errors, *conn.channel_errors)
         first, step, longest = RETRY_EVERY
         pause = first
         while True:
             try:
-                conn.ensure_connection(
-                    failed, None, interval_start=first, interval_step=step, interval_max=longest, callback=between
-                )
-            except (AccessRefused, NotAllowed) as error:
+                conn.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
+            except failures as error:
+                failure = explain(error, BROKER)
                 log.error(
-                    "the broker at %s refuses us (%s): correct user, password and virtual host in [broker] url, "
-                    "or there; trying again in %g s",
-                    _address(conn),
-                    type(error).__name__,
-                    pause,
+                    "the broker at %s %s: %s; trying again in %g s", _address(conn), failure.says, failure.do, pause
                 )
             else:
                 self.first_connection_attempt = False
                 return conn
-            for _ in range(pause):
-                between()
-                time.sleep(1.0)
+            self._sleep(pause)
             pause = min(pause + step, longest)
+
+    def _sleep(self, seconds: int) -> None:
+        """Wait, show the watchdog that we live, and end at once if we are asked to."""
+        for _ in range(seconds):
+            self.pool.turns += 1
+            maybe_shutdown()
+            time.sleep(1.0)
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Drop a lost connection, and cancel the deliveries that came over it.

@@ -19,6 +19,7 @@ from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, R
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
 from tokenferry.broker import sentinel
+from tokenferry.broker.error_text import STORE, explain
 from tokenferry_worker.cancelling import cancel_and_wait
 from tokenferry_worker.on_redis.keys import StoreKeys
 
@@ -151,8 +152,8 @@ class Store:
                     continue
                 if not self._away:
                     log.warning(
-                        "store: away (%s); running deliveries go on with a small share of the rate, no others begin",
-                        type(error).__name__,
+                        "store: away (it %s); running deliveries go on with a small share of the rate, no others begin",
+                        explain(error, STORE).says,
                     )
                     self._away_since = time.monotonic()
                 self._away = True
@@ -172,11 +173,12 @@ class Store:
         now = time.monotonic()
         if now - self._alarms.get(script.name, -ALARM_EVERY) >= ALARM_EVERY:
             self._alarms[script.name] = now
+            failure = explain(error, STORE)
             log.error(
-                "store: refuses the script '%s' (%s: %.100s); whatever needs it waits, and no request fails",
+                "store: refuses the script '%s' (it %s: %s); whatever needs it waits, and no request fails",
                 script.name,
-                type(error).__name__,
-                error,
+                failure.says,
+                failure.do,
             )
 
     async def _send_once(self, batch: Batch) -> None:

@@ -30,19 +30,19 @@ def ensure(
     """Make sure that a server runs for this data directory, and say how to reach it.
 
     By default the server is *shared*: the first process starts it, later ones find it, and it outlives all of them
-    until somebody calls `stop(directory)`. It runs in a session of its own, so Ctrl-C in a terminal does not reach it.
+    until `stop(directory)`. It runs in a session of its own, so Ctrl-C in a terminal does not reach it.
 
-    With *owner* it is ours alone: it is stopped when this process dies, even by SIGKILL (on macOS: when it exits in
-    an orderly way). Other processes may still find it with `ensure(directory)` while it runs. Prefer `running`.
+    With *owner* it belongs to this process: it is stopped when this process dies, even by SIGKILL (on macOS: when it
+    exits in an orderly way). Other processes may find it with `ensure(directory)` while it runs. Prefer `running`.
 
-    A server that was killed is started again on the data it had written. The directory is created if needed; one that
-    exists must be empty, ours from before, or closed to other users already.
+    A server that was killed is started again on the data it had written. The directory is created if needed. One that
+    exists must be empty, used by us before, or closed to other users already.
 
     *seconds* bounds the wait for the server's first answer. A shared server which is still reading its data by then
     is left alone to go on, and a later call finds it. *program* finds the server program.
 
     Raises EmbeddedServerUnavailable if there is no server program, and EmbeddedServerError if the directory cannot be
-    used, the server died at start (its last words are quoted), did not answer in time, or, with *owner*, if the
+    used, the server died at start (the end of its log is quoted), did not answer in time, or, with *owner*, if the
     directory already has a server.
     """
     home = Home.of(directory)
@@ -120,7 +120,7 @@ def stop(directory: Path, *, seconds: float = 10.0) -> bool:
             target = pid
             _signal(target, signal.SIGTERM)
         if target is not None and pid is not None and pid != target:
-            return True  # ours is gone: somebody has started another
+            return True  # it is gone: another process has started a new one
         waited = time.monotonic() - started
         if waited > seconds and not killed and target is not None and home.is_server(target):
             killed = True

@@ -45,15 +45,15 @@ def start(home: Home, lock: int, program: Path, *, owner: bool) -> None:
             _start_owned(command, how)
         else:
             # The server detaches itself from the process we start, so that no zombie of it is ever left with us.
-            # Whether it came up, the lock and the socket will tell.
+            # The lock and the socket show whether it came up.
             subprocess.run([*command, "--daemonize", "yes"], check=False, **how)
 
 
 def _start_owned(command: list[str], how: dict[str, Any]) -> None:
     """Start a server that dies with us.
 
-    The kernel watches the *thread* which started a process, not the whole parent. So a thread does nothing but start
-    the server and wait for it, and thereby no zombie is left either.
+    The kernel watches the *thread* that started a process, not the whole parent. So one thread only starts the server
+    and waits for it; that leaves no zombie either.
     """
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]

@@ -1,30 +1,32 @@
-"""A kombu transport for Redis and Valkey that has no moment in which a message is in neither place.
+"""A kombu transport for Redis and Valkey in which a message is at every moment in a queue or registered as taken.
 
-Same keys and same message format as kombu's own Redis transport, so stock producers and consumers can share a queue.
+Keys and message format are those of kombu's own Redis transport, so stock producers and consumers can share a queue.
 What differs:
 
-* *Taking* is one Lua script for all queues of a channel: registered as unacknowledged, then popped (``take.lua``).
-* *Waiting* removes nothing. The script's reads arm ``CLIENT TRACKING`` on the connection it came over, and the
-  server pushes a line to us when one of the lists changes. One connection for any number of queues, no polling.
-* *Leases*: a thread renews every delivery this channel holds. A process that dies or freezes stops renewing, and any
-  other consumer puts its messages back at the consumed end of the queue. The server's clock decides, nobody else's.
-  Each hand-over has a tag of its own: who wakes too late has no say in what is another's by now.
-* *Credit* is per queue: ``prefetch_count`` deliveries of each queue, and so many bytes (``held_bytes``), so that a busy
+* *Taking* is one Lua script for all queues of a channel: it registers a message as unacknowledged, then pops it
+  (``take.lua``).
+* *Waiting* removes nothing. The reads of the script arm ``CLIENT TRACKING`` on its connection, and the server pushes
+  a line to us when one of the lists changes. One connection serves any number of queues, without polling.
+* *Leases*: a thread renews every delivery that this channel holds. A process that dies or freezes stops renewing, and
+  any other consumer puts its messages back at the consumed end of the queue. Only the server's clock decides. Each
+  delivery has its own tag: a late holder cannot change a delivery that another consumer owns now.
+* *Credit* is per queue: ``prefetch_count`` deliveries of each queue, and so many bytes (``held_bytes``). So a busy
   queue never blocks another.
-* *Reading* is strict. Of an item that is too long or no message a note goes to the quarantine, and no library sees it;
-  nothing is inflated; where a message came from is what we know, not what it says.
+* *Reading* is strict. An item that is too long or no message becomes a note in the quarantine, and no library sees it.
+  Nothing is inflated. The queue of a message is the list it lay in, whatever the message says.
 * *Acknowledgements* are noted, and travel with the next take or a few milliseconds later. They outlive a lost
-  connection, and the credit comes back at once whether the broker can be reached or not.
+  connection, and their credit comes back at once even if the broker cannot be reached.
 
 Delivery is at least once. A consumer that is frozen for longer than its lease, or a server clock that jumps by more
-than a lease, leads to a second delivery, never to a loss. Broadcast (fanout) messages stay as in the stock transport,
-except that they are not registered: acknowledging one does nothing. Needs Redis 6.2 or any Valkey, not a cluster.
+than a lease, leads to a second delivery, never to a loss. Broadcast (fanout) messages are as in the stock transport,
+but are not registered: acknowledging one does nothing. Needs Redis 6.2 or any Valkey, and no cluster.
 """
 
 from tokenferry.broker.redis_transport.addresses import kombu_url
 from tokenferry.broker.redis_transport.channel import Channel
 from tokenferry.broker.redis_transport.register import NOTED
 from tokenferry.broker.redis_transport.transport import Transport
+from tokenferry.broker.redis_transport.waiter import ask_to_track
 from tokenferry.contract.queues import QUARANTINE
 
-__all__ = ["NOTED", "QUARANTINE", "Channel", "Transport", "kombu_url"]
+__all__ = ["NOTED", "QUARANTINE", "Channel", "Transport", "ask_to_track", "kombu_url"]

@@ -28,8 +28,8 @@ def kombu_url(url: str) -> str:
         return "tokenferry-" + Sentinels.parse(url).first
     if parts.scheme in ("unix", "redis+socket"):
         query = "&".join(
-            "virtual_host=" + word.removeprefix("db=") if word.startswith("db=") else word
-            for word in parts.query.split("&")
+            "virtual_host=" + parameter.removeprefix("db=") if parameter.startswith("db=") else parameter
+            for parameter in parts.query.split("&")
         )
         # Not urlunsplit: it would drop the empty host of a path without a password.
         return f"tokenferry+socket://{parts.netloc}{parts.path}" + (f"?{query}" if query else "")

@@ -10,26 +10,26 @@ class Bell:
     """Rung from any thread, heard through a file descriptor."""
 
     def __init__(self) -> None:
-        self._bell, self._rope = socket.socketpair()
-        self._bell.setblocking(False)
-        self._rope.setblocking(False)
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
         self._rung = False
 
     def fileno(self) -> int:
-        return self._bell.fileno()
+        return self._receiver.fileno()
 
     def ring(self) -> None:
         if not self._rung:
             self._rung = True
-            with contextlib.suppress(OSError):  # closed: nobody waits
-                self._rope.send(b"!")
+            with contextlib.suppress(OSError):  # closed: no thread waits
+                self._sender.send(b"!")
 
     def heard(self) -> None:
-        """Make it silent. What is done about the ring comes after this, or the next one is overlooked."""
+        """Clear the ring. Act on it after this call: a ring during the work must be noticed."""
         with contextlib.suppress(OSError):
-            self._bell.recv(64)
+            self._receiver.recv(64)
         self._rung = False
 
     def close(self) -> None:
-        self._bell.close()
-        self._rope.close()
+        self._receiver.close()
+        self._sender.close()

@@ -28,4 +28,10 @@ class PlainConnection(Primary, redis.Connection):
 
 
 class TlsConnection(Primary, redis.SSLConnection):
-    """Over TLS."""
+    """Over TLS. The handshake belongs to connecting: redis-py would wait for it as long as for an answer."""
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        sock.settimeout(self.socket_connect_timeout)
+        encrypted = super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        encrypted.settimeout(self.socket_timeout)
+        return encrypted

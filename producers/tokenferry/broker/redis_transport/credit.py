@@ -21,7 +21,7 @@ MOST_PER_TAKE = 250
 
 
 class QoS(stock.QoS):  # type: ignore[misc,unused-ignore]
-    """What this channel holds, and how much more of each queue it may take. Safe to use from any thread."""
+    """What this channel holds, and how much more of each queue it may take. For any thread."""
 
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
@@ -56,7 +56,7 @@ class QoS(stock.QoS):  # type: ignore[misc,unused-ignore]
             return list(self._held)
 
     def release(self, tag: str) -> bool:
-        """Give the credit of a delivery back. False if it is not ours (any more): somebody else has it by now."""
+        """Give the credit of a delivery back. False if it is not ours any more."""
         with self._lock:
             held = self._held.pop(tag, None)
             if held is not None:

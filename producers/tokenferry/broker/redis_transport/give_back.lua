@@ -1,7 +1,7 @@
--- give_back(KEYS = [unacked, unacked_index, list...], ARGV = [(tag, lease seen or '', payload)...]) -> [tag moved...]
+-- give_back(KEYS = [unacked, unacked_index, list...], ARGV = [(tag, lease as seen or '', payload)...]) -> [tag moved...]
 --
 -- Moves each registered message to the tail of its list, the end that is consumed first. With a lease, only if it was
--- not renewed since it was seen. Pushed before it is forgotten: a full server refuses the push and nothing has changed.
+-- not renewed since it was seen. The push comes first: if a full server refuses it, nothing has changed.
 local moved = {}
 for i = 1, #ARGV / 3 do
   local tag, seen, payload = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]

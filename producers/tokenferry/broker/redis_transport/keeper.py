@@ -1,4 +1,4 @@
-"""The thread that keeps a channel's deliveries ours, whatever its consumer is busy with."""
+"""The thread that keeps the deliveries of a channel, however busy its consumer is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kombu.log import get_logger
 from redis import exceptions as redis
 
 from tokenferry.broker.alarm import Alarm
-from tokenferry.broker.errors import want_of_room
+from tokenferry.broker.error_text import BROKER, explain
 
 logger = get_logger(__name__)
 
@@ -24,44 +24,35 @@ RETRY_SECONDS = 0.1
 
 
 def refusal(error: Exception) -> str:
-    """What a refusing server has said, by the name of the error only, and what to do about it."""
-    match error:
-        case redis.NoPermissionError():
-            cure = "the user in [broker] url lacks a right; docs/brokers.md lists those of each program"
-        case redis.AuthenticationError():
-            cure = "correct user and password in [broker] url, or there"
-        case redis.ReadOnlyError():
-            cure = "it is a replica; name the primary in [broker] url, or wait for the end of the failover"
-        case _:
-            cure = want_of_room(error) or "the server's own log says more, and so does `tokenferry doctor`"
-    return f"the broker refuses it ({type(error).__name__}): {cure}; trying again"
+    """What a server has refused, and what to do about it, for a line of the log."""
+    failure = explain(error, BROKER)
+    return f"the broker {failure.says}: {failure.do}; trying again"
 
 
 @dataclass
 class _Duty:
-    """One thing that a keeper does again and again."""
+    """Something that a keeper does again and again."""
 
     act: Callable[[], None]
     about: str
-    """The work, and what follows while it is not done."""
+    """What it is, and what follows while it cannot be done, for the log."""
     patience: float = float("inf")
-    """Seconds without an answer of the server that need no line in the log: the consumer tells of a lost connection."""
+    """Seconds without an answer that need no line in the log: the consumer reports a lost connection."""
     alarm: Alarm = field(init=False)
 
     def __post_init__(self) -> None:
         self.alarm = Alarm(logger, self.about)
 
     def does(self) -> bool:
-        """Return whether it could be done: one failure keeps nothing else from being tried."""
+        """Try it. Returns True if it could be done; a failure is logged, and other duties go on."""
         try:
             self.act()
         except redis.AuthenticationError as error:
             self.alarm.failed(refusal(error))
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            why = f"the broker does not answer ({type(error).__name__}); trying again"
-            self.alarm.failed(why, patience=self.patience)
+            self.alarm.failed(refusal(error), patience=self.patience)
         except Exception as error:
-            # Whatever it was, a keeper that dies would give everything away that this channel holds.
+            # If the keeper died of it, other consumers would get everything that this channel holds.
             self.alarm.failed(refusal(error))
         else:
             self.alarm.worked()
@@ -70,7 +61,7 @@ class _Duty:
 
 
 class Keeper(threading.Thread):
-    """Renews what a channel holds, returns what the dead have left, writes acknowledgements that nobody took along."""
+    """Renews the leases of a channel, puts back deliveries of lost consumers, and writes late acknowledgements."""
 
     def __init__(self, channel: Any) -> None:
         super().__init__(name="tokenferry-leases", daemon=True)

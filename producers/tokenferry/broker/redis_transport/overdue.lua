@@ -2,11 +2,11 @@
 --         ARGV = [lease seconds, visibility timeout seconds, at most, most bytes of one message, most bytes in all])
 --   -> [(tag, lease, registered value)...], the youngest first
 --
--- Of what is longer than a take would have registered, the value is '': nobody can use it.
+-- Finds the deliveries whose lease was not renewed in time. A lease in the future means that this server's clock was
+-- set back: it counts as over, because waiting for it could take for ever. A stock consumer never renews what it has
+-- registered (no space after the bracket), so that is left alone for its own, much longer, visibility timeout.
 --
--- What nobody has renewed for a lease. A lease in the future means that this server's clock was set back: it counts
--- as over, because waiting for it could take for ever. What a stock consumer registered (no space after the bracket)
--- is never renewed by it, so it is left alone for its own, much longer, visibility timeout.
+-- The value is '' for what is longer than a take registers: it cannot be used.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local lease, visibility, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])

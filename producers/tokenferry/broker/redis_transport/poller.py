@@ -8,7 +8,7 @@ from typing import Any
 from kombu.transport import redis as stock
 
 RECHECK_SECONDS = 5.0
-"""An armed connection is asked again this often: a half-open socket must not stay unnoticed."""
+"""Seconds between two takes on an idle connection, so that a half-open socket is noticed."""
 
 
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc,unused-ignore]
@@ -36,7 +36,7 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc,unused-ignore]
                 self._unregister_from_poll(channel.bell.fileno())
 
     def on_readable(self, fileno: int) -> Any:
-        """Read whatever the credit: what was taken under it must reach its consumer."""
+        """Read even without credit: what was taken must reach its consumer."""
         channel, kind = self._fd_to_chan.get(fileno, (None, None))
         return None if channel is None else channel.handlers[kind]()
 

@@ -1,4 +1,4 @@
-"""The register of deliveries that a server keeps, and our side of it: four scripts and the acknowledgements unsent."""
+"""The server's register of unacknowledged deliveries: four scripts, and the acknowledgements not written yet."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, QUARA
 logger = get_logger(__name__)
 
 MOST_PER_CALL = 500
-"""Tags in one call of any script but the take, and messages that one take may refuse: the server serves nobody else
-meanwhile."""
+"""Tags in one call of a script, and messages that one take may refuse: the server serves no other client meanwhile."""
 BESIDE_THE_MESSAGE = 1_024
-"""Bytes that the register adds to a message: the name of its queue, and the mark of a second delivery."""
+"""Bytes that the register adds to a message: its queue's name, and the mark of a redelivery."""
 
 _TAKE, _RENEW, _OVERDUE, _GIVE_BACK = (
     Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
@@ -39,15 +38,15 @@ class Credit(NamedTuple):
 
 
 NOTED: Final[Counter[str]] = Counter()
-"""By reason, how many messages this process has noted in the quarantine before anybody else saw them."""
+"""Messages that this process has noted in the quarantine as it took them, by reason."""
 
 
 class TakeReply(NamedTuple):
-    """What one take has brought."""
+    """The answer to a take."""
 
     taken: list[Taken]
     cut_short: bool
-    """Whether there may be more that the credit would have allowed."""
+    """Whether there may be more messages within the credit."""
 
 
 _unsent_acks: dict[tuple[object, ...], deque[str]] = {}
@@ -56,7 +55,7 @@ _unsent_acks: dict[tuple[object, ...], deque[str]] = {}
 
 @dataclass(frozen=True)
 class RegisterKeys:
-    """Where everything is on the server."""
+    """The names of keys on the server, and what else a register must know."""
 
     unacked: str
     index: str
@@ -64,16 +63,16 @@ class RegisterKeys:
     lists_of: Callable[[str], list[str]]
     """The lists of a queue, in the order in which they are read: one for each priority."""
     lease: float
-    """Seconds: written into every tag, so that others wait as long, whatever lease is their own."""
+    """Seconds. Written into every tag, so that consumers with another lease wait as long."""
     way_back: Callable[[bytes], tuple[str, str | bytes]]
     """The list that a registered message belongs to, and the message marked as redelivered."""
 
 
 class Register:
-    """One server's register, through a client of our own."""
+    """The register of one server, over its own client."""
 
     def __init__(self, client: Any, keys: RegisterKeys, broker: tuple[object, ...]) -> None:
-        """*broker* tells servers apart: acknowledgements made for one are written to it by whoever comes next."""
+        """*broker* identifies the server: the next channel to it writes the acknowledgements left by an earlier one."""
         self._client = client
         self._keys = keys
         self._pair = [keys.unacked, keys.index]
@@ -89,21 +88,21 @@ class Register:
 
     def take(self, queue: str) -> TakeReply:
         """Take one message of *queue* and wait for the answer (``take.lua``)."""
-        keys, arguments = self._take_words({queue: Credit(1, 1)}, [])
+        keys, arguments = self._take_arguments({queue: Credit(1, 1)}, [])
         return answer(self._take(keys=keys, args=arguments))
 
     def take_command(self, credit: dict[str, Credit], acks: list[str]) -> list[Any]:
-        """The words of a take that is sent over another connection."""
-        keys, arguments = self._take_words(credit, acks)
+        """The command of a take, to be sent over another connection."""
+        keys, arguments = self._take_arguments(credit, acks)
         return ["EVALSHA", self._take.sha, len(keys), *keys, *arguments]
 
     def load_take(self) -> None:
-        """Give the server the script again that it has forgotten."""
+        """Load the script again after the server has forgotten it."""
         self._client.script_load(_TAKE)
 
-    def _take_words(self, credit: dict[str, Credit], acks: list[str]) -> tuple[list[str], list[Any]]:
+    def _take_arguments(self, credit: dict[str, Credit], acks: list[str]) -> tuple[list[str], list[Any]]:
         lists = [self._keys.lists_of(queue) for queue in credit]
-        counts = [word for queue, (messages, room) in credit.items() for word in (queue, messages, room)]
+        counts = [value for queue, (messages, room) in credit.items() for value in (queue, messages, room)]
         keys = [*self._pair, self._keys.quarantine, *(key for some in lists for key in some)]
         limits = [MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, MOST_PER_CALL]
         return keys, [f"{uuid4().hex}@{self._keys.lease:g}", len(lists[0]), *limits, len(credit), *counts, *acks]
@@ -114,7 +113,7 @@ class Register:
         self._acks.append(tag)
 
     def note_acks_again(self, tags: list[str]) -> None:
-        """What was on its way when the connection was lost."""
+        """Note again what was under way when the connection was lost."""
         self._acks.extend(tags)
 
     @property
@@ -122,7 +121,7 @@ class Register:
         return bool(self._acks)
 
     def some_acks(self) -> list[str]:
-        """Take acknowledgements along, as many as one call may carry."""
+        """Remove and return as many acknowledgements as one call may carry."""
         return list(self._drain())
 
     def write_acks(self) -> None:
@@ -144,19 +143,19 @@ class Register:
     # -- leases
 
     def renew(self, tags: list[str]) -> Iterator[str]:
-        """Renew these deliveries. Yields those that were given back meanwhile and are somebody else's."""
+        """Renew these deliveries. Yields those that are not ours any more."""
         for start in range(0, len(tags), MOST_PER_CALL):
             for gone in self._renew(keys=self._pair, args=tags[start : start + MOST_PER_CALL]):
                 yield gone.decode()
 
     def reap(self, lease_seconds: float, visibility_seconds: float) -> None:
-        """Give back what the dead and the frozen have left (``overdue.lua``)."""
+        """Put back the deliveries whose lease is over (``overdue.lua``)."""
         limits = [lease_seconds, visibility_seconds, MOST_PER_CALL]
         limits += [MAX_MESSAGE_BYTES + BESIDE_THE_MESSAGE, MAX_TAKEN_BYTES]
         while found := self._overdue(keys=self._pair, args=limits):
-            words = iter(found)
+            fields = iter(found)
             moved = self._move_back(
-                (tag.decode(), lease, value) for tag, lease, value in zip(words, words, words, strict=True)
+                (tag.decode(), lease, value) for tag, lease, value in zip(fields, fields, fields, strict=True)
             )
             if moved:
                 logger.warning("%d deliveries of a lost consumer given back", len(moved))
@@ -164,7 +163,7 @@ class Register:
                 return
 
     def give_back(self, tags: list[str]) -> None:
-        """Put deliveries back, the first of *tags* first in line; leaves alone what is not registered any more."""
+        """Put deliveries back, the first of *tags* first in line. Skips what is not registered any more."""
         tags = tags[::-1]
         for start in range(0, len(tags), MOST_PER_CALL):
             some = tags[start : start + MOST_PER_CALL]
@@ -177,20 +176,20 @@ class Register:
 
     def _move_back(self, registered: Iterable[tuple[str, bytes, bytes]]) -> list[bytes]:
         lists: list[str] = []
-        words: list[Any] = []
+        arguments: list[Any] = []
         for tag, lease, value in registered:
             name, payload = self._keys.way_back(value)
             lists.append(name)
-            words += [tag, lease, payload]
-        return list(self._give_back(keys=[*self._pair, *lists], args=words)) if words else []
+            arguments += [tag, lease, payload]
+        return list(self._give_back(keys=[*self._pair, *lists], args=arguments)) if arguments else []
 
 
 def answer(reply: list[Any]) -> TakeReply:
-    """The answer of ``take.lua``, understood."""
-    refused, cut_short, *words = reply
+    """Read the reply of ``take.lua``."""
+    refused, cut_short, *fields = reply
     if refused:
         NOTED["refused where it was taken"] += refused
         logger.error("%d messages are too long or not readable; noted in %r, without content", refused, QUARANTINE)
-    parts = iter(words)
+    parts = iter(fields)
     taken = [(queue.decode(), tag.decode(), payload) for queue, tag, payload in zip(parts, parts, parts, strict=True)]
     return TakeReply(taken, bool(cut_short))

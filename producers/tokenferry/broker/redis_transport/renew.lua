@@ -1,9 +1,8 @@
 -- renew(KEYS = [unacked, unacked_index], ARGV = [tag...]) -> [tag that is gone...]
 --
--- Renews only what is still registered: a message that was given back meanwhile is somebody else's.
--- Out of memory, a server refuses a script whose first write may need some. ZADD may, though here it never does; so it
--- comes second.
--- The microseconds between the tags keep their order for the day they are all given back together.
+-- Renews only what is still registered: a message that was given back meanwhile belongs to another consumer.
+-- A server without memory refuses a script whose first write may need some. ZADD may (here it never does), so it comes
+-- second. The microseconds between the tags keep their order, in case all are given back together.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local gone = {}

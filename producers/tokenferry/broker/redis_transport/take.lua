@@ -3,17 +3,17 @@
 --              queues, (queue, credit, room)..., acked tag...])
 --   -> [refused, cut short (0 or 1), (queue, tag, payload)...]
 --
--- Forgets what was acknowledged, then moves up to `credit` messages of each queue from the tail of its lists into
--- `unacked`, and no more once they have filled `room` bytes: registered first, popped afterwards, in one step for
--- everybody else. A queue that had credit and room left was read to its end, which is also what arms the caller's
--- CLIENT TRACKING: its next change is pushed to the caller.
--- A take that was cut short, by its bytes or its refusals, has not read to the end: the caller takes again.
+-- Removes what was acknowledged. Then moves up to `credit` messages of each queue from the tail of its lists into
+-- `unacked`, until they fill `room` bytes: each is registered first and popped afterwards, in one atomic step.
+-- A queue with credit and room left was read to its end. That read arms CLIENT TRACKING: the server pushes the next
+-- change of the queue to the caller. A take that was cut short, by bytes or refusals, has not read to the end: the
+-- caller takes again.
 --
--- Of what nobody can read, and of what is too long, the quarantine gets a note: reason, time, length. No content: a
--- card number or a verification code may be inside. What rests in the quarantine itself stays as it is.
+-- An unreadable or too long message becomes a note in the quarantine: reason, time, length. No content, because a card
+-- number or a verification code may be inside. Messages in the quarantine itself stay as they are.
 --
 -- {unacked}        hash: tag -> '[ payload,"",queue]'. The stock transport's [payload, exchange, routing key], so a
---                  stock consumer could restore it; the space after the bracket is our signature (see overdue.lua).
+--                  stock consumer could restore it; the space after the bracket marks ours (see overdue.lua).
 -- {unacked_index}  zset: tag -> second of the last renewal, by this server's clock.
 local unacked, leases, quarantine = KEYS[1], KEYS[2], KEYS[3]
 local seed, lists, longest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -27,10 +27,10 @@ end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local reply = {0, 0}
-local bytes = 0  -- looked at so far, refused or not
+local bytes = 0  -- read so far, refused or not
 
--- A tag names one hand-over and not the message: who held it before and comes too late has no word in what is another's
--- by now. The time is in it because a client asks again, in the same words, when an answer was lost.
+-- A tag names one delivery, not the message: a late holder cannot change a delivery that another consumer owns now.
+-- The time is in it because a client repeats the same command when an answer was lost.
 seed = seed .. ':' .. time[1] .. time[2]
 
 local function refusal(payload)
@@ -43,7 +43,7 @@ for q = 1, queues do
   local queue, credit, room = ARGV[4 + 3 * q], tonumber(ARGV[5 + 3 * q]), tonumber(ARGV[6 + 3 * q])
   for l = 1, lists do
     local list = KEYS[3 + (q - 1) * lists + l]
-    local unseen = redis.call('LLEN', list)  -- not the end of the list: what is refused in the quarantine stays in it
+    local unseen = redis.call('LLEN', list)  -- counted once: what is refused in the quarantine goes back into it
     while credit > 0 and room > 0 and unseen > 0 do
       unseen = unseen - 1
       local payload = redis.call('LINDEX', list, -1)
@@ -70,7 +70,7 @@ for q = 1, queues do
         reply[1] = reply[1] + 1
       end
     end
-    -- After the last pop, which has disarmed the tracking of this list: our own changes make no news, and end it.
+    -- After the last pop: our own change disarms the tracking of this list without a notice, so read it once more.
     if credit > 0 and room > 0 then redis.call('LLEN', list) end
   end
 end

@@ -1,4 +1,4 @@
-"""The connection over which a channel asks for messages and waits for more: nothing is taken by waiting."""
+"""The connection over which a channel takes messages and waits for more. Waiting takes nothing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from tokenferry.broker.redis_transport.register import Credit, Register, Taken, 
 
 logger = get_logger(__name__)
 
+TRACK = ("CLIENT", "TRACKING", "ON", "NOLOOP")
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A take that is under way: when it was asked (monotonic seconds), with which credit, and what it acknowledges."""
+    """A take under way: when it was sent (monotonic seconds), its credit, and what it acknowledges."""
 
     at: float
     credit: dict[str, Credit]
@@ -31,10 +33,10 @@ class Question:
 
 
 class Waiter:
-    """Asks for what the channel has credit for, and hears when a queue that was read to its end has changed."""
+    """Takes what the channel has credit for, and learns when a queue that was read to its end has changed."""
 
     def __init__(self, channel: Any, client: Any, register: Register) -> None:
-        """*client*: of its own, with connections made by `track_changes`."""
+        """*client*: used here only, with connections made by `track_changes`."""
         self.client = client
         self.troubled = False
         """Whether the server did not answer the last time."""
@@ -48,19 +50,19 @@ class Waiter:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether a take has waited too long for its answer: what it acknowledges must be written another way."""
+        """Whether a take has had no answer for too long. Its acknowledgements must be written another way."""
         patience = min(self._channel.socket_timeout, self._channel.lease_seconds / 2)
         asked = self._asked
         return asked is not None and monotonic() - asked.at > patience
 
     @property
     def acks_under_way(self) -> list[str]:
-        """What a take acknowledges that was not answered yet."""
+        """The tags that a take without an answer acknowledges."""
         asked = self._asked
         return asked.acks if asked is not None else []
 
     def ask(self) -> None:
-        """Send a take if there is credit that is not already waiting for its queue to change."""
+        """Send a take if there is credit for a queue that is not known to be read to its end."""
         now, channel = monotonic(), self._channel
         if self._asked is not None:
             sock = self.client.connection._sock
@@ -82,9 +84,9 @@ class Waiter:
             self._lost(error)
 
     def read(self) -> list[Taken]:
-        """Read what the server sent: the answer to a take, or the news that a queue has changed.
+        """Read what the server sent: the answer to a take, or a notice that a queue has changed.
 
-        Raises `queue.Empty` when it brought no answer, and the client's error when the server was away for too long.
+        Raises `queue.Empty` if there is no answer yet, and the client's error if the server was away for too long.
         """
         connection, asked = self.client.connection, self._asked
         try:
@@ -94,7 +96,7 @@ class Waiter:
             self._register.load_take()
             raise Empty() from None
         except ResponseError as error:
-            # A full or read-only server: it may serve us again, and to die of it would help nobody.
+            # A full or read-only server may serve us again, and our end would not help.
             self.forget_question()
             self._try_again(10 * RETRY_SECONDS)
             self._alarm.failed(refusal(error))
@@ -108,7 +110,7 @@ class Waiter:
         self._alarm.worked()
         self._asked, self._lost_since, self.troubled, self._answered_at = None, None, False, monotonic()
         if self._answered_at - asked.at > self._channel.lease_seconds:
-            # We slept while nobody renewed these: they are, or will be, somebody else's.
+            # We slept and did not renew these: another consumer gets them.
             self._armed = frozenset()
             raise Empty()
         taken, cut_short = answer(reply)
@@ -125,8 +127,8 @@ class Waiter:
         return taken
 
     def last_answer(self) -> list[Taken]:
-        """What a question under way has brought, when there will be no other one."""
-        if self._asked is None:
+        """Wait for the answer to a take under way, at the end of the channel."""
+        if self._asked is None or self.client.connection is None:
             return []
         brought = answer(self.client.connection.read_response(disable_decoding=True))
         self._asked = None
@@ -138,9 +140,9 @@ class Waiter:
             self._register.note_acks_again(asked.acks)
 
     def _lost(self, error: Exception) -> None:
-        """Try again in a moment; after half a lease without an answer, let the application reconnect.
+        """Try again in a moment. After half a lease without an answer, raise *error*: the application reconnects.
 
-        A short absence is nobody's business: what is in flight here stays ours, and is not delivered twice.
+        A short absence needs no reconnect: deliveries in flight stay ours, and are not delivered twice.
         """
         now = monotonic()
         if self.client.connection is not None:
@@ -156,13 +158,27 @@ class Waiter:
             raise error
 
     def _try_again(self, seconds: float) -> None:
-        """Not before *seconds* have passed. Until the server answers, the keeper wakes whoever waits."""
+        """Send nothing for *seconds*. Until the server answers, the keeper wakes the waiting thread."""
         self._pause_until, self.troubled = monotonic() + seconds, True
         self._channel.nudge_keeper()
 
 
 def track_changes(connection: Any) -> None:
-    """Connect so that a list we have read to its end tells us when it changes. Our own changes are no news."""
+    """Connect so that the server tells us of changes to lists we have read to their end, but not of our own changes."""
     connection.on_connect()
-    connection.send_command("CLIENT", "TRACKING", "ON", "NOLOOP")
+    connection.send_command(*TRACK)
     connection.read_response()
+
+
+def ask_to_track(channel: Any) -> None:
+    """Return if the server of *channel* would tell a reader of changed queues.
+
+    Raises `ResponseError`: the user lacks the right, or a proxy lacks the command.
+    """
+    connection = channel.pool.connection_class(**channel.pool.connection_kwargs | {"protocol": 3})
+    try:
+        connection.connect()
+        connection.send_command(*TRACK)
+        connection.read_response()
+    finally:
+        connection.disconnect()
