@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tokenferry import unsealed
 from tokenferry.broker.depth import bound_of
 from tokenferry.broker.publishing import Outgoing
-from tokenferry.checks import check, check_onboarding
+from tokenferry.checks import check, check_onboarding, check_target
 from tokenferry.configuration import Configuration
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import Header
@@ -272,4 +272,6 @@ def _checked(target: AttachTarget, kind: Kind) -> AttachTarget:
     """The same target, read once more: a copy that was changed (`model_copy`) has been checked by nobody."""
     read = target_from(target.model_dump(exclude_none=True, warnings=False))
     read.check(kind)
+    if found := check_target(read, today=datetime.now(UTC).date()):
+        raise InvalidTarget(", ".join(map(str, found)))
     return read  # type: ignore[return-value]  # one of the union's members

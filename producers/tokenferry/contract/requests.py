@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import core_schema
 
+from tokenferry.contract.bank_countries import DIGITS_ALONE, IBAN_IS_ENOUGH
 from tokenferry.contract.connect import (
     AdditionalTosAcceptances,
     Company,
@@ -26,6 +28,7 @@ from tokenferry.contract.connect import (
     UsCfpbData,
 )
 from tokenferry.contract.fields import (
+    IBAN_START,
     AccountNumber,
     CardNumber,
     Country,
@@ -42,6 +45,9 @@ from tokenferry.contract.fields import (
     Town,
     Word,
     Year,
+    is_typed_number,
+    without_blanks,
+    without_dashes,
 )
 from tokenferry.contract.form import encode, flatten
 from tokenferry.contract.message import Sensitive
@@ -136,6 +142,9 @@ class CardRequest(TokenRequest):
         return f"{_listed(missing)} must be given, or customer to clone a saved card" if missing else None
 
 
+_BIC = re.compile("[A-Za-z]{6}[A-Za-z0-9]{2}(?:[A-Za-z0-9]{3})?")
+
+
 class BankAccountRequest(TokenRequest):
     """A bank account: its details, or a saved one.
 
@@ -143,6 +152,8 @@ class BankAccountRequest(TokenRequest):
     us_bank_account, with `customer` if it is attached to one (an unattached one is consumed); or `customer` (and
     `bank_account`) to clone a saved one for a connected account. Holder name and type are needed before it can
     be attached to a customer.
+
+    A BIC beside an IBAN is left out where Stripe wants the IBAN alone: every SEPA export has both columns.
     """
 
     kind: ClassVar[Kind] = "bank_account"
@@ -158,6 +169,24 @@ class BankAccountRequest(TokenRequest):
     payment_method: ObjectId | None = None
     customer: ObjectId | None = None
     bank_account: ObjectId | None = None
+
+    @field_validator("account_number", mode="before")
+    @classmethod
+    def _without_decoration(cls, number: Any, info: ValidationInfo) -> Any:
+        if info.mode != "json" and is_typed_number(number) and _country(info) in DIGITS_ALONE:
+            return without_dashes(number)
+        return number
+
+    @field_validator("routing_number", mode="after")
+    @classmethod
+    def _as_the_country_wants_it(cls, routing: str | None, info: ValidationInfo) -> str | None:
+        if info.mode == "json" or routing is None:
+            return routing
+        if _country(info) == "US":
+            return without_dashes(without_blanks(routing))
+        if _country(info) in IBAN_IS_ENOUGH and IBAN_START.match(info.data.get("account_number") or ""):
+            return None if _BIC.fullmatch(without_blanks(routing)) else routing
+        return routing
 
     @property
     def needs_connected_account(self) -> bool:
@@ -177,6 +206,10 @@ class BankAccountRequest(TokenRequest):
             return "bank_account is the id of a saved bank account and needs the customer it belongs to"
         missing = [name for name in required if name not in details]
         return f"{_listed(missing)} must be given, or payment_method, or customer" if missing else None
+
+
+def _country(info: ValidationInfo) -> str:
+    return str(info.data.get("country") or "").upper()
 
 
 class PiiRequest(TokenRequest):
@@ -278,30 +311,63 @@ def request_from(kind: str, data: Mapping[str, Any]) -> TokenRequest:
     raise InvalidRequest(problems)
 
 
-_REASONS = {
+_REASONS: Mapping[str, str] = {
+    "base64_decode": "must be base64",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object with fields",
     "extra_forbidden": "is not a known field",
+    "finite_number": "must be a number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
     "invalid_key": "is not a known field",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "mapping_type": "must be an object with fields",
     "missing": "is required",
+    "model_type": "must be an object with fields",
     "string_pattern_mismatch": "has a character or a form that is not allowed here",
+    "string_too_long": "is longer than {max_length} characters",
+    "string_too_short": "is empty; leave it out",
+    "string_type": "must be text",
+    "string_unicode": "has a character that cannot be sent",
+    "too_long": "has more than {max_length} entries",
+    "too_short": "is empty; leave it out",
+    "tuple_type": "must be a list",
     "union_tag_invalid": "is not one of the known words",
     "union_tag_not_found": "is required",
 }
+"""Our sentence for each kind of error. What stands in braces is a limit that a field declares, never a value."""
+_LIMITS = frozenset({"gt", "ge", "lt", "le", "max_length", "expected"})
+_ANY_OTHER = "is not what belongs here"
+_OF_PYDANTIC = frozenset(get_args(core_schema.ErrorType))
 _FIELD_NAME = re.compile(r"[A-Za-z_]{1,40}")
 _LONGEST_LIST = 50
 
 
 def problems_of(error: ValidationError, *, under: str, names: frozenset[str]) -> tuple[Problem, ...]:
-    """Our words for pydantic's errors: only declared *names* and list positions are repeated.
+    """Our sentences for pydantic's errors. Only declared *names* and list positions are repeated.
 
-    A field name somebody invented is quoted if it is a plain word; it may be a value that lost its way.
+    An unknown field name is quoted if it is a plain word: otherwise it may be a value in the wrong place.
     """
-    details = error.errors(include_input=False, include_context=False, include_url=False)
+    details = error.errors(include_input=False, include_url=False)
     found = (Problem(_place(detail, under, names), _reason(detail)) for detail in details)
     return tuple(dict.fromkeys(found))
 
 
 def _reason(detail: Mapping[str, Any]) -> str:
-    return _REASONS.get(detail["type"]) or str(detail["msg"]).removeprefix("Value error, ")
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "value_error" or kind not in _OF_PYDANTIC:  # raised by a validator of ours, with our sentence
+        return str(detail["msg"]).removeprefix("Value error, ")
+    limits = {name: value for name, value in context.items() if name in _LIMITS}
+    return _REASONS.get(kind, _ANY_OTHER).format(**limits)
 
 
 def _place(detail: Mapping[str, Any], under: str, names: frozenset[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -86,7 +87,8 @@ def _steps(document: Onboarding) -> Iterator[Step]:
         for role in ("id_number", "id_number_secondary"):
             if (number := getattr(entry, role)) is not None:
                 ids = {**account, "person": name}
-                yield Step(f"{role}:{entry.reference}", PiiRequest(id_number=number), PersonUpdate, {"role": role}, ids)
+                sealed = PiiRequest.model_validate_json(json.dumps({"id_number": number}))
+                yield Step(f"{role}:{entry.reference}", sealed, PersonUpdate, {"role": role}, ids)
     for name, each in document.numbered():
         options = {"default_for_currency": each.default_for_currency, "metadata": each.metadata}
         yield Step(external_account_step(name), each.request, ExternalAccount, options, account)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from tokenferry.contract.form import Pair, encode, flatten
-from tokenferry.contract.message import Message
+from tokenferry.contract.message import Input
 from tokenferry.contract.requests import Kind
 
 _ID = re.compile(r"[0-9]*[A-Za-z_][A-Za-z0-9_]*")
@@ -27,7 +27,7 @@ class TargetCall:
     form: str
 
 
-class Target(Message):
+class Target(Input):
     """The interface of every target. Prints its kind and the ids it works on, not who they belong to."""
 
     kinds: ClassVar[frozenset[Kind]]
