@@ -1,7 +1,7 @@
 """Who is calling: keys, their modes, and the account a key belongs to.
 
-The part of a key after its mode prefix names the account, so ``sk_test_alpha``, ``rk_test_alpha`` and ``pk_test_alpha``
-are keys of one account. A key with "invalid" or "expired" in it is refused as such.
+The part of a key after its mode prefix names the account, so `sk_test_alpha`, `rk_test_alpha` and `pk_test_alpha` are
+keys of one account. A key with "invalid" or "expired" in it is refused as such.
 """
 
 import base64
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tokenferry_emulator.errors import Refusal, invalid
 
-_KEY = re.compile(r"(?P<kind>sk|pk|rk)_(?P<mode>test|live)_(?P<account>[A-Za-z0-9_]{1,200})\Z")
+_KEY = re.compile(r"(?P<kind>sk|pk|rk|rkcs)_(?P<mode>test|live)_(?P<account>[A-Za-z0-9_]{1,200})\Z")
 _REALM = ((b"www-authenticate", b'Bearer realm="Stripe"'),)
 
 
@@ -37,6 +37,7 @@ class Caller:
     publishable: bool
     masked: str
     raw_cards: bool
+    v1_accounts: bool
 
 
 def authenticate(header: str | None, accepted: frozenset[str], rejected: Collection[str] = ()) -> Caller:
@@ -59,6 +60,7 @@ def authenticate(header: str | None, accepted: frozenset[str], rejected: Collect
         publishable=parts["kind"] == "pk",
         masked=masked,
         raw_cards="noraw" not in key and "raw_cards" not in rejected,
+        v1_accounts="nov1" not in key and "v1_accounts" not in rejected,
     )
 
 

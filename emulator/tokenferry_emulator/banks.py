@@ -74,7 +74,7 @@ def read_bank(fields: Mapping[str, Any], secret: bytes, *, live: bool, path: str
     if not fields.get("account_number"):
         raise missing(f"{path}[account_number]")
     number = re.sub(r"\s", "", fields["account_number"])
-    routing = _routing(country, form, fields.get("routing_number"), path)
+    routing = _routing(country, form, number, fields.get("routing_number"), path)
     _check_number(country, form, number, live=live, path=path)
     if form.typed and not fields.get("account_type"):
         raise missing(f"{path}[account_type]")
@@ -94,8 +94,8 @@ def read_bank(fields: Mapping[str, Any], secret: bytes, *, live: bool, path: str
     }
 
 
-def _routing(country: str, form: Format, routing: str | None, path: str) -> str:
-    if form.routing is None:
+def _routing(country: str, form: Format, number: str, routing: str | None, path: str) -> str:
+    if form.routing is None or not form.wants_routing(number):
         return ""
     if not routing:
         raise missing(f"{path}[routing_number]")
@@ -139,7 +139,7 @@ def _normalised(country: str, form: Format, routing: str, number: str) -> str:
     """What the answer shows: often not what was sent."""
     match country:
         case "GI":
-            return "11-00-00000"
+            return routing or "11-00-00000"
         case "AU":
             return f"{routing.replace('-', '')[:2]} {routing.replace('-', '')[2:]}"
         case "AZ":
@@ -152,4 +152,4 @@ def _normalised(country: str, form: Format, routing: str, number: str) -> str:
             return number[:3]
         case "NZ":
             return number[:6]
-    return "110000000" if form.routing is None else routing
+    return routing or "110000000"

@@ -156,26 +156,75 @@ def _unverified() -> Refusal:
     )
 
 
+#: Fields that only other calls fill: null in a charge made from a token.
+_CHARGE_EMPTY = (
+    "application",
+    "application_fee",
+    "balance_transaction",
+    "calculated_statement_descriptor",
+    "failure_balance_transaction",
+    "failure_code",
+    "failure_message",
+    "outcome",
+    "payment_intent",
+    "payment_method_details",
+    "receipt_number",
+    "review",
+    "source_transfer",
+    "transfer",
+)
+#: Parameters that the answer repeats.
+_CHARGE_ECHOED = (
+    "application_fee_amount",
+    "customer",
+    "description",
+    "on_behalf_of",
+    "receipt_email",
+    "shipping",
+    "statement_descriptor",
+    "statement_descriptor_suffix",
+    "transfer_data",
+    "transfer_group",
+)
+
+
 def _charge_body(call: ApiCall, amount: int, currency: str, source: Json) -> Json:
     captured = call.form.get("capture") is not False
+    charge_id = new_id("ch")
     return {
-        "id": new_id("ch"),
+        "id": charge_id,
         "object": "charge",
+        **dict.fromkeys(_CHARGE_EMPTY),
+        **{name: call.form.get(name) for name in _CHARGE_ECHOED},
         "amount": amount,
         "amount_captured": amount if captured else 0,
         "amount_refunded": 0,
+        "billing_details": _billing_details(source),
         "captured": captured,
         "created": call.world.now(),
         "currency": currency,
-        "customer": call.form.get("customer"),
-        "description": call.form.get("description"),
-        "failure_code": None,
-        "failure_message": None,
+        "disputed": False,
+        "fraud_details": {},
         "livemode": call.scope.live,
         "metadata": metadata_of(call.form),
         "paid": True,
         "payment_method": source["id"],
+        "receipt_url": f"https://pay.stripe.com/receipts/{charge_id}",
         "refunded": False,
         "source": source,
         "status": "succeeded",
+    }
+
+
+def _billing_details(source: Json) -> Json:
+    """Who pays, as far as a card, a bank account or a Source says it."""
+    names = {"line1": "address_line1", "line2": "address_line2", "city": "address_city", "state": "address_state"}
+    names |= {"postal_code": "address_zip", "country": "address_country"}
+    owner = source.get("owner") or {}
+    return {
+        "address": owner.get("address") or {part: source.get(name) for part, name in names.items()},
+        "email": owner.get("email"),
+        "name": owner.get("name") or source.get("name") or source.get("account_holder_name"),
+        "phone": owner.get("phone"),
+        "tax_id": None,
     }

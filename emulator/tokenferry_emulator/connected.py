@@ -41,8 +41,41 @@ def connected_account(world: EmulatorState, platform: KeyScope, account_id: str,
         "email": form.get("email"),
         "metadata": {},
         "payouts_enabled": False,
-        "settings": {},
+        "settings": _settings(),
         "tos_acceptance": {"date": None, "ip": None, "user_agent": None},
         "type": kind or "none",
     }
     return Thing("account", platform, body, private={"persons": []})
+
+
+def ask_for_terms(account: Thing) -> None:
+    """The account must accept the terms of service again: what it accepted was for another company or person."""
+    account.body["tos_acceptance"].update(date=None, ip=None, user_agent=None)
+
+
+def _settings() -> Json:
+    """The settings of a new account."""
+    return {
+        "bacs_debit_payments": {"display_name": None, "service_user_number": None},
+        "branding": {"icon": None, "logo": None, "primary_color": None, "secondary_color": None},
+        "card_issuing": {"tos_acceptance": {"date": None, "ip": None}},
+        "card_payments": {
+            "decline_on": {"avs_failure": False, "cvc_failure": False},
+            "statement_descriptor_prefix": None,
+            "statement_descriptor_prefix_kana": None,
+            "statement_descriptor_prefix_kanji": None,
+        },
+        "dashboard": {"display_name": None, "timezone": "Etc/UTC"},
+        "invoices": {"default_account_tax_ids": None},
+        "payments": {
+            "statement_descriptor": None,
+            "statement_descriptor_kana": None,
+            "statement_descriptor_kanji": None,
+        },
+        "payouts": {
+            "debit_negative_balances": False,
+            "schedule": {"delay_days": 2, "interval": "daily"},
+            "statement_descriptor": None,
+        },
+        "sepa_debit_payments": {},
+    }

@@ -1,9 +1,6 @@
 """People and companies: what of them is kept. Identity numbers become "provided" and an outcome, never a value."""
 
-import re
 from typing import Any
-
-from tokenferry_emulator.errors import invalid
 
 #: Fields whose value is never kept, and what the answer says about them instead.
 _PROVIDED = {
@@ -16,7 +13,6 @@ _PROVIDED = {
 }
 #: What the test numbers lead to; any other number is verified as well.
 _OUTCOMES = {"111111111": "unverified", "111111112": "unverified"}
-_MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+\Z")
 _DROPPED = frozenset(
     [
         "verification",
@@ -35,9 +31,8 @@ def outcome_of(number: str) -> str:
     return _OUTCOMES.get(number, "verified")
 
 
-def kept(fields: dict[str, Any], path: str) -> dict[str, Any]:
-    """What may be kept of a person's or a company's fields. Raises 400 for mails and dates that cannot be."""
-    _check(fields, path)
+def kept(fields: dict[str, Any]) -> dict[str, Any]:
+    """What may be kept of a person's or a company's fields."""
     result: dict[str, Any] = {}
     for name, value in fields.items():
         if name in _PROVIDED:
@@ -63,6 +58,17 @@ def merged(before: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+#: A change of one of these makes the account's representative another person, so terms must be accepted again.
+_WHO = ("first_name", "last_name", "dob")
+_NUMBERS = ("id_number_provided", "id_number_secondary_provided", "ssn_last_4_provided")
+
+
+def is_somebody_else(before: dict[str, Any], sent: dict[str, Any]) -> bool:
+    """Whether *sent* changes who a person is. No number is kept, so a second one counts as another one."""
+    renamed = any(before.get(name) and name in sent and sent[name] != before[name] for name in _WHO)
+    return renamed or any(before.get(name) and sent.get(name) for name in _NUMBERS)
+
+
 def person_body(person_id: str, account_id: str, created: int, fields: dict[str, Any]) -> dict[str, Any]:
     """A person as answered."""
     person: dict[str, Any] = {
@@ -77,6 +83,7 @@ def person_body(person_id: str, account_id: str, created: int, fields: dict[str,
         "id_number_provided": False,
         "last_name": None,
         "metadata": {},
+        "political_exposure": None,
         "relationship": {
             "authorizer": False,
             "director": False,
@@ -112,20 +119,3 @@ def _requirements(due: list[str]) -> dict[str, Any]:
 
 def _empty_address() -> dict[str, None]:
     return dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
-
-
-def _check(fields: dict[str, Any], path: str) -> None:
-    mail = fields.get("email")
-    if mail is not None and not _MAIL.match(mail):
-        raise invalid("Invalid email address.", code="email_invalid", param=_inside(path, "email"))
-    last4 = fields.get("ssn_last_4")
-    if last4 is not None and not re.fullmatch(r"\d{4}", last4):
-        raise invalid("ssn_last_4 must be four digits.", param=_inside(path, "ssn_last_4"))
-    for name, highest in (("day", 31), ("month", 12), ("year", 9999)):
-        value = (fields.get("dob") or {}).get(name)
-        if value is not None and not 1 <= value <= highest:
-            raise invalid("Invalid date.", param=f"{_inside(path, 'dob')}[{name}]")
-
-
-def _inside(path: str, name: str) -> str:
-    return f"{path}[{name}]" if path else name

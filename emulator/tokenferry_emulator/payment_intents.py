@@ -114,11 +114,16 @@ def _no_method() -> Refusal:
     )
 
 
+#: Fields that no call of the emulator fills.
+_EMPTY = ("application", "canceled_at", "cancellation_reason", "payment_record", "processing", "review", "source")
+
+
 def _body(call: ApiCall, amount: int, currency: str) -> Json:
     intent_id = new_id("pi")
     return {
         "id": intent_id,
         "object": "payment_intent",
+        **dict.fromkeys(_EMPTY),
         "amount": amount,
         "amount_capturable": 0,
         "amount_received": 0,
@@ -134,7 +139,9 @@ def _body(call: ApiCall, amount: int, currency: str) -> Json:
         "livemode": call.scope.live,
         "metadata": metadata_of(call.form),
         "next_action": None,
+        "on_behalf_of": call.form.get("on_behalf_of"),
         "payment_method": None,
         "payment_method_types": call.form.get("payment_method_types") or ["card"],
+        "setup_future_usage": call.form.get("setup_future_usage"),
         "status": "requires_payment_method",
     }

@@ -42,6 +42,8 @@ class Settings:
     connected_accounts: tuple[str, ...] = ()
     #: whether raw card numbers are allowed (a key containing "noraw" never may)
     raw_cards: bool = True
+    #: whether platforms may make accounts with POST /v1/accounts (a key containing "nov1" never may): new ones may not
+    v1_accounts: bool = True
     #: not documented by the provider: whether a declined attach or charge spends the token
     decline_consumes: bool = True
     #: not documented by the provider: whether GET shows ``used: true`` after the consumption

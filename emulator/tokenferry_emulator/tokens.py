@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tokenferry_emulator import banks, cards, identity
+from tokenferry_emulator import banks, cards, identity, values
 from tokenferry_emulator.authentication import only_publishable_keys
 from tokenferry_emulator.calls import ApiCall, magic_token, token_body
 from tokenferry_emulator.cards import Behaviour
@@ -79,8 +79,10 @@ def _make(call: ApiCall, kind: str) -> Token:
     elif kind == "cvc_update":
         cards.check_cvc_update(fields.get("cvc"))
     elif kind == "person":
+        values.check(fields, "person", call.world.clock())
         payload = person_fields(call, fields, "person")
     else:
+        values.check(fields, "account", call.world.clock())
         payload = _account_fields(call, fields)
     body = token_body(call.world, call.scope, kind, inner, call.client_ip)
     return Token(body["id"], kind, call.scope, body, behaviour, payload)
@@ -97,7 +99,7 @@ def person_fields(call: ApiCall, fields: Json, path: str) -> Json:
             param = f"{path}[{name}]" if path else name
             token = call.claim(value, "pii", param=param, what="PII")
             extra.update(identity.provided(name, token.payload["outcome"]))
-    return {**identity.kept(plain, path), **extra}
+    return {**identity.kept(plain), **extra}
 
 
 def _account_fields(call: ApiCall, fields: Json) -> Json:
@@ -105,7 +107,7 @@ def _account_fields(call: ApiCall, fields: Json) -> Json:
     if fields.get("individual"):
         payload["individual"] = person_fields(call, fields["individual"], "account[individual]")
     if fields.get("company"):
-        payload["company"] = identity.kept(fields["company"], "account[company]")
+        payload["company"] = identity.kept(fields["company"])
     return payload
 
 
