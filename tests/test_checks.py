@@ -13,7 +13,7 @@ import pytest
 from tools import cards
 
 import tokenferry.checks
-from tokenferry.checks import TEST_CARDS, check, check_target
+from tokenferry.checks import TEST_CARDS, check, check_target, warn_once
 from tokenferry.contract.requests import (
     AccountRequest,
     BankAccountRequest,
@@ -388,3 +388,14 @@ def test_the_checks_do_not_load_a_library_that_is_slow_to_import():
     paths = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=paths)
     assert not {"schwifty", "pycountry", "stripe"} & set(loaded.stdout.split())
+
+
+def test_a_target_that_stripe_will_remove_is_warned_of_once(caplog):
+    warn_once.cache_clear()
+    charge = target_from({"to": "charge", "amount": 5, "currency": "eur"})
+    for _ in range(3):
+        assert check_target(charge, today=TODAY) == ()
+        assert check_target(target_from({"to": "customer_create"}), today=TODAY) == ()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "payment_intent" in record.getMessage()

@@ -3,7 +3,7 @@
 from tokenferry_emulator import identity, values
 from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.connected import ask_for_terms, connected_account
-from tokenferry_emulator.errors import Refusal, invalid
+from tokenferry_emulator.errors import invalid
 from tokenferry_emulator.external_accounts import Incoming, check_collection, incoming, own_account, replace_default
 from tokenferry_emulator.ids import new_id
 from tokenferry_emulator.tokens import person_fields
@@ -15,8 +15,6 @@ _LEGAL_ENTITY = ("business_type", "company", "individual", "tos_acceptance")
 
 async def create_account(call: ApiCall) -> Json:
     """A connected account of the platform."""
-    if not (call.world.settings.v1_accounts and call.caller.v1_accounts):
-        raise v1_accounts_refused()
     _check(call)
     token, fields = _claimed_account(call, None)
     if token is not None and not token.payload.get("tos_shown_and_accepted"):
@@ -84,14 +82,6 @@ def render(world: EmulatorState, account: Thing) -> Json:
             account.private["individual_id"], account.id, account.body["created"], individual
         )
     return body
-
-
-def v1_accounts_refused() -> Refusal:
-    """What a new platform is told. Its status and words are an assumption: public sources quote only the path."""
-    return invalid(
-        "Your platform cannot create accounts with POST /v1/accounts. Create them with the Accounts v2 API, POST "
-        "/v2/core/accounts. See https://docs.stripe.com/connect/accounts-v2."
-    )
 
 
 def _check(call: ApiCall) -> None:

@@ -77,6 +77,14 @@ def only_publishable_keys(kind: str) -> Refusal:
     return invalid(f"In live mode, {kind} tokens can only be created with your publishable API key.", status=403)
 
 
+def v1_accounts_refused() -> Refusal:
+    """What a new platform is told. Its status and words are an assumption: public sources quote only the path."""
+    return invalid(
+        "Your platform cannot create accounts with POST /v1/accounts. Create them with the Accounts v2 API, POST "
+        "/v2/core/accounts. See https://docs.stripe.com/connect/accounts-v2."
+    )
+
+
 def no_access(caller: Caller, account: str) -> Refusal:
     message = (
         f"The provided key '{caller.masked}' does not have access to account '{account}' (or that account does not "

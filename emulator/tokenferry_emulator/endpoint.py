@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenferry_emulator import latency, locks, parameters, routes, wire
-from tokenferry_emulator.authentication import Caller, KeyScope, authenticate, no_access, only_secret_keys
+from tokenferry_emulator.authentication import (
+    Caller,
+    KeyScope,
+    authenticate,
+    no_access,
+    only_secret_keys,
+    v1_accounts_refused,
+)
 from tokenferry_emulator.calls import ApiCall
 from tokenferry_emulator.connected import owned_account
 from tokenferry_emulator.errors import Refusal, backend_failure, invalid
@@ -98,6 +105,8 @@ async def _answered(
             raise _unrecognized(request)
         if caller.publishable and route.name != "POST /v1/tokens":
             raise only_secret_keys()
+        if route.name == _CREATE_ACCOUNT and not (world.settings.v1_accounts and caller.v1_accounts):
+            raise v1_accounts_refused()
         scope = _scope(world, caller, request)
         _limited(world, scope, route, fault)
         world.limiter.enter(scope)

@@ -10,6 +10,7 @@ import datetime
 import functools
 import hashlib
 import ipaddress
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ from tokenferry.contract.requests import (
 )
 from tokenferry.contract.target import Target
 from tokenferry.contract.target_options import UserTosAcceptance
+
+log = logging.getLogger(__name__)
 
 
 def check(request: TokenRequest, *, today: datetime.date, live: bool) -> tuple[Problem, ...]:
@@ -71,8 +74,16 @@ def check_onboarding(document: Onboarding, *, today: datetime.date, live: bool) 
 
 
 def check_target(target: Target, *, today: datetime.date) -> tuple[Problem, ...]:
-    """Return what is wrong with the plain parameters that go beside a token."""
+    """Return what is wrong with the plain parameters beside a token. Warn of a target that Stripe will remove."""
+    if target.warning is not None:
+        warn_once(target.warning)
     return tuple(_beside_the_token(target.to, target, today)) if isinstance(target, AccountFields) else ()
+
+
+@functools.cache
+def warn_once(warning: str) -> None:
+    """Log *warning*, the first time in this process."""
+    log.warning(warning)
 
 
 # -- cards ----------------------------------------------------------------------------------------------------------

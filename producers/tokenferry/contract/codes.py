@@ -20,6 +20,7 @@ class Code(StrEnum):
         "deliveries_exhausted"  # workers died on it again and again: look at the workers, then redrive
     )
     REFUSED = "refused"  # the endpoint said no without a code: look the request id up in its dashboard
+    V1_ACCOUNTS_REFUSED = "v1_accounts_refused"  # Stripe sends this platform to Accounts v2: ask its support for v1
     # These four are of a circuit only: its requests wait, and go on by themselves.
     RAW_CARD_DATA_REFUSED = "raw_card_data_refused"  # the account may not send card numbers: ask the provider
     UNAUTHORIZED = "unauthorized"  # the key is wrong, expired or lacks a permission: mend it

@@ -34,6 +34,8 @@ class Target(Input):
     """The kinds of token that can be spent here."""
     creates_account: ClassVar[bool] = False
     """Creating connected accounts has a rate limit of its own."""
+    warning: ClassVar[str | None] = None
+    """What a caller should know before choosing this target."""
     budget: ClassVar[str]
     parameter: ClassVar[str] = "source"
     local: ClassVar[frozenset[str]] = frozenset({"to"})

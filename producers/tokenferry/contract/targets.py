@@ -151,10 +151,14 @@ class CustomerSource(Target):
 
 
 class Charge(Target):
-    """Charge the token directly. A bank account must be a verified one. Creating charges is deprecated upstream."""
+    """Charge the token directly. A bank account must be a verified one. Stripe has deprecated this call."""
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"card", "bank_account"})
     budget: ClassVar[str] = "charges"
+    warning: ClassVar[str | None] = (
+        "target charge: Stripe has deprecated charges and will remove them, ACH first; use payment_intent to take "
+        "money now, or payment_method with a customer to keep the card"
+    )
 
     to: Literal["charge"] = "charge"
     amount: Amount

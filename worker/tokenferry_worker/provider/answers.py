@@ -30,6 +30,8 @@ UNKNOWN_PATH: Final = "Unrecognized request URL"
 """What the endpoint's 404 of a path that it does not have begins with; there is no code (recorded 2021)."""
 NO_SUCH: Final = "No such "
 """What its 404 of an object begins with where it names neither code nor parameter."""
+V2_ACCOUNTS: Final = "/v2/core/accounts"
+"""Stands in the message for a new platform that may not make v1 accounts. Its code, if there is one, is not known."""
 NOT_A_PAGE: Final = frozenset({408, 429})
 """Refusals that pass by themselves: HTML with one of them is no wrong address."""
 
@@ -111,6 +113,8 @@ def read(status: int, headers: Mapping[str, str], body: bytes, *, names_object: 
     if status == 404 and _is_unknown_path(error, names_object):
         raise Blocked(status, Code.NOT_THE_ENDPOINT, request_id=request_id, ours=True)
     error_type, code = _word(error, "type"), _word(error, "code")
+    if status in (400, 403, 404) and code is None and V2_ACCOUNTS in str(error.get("message")):
+        raise Declined(status, Code.V1_ACCOUNTS_REFUSED, error_type, request_id=request_id, ours=True)
     # The endpoint's own word goes before the table, as in its SDKs: true repeats a refusal, false ends a series.
     again = headers.get("stripe-should-retry")
     decided = reaction(status, error_type, code, limited=bool(limit))
