@@ -3,8 +3,7 @@
 The tables lie in ``allowed/*.txt``: one parameter a line, children indented by two spaces. The word after the name is
 its type: ``string``, ``integer``, ``number``, ``boolean``, ``list``, ``map``, ``hash``, ``hash|string``, ``unset`` or
 the allowed values joined by ``|``. A trailing ``?`` (or an empty first value) means that an empty string unsets it.
-They were written from the parameter types of the provider's own SDK (stripe-python 16.1.0), with the legacy aliases
-seen in recorded traffic added.
+`tools/fields.py` writes them from the parameter types of the provider's SDK, with what else the emulator takes.
 """
 
 import re

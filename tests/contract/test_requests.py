@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic_core._pydantic_core import list_all_errors
+from tools.fields import ADDED, LEFT_OUT, request_paths
 
 from tokenferry.contract.requests import (
     REQUESTS,
@@ -49,46 +50,10 @@ GOOD: dict[Kind, dict[str, Any]] = {
 
 # -- the same fields as the official SDK ----------------------------------------------------------------------------
 
-LEFT_OUT = {
-    "expand[]": "a token has nothing to expand, and its answer is reduced to a result anyway",
-}
-ADDED = {
-    "bank_account": "the id of a saved bank account, cloned with `customer`; documented, but typed as a hash only",
-}
-
-
-def our_paths(annotation: Any, path: str) -> Iterator[str]:
-    """Every form key an annotation of ours can produce, spelled like those of the SDK."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        yield from our_paths(arguments[0], path)
-    elif origin in (Union, types.UnionType):
-        for argument in arguments:
-            if argument is not type(None):
-                yield from our_paths(argument, path)
-    elif origin is tuple:
-        yield from our_paths(arguments[0], f"{path}[]")
-    elif origin is dict:
-        yield f"{path}[*]"
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        for name, field in annotation.model_fields.items():
-            yield from our_paths(field.annotation, f"{path}[{name}]")
-    else:
-        yield path
-
-
-def paths_of_all_six_kinds() -> set[str]:
-    paths: set[str] = set()
-    for kind, model in REQUESTS.items():
-        for name, field in model.model_fields.items():
-            key = name if name in model.beside else f"{kind}[{name}]"
-            paths.update(our_paths(field.annotation, key))
-    return paths
-
 
 def test_the_six_kinds_together_have_exactly_the_form_keys_of_the_official_sdk(form_keys_of_the_sdk):
     theirs = form_keys_of_the_sdk("_token_create_params.TokenCreateParams")
-    ours = paths_of_all_six_kinds()
+    ours = request_paths()
     assert len(theirs) > 200, "the walk must not pass by finding nothing"
     assert theirs - ours == set(LEFT_OUT)
     assert ours - theirs == set(ADDED)
