@@ -1,5 +1,7 @@
 """Connected accounts: made and changed with account tokens, PII tokens and external accounts."""
 
+from __future__ import annotations
+
 from tokenferry_emulator import identity, values
 from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.connected import ask_for_terms, connected_account
@@ -9,8 +11,8 @@ from tokenferry_emulator.ids import new_id
 from tokenferry_emulator.tokens import person_fields
 from tokenferry_emulator.world import EmulatorState, Json, Thing, Token, platform_account_id
 
-#: What an account token carries; beside one, or on an account made with one, these cannot be sent plainly.
 _LEGAL_ENTITY = ("business_type", "company", "individual", "tos_acceptance")
+"""What an account token carries. Next to a token, or on an account made with one, a call cannot send these plainly."""
 
 
 async def create_account(call: ApiCall) -> Json:
@@ -64,7 +66,7 @@ async def read_own_account(call: ApiCall) -> Json:
 
 
 def render(world: EmulatorState, account: Thing) -> Json:
-    """The account as answered, with its external accounts and what is still due."""
+    """Return the account as Stripe answers it, with its external accounts and what is still due."""
     data = [world.things[member].body for member in account.members]
     body = {
         **account.body,
@@ -92,7 +94,7 @@ def _check(call: ApiCall) -> None:
 
 
 def _claimed_account(call: ApiCall, account: Thing | None) -> tuple[Token | None, Json]:
-    """The account token, and the legal entity it (or the form) brings."""
+    """Return the account token, if there is one, and the legal entity that it or the form describes."""
     sent = [name for name in _LEGAL_ENTITY if call.form.get(name) is not None]
     token_id = call.form.get("account_token")
     if token_id:

@@ -4,6 +4,8 @@ The part of a key after its mode prefix names the account, so `sk_test_alpha`, `
 keys of one account. A key with "invalid" or "expired" in it is refused as such.
 """
 
+from __future__ import annotations
+
 import base64
 import binascii
 import re
@@ -18,14 +20,14 @@ _REALM = ((b"www-authenticate", b'Bearer realm="Stripe"'),)
 
 
 class KeyScope(NamedTuple):
-    """Where an object lives: nothing made in one scope can be seen from another."""
+    """The account and mode that an object belongs to. Other scopes cannot see it."""
 
     account: str
     live: bool
     connected: str | None = None
 
     @property
-    def platform(self) -> "KeyScope":
+    def platform(self) -> KeyScope:
         return self._replace(connected=None)
 
 
@@ -41,7 +43,7 @@ class Caller:
 
 
 def authenticate(header: str | None, accepted: frozenset[str], rejected: Collection[str] = ()) -> Caller:
-    """The caller behind an Authorization header, Bearer or Basic; *accepted* empty means every well-formed key."""
+    """Return the caller behind an Authorization header. An empty *accepted* means every well-formed key."""
     key = _key(header)
     if not key:
         raise _refused(

@@ -3,6 +3,8 @@
 Shapes are loose (length and alphabet): the provider decides on more, and a stricter shape would be a guess.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 
@@ -14,10 +16,10 @@ class Format:
     currency: str
     account: re.Pattern[str]
     routing: re.Pattern[str] | None = None
-    #: account_type must be given (CL, CO)
     typed: bool = False
-    #: an IBAN is taken too, and needs no routing number (GB, GI)
+    """account_type must be given (CL, CO)."""
     iban: re.Pattern[str] | None = None
+    """An IBAN is taken too, and needs no routing number (GB, GI)."""
 
     def wants_routing(self, number: str) -> bool:
         return self.routing is not None and not (self.iban and self.iban.match(number))

@@ -1,5 +1,7 @@
 """Bank accounts: shapes by country, the test numbers of the US, and the normalised routing number of the answer."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +12,6 @@ from tokenferry_emulator.errors import Refusal, invalid, missing
 from tokenferry_emulator.fingerprints import fingerprint
 from tokenferry_emulator.ids import new_id
 
-#: US numbers that tokenize in test mode; the failing ones fail later, at payout.
 US_TEST_NUMBERS = frozenset(
     [
         "000123456789",
@@ -24,6 +25,7 @@ US_TEST_NUMBERS = frozenset(
         "000999999992",
     ]
 )
+"""US numbers that tokenize in test mode; the failing ones fail later, at payout."""
 MAGIC = frozenset(
     [
         "btok_us_verified",
@@ -56,7 +58,7 @@ def magic_bank(name: str, secret: bytes) -> tuple[dict[str, Any], Behaviour]:
 
 
 def read_bank(fields: Mapping[str, Any], secret: bytes, *, live: bool, path: str = "bank_account") -> dict[str, Any]:
-    """The account's public face; the number ends here. Raises 400, *path* first in the parameter it names."""
+    """Return the account as it is shown, without its number. Raises a 400 whose parameter begins with *path*."""
     country = (fields.get("country") or "").upper()
     if not country:
         raise missing(f"{path}[country]")
@@ -126,7 +128,7 @@ def _invalid_number(message: str, path: str) -> Refusal:
 
 
 def _aba(routing: str) -> bool:
-    """The checksum of US routing numbers.
+    """Return whether the check digit of a US routing number is right.
 
     >>> _aba("110000000"), _aba("123456789")
     (True, False)
@@ -136,7 +138,7 @@ def _aba(routing: str) -> bool:
 
 
 def _normalised(country: str, form: Format, routing: str, number: str) -> str:
-    """What the answer shows: often not what was sent."""
+    """Return the routing number of the answer, which is often not the one sent."""
     match country:
         case "GI":
             return routing or "11-00-00000"

@@ -1,5 +1,7 @@
 """Charges, top-ups and Sources made from a token directly: the older ways to spend one."""
 
+from __future__ import annotations
+
 from tokenferry_emulator import cards
 from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.cards import Behaviour
@@ -10,7 +12,7 @@ from tokenferry_emulator.world import Json, Thing, Token
 
 
 async def create_charge(call: ApiCall) -> Json:
-    """Charges a token, or a customer's source; a declined charge is kept and named in the error."""
+    """Charge a token or a customer's source. A declined charge is stored, and the error names it."""
     amount, currency = amount_of(call)
     token, source, behaviour = _payer(call)
     await call.work()
@@ -127,7 +129,7 @@ def amount_of(call: ApiCall) -> tuple[int, str]:
 
 
 def _payer(call: ApiCall) -> tuple[Token | None, Json, Behaviour]:
-    """What is charged: a saved source of the customer, a Source, or a token."""
+    """Return what is charged: the token, if it is one, its shown form, and its behaviour."""
     world, wanted = call.world, call.form.get("source")
     if "customer" in call.form:
         customer = call.find("customer", call.form["customer"], param="customer", status=400)
@@ -156,7 +158,6 @@ def _unverified() -> Refusal:
     )
 
 
-#: Fields that only other calls fill: null in a charge made from a token.
 _CHARGE_EMPTY = (
     "application",
     "application_fee",
@@ -173,7 +174,7 @@ _CHARGE_EMPTY = (
     "source_transfer",
     "transfer",
 )
-#: Parameters that the answer repeats.
+"""Fields that only other calls fill: null in a charge made from a token."""
 _CHARGE_ECHOED = (
     "application_fee_amount",
     "customer",
@@ -186,6 +187,7 @@ _CHARGE_ECHOED = (
     "transfer_data",
     "transfer_group",
 )
+"""Parameters that the answer repeats."""
 
 
 def _charge_body(call: ApiCall, amount: int, currency: str, source: Json) -> Json:
@@ -217,7 +219,7 @@ def _charge_body(call: ApiCall, amount: int, currency: str, source: Json) -> Jso
 
 
 def _billing_details(source: Json) -> Json:
-    """Who pays, as far as a card, a bank account or a Source says it."""
+    """Return name and address of a card, a bank account or a Source."""
     names = {"line1": "address_line1", "line2": "address_line2", "city": "address_city", "state": "address_state"}
     names |= {"postal_code": "address_zip", "country": "address_country"}
     owner = source.get("owner") or {}

@@ -1,4 +1,6 @@
-"""``tokenferry emulator``: the endpoint as a command."""
+"""`tokenferry emulator`: the endpoint as a command."""
+
+from __future__ import annotations
 
 import json
 import math
@@ -14,7 +16,7 @@ from tokenferry_emulator.world import EmulatorState
 
 
 class Finite(click.FloatRange):
-    """A range without nan and inf, which every comparison lets pass or nobody can wait for."""
+    """A range of finite numbers: NaN passes every comparison, and nobody can wait for infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -28,22 +30,22 @@ _MILLISECONDS = Finite(min=0)
 
 
 def _faults(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """``KIND=PROBABILITY`` or a JSON object, any number of times."""
-    wish: dict[str, Any] = {}
+    """`KIND=PROBABILITY` or a JSON object, any number of times."""
+    wanted: dict[str, Any] = {}
     for value in values:
         try:
             if value.lstrip().startswith("{"):
-                wish.update(json.loads(value))
+                wanted.update(json.loads(value))
             else:
                 kind, _, probability = value.partition("=")
-                wish[kind] = float(probability)
+                wanted[kind] = float(probability)
         except ValueError:
             raise click.BadParameter(f"{value!r} is neither KIND=PROBABILITY nor a JSON object") from None
     try:
-        Faults(wish, seed=0)
+        Faults(wanted, seed=0)
     except UnreadableFaults as error:
         raise click.BadParameter(str(error)) from None
-    return wish
+    return wanted
 
 
 @click.command(epilog=f"Kinds of faults: {', '.join(KINDS)}.")

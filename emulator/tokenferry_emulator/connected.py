@@ -1,5 +1,7 @@
 """Which connected accounts a platform has: those it made, and those given by the settings."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from tokenferry_emulator.authentication import KeyScope
@@ -8,7 +10,7 @@ from tokenferry_emulator.world import EmulatorState, Json, Thing
 
 
 def owned_account(world: EmulatorState, platform: KeyScope, account_id: str) -> Thing | None:
-    """The account, if the platform has it. A given account belongs to the first platform that names it."""
+    """Return the account if the platform has it. The first platform that names an account of the settings gets it."""
     if account_id in world.settings.connected_accounts and account_id not in world.things:
         world.things[account_id] = connected_account(world, platform, account_id, {"type": "custom"})
     thing = world.things.get(account_id)
@@ -16,7 +18,7 @@ def owned_account(world: EmulatorState, platform: KeyScope, account_id: str) -> 
 
 
 def connected_account(world: EmulatorState, platform: KeyScope, account_id: str, form: dict[str, Any]) -> Thing:
-    """A new account, not yet kept."""
+    """Return a new account that is not stored yet."""
     kind = form.get("type")
     controller = form.get("controller") or {}
     collection = controller.get("requirement_collection") or ("application" if kind == "custom" else "stripe")

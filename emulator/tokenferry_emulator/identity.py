@@ -1,8 +1,9 @@
 """People and companies: what of them is kept. Identity numbers become "provided" and an outcome, never a value."""
 
+from __future__ import annotations
+
 from typing import Any
 
-#: Fields whose value is never kept, and what the answer says about them instead.
 _PROVIDED = {
     "id_number": "id_number_provided",
     "id_number_secondary": "id_number_secondary_provided",
@@ -11,8 +12,9 @@ _PROVIDED = {
     "vat_id": "vat_id_provided",
     "registration_number": "registration_number_provided",
 }
-#: What the test numbers lead to; any other number is verified as well.
+"""Fields whose value is never kept, and what the answer says about them instead."""
 _OUTCOMES = {"111111111": "unverified", "111111112": "unverified"}
+"""What the test numbers lead to; any other number is verified as well."""
 _DROPPED = frozenset(
     [
         "verification",
@@ -32,7 +34,7 @@ def outcome_of(number: str) -> str:
 
 
 def kept(fields: dict[str, Any]) -> dict[str, Any]:
-    """What may be kept of a person's or a company's fields."""
+    """Return the fields of a person or company that may be stored."""
     result: dict[str, Any] = {}
     for name, value in fields.items():
         if name in _PROVIDED:
@@ -45,12 +47,12 @@ def kept(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def provided(name: str, outcome: str) -> dict[str, Any]:
-    """What is kept when ``id_number`` or ``id_number_secondary`` came as a token."""
+    """What is kept when `id_number` or `id_number_secondary` came as a token."""
     return {_PROVIDED[name]: True, "verification": {"status": outcome}}
 
 
 def merged(before: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
-    """Sent values replace, others stay; hashes merge."""
+    """Return *before* with the sent values. Hashes merge."""
     result = dict(before)
     for name, value in sent.items():
         old = result.get(name)
@@ -58,19 +60,19 @@ def merged(before: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-#: A change of one of these makes the account's representative another person, so terms must be accepted again.
 _WHO = ("first_name", "last_name", "dob")
+"""A change of one of these makes the account's representative another person, so terms must be accepted again."""
 _NUMBERS = ("id_number_provided", "id_number_secondary_provided", "ssn_last_4_provided")
 
 
 def is_somebody_else(before: dict[str, Any], sent: dict[str, Any]) -> bool:
-    """Whether *sent* changes who a person is. No number is kept, so a second one counts as another one."""
+    """Return whether *sent* changes who a person is. No number is stored, so a second one counts as another one."""
     renamed = any(before.get(name) and name in sent and sent[name] != before[name] for name in _WHO)
     return renamed or any(before.get(name) and sent.get(name) for name in _NUMBERS)
 
 
 def person_body(person_id: str, account_id: str, created: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """A person as answered."""
+    """Return a person as Stripe answers it."""
     person: dict[str, Any] = {
         "id": person_id,
         "object": "person",

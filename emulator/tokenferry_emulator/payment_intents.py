@@ -1,5 +1,7 @@
 """PaymentIntents: create and confirm, with a card token inside or a fresh CVC beside a saved card."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from tokenferry_emulator.calls import ApiCall, metadata_of
@@ -62,7 +64,7 @@ def _claimed_cvc(call: ApiCall) -> Token | None:
 
 
 def _chosen_method(call: ApiCall) -> tuple[Thing | Json | None, Token | None]:
-    """A stored payment method, or the card to make one of, and the token it came as."""
+    """Return a stored payment method, or the card to make one of, and its token if it came as one."""
     if call.form.get("payment_method"):
         method = call.world.things.get(call.form["payment_method"])
         if method is None or method.kind not in ("payment_method", "card") or method.scope != call.scope:
@@ -114,8 +116,8 @@ def _no_method() -> Refusal:
     )
 
 
-#: Fields that no call of the emulator fills.
 _EMPTY = ("application", "canceled_at", "cancellation_reason", "payment_record", "processing", "review", "source")
+"""Fields that no call of the emulator fills."""
 
 
 def _body(call: ApiCall, amount: int, currency: str) -> Json:

@@ -1,5 +1,7 @@
 """Persons of a connected account: made and changed with person tokens, PII tokens or plain fields."""
 
+from __future__ import annotations
+
 from tokenferry_emulator import identity, values
 from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.connected import ask_for_terms
@@ -24,7 +26,7 @@ async def create_person(call: ApiCall) -> Json:
 
 
 async def update_person(call: ApiCall) -> Json:
-    """Sent values replace, others stay. Another name or birthday of the representative asks for the terms again."""
+    """Replace what is sent. A representative with another name, birthday or number asks for the terms again."""
     account = own_account(call, call.ids[0])
     person = _person(call, account)
     fields = _fields(call)
@@ -60,7 +62,7 @@ def _person(call: ApiCall, account: Thing) -> Thing:
 
 
 def _fields(call: ApiCall) -> Json:
-    """The token's fields, and over them the plain ones; metadata stays apart."""
+    """Return the token's fields with the plain ones over them, without metadata."""
     token_fields: Json = {}
     if token_id := call.form.get("person_token"):
         token_fields = call.claim(token_id, "person", param="person_token").payload

@@ -1,5 +1,7 @@
 """POST and GET /v1/tokens: the six kinds."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from tokenferry_emulator import banks, cards, identity, values
@@ -42,7 +44,7 @@ async def create_token(call: ApiCall) -> Json:
 
 
 async def read_token(call: ApiCall) -> Json:
-    """The token as it is now. A reusable test name gives a fresh token at each call, as on the real endpoint."""
+    """Return the token as it is now. A reusable test name gives a new token at each call, as at Stripe."""
     await call.work()
     if fresh := magic_token(call.world, call.scope, call.ids[0]):
         fresh.id, fresh.magic = fresh.body["id"], False
@@ -89,7 +91,7 @@ def _make(call: ApiCall, kind: str) -> Token:
 
 
 def person_fields(call: ApiCall, fields: Json, path: str) -> Json:
-    """A person's fields as they may be kept; identity numbers may come as PII tokens, which this call then holds."""
+    """Return the fields of a person that may be stored. The call holds PII tokens that come instead of numbers."""
     plain = dict(fields)
     extra: Json = {}
     for name in ("id_number", "id_number_secondary"):

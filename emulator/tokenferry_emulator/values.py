@@ -63,14 +63,14 @@ def check(fields: Mapping[str, Any], path: str, now: float) -> None:
 
 
 def check_terms(sent: Mapping[str, Any] | None) -> None:
-    """Who accepts terms says when and from where."""
+    """Raise a 400 if an acceptance of terms lacks its date or its address."""
     given = [name for name in ("date", "ip") if (sent or {}).get(name) is not None]
     if len(given) == 1:
         raise missing("tos_acceptance[ip]" if given == ["date"] else "tos_acceptance[date]")
 
 
 def _check_date(date: Mapping[str, Any], path: str) -> None:
-    """All three parts, or none."""
+    """Raise a 400 unless all three parts are there."""
     for name, highest in (("day", 31), ("month", 12), ("year", 9999)):
         value = date.get(name)
         if value is None:

@@ -1,6 +1,6 @@
 """The people and companies inside account and person tokens, part by part.
 
-Every leaf is optional, as at the endpoint. `''` is accepted exactly where it is documented to unset a value.
+Every leaf is optional, as at Stripe. `''` is accepted exactly where it is documented to unset a value.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shapes a field may have: every string bounded, every id an id, every number a number.
 
 Shape only: `tokenferry.checks` finds wrong checksums and dates, and Stripe has the last word. The lengths of names,
-addresses, mail addresses and file ids are the documented ones. The other bounds are generous: they stop huge values.
+addresses, mail addresses and file ids are the documented ones. Other bounds are generous: they only stop huge values.
 
 Numbers and codes lose what a person cannot see or means as decoration: blanks, invisible characters, dashes. So what is
 checked is what is sent. A sealed document, which is read from JSON, keeps the numbers it has: its calls may have been
@@ -128,7 +128,7 @@ LongText = Annotated[str, printable(5000)]
 Url = Annotated[str, printable(2000)]
 UserAgent = Annotated[str, printable(2000)]
 Word = Annotated[str, shaped("[A-Za-z0-9_.-]{1,100}", 100)]
-"""A value of an extensible enum: the provider adds words, so an unknown one passes."""
+"""A value of an extensible enum: Stripe adds values, so an unknown one passes."""
 IdNumber = Annotated[str, printable(100), BeforeValidator(_trimmed_unless_sealed)]
 
 # Codes
@@ -136,7 +136,7 @@ Country = Annotated[str, shaped("[A-Za-z]{2}", 2), BeforeValidator(_trimmed)]
 Currency = Annotated[str, shaped("[A-Za-z]{3}", 3), BeforeValidator(_trimmed)]
 IpAddress = Annotated[str, shaped("[0-9A-Fa-f:.]{2,45}", 45), BeforeValidator(_trimmed)]
 ObjectId = Annotated[str, shaped("[0-9]*[A-Za-z_][A-Za-z0-9_]*", 255)]
-"""An id of the provider's. Prefixes are no documented contract; digits alone are refused, as a number gone astray."""
+"""An id from Stripe. Stripe documents no prefixes. Digits alone are refused: they may be a card number."""
 FileId = Annotated[str, shaped("[0-9]*[A-Za-z_][A-Za-z0-9_]*", 500)]
 
 # Numbers as typed by people
@@ -175,4 +175,4 @@ def _is_unset(value: Any) -> str:
 
 T = TypeVar("T")
 OrUnset = Annotated[Union[Annotated[Literal[""], Tag("unset")], Annotated[T, Tag("given")]], Discriminator(_is_unset)]  # noqa: UP007
-"""A value, or the empty string where the provider documents it as "unset this"."""
+"""A value, or the empty string where Stripe documents that it unsets the field."""

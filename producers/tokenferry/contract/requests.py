@@ -1,8 +1,7 @@
 """What can be turned into a token: one closed model for each of the six kinds.
 
-A constructed request is well-formed and silent: it prints as its name. Read foreign data with `request_from`, whose
-error names fields and holds no value. Pydantic's own, which a constructor raises, prints none either, but keeps the
-input for whoever asks it for `errors()`.
+A constructed request is well-formed and prints as its name only. Read foreign data with `request_from`: its error names
+fields and holds no value. A constructor raises pydantic's error: it prints no value either, but `errors()` has it.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class TokenRequest(Sensitive):
         return encode([*inside, *outside])
 
     def incomplete(self) -> str | None:
-        """What is wrong with the fields taken together, in words that name fields and never values."""
+        """Return what is wrong with the fields taken together, without any value; None if nothing is."""
         return None if self.form() else "there is nothing to tokenize: give at least one field"
 
     @model_validator(mode="after")
@@ -276,7 +275,7 @@ REQUESTS: Mapping[Kind, type[TokenRequest]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to put right: where (`card.number`) and why, in words that never contain the value."""
+    """One thing to correct: where (`card.number`) and why, without the value."""
 
     field: str
     reason: str
@@ -297,7 +296,7 @@ class InvalidRequest(ValueError):
 
 
 def request_from(kind: str, data: Mapping[str, Any]) -> TokenRequest:
-    """Read a request, or raise `InvalidRequest` naming every field to put right."""
+    """Read a request. Raises `InvalidRequest`, which names every field to correct."""
     model = {str(name): request for name, request in REQUESTS.items()}.get(kind)
     if model is None:
         raise InvalidRequest([Problem("kind", f"must be one of {_listed(get_args(Kind))}")])

@@ -1,4 +1,4 @@
-"""What has to be called for a whole account, in which order, and what has to be there before. Nothing here calls."""
+"""The calls that a whole account takes, their order, and what each needs first. Nothing here makes a call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEGAL_ENTITY: Final = "legal_entity"
 COMPLETE: Final = "complete"
 
 PROVIDED: Final = ("owners_provided", "directors_provided", "executives_provided")
-"""What a company declares of its list of persons, so after the last of them and not with the account itself."""
+"""What a company declares about its list of persons: after the last of them, not with the account."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Step:
     """
 
     name: str
-    """Stable for one document: `account`, `person:jenny`, `external_account:1`, ... What is done is known by it."""
+    """Stable for one document: `account`, `person:jenny`, `external_account:1`, ... Progress is stored under it."""
     request: TokenRequest | None = field(repr=False)
     """None: a plain call, nothing in it has to travel in a token."""
     model: type[Target] = field(repr=False)
@@ -55,7 +55,7 @@ class Step:
 
 
 def steps(document: Onboarding) -> tuple[Step, ...]:
-    """Everything that has to be called for *document*, in order. What fails holds up only what needs it."""
+    """Return the steps of *document* in order. A step that fails stops only those that need it."""
     return tuple(_steps(document))
 
 
@@ -98,7 +98,7 @@ def _steps(document: Onboarding) -> Iterator[Step]:
 
 
 def _parted(document: Onboarding) -> tuple[AccountRequest | None, AccountRequest | None]:
-    """The legal entity for the first call, and what a company may declare only once all its persons are there."""
+    """Return the legal entity for the first call, and what a company may declare only when all its persons exist."""
     entity = document.legal_entity
     if entity is None or entity.company is None or not document.persons:
         return entity, None

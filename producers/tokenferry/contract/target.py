@@ -1,4 +1,4 @@
-"""What every target is: kinds it takes, one call that spends a token, and the object such calls must not race for."""
+"""The interface of targets: the kinds they take, the call that spends a token, and the object that it locks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ID = re.compile(r"[0-9]*[A-Za-z_][A-Za-z0-9_]*")
 
 
 class InvalidTarget(ValueError):
-    """This token cannot be spent there like that. Says what to do, and never repeats a value."""
+    """A token cannot be spent like this. The message says what to do, and contains no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Target(Input):
         return None
 
     def refusal(self, kind: Kind) -> str | None:
-        """Why this kind cannot be spent with these options, or None."""
+        """Return why this kind cannot be spent with these options, or None."""
         return None
 
     def path(self) -> str:
@@ -86,7 +86,7 @@ class Target(Input):
 
 
 def path_of(*segments: str) -> str:
-    """A path of the endpoint's; ids are quoted, so they cannot leave their segment."""
+    """Return a path; ids are quoted, so that they cannot leave their segment."""
     return "/".join(["/v1", *(quote(segment, safe="") for segment in segments)])
 
 
