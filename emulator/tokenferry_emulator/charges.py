@@ -10,6 +10,8 @@ from tokenferry_emulator.errors import Refusal, invalid, missing
 from tokenferry_emulator.ids import new_id
 from tokenferry_emulator.world import Json, Thing, Token
 
+_OWNER = ("address", "email", "name", "phone")
+
 
 async def create_charge(call: ApiCall) -> Json:
     """Charge a token or a customer's source. A declined charge is stored, and the error names it."""
@@ -50,6 +52,7 @@ async def create_topup(call: ApiCall) -> Json:
     body: Json = {
         "id": new_id("tu"),
         "object": "topup",
+        "initiated_by": "user",
         "amount": amount,
         "balance_transaction": None,
         "created": call.world.now(),
@@ -89,6 +92,7 @@ async def create_source(call: ApiCall) -> Json:
     body: Json = {
         "id": new_id("src"),
         "object": "source",
+        "allow_redisplay": None,
         "amount": call.form.get("amount"),
         "client_secret": new_id("src_client_secret"),
         "created": call.world.now(),
@@ -96,7 +100,7 @@ async def create_source(call: ApiCall) -> Json:
         "flow": "none",
         "livemode": call.scope.live,
         "metadata": metadata_of(call.form),
-        "owner": {name: owner.get(name) for name in ("address", "email", "name", "phone")},
+        "owner": {name: owner.get(name) for name in _OWNER} | {f"verified_{name}": None for name in _OWNER},
         "statement_descriptor": None,
         "status": "chargeable",
         "type": kind,

@@ -8,6 +8,21 @@ from tokenferry_emulator.authentication import KeyScope
 from tokenferry_emulator.bank_countries import FORMATS
 from tokenferry_emulator.world import EmulatorState, Json, Thing
 
+_PROFILE = (
+    "annual_revenue",
+    "estimated_worker_count",
+    "mcc",
+    "minority_owned_business_designation",
+    "name",
+    "product_description",
+    "specified_commercial_transactions_act_url",
+    "support_address",
+    "support_email",
+    "support_phone",
+    "support_url",
+    "url",
+)
+
 
 def owned_account(world: EmulatorState, platform: KeyScope, account_id: str) -> Thing | None:
     """Return the account if the platform has it. The first platform that names an account of the settings gets it."""
@@ -26,7 +41,7 @@ def connected_account(world: EmulatorState, platform: KeyScope, account_id: str,
     body: Json = {
         "id": account_id,
         "object": "account",
-        "business_profile": form.get("business_profile") or {},
+        "business_profile": dict.fromkeys(_PROFILE),
         "business_type": None,
         "capabilities": {name: "pending" for name in form.get("capabilities") or {}},
         "charges_enabled": False,
@@ -68,11 +83,13 @@ def _settings() -> Json:
             "statement_descriptor_prefix_kanji": None,
         },
         "dashboard": {"display_name": None, "timezone": "Etc/UTC"},
-        "invoices": {"default_account_tax_ids": None},
+        "invoices": {"default_account_tax_ids": None, "hosted_payment_method_save": None},
         "payments": {
             "statement_descriptor": None,
             "statement_descriptor_kana": None,
             "statement_descriptor_kanji": None,
+            "statement_descriptor_prefix_kana": None,
+            "statement_descriptor_prefix_kanji": None,
         },
         "payouts": {
             "debit_negative_balances": False,

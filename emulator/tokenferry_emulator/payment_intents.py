@@ -116,8 +116,35 @@ def _no_method() -> Refusal:
     )
 
 
-_EMPTY = ("application", "canceled_at", "cancellation_reason", "payment_record", "processing", "review", "source")
+_EMPTY = (
+    "allowed_payment_method_types",
+    "application",
+    "automatic_payment_methods",
+    "canceled_at",
+    "cancellation_reason",
+    "customer_account",
+    "excluded_payment_method_types",
+    "managed_payments",
+    "payment_method_configuration_details",
+    "payment_record",
+    "processing",
+    "review",
+    "source",
+)
 """Fields that no call of the emulator fills."""
+_ECHOED = (
+    "application_fee_amount",
+    "customer",
+    "description",
+    "on_behalf_of",
+    "receipt_email",
+    "setup_future_usage",
+    "shipping",
+    "statement_descriptor",
+    "statement_descriptor_suffix",
+    "transfer_group",
+)
+"""Parameters that the answer repeats."""
 
 
 def _body(call: ApiCall, amount: int, currency: str) -> Json:
@@ -126,6 +153,7 @@ def _body(call: ApiCall, amount: int, currency: str) -> Json:
         "id": intent_id,
         "object": "payment_intent",
         **dict.fromkeys(_EMPTY),
+        **{name: call.form.get(name) for name in _ECHOED},
         "amount": amount,
         "amount_capturable": 0,
         "amount_received": 0,
@@ -134,16 +162,13 @@ def _body(call: ApiCall, amount: int, currency: str) -> Json:
         "confirmation_method": call.form.get("confirmation_method") or "automatic",
         "created": call.world.now(),
         "currency": currency,
-        "customer": call.form.get("customer"),
-        "description": call.form.get("description"),
         "last_payment_error": None,
         "latest_charge": None,
         "livemode": call.scope.live,
         "metadata": metadata_of(call.form),
         "next_action": None,
-        "on_behalf_of": call.form.get("on_behalf_of"),
         "payment_method": None,
+        "payment_method_options": {},
         "payment_method_types": call.form.get("payment_method_types") or ["card"],
-        "setup_future_usage": call.form.get("setup_future_usage"),
         "status": "requires_payment_method",
     }

@@ -160,6 +160,7 @@ def _body(call: ApiCall, kind: str, form: dict[str, Any]) -> Json:
         },
         "created": call.world.now(),
         "customer": None,
+        "customer_account": None,
         "livemode": call.scope.live,
         "metadata": metadata_of(form),
         "type": kind,

@@ -54,7 +54,7 @@ class AttachRequest(Message):
         return sealed
 
     def canonical(self) -> bytes:
-        """Return the bytes that are signed: without `sealed` and `lane` where they are as usual, as in older versions."""
+        """Return the bytes that are signed. `sealed` and `lane` are left out where they are as in older versions."""
         silent = {name for name, usual in (("sealed", None), ("lane", "bulk")) if getattr(self, name) == usual}
         spelled = self.model_dump(exclude=silent)
         return json.dumps(spelled, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -51,7 +51,7 @@ class CommonHeader(Message):
 
     @property
     def may_carry_cvc(self) -> bool:
-        """True if a verification code may be inside. Only the realtime lane may carry one; the seal hides if it does."""
+        """True if a verification code may be inside: in the realtime lane. The seal hides whether one is."""
         return self.lane == "realtime"
 
 

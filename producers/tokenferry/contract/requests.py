@@ -223,7 +223,8 @@ class AccountRequest(TokenRequest):
     """Who stands behind a connected account.
 
     `tos_shown_and_accepted` must be true in a token that creates an account. The date and the address of the
-    acceptance are then taken from the call, so from the worker and not from the person who accepted.
+    acceptance are then taken from the call, so from the worker and not from the person who accepted. An account whose
+    `company.structure` changes must accept the terms again.
     """
 
     kind: ClassVar[Kind] = "account"
@@ -235,7 +236,10 @@ class AccountRequest(TokenRequest):
 
 
 class PersonRequest(TokenRequest, Human):
-    """A person of a connected account."""
+    """A person of a connected account.
+
+    When name, birthday or id number of the representative change, the account must accept the terms again.
+    """
 
     kind: ClassVar[Kind] = "person"
 
