@@ -31,18 +31,18 @@ def test_a_form_key_that_no_request_has_is_named() -> None:
 
 
 class Networks(TypedDict):
-    preferred: NotRequired[Literal['visa', 'mastercard'] | str]
+    preferred: NotRequired[Literal["visa", "mastercard"] | str]
 
 
 class Card(TypedDict):
     api_key: NotRequired[str]
     exp_month: int
-    limit: NotRequired[Literal[''] | int]
+    limit: NotRequired[Literal[""] | int]
     networks: NotRequired[Networks]
-    off_session: bool | Literal['one_off']
+    off_session: bool | Literal["one_off"]
     owner: Networks | str
     tags: list[str]
-    unset: Literal['']
+    unset: Literal[""]
 
 
 def test_the_types_of_an_sdk_become_the_words_of_a_table() -> None:

@@ -75,6 +75,13 @@ def _faults(context: click.Context, parameter: click.Parameter, values: tuple[st
     show_default=True,
     help="Whether raw card numbers are accepted.",
 )
+@click.option(
+    "--v1-accounts",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether connected accounts can be created with the v1 API, as new platforms cannot.",
+)
 @click.option("--declines-consume/--declines-keep", default=True, help="Whether a decline spends the token.")
 @click.option("--token-lifetime", type=_RATE, help="Seconds after which an unused token is unknown.")
 @click.option(
@@ -97,6 +104,7 @@ def emulator(
     keys: tuple[str, ...],
     connected_account: tuple[str, ...],
     raw_cards: str,
+    v1_accounts: str,
     declines_consume: bool,
     token_lifetime: float | None,
     hang_seconds: float,
@@ -119,6 +127,7 @@ def emulator(
         keys=frozenset(keys),
         connected_accounts=connected_account,
         raw_cards=raw_cards == "on",
+        v1_accounts=v1_accounts == "on",
         decline_consumes=declines_consume,
         token_lifetime=token_lifetime,
         hang_seconds=hang_seconds,

@@ -168,11 +168,12 @@ class TestTheEndpoint:
         assert "may not send card numbers" in found.the("endpoint card")["says"]
         assert "raw card data" in found.the("endpoint card")["do"]
 
-    def test_a_platform_whose_accounts_are_refused_is_pointed_to_support(
-        self, practice: Practice, environment: dict[str, str]
-    ) -> None:
-        environment["THE_KEY"] = f"sk_test_nov1_{CANARY}"
-        assert "v1 accounts" in practice.examine("--role", "attach").the("endpoint connect")["says"]
+    def test_a_platform_whose_accounts_are_refused_is_pointed_to_support(self, practice: Practice) -> None:
+        with EmulatorProcess("--v1-accounts", "off") as new:
+            practice.platforms = practice.platform("main", url=new.url)
+            connect = practice.examine("--role", "attach").the("endpoint connect")
+        assert "v1 accounts" in connect["says"]
+        assert "support" in connect["do"]
 
     def test_an_endpoint_that_takes_no_cards_from_anybody(self, practice: Practice) -> None:
         with EmulatorProcess("--raw-cards", "off") as strict:

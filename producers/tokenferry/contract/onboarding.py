@@ -194,7 +194,7 @@ def _account(document: Onboarding) -> Iterator[Problem]:
             yield Problem("account.business_type", "cannot stand beside legal_entity, whose token brings its own")
         if account.is_accepted and document.legal_entity.tos_shown_and_accepted:
             yield Problem(
-                "account.tos_acceptance", "is said twice: leave out legal_entity.tos_shown_and_accepted, or it"
+                "account.tos_acceptance", "is given twice: leave out this one or legal_entity.tos_shown_and_accepted"
             )
     accepted = account.tos_acceptance if account.is_accepted else None
     if accepted is not None and (accepted.date is None or accepted.ip is None):

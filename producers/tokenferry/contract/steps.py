@@ -70,15 +70,15 @@ def external_account_step(name: str) -> str:
 
 
 def _steps(document: Onboarding) -> Iterator[Step]:
-    entity, at_last = _parted(document)
+    entity, declarations = _split(document)
     details = document.account
     # A token that makes an account brings its own acceptance; the user's own can only stand in a call without one.
-    at_once = entity if not details.is_accepted else None
+    with_account = entity if not details.is_accepted else None
     options = {name: getattr(details, name) for name in AccountDetails.model_fields}
-    yield Step(ACCOUNT, at_once, AccountCreate, {**options, "role": "account_token" if at_once else None})
+    yield Step(ACCOUNT, with_account, AccountCreate, {**options, "role": "account_token" if with_account else None})
     account = {"account": ACCOUNT}
     first: tuple[str, ...] = ()
-    if entity is not at_once:
+    if entity is not with_account:
         first = (LEGAL_ENTITY,)
         yield Step(LEGAL_ENTITY, entity, AccountUpdate, {"role": "account_token"}, account)
     for entry in document.persons:
@@ -87,17 +87,18 @@ def _steps(document: Onboarding) -> Iterator[Step]:
         for role in ("id_number", "id_number_secondary"):
             if (number := getattr(entry, role)) is not None:
                 ids = {**account, "person": name}
+                # Read as JSON, which leaves the number as it was sealed: see `fields`.
                 sealed = PiiRequest.model_validate_json(json.dumps({"id_number": number}))
                 yield Step(f"{role}:{entry.reference}", sealed, PersonUpdate, {"role": role}, ids)
     for name, each in document.numbered():
         options = {"default_for_currency": each.default_for_currency, "metadata": each.metadata}
         yield Step(external_account_step(name), each.request, ExternalAccount, options, account)
-    if at_last is not None:
+    if declarations is not None:
         persons = tuple(person_step(entry.reference) for entry in document.persons)
-        yield Step(COMPLETE, at_last, AccountUpdate, {"role": "account_token"}, account, after=first + persons)
+        yield Step(COMPLETE, declarations, AccountUpdate, {"role": "account_token"}, account, after=first + persons)
 
 
-def _parted(document: Onboarding) -> tuple[AccountRequest | None, AccountRequest | None]:
+def _split(document: Onboarding) -> tuple[AccountRequest | None, AccountRequest | None]:
     """Return the legal entity for the first call, and what a company may declare only when all its persons exist."""
     entity = document.legal_entity
     if entity is None or entity.company is None or not document.persons:
