@@ -361,11 +361,12 @@ def problems_of(error: ValidationError, *, under: str, names: frozenset[str]) ->
     An unknown field name is quoted if it is a plain word: otherwise it may be a value in the wrong place.
     """
     details = error.errors(include_input=False, include_url=False)
-    found = (Problem(_place(detail, under, names), _reason(detail)) for detail in details)
+    found = (Problem(_place(detail, under, names), reason_of(detail)) for detail in details)
     return tuple(dict.fromkeys(found))
 
 
-def _reason(detail: Mapping[str, Any]) -> str:
+def reason_of(detail: Mapping[str, Any]) -> str:
+    """Our sentence for one of `ValidationError.errors()`, which must have its context: limits come from there."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error" or kind not in _OF_PYDANTIC:  # raised by a validator of ours, with our sentence
         return str(detail["msg"]).removeprefix("Value error, ")
