@@ -23,6 +23,13 @@ US_TEST_NUMBERS = frozenset(
         "000888888883",
         "000999999991",
         "000999999992",
+        # Of payment methods, on the page "Testing".
+        "000000000009",
+        "000000004954",
+        "000555555559",
+        "000666666661",
+        "000777777771",
+        "000888888885",
     ]
 )
 """US numbers that tokenize in test mode; the failing ones fail later, at payout."""

@@ -62,6 +62,7 @@ def test_good_values_and_a_birthday_that_is_unset_pass(provider: Provider) -> No
 @pytest.mark.parametrize(
     ("country", "number", "routing"),
     [
+        ("US", "000888888885", "110000000"),
         ("GI", "00012345", "10-88-00"),
         ("GI", "GI75NWBK000000007099453", None),
         ("GB", "GB29NWBK60161331926819", None),
