@@ -3,6 +3,7 @@
 # make test-all   the same, on Redis and RabbitMQ too: TOKENFERRY_TEST_REDIS_URL and TOKENFERRY_TEST_AMQP_URL name them
 # make campaigns  small fault campaigns as tests; the large ones are `make faults` and `make faults-mutations`
 # make check  format, lint, types, import fences, the examples in docstrings
+# make fields  what the pinned SDK's types know and we do not: after an update of stripe; WRITE=1 renews the emulator's tables
 # make bench  what a token costs beside other stacks, half an hour: ONLY=pipeline,latency ROUNDS=5 REQUESTS=500 JSON=FILE;
 #             with BASE=COMMIT beside that version of this project instead (docs/performance.md)
 # make bench-smoke  a minute of it, which fails where something cannot be measured
@@ -25,7 +26,7 @@ BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all campaigns check bench bench-smoke bench-onboarding faults faults-mutations outages clean
+.PHONY: help demo test test-all campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -48,6 +49,9 @@ check: $(VENV)/installed
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m pytest --doctest-modules producers worker emulator
+
+fields: $(VENV)/installed
+	@$(BIN)/python tools/fields.py $(if $(WRITE),--write)
 
 bench: $(VENV)/installed $(BENCH)/installed
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools import cards
 
 import tokenferry.checks
-from tokenferry.checks import check
+from tokenferry.checks import TEST_CARDS, check, check_target, warn_once
 from tokenferry.contract.requests import (
     AccountRequest,
     BankAccountRequest,
@@ -21,7 +22,9 @@ from tokenferry.contract.requests import (
     PersonRequest,
     PiiRequest,
     Problem,
+    request_from,
 )
+from tokenferry.contract.targets import target_from
 
 TODAY = datetime.date(2026, 6, 15)
 
@@ -30,14 +33,15 @@ def listed(text: str) -> list[str]:
     return text.split()
 
 
-PUBLISHED = listed("""
-4242424242424242 5555555555554444 2223003122003222 5105105105105100 378282246310005 371449635398431 6011111111111117
-3056930009020004 36227206271667 6555900000604105 3566002020360505 6200000000000005 4000056655665556 5200828282828210
-4000002500001001 5555552500001001 4000000000000002 4000000000009995 4000000000009987 4000000000009979 4000000000006975
-4000000000000069 4000000000000127 4000000000000119 4000000000000341 4000000000000101 4000000000000036 4000000000000028
-4000000000000010 4000000000000044 4100000000000019 4000000000004954 4000000000009235 4000050360000001 5555050360000080
-4000002760003184 4000008260003178
-""")
+PAGES = Path(__file__).parent / "cards"
+
+
+def numbers(page: str) -> list[str]:
+    return re.findall(r"\| ([0-9]+) \|", (PAGES / page).read_text())
+
+
+PUBLISHED = numbers("stripe-testing.md")
+SAMPLES = numbers("samples.md")
 WRONG_NUMBER = "4242424242424241"
 
 
@@ -63,11 +67,24 @@ def fields(problems: tuple[Problem, ...]) -> list[str]:
 # -- cards ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", PUBLISHED)
+@pytest.mark.parametrize("number", [*PUBLISHED, *SAMPLES])
 def test_a_published_test_card_passes_with_test_keys_and_is_refused_with_live_keys(number):
     assert check(card(number), today=TODAY, live=False) == ()
     (problem,) = check(card(number), today=TODAY, live=True)
     assert problem == Problem("card.number", "is a published test card; test cards are refused with live keys")
+
+
+def test_every_published_card_is_in_the_data_file_and_no_other() -> None:
+    assert len(PUBLISHED) == len(set(PUBLISHED)) == 150
+    pages = [page.read_text() for page in sorted(PAGES.glob("*.md"))]
+    assert TEST_CARDS.read_text() == cards.data_file(pages)
+
+
+def test_a_card_that_is_new_on_the_page_is_noticed() -> None:
+    page = "<table><tr><td>Atlantis (AT)</td><td><code>4242 0000 0000 0000</code></td></tr></table>"
+    (new,) = cards.lacking([page], TEST_CARDS.read_text())
+    assert new == cards.Card(unpublished(), "Atlantis (AT)")
+    assert cards.lacking(["| Visa | 4242424242424242 |", "| wrong | 4242424242424241 |"], TEST_CARDS.read_text()) == []
 
 
 def test_a_live_looking_card_is_refused_with_test_keys_and_passes_with_live_keys():
@@ -146,8 +163,22 @@ def test_cloned_cards_and_the_other_kinds_have_nothing_to_check():
         ("GB", "DE89370400440532013000", None),
         ("AU", "000123456", "110000"),
         ("HK", "000123456", "110-000"),
+        ("HK", "0001234567890123", "110-000"),
+        ("HK", "000123-456", "110-000"),
         ("SG", "000123456", "1100-000"),
+        ("SG", "0" * 31, "1100-000"),
+        ("TH", "0" * 17, "110"),
+        ("KR", "0" * 16, "AAAAKR22"),
+        ("BN", "0" * 14, "AAAABN22"),
+        ("UY", "0" * 14, "110"),
+        ("DO", "000123456789", "110001"),
+        ("GM", "000123456789", "AAAAGM22-001"),
+        ("GY", "000123456789", "AAAAGY22-001"),
+        ("GI", "00012345", "10-88-00"),
+        ("GI", "GI75NWBK000000007099453", None),
+        ("GB", "GB29NWBK60161331926819", None),
         ("JP", "0001234", "1100000"),
+        ("JP", "0001", "1100000"),
         ("IN", "000123456789", "HDFC0004051"),
         ("VN", "000123456789", "01101100"),
         ("PY", "000123456789", "0"),
@@ -162,7 +193,7 @@ def test_documented_test_accounts_pass_in_test_mode(country, number, routing):
     assert check(bank(country, number, routing), today=TODAY, live=False) == ()
 
 
-IBAN_ONLY = listed("AE BJ CI NE SN CH LI CR DE FR IS MC GI IL NO PL RO SE TN")
+IBAN_ONLY = listed("AE BJ CI NE SN CH LI CR DE FR IS MC IL NO PL RO SE TN")
 IBAN_AND_BIC = listed("AL AO AZ BA BH EG GT JO KW KZ MA MD MG MK MU PK QA RS SA SM SV TR")
 NUMBER_AND_BIC = listed("AG AM BN BS BT BW DZ EC ET GA GY KE KH KR LA LC MN MO MY MZ NA NG OM PA RW TW TZ ZA")
 NUMBER_AND_ROUTING = listed("US CA GB AU HK SG JP IN BD VN TH ID BO CL CO DO UY PY GH JM TT PH LK UZ")
@@ -231,6 +262,52 @@ def test_account_types_are_asked_for_where_the_country_has_them():
     assert check(bank("CO", "000123456789", "110", account_type="savings"), today=TODAY, live=False) == ()
 
 
+@pytest.mark.parametrize(
+    ("country", "typed", "routing", "number", "code"),
+    [
+        ("NZ", "11-0000-0000000-010", None, "1100000000000010", None),
+        ("US", "000-123456789", "110000000", "000123456789", "110000000"),
+        ("us", "000 123\u2013456 789", " 110-000-000 ", "000123456789", "110000000"),
+        ("MX", "000 000 00123456789 7", None, "000000001234567897", None),
+        ("PE", "002-193-002198001234-95", None, "002193002198" + "00123495", None),
+        ("GB", "0001-2345", "23\u201314\u201370", "00012345", "23-14-70"),
+        ("HK", "000123\u2212456", "110-000", "000123-456", "110-000"),
+        ("DE", "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000", None, "DE89370400440532013000", None),
+        ("DE", "DE89\u202f3704\u202f0044\u202f0532\u202f0130\u202f00", None, "DE89370400440532013000", None),
+        ("DE", "\u200bDE89370400440532013000\ufeff", None, "DE89370400440532013000", None),
+        ("DE", "\u202aDE89-3704-0044-0532-0130-00\u202c\t", None, "DE89370400440532013000", None),
+    ],
+)
+def test_what_is_checked_of_an_account_is_what_is_sent(country, typed, routing, number, code):
+    data = {"country": country, "currency": "usd", "account_number": typed, "routing_number": routing}
+    request = request_from("bank_account", {name: value for name, value in data.items() if value is not None})
+    assert check(request, today=TODAY, live=False) == ()
+    assert request == bank(country, number, code)
+    assert request.form() == bank(country, number, code).form()
+
+
+@pytest.mark.parametrize("country", ["DE", "AT", "NL", "GB", "GI", "CH"])
+@pytest.mark.parametrize("bic", ["COBADEFFXXX", "COBADEFF", "coba de ff xxx"])
+def test_a_bic_beside_an_iban_is_left_out_where_the_iban_is_enough(country, bic):
+    request = bank(country, f"{country}89370400440532013000", bic)
+    assert request.routing_number is None
+    assert check(request, today=TODAY, live=False) == ()
+
+
+def test_a_bic_stays_where_the_country_wants_it_and_a_national_code_is_never_dropped():
+    assert bank("TR", "TR330006100519786457841326", "AAAATR22").routing_number == "AAAATR22"
+    assert bank("GB", "00012345", "231470").routing_number == "231470"
+    assert bank("DE", "DE89370400440532013000", "37040044").routing_number == "37040044"
+
+
+def test_a_sealed_document_keeps_the_numbers_its_calls_were_made_with():
+    """An idempotency key allows no other form."""
+    sealed = """{"country": "NZ", "currency": "nzd", "account_number": "11-0000-0000000-010"}"""
+    assert BankAccountRequest.model_validate_json(sealed).account_number == "11-0000-0000000-010"
+    sealed = """{"country": "DE", "currency": "eur", "account_number": "DE1", "routing_number": " COBADEFF"}"""
+    assert BankAccountRequest.model_validate_json(sealed).routing_number == " COBADEFF"
+
+
 # -- people and companies -------------------------------------------------------------------------------------------
 
 
@@ -253,11 +330,45 @@ def test_a_company_is_not_registered_in_the_future():
     assert fields(check(request, today=TODAY, live=False)) == ["account.company.registration_date"]
 
 
+# -- what goes beside a token ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"tos_acceptance": {"date": 1_900_000_000, "ip": "203.0.113.7"}}, "tos_acceptance.date"),
+        ({"tos_acceptance": {"date": 1_230_000_000, "ip": "203.0.113.7"}}, "tos_acceptance.date"),
+        ({"tos_acceptance": {"date": 1_700_000_000_000 // 1000, "ip": "203.0.113.700"}}, "tos_acceptance.ip"),
+        ({"tos_acceptance": {"date": 1_700_000_000, "ip": "a:b:c"}}, "tos_acceptance.ip"),
+        ({"business_profile": {"url": "example.com"}}, "business_profile.url"),
+        ({"business_profile": {"support_url": "ftp://example.com"}}, "business_profile.support_url"),
+        ({"business_profile": {"url": "https://example"}}, "business_profile.url"),
+        ({"tos_acceptance": {"date": 1_700_000_000, "ip": "2001:db8::1"}}, None),
+        ({"tos_acceptance": {"service_agreement": "recipient"}}, None),
+        ({"business_profile": {"url": "HTTPS://example.com/shop?x=1", "support_url": ""}}, None),
+    ],
+)
+def test_terms_and_urls_that_stripe_refuses_are_found_before(parameters, field):
+    for to in ("account_create", "account_update"):
+        target = target_from({"to": to, **({"account": "acct_1"} if to == "account_update" else {}), **parameters})
+        assert fields(check_target(target, today=TODAY)) == ([f"{to}.{field}"] if field else [])
+
+
+def test_a_declaration_of_the_future_is_found_in_a_token_too():
+    late = {"date": 1_900_000_000, "ip": "203.0.113.7"}
+    company = AccountRequest(company={"name": "X", "ownership_declaration": late})
+    assert fields(check(company, today=TODAY, live=False)) == ["account.company.ownership_declaration.date"]
+    guardian = PersonRequest(first_name="A", additional_tos_acceptances={"account": late})
+    assert fields(check(guardian, today=TODAY, live=False)) == ["person.additional_tos_acceptances.account.date"]
+
+
 # -- silence --------------------------------------------------------------------------------------------------------
 
 
 def test_no_reason_ever_contains_a_value():
-    requests = [card(number, "13", "2020", cvc="3141") for number in (*PUBLISHED, WRONG_NUMBER, unpublished())]
+    requests = [
+        card(number, "13", "2020", cvc="3141") for number in (*PUBLISHED, *SAMPLES, WRONG_NUMBER, unpublished())
+    ]
     requests += [bank(country, "987654321", "876543210") for country in ("US", "DE", "MX", "AL")]
     for request in requests:
         for live in (True, False):
@@ -268,7 +379,7 @@ def test_no_reason_ever_contains_a_value():
 
 def test_the_code_contains_no_digits_that_look_like_a_card_number():
     root = Path(tokenferry.checks.__file__).parent
-    for source in (root / "checks.py", *(root / "contract").glob("*.py")):
+    for source in (root / "checks.py", TEST_CARDS, *(root / "contract").glob("*.py")):
         assert not re.search("[0-9]{12,}", source.read_text()), source.name
 
 
@@ -277,3 +388,14 @@ def test_the_checks_do_not_load_a_library_that_is_slow_to_import():
     paths = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=paths)
     assert not {"schwifty", "pycountry", "stripe"} & set(loaded.stdout.split())
+
+
+def test_a_target_that_stripe_will_remove_is_warned_of_once(caplog):
+    warn_once.cache_clear()
+    charge = target_from({"to": "charge", "amount": 5, "currency": "eur"})
+    for _ in range(3):
+        assert check_target(charge, today=TODAY) == ()
+        assert check_target(target_from({"to": "customer_create"}), today=TODAY) == ()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "payment_intent" in record.getMessage()

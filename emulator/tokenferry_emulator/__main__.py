@@ -1,4 +1,6 @@
-"""``python -m tokenferry_emulator --port N``."""
+"""`python -m tokenferry_emulator --port N`."""
+
+from __future__ import annotations
 
 from tokenferry_emulator.command import emulator
 

@@ -1,20 +1,23 @@
 """Connected accounts: made and changed with account tokens, PII tokens and external accounts."""
 
-from tokenferry_emulator import identity
+from __future__ import annotations
+
+from tokenferry_emulator import identity, values
 from tokenferry_emulator.calls import ApiCall, metadata_of
-from tokenferry_emulator.connected import connected_account
+from tokenferry_emulator.connected import ask_for_terms, connected_account
 from tokenferry_emulator.errors import invalid
 from tokenferry_emulator.external_accounts import Incoming, check_collection, incoming, own_account, replace_default
 from tokenferry_emulator.ids import new_id
 from tokenferry_emulator.tokens import person_fields
 from tokenferry_emulator.world import EmulatorState, Json, Thing, Token, platform_account_id
 
-#: What an account token carries; beside one, or on an account made with one, these cannot be sent plainly.
 _LEGAL_ENTITY = ("business_type", "company", "individual", "tos_acceptance")
+"""What an account token carries. Next to a token, or on an account made with one, a call cannot send these plainly."""
 
 
 async def create_account(call: ApiCall) -> Json:
     """A connected account of the platform."""
+    _check(call)
     token, fields = _claimed_account(call, None)
     if token is not None and not token.payload.get("tos_shown_and_accepted"):
         raise invalid(
@@ -35,6 +38,7 @@ async def create_account(call: ApiCall) -> Json:
 
 async def update_account(call: ApiCall) -> Json:
     """Sent values replace, others stay; an external account replaces the default of its currency."""
+    _check(call)
     account = own_account(call, call.ids[0])
     token, fields = _claimed_account(call, account)
     new, _ = _incoming(call, account)
@@ -62,7 +66,7 @@ async def read_own_account(call: ApiCall) -> Json:
 
 
 def render(world: EmulatorState, account: Thing) -> Json:
-    """The account as answered, with its external accounts and what is still due."""
+    """Return the account as Stripe answers it, with its external accounts and what is still due."""
     data = [world.things[member].body for member in account.members]
     body = {
         **account.body,
@@ -82,8 +86,15 @@ def render(world: EmulatorState, account: Thing) -> Json:
     return body
 
 
+def _check(call: ApiCall) -> None:
+    """Refuse values that no account can have. External accounts are checked where they are read."""
+    sent = {name: value for name, value in call.form.items() if name not in ("external_account", "bank_account")}
+    values.check(sent, "", call.world.clock())
+    values.check_terms(call.form.get("tos_acceptance"))
+
+
 def _claimed_account(call: ApiCall, account: Thing | None) -> tuple[Token | None, Json]:
-    """The account token, and the legal entity it (or the form) brings."""
+    """Return the account token, if there is one, and the legal entity that it or the form describes."""
     sent = [name for name in _LEGAL_ENTITY if call.form.get(name) is not None]
     token_id = call.form.get("account_token")
     if token_id:
@@ -103,7 +114,7 @@ def _claimed_account(call: ApiCall, account: Thing | None) -> tuple[Token | None
             )
     fields: Json = {name: call.form[name] for name in ("business_type", "tos_acceptance") if name in call.form}
     if call.form.get("company"):
-        fields["company"] = identity.kept(call.form["company"], "company")
+        fields["company"] = identity.kept(call.form["company"])
     return None, fields
 
 
@@ -130,8 +141,11 @@ def _change(
     body, private = account.body, account.private
     for name in ("business_type", "email", "default_currency"):
         body[name] = fields.get(name) or call.form.get(name) or body[name]
-    if fields.get("company"):
-        body["company"] = identity.merged(body.get("company") or {}, fields["company"])
+    if company := fields.get("company"):
+        before = (body.get("company") or {}).get("structure")
+        if before and company.get("structure", before) != before:
+            ask_for_terms(account)
+        body["company"] = identity.merged(body.get("company") or {}, company)
     individual = identity.merged(fields.get("individual") or {}, individual)
     if individual:
         private.setdefault("individual_id", new_id("person"))
@@ -140,7 +154,8 @@ def _change(
         body["tos_acceptance"] = {"date": call.world.now(), "ip": call.client_ip, "user_agent": None}
     elif fields.get("tos_acceptance"):
         body["tos_acceptance"] = {**body["tos_acceptance"], **fields["tos_acceptance"]}
-    body["business_profile"] = identity.merged(body["business_profile"], call.form.get("business_profile") or {})
+    for name in ("business_profile", "settings"):
+        body[name] = identity.merged(body[name], call.form.get(name) or {})
     body["metadata"].update(metadata_of(call.form))
     if new is not None:
         saved = replace_default(call, account, new)
@@ -197,6 +212,7 @@ def _own_body(call: ApiCall) -> Json:
     return {
         "id": platform_account_id(call.scope),
         "object": "account",
+        "business_type": None,
         "charges_enabled": True,
         "country": "US",
         "default_currency": "usd",

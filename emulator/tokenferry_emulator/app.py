@@ -1,4 +1,6 @@
-"""The ASGI app: everything below /v1 is the provider, the rest is for tests."""
+"""The ASGI app: paths below /v1 answer like Stripe, the others are for tests."""
+
+from __future__ import annotations
 
 from starlette.applications import Starlette
 
@@ -9,7 +11,7 @@ from tokenferry_emulator.world import EmulatorState
 
 
 def create_app(world: EmulatorState | None = None) -> wire.App:
-    """An app over *world*, or over a new world with default settings."""
+    """Return an app over *world*, or over a new one with default settings."""
     world = world or EmulatorState()
     control = Starlette(routes=control_routes(world))
 
@@ -36,7 +38,7 @@ def create_app(world: EmulatorState | None = None) -> wire.App:
 
 
 async def _body(receive: wire.Receive) -> bytes | None:
-    """The whole body; None if the caller went away before its end."""
+    """Return the whole body; None if the caller went away before its end."""
     parts = []
     while True:
         message = await receive()

@@ -1,8 +1,10 @@
 """Who is calling: keys, their modes, and the account a key belongs to.
 
-The part of a key after its mode prefix names the account, so ``sk_test_alpha``, ``rk_test_alpha`` and ``pk_test_alpha``
-are keys of one account. A key with "invalid" or "expired" in it is refused as such.
+The part of a key after its mode prefix names the account, so `sk_test_alpha`, `rk_test_alpha` and `pk_test_alpha` are
+keys of one account. A key with "invalid" or "expired" in it is refused as such.
 """
+
+from __future__ import annotations
 
 import base64
 import binascii
@@ -13,19 +15,19 @@ from typing import NamedTuple
 
 from tokenferry_emulator.errors import Refusal, invalid
 
-_KEY = re.compile(r"(?P<kind>sk|pk|rk)_(?P<mode>test|live)_(?P<account>[A-Za-z0-9_]{1,200})\Z")
+_KEY = re.compile(r"(?P<kind>sk|pk|rk|rkcs)_(?P<mode>test|live)_(?P<account>[A-Za-z0-9_]{1,200})\Z")
 _REALM = ((b"www-authenticate", b'Bearer realm="Stripe"'),)
 
 
 class KeyScope(NamedTuple):
-    """Where an object lives: nothing made in one scope can be seen from another."""
+    """The account and mode that an object belongs to. Other scopes cannot see it."""
 
     account: str
     live: bool
     connected: str | None = None
 
     @property
-    def platform(self) -> "KeyScope":
+    def platform(self) -> KeyScope:
         return self._replace(connected=None)
 
 
@@ -37,10 +39,11 @@ class Caller:
     publishable: bool
     masked: str
     raw_cards: bool
+    v1_accounts: bool
 
 
 def authenticate(header: str | None, accepted: frozenset[str], rejected: Collection[str] = ()) -> Caller:
-    """The caller behind an Authorization header, Bearer or Basic; *accepted* empty means every well-formed key."""
+    """Return the caller behind an Authorization header. An empty *accepted* means every well-formed key."""
     key = _key(header)
     if not key:
         raise _refused(
@@ -59,6 +62,7 @@ def authenticate(header: str | None, accepted: frozenset[str], rejected: Collect
         publishable=parts["kind"] == "pk",
         masked=masked,
         raw_cards="noraw" not in key and "raw_cards" not in rejected,
+        v1_accounts="nov1" not in key and "v1_accounts" not in rejected,
     )
 
 
@@ -73,6 +77,14 @@ def only_secret_keys() -> Refusal:
 def only_publishable_keys(kind: str) -> Refusal:
     """Status and text of this refusal are an assumption: no public source shows the real ones."""
     return invalid(f"In live mode, {kind} tokens can only be created with your publishable API key.", status=403)
+
+
+def v1_accounts_refused() -> Refusal:
+    """What a new platform is told. Its status and words are an assumption: public sources quote only the path."""
+    return invalid(
+        "Your platform cannot create accounts with POST /v1/accounts. Create them with the Accounts v2 API, POST "
+        "/v2/core/accounts. See https://docs.stripe.com/connect/accounts-v2."
+    )
 
 
 def no_access(caller: Caller, account: str) -> Refusal:

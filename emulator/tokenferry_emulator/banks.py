@@ -1,5 +1,7 @@
 """Bank accounts: shapes by country, the test numbers of the US, and the normalised routing number of the answer."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +12,6 @@ from tokenferry_emulator.errors import Refusal, invalid, missing
 from tokenferry_emulator.fingerprints import fingerprint
 from tokenferry_emulator.ids import new_id
 
-#: US numbers that tokenize in test mode; the failing ones fail later, at payout.
 US_TEST_NUMBERS = frozenset(
     [
         "000123456789",
@@ -22,8 +23,16 @@ US_TEST_NUMBERS = frozenset(
         "000888888883",
         "000999999991",
         "000999999992",
+        # Of payment methods, on the page "Testing".
+        "000000000009",
+        "000000004954",
+        "000555555559",
+        "000666666661",
+        "000777777771",
+        "000888888885",
     ]
 )
+"""US numbers that tokenize in test mode; the failing ones fail later, at payout."""
 MAGIC = frozenset(
     [
         "btok_us_verified",
@@ -56,7 +65,7 @@ def magic_bank(name: str, secret: bytes) -> tuple[dict[str, Any], Behaviour]:
 
 
 def read_bank(fields: Mapping[str, Any], secret: bytes, *, live: bool, path: str = "bank_account") -> dict[str, Any]:
-    """The account's public face; the number ends here. Raises 400, *path* first in the parameter it names."""
+    """Return the account as it is shown, without its number. Raises a 400 whose parameter begins with *path*."""
     country = (fields.get("country") or "").upper()
     if not country:
         raise missing(f"{path}[country]")
@@ -74,7 +83,7 @@ def read_bank(fields: Mapping[str, Any], secret: bytes, *, live: bool, path: str
     if not fields.get("account_number"):
         raise missing(f"{path}[account_number]")
     number = re.sub(r"\s", "", fields["account_number"])
-    routing = _routing(country, form, fields.get("routing_number"), path)
+    routing = _routing(country, form, number, fields.get("routing_number"), path)
     _check_number(country, form, number, live=live, path=path)
     if form.typed and not fields.get("account_type"):
         raise missing(f"{path}[account_type]")
@@ -94,8 +103,8 @@ def read_bank(fields: Mapping[str, Any], secret: bytes, *, live: bool, path: str
     }
 
 
-def _routing(country: str, form: Format, routing: str | None, path: str) -> str:
-    if form.routing is None:
+def _routing(country: str, form: Format, number: str, routing: str | None, path: str) -> str:
+    if form.routing is None or not form.wants_routing(number):
         return ""
     if not routing:
         raise missing(f"{path}[routing_number]")
@@ -126,7 +135,7 @@ def _invalid_number(message: str, path: str) -> Refusal:
 
 
 def _aba(routing: str) -> bool:
-    """The checksum of US routing numbers.
+    """Return whether the check digit of a US routing number is right.
 
     >>> _aba("110000000"), _aba("123456789")
     (True, False)
@@ -136,10 +145,10 @@ def _aba(routing: str) -> bool:
 
 
 def _normalised(country: str, form: Format, routing: str, number: str) -> str:
-    """What the answer shows: often not what was sent."""
+    """Return the routing number of the answer, which is often not the one sent."""
     match country:
         case "GI":
-            return "11-00-00000"
+            return routing or "11-00-00000"
         case "AU":
             return f"{routing.replace('-', '')[:2]} {routing.replace('-', '')[2:]}"
         case "AZ":
@@ -152,4 +161,4 @@ def _normalised(country: str, form: Format, routing: str, number: str) -> str:
             return number[:3]
         case "NZ":
             return number[:6]
-    return "110000000" if form.routing is None else routing
+    return routing or "110000000"

@@ -1,5 +1,7 @@
 """One authenticated call on its way through an endpoint: its parameters, and the tokens it holds meanwhile."""
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +17,7 @@ Handler = Callable[["ApiCall"], Awaitable[Json]]
 
 @dataclass(slots=True)
 class ApiCall:
-    """What a handler sees. A handler checks, awaits ``work()`` once, and only then changes the world."""
+    """One call, for its handler: it checks, awaits `work()` once, and only then changes anything."""
 
     world: EmulatorState
     caller: Caller
@@ -31,7 +33,7 @@ class ApiCall:
     executing: bool = False
 
     async def work(self) -> None:
-        """The time the provider takes; the tokens claimed before are in use meanwhile."""
+        """Wait as long as Stripe takes. Claimed tokens are in use meanwhile."""
         if self.executing:
             return
         self.executing = True
@@ -68,7 +70,7 @@ class ApiCall:
         return token
 
     def spend(self, token: Token, object_id: str) -> None:
-        """The token has become, or gone into, the object."""
+        """Mark the token as spent on the object."""
         if token.magic:
             self.world.ledger.magic_uses += 1
             return
@@ -78,7 +80,7 @@ class ApiCall:
         self.world.ledger.used(token.id, object_id)
 
     def declined(self, token: Token | None, refusal: Refusal) -> Refusal:
-        """The issuer said no; whether that spends the token is a setting."""
+        """Count a decline. A setting says whether it spends the token."""
         self.world.ledger.declined += 1
         if token is not None and not token.magic and self.world.settings.decline_consumes:
             token.spent = True
@@ -86,7 +88,7 @@ class ApiCall:
         return refusal
 
     def release(self) -> None:
-        """The call is over: what it held and did not spend is free again."""
+        """Free the tokens that the call held and did not spend."""
         for token in self.held:
             token.holder = None
         self.held.clear()
@@ -95,11 +97,11 @@ class ApiCall:
         return self.world.find(kind, thing_id, self.scope, param=param, status=status)
 
     def wants(self, name: str) -> bool:
-        """Whether the caller asked to expand *name*."""
+        """Return whether the caller asked to expand *name*."""
         return name in (self.form.get("expand") or ())
 
     def listed(self, bodies: list[Json]) -> Json:
-        """A list answer, cut by ``limit`` and ``starting_after``."""
+        """Return a page of a list, by `limit` and `starting_after`."""
         start = 0
         if after := self.form.get("starting_after"):
             start = next((at + 1 for at, body in enumerate(bodies) if body["id"] == after), len(bodies))
@@ -126,7 +128,7 @@ class ApiCall:
 
 
 def magic_token(world: EmulatorState, scope: KeyScope, name: str) -> Token | None:
-    """A fresh token behind a reusable test name like ``tok_visa``; None for every other name, and in live mode."""
+    """Return a new token for a reusable test name like `tok_visa`; None for other names, and in live mode."""
     if scope.live:
         return None
     if name in cards.MAGIC:
@@ -140,7 +142,6 @@ def magic_token(world: EmulatorState, scope: KeyScope, name: str) -> Token | Non
     return None
 
 
-#: Id prefixes by type. ``btok`` is what every recording shows; the provider's own pages print ``tok``.
 PREFIXES = {
     "card": "tok",
     "bank_account": "btok",
@@ -149,10 +150,11 @@ PREFIXES = {
     "person": "cpt",
     "cvc_update": "cvctok",
 }
+"""Id prefixes by type. `btok` is what every recording shows; the provider's own pages print `tok`."""
 
 
 def token_body(world: EmulatorState, scope: KeyScope, kind: str, inner: Json | None, client_ip: str | None) -> Json:
-    """A token as answered, keys in the recorded order."""
+    """Return a token as Stripe answers it, with its keys in the recorded order."""
     body: Json = {"id": new_id(PREFIXES[kind]), "object": "token"}
     if inner is not None:
         body[kind] = inner

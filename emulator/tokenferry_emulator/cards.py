@@ -3,6 +3,8 @@
 Tokenization checks the form only (Luhn, dates, length of the CVC); declines arise where the issuer would be asked.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from tokenferry_emulator.ids import new_id
 
 @dataclass(frozen=True, slots=True)
 class Decline:
-    """What the issuer says instead of yes."""
+    """How an issuer declines."""
 
     code: str
     decline_code: str
@@ -76,7 +78,6 @@ def _always(decline: Decline) -> Behaviour:
     return Behaviour(on_attach=decline, on_charge=decline)
 
 
-#: Numbers that behave, from the provider's page on testing.
 _BEHAVIOURS = {
     "4000000000000002": _always(_GENERIC),
     "4000000000009995": _always(_FUNDS),
@@ -94,6 +95,7 @@ _BEHAVIOURS = {
     "4000000000000010": Behaviour(line1_check="fail", zip_check="fail"),
     "4000000000000044": Behaviour(line1_check="unavailable", zip_check="unavailable"),
 }
+"""Numbers that behave, from the provider's page on testing."""
 _INCORRECT_CVC_NUMBER = "4000000000000127"
 _DEBIT = frozenset({"4000056655665556", "5200828282828210", "6011981111111113"})
 _PREPAID = frozenset({"5105105105105100"})
@@ -110,7 +112,6 @@ _BRANDS = (
     (re.compile(r"4\d{12}(?:\d{3}){0,2}\Z"), "Visa"),
 )
 
-#: Names that stand for a card in test mode, without a number and without single use.
 MAGIC = {
     "tok_visa": "4242424242424242",
     "tok_visa_debit": "4000056655665556",
@@ -137,6 +138,7 @@ MAGIC = {
     "tok_chargeDeclined": "4000000000000002",
     "tok_chargeCustomerFail": "4000000000000341",
 }
+"""Names that stand for a card in test mode, without a number and without single use."""
 _MAGIC_COUNTRIES = {"tok_jp": "JP", "tok_cn": "CN"}
 
 
@@ -150,7 +152,7 @@ def magic_card(name: str, secret: bytes, now: float) -> tuple[dict[str, Any], Be
 
 
 def read_card(fields: Mapping[str, Any], secret: bytes, now: float) -> tuple[dict[str, Any], Behaviour]:
-    """The card's public face and its behaviour; the number and the CVC end here. Raises 402 or 400."""
+    """Return the card as it is shown, without number and CVC, and its behaviour. Raises 402 or 400."""
     number = _number(fields)
     month, year = _expiry(fields, now)
     cvc = fields.get("cvc")

@@ -1,5 +1,7 @@
 """Charges, top-ups and Sources made from a token directly: the older ways to spend one."""
 
+from __future__ import annotations
+
 from tokenferry_emulator import cards
 from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.cards import Behaviour
@@ -8,9 +10,11 @@ from tokenferry_emulator.errors import Refusal, invalid, missing
 from tokenferry_emulator.ids import new_id
 from tokenferry_emulator.world import Json, Thing, Token
 
+_OWNER = ("address", "email", "name", "phone")
+
 
 async def create_charge(call: ApiCall) -> Json:
-    """Charges a token, or a customer's source; a declined charge is kept and named in the error."""
+    """Charge a token or a customer's source. A declined charge is stored, and the error names it."""
     amount, currency = amount_of(call)
     token, source, behaviour = _payer(call)
     await call.work()
@@ -48,6 +52,7 @@ async def create_topup(call: ApiCall) -> Json:
     body: Json = {
         "id": new_id("tu"),
         "object": "topup",
+        "initiated_by": "user",
         "amount": amount,
         "balance_transaction": None,
         "created": call.world.now(),
@@ -87,6 +92,7 @@ async def create_source(call: ApiCall) -> Json:
     body: Json = {
         "id": new_id("src"),
         "object": "source",
+        "allow_redisplay": None,
         "amount": call.form.get("amount"),
         "client_secret": new_id("src_client_secret"),
         "created": call.world.now(),
@@ -94,7 +100,7 @@ async def create_source(call: ApiCall) -> Json:
         "flow": "none",
         "livemode": call.scope.live,
         "metadata": metadata_of(call.form),
-        "owner": {name: owner.get(name) for name in ("address", "email", "name", "phone")},
+        "owner": {name: owner.get(name) for name in _OWNER} | {f"verified_{name}": None for name in _OWNER},
         "statement_descriptor": None,
         "status": "chargeable",
         "type": kind,
@@ -127,7 +133,7 @@ def amount_of(call: ApiCall) -> tuple[int, str]:
 
 
 def _payer(call: ApiCall) -> tuple[Token | None, Json, Behaviour]:
-    """What is charged: a saved source of the customer, a Source, or a token."""
+    """Return what is charged: the token, if it is one, its shown form, and its behaviour."""
     world, wanted = call.world, call.form.get("source")
     if "customer" in call.form:
         customer = call.find("customer", call.form["customer"], param="customer", status=400)
@@ -156,26 +162,75 @@ def _unverified() -> Refusal:
     )
 
 
+_CHARGE_EMPTY = (
+    "application",
+    "application_fee",
+    "balance_transaction",
+    "calculated_statement_descriptor",
+    "failure_balance_transaction",
+    "failure_code",
+    "failure_message",
+    "outcome",
+    "payment_intent",
+    "payment_method_details",
+    "receipt_number",
+    "review",
+    "source_transfer",
+    "transfer",
+)
+"""Fields that only other calls fill: null in a charge made from a token."""
+_CHARGE_ECHOED = (
+    "application_fee_amount",
+    "customer",
+    "description",
+    "on_behalf_of",
+    "receipt_email",
+    "shipping",
+    "statement_descriptor",
+    "statement_descriptor_suffix",
+    "transfer_data",
+    "transfer_group",
+)
+"""Parameters that the answer repeats."""
+
+
 def _charge_body(call: ApiCall, amount: int, currency: str, source: Json) -> Json:
     captured = call.form.get("capture") is not False
+    charge_id = new_id("ch")
     return {
-        "id": new_id("ch"),
+        "id": charge_id,
         "object": "charge",
+        **dict.fromkeys(_CHARGE_EMPTY),
+        **{name: call.form.get(name) for name in _CHARGE_ECHOED},
         "amount": amount,
         "amount_captured": amount if captured else 0,
         "amount_refunded": 0,
+        "billing_details": _billing_details(source),
         "captured": captured,
         "created": call.world.now(),
         "currency": currency,
-        "customer": call.form.get("customer"),
-        "description": call.form.get("description"),
-        "failure_code": None,
-        "failure_message": None,
+        "disputed": False,
+        "fraud_details": {},
         "livemode": call.scope.live,
         "metadata": metadata_of(call.form),
         "paid": True,
         "payment_method": source["id"],
+        "receipt_url": f"https://pay.stripe.com/receipts/{charge_id}",
         "refunded": False,
         "source": source,
         "status": "succeeded",
+    }
+
+
+def _billing_details(source: Json) -> Json:
+    """Return name and address of a card, a bank account or a Source."""
+    names = {"line1": "address_line1", "line2": "address_line2", "city": "address_city", "state": "address_state"}
+    names |= {"postal_code": "address_zip", "country": "address_country"}
+    owner = source.get("owner") or {}
+    return {
+        "address": owner.get("address") or {part: source.get(name) for part, name in names.items()},
+        "email": owner.get("email"),
+        "name": owner.get("name") or source.get("name") or source.get("account_holder_name"),
+        "phone": owner.get("phone"),
+        "tax_id": None,
     }

@@ -1,4 +1,6 @@
-"""``tokenferry emulator``: the endpoint as a command."""
+"""`tokenferry emulator`: the endpoint as a command."""
+
+from __future__ import annotations
 
 import json
 import math
@@ -14,7 +16,7 @@ from tokenferry_emulator.world import EmulatorState
 
 
 class Finite(click.FloatRange):
-    """A range without nan and inf, which every comparison lets pass or nobody can wait for."""
+    """A range of finite numbers: NaN passes every comparison, and nobody can wait for infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -28,22 +30,22 @@ _MILLISECONDS = Finite(min=0)
 
 
 def _faults(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """``KIND=PROBABILITY`` or a JSON object, any number of times."""
-    wish: dict[str, Any] = {}
+    """`KIND=PROBABILITY` or a JSON object, any number of times."""
+    wanted: dict[str, Any] = {}
     for value in values:
         try:
             if value.lstrip().startswith("{"):
-                wish.update(json.loads(value))
+                wanted.update(json.loads(value))
             else:
                 kind, _, probability = value.partition("=")
-                wish[kind] = float(probability)
+                wanted[kind] = float(probability)
         except ValueError:
             raise click.BadParameter(f"{value!r} is neither KIND=PROBABILITY nor a JSON object") from None
     try:
-        Faults(wish, seed=0)
+        Faults(wanted, seed=0)
     except UnreadableFaults as error:
         raise click.BadParameter(str(error)) from None
-    return wish
+    return wanted
 
 
 @click.command(epilog=f"Kinds of faults: {', '.join(KINDS)}.")
@@ -73,6 +75,13 @@ def _faults(context: click.Context, parameter: click.Parameter, values: tuple[st
     show_default=True,
     help="Whether raw card numbers are accepted.",
 )
+@click.option(
+    "--v1-accounts",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether connected accounts can be created with the v1 API, as new platforms cannot.",
+)
 @click.option("--declines-consume/--declines-keep", default=True, help="Whether a decline spends the token.")
 @click.option("--token-lifetime", type=_RATE, help="Seconds after which an unused token is unknown.")
 @click.option(
@@ -95,6 +104,7 @@ def emulator(
     keys: tuple[str, ...],
     connected_account: tuple[str, ...],
     raw_cards: str,
+    v1_accounts: str,
     declines_consume: bool,
     token_lifetime: float | None,
     hang_seconds: float,
@@ -117,6 +127,7 @@ def emulator(
         keys=frozenset(keys),
         connected_accounts=connected_account,
         raw_cards=raw_cards == "on",
+        v1_accounts=v1_accounts == "on",
         decline_consumes=declines_consume,
         token_lifetime=token_lifetime,
         hang_seconds=hang_seconds,

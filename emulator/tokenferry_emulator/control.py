@@ -1,4 +1,6 @@
-"""What a test may ask and set: the ledger, faults, limits, reset. No key is needed; the server listens on loopback."""
+"""What tests may ask and set: the ledger, faults, limits, keys, reset. No key is needed: the server is on loopback."""
+
+from __future__ import annotations
 
 import json
 import math
@@ -18,15 +20,20 @@ _RATES = tuple(field.name for field in fields(Rates))
 
 
 def control_routes(world: EmulatorState) -> list[Route]:
-    """The routes ``/_ledger``, ``/_faults``, ``/_limits``, ``/_keys``, ``/_reset`` and ``/_health``."""
+    """The routes `/_ledger`, `/_faults`, `/_limits`, `/_keys`, `/_reset` and `/_health`."""
+    return [*_ledger_routes(world), *_setting_routes(world)]
+
+
+def _ledger_routes(world: EmulatorState) -> list[Route]:
+    """What has happened, and what there is."""
 
     async def ledger(_: Request) -> Response:
         return JSONResponse(world.ledger.snapshot(world.locks.writers_peak))
 
-    async def ledger_pages(_: Request) -> Response:
+    async def pages(_: Request) -> Response:
         return JSONResponse(world.ledger.pages())
 
-    async def ledger_of_token(request: Request) -> Response:
+    async def of_token(request: Request) -> Response:
         token = world.tokens.get(request.path_params["token"])
         if token is None:
             return _wrong("no such token", status=404)
@@ -35,9 +42,20 @@ def control_routes(world: EmulatorState) -> list[Route]:
             {"id": token.id, "kind": token.kind, "uses": uses, "spent": token.spent, "in_use": token.holder is not None}
         )
 
-    async def ledger_of_key(request: Request) -> Response:
+    async def of_key(request: Request) -> Response:
         key = request.path_params["key"]
         return JSONResponse({"key": key, "tokens": world.ledger.tokens_by_key.get(key, [])})
+
+    return [
+        Route("/_ledger", ledger),
+        Route("/_ledger/pages", pages),
+        Route("/_ledger/tokens/{token}", of_token),
+        Route("/_ledger/keys/{key:path}", of_key),
+    ]
+
+
+def _setting_routes(world: EmulatorState) -> list[Route]:
+    """What a test may change: each answers with what is set."""
 
     async def faults(request: Request) -> Response:
         if request.method == "DELETE":
@@ -51,20 +69,17 @@ def control_routes(world: EmulatorState) -> list[Route]:
 
     async def limits(request: Request) -> Response:
         if request.method == "POST":
-            wish = await _json(request)
-            unknown = sorted(set(wish) - set(_RATES))
-            if unknown:
-                return _wrong(f"unknown limit {unknown[0]}; known are {', '.join(_RATES)}")
-            if wrong := [name for name, value in wish.items() if not _is_limit(name, value)]:
-                return _wrong(f"{wrong[0]} must be a number greater than 0, or null")
-            world.limiter.set(replace(world.limiter.rates, **wish))
+            rates = await _json(request)
+            if reason := _limits_refusal(rates):
+                return _wrong(reason)
+            world.limiter.set(replace(world.limiter.rates, **rates))
         return JSONResponse({name: getattr(world.limiter.rates, name) for name in _RATES})
 
     async def keys(request: Request) -> Response:
         if request.method == "POST":
-            wish = await _json(request)
-            reject, accept = wish.pop("reject", []), wish.pop("accept", [])
-            if wish or not all(_is_words(words) for words in (reject, accept)):
+            changes = await _json(request)
+            reject, accept = changes.pop("reject", []), changes.pop("accept", [])
+            if changes or not all(_is_list_of_text(names) for names in (reject, accept)):
                 return _wrong('write {"reject": [...], "accept": [...]}, each a list of keys or accounts')
             world.rejected = (world.rejected | set(reject)) - set(accept)
         return JSONResponse({"rejected": sorted(world.rejected)})
@@ -77,10 +92,6 @@ def control_routes(world: EmulatorState) -> list[Route]:
         return JSONResponse({"status": "ok"})
 
     return [
-        Route("/_ledger", ledger),
-        Route("/_ledger/pages", ledger_pages),
-        Route("/_ledger/tokens/{token}", ledger_of_token),
-        Route("/_ledger/keys/{key:path}", ledger_of_key),
         Route("/_faults", _readable(faults), methods=["GET", "POST", "DELETE"]),
         Route("/_limits", _readable(limits), methods=["GET", "POST"]),
         Route("/_keys", _readable(keys), methods=["GET", "POST"]),
@@ -113,6 +124,14 @@ def _readable(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
     return guarded
 
 
+def _limits_refusal(rates: dict[str, Any]) -> str | None:
+    """Why these limits cannot be set, or None."""
+    if unknown := sorted(set(rates) - set(_RATES)):
+        return f"unknown limit {unknown[0]}; known are {', '.join(_RATES)}"
+    wrong = [name for name, value in rates.items() if not _is_limit(name, value)]
+    return f"{wrong[0]} must be a number greater than 0, or null" if wrong else None
+
+
 def _is_limit(name: str, value: object) -> bool:
     if name == "by_endpoint":
         return isinstance(value, dict) and all(_is_limit("", rate) for rate in value.values())
@@ -121,8 +140,8 @@ def _is_limit(name: str, value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
-def _is_words(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _wrong(message: str, status: int = 400) -> Response:

@@ -1,5 +1,7 @@
 """Customers and their sources: the first place where a card or bank token is spent."""
 
+from __future__ import annotations
+
 from tokenferry_emulator import cards
 from tokenferry_emulator.calls import ApiCall, metadata_of
 from tokenferry_emulator.errors import invalid, missing
@@ -25,7 +27,7 @@ async def create_customer(call: ApiCall) -> Json:
 
 
 async def update_customer(call: ApiCall) -> Json:
-    """Changes a customer; a token in ``source`` becomes the new default and replaces the old one."""
+    """Changes a customer; a token in `source` becomes the new default and replaces the old one."""
     customer = call.find("customer", call.ids[0], param="id")
     token = _claimed_source(call, customer)
     await call.work()
@@ -51,7 +53,7 @@ async def read_customer(call: ApiCall) -> Json:
 
 
 async def create_source(call: ApiCall) -> Json:
-    """One more source; it becomes the default only if there was none."""
+    """Add a source. It becomes the default only if there was none."""
     customer = call.find("customer", call.ids[0], param="customer")
     token = _claimed_source(call, customer)
     if token is None:
@@ -86,7 +88,7 @@ def saved_source(world: EmulatorState, customer: Thing, source_id: str) -> Thing
 
 
 def save_source(call: ApiCall, customer: Thing, token: Token) -> Thing:
-    """The stored card or bank account; it keeps the id it had inside the token."""
+    """Store a card or bank account under the id that it has inside the token."""
     inner = token.body[token.kind]
     body = cards.checked(inner, token.behaviour) if token.kind == "card" else dict(inner)
     if token.magic:

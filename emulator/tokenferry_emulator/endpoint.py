@@ -1,11 +1,20 @@
-"""One call from bytes to bytes: who calls, may they now, was it asked before, and then the handler."""
+"""One call from bytes to bytes: authentication, rate limits, idempotency, and then the handler."""
+
+from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from tokenferry_emulator import latency, locks, parameters, routes, wire
-from tokenferry_emulator.authentication import Caller, KeyScope, authenticate, no_access, only_secret_keys
+from tokenferry_emulator.authentication import (
+    Caller,
+    KeyScope,
+    authenticate,
+    no_access,
+    only_secret_keys,
+    v1_accounts_refused,
+)
 from tokenferry_emulator.calls import ApiCall
 from tokenferry_emulator.connected import owned_account
 from tokenferry_emulator.errors import Refusal, backend_failure, invalid
@@ -29,7 +38,7 @@ _CREATE_ACCOUNT = "POST /v1/accounts"
 
 @dataclass(slots=True)
 class Request:
-    """What came over the wire, before anybody looked at it."""
+    """A request as it arrived."""
 
     method: str
     path: str
@@ -37,8 +46,8 @@ class Request:
     text: str
     client_ip: str | None
     request_id: str = field(default_factory=new_request_id)
-    #: headers to give back: version, account, key and original request
     echo: Headers = field(default_factory=list)
+    """Headers to give back: version, account, key and original request."""
 
     def header(self, name: bytes) -> str | None:
         value = self.headers.get(name)
@@ -55,7 +64,7 @@ class Request:
 
 
 async def answer(world: EmulatorState, request: Request) -> Reply:
-    """The reply to one call below /v1. Faults that need the connection are named in it."""
+    """Return the reply to one call below /v1. It names a fault that needs the connection."""
     route, ids = routes.find(request.method, request.path)
     pattern, key = route.pattern if route else "", request.idempotency_key or ""
     fault = world.faults.choose(request.method, request.path, pattern, key)
@@ -98,6 +107,8 @@ async def _answered(
             raise _unrecognized(request)
         if caller.publishable and route.name != "POST /v1/tokens":
             raise only_secret_keys()
+        if route.name == _CREATE_ACCOUNT and not (world.settings.v1_accounts and caller.v1_accounts):
+            raise v1_accounts_refused()
         scope = _scope(world, caller, request)
         _limited(world, scope, route, fault)
         world.limiter.enter(scope)
@@ -231,7 +242,7 @@ def _refused(request: Request, refusal: Refusal) -> Reply:
 
 
 def _should_retry(request: Request, status: int) -> Headers:
-    """ "false" on whatever is final: repeating it would only be answered the same."""
+    """Return the header that says "false" for a final answer: a repeat would get the same one."""
     final = request.method == "POST" and status < 500
     return [(b"stripe-should-retry", b"false")] if final else []
 

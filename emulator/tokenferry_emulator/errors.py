@@ -1,8 +1,10 @@
 """Refusals, as they go over the wire.
 
-Types on the wire are ``api_error``, ``card_error``, ``idempotency_error`` and ``invalid_request_error``; there is none
+Types on the wire are `api_error`, `card_error`, `idempotency_error` and `invalid_request_error`; there is none
 for rate limits or authentication.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,7 +44,7 @@ def invalid(
     stored: bool = False,
     headers: tuple[tuple[bytes, bytes], ...] = (),
 ) -> Refusal:
-    """An ``invalid_request_error``; *code* brings its page with it, as on the wire."""
+    """An `invalid_request_error`; *code* brings its page with it, as on the wire."""
     error: dict[str, Any] = {}
     if code is not None:
         error["code"] = code

@@ -1,5 +1,7 @@
 """External accounts: where payouts of a connected account go. Tokens of both scopes are good here (as recorded)."""
 
+from __future__ import annotations
+
 from tokenferry_emulator import banks, cards
 from tokenferry_emulator.authentication import no_access
 from tokenferry_emulator.calls import ApiCall, metadata_of
@@ -22,7 +24,7 @@ class Incoming:
 
 
 def incoming(call: ApiCall, account_id: str | None, param: str) -> Incoming | None:
-    """What was sent in *param*, checked; None if nothing was. *account_id* None means an account yet to be made."""
+    """Return what *param* brings, checked, or None. *account_id* is None for an account that is yet to be made."""
     sent = call.form.get(param)
     if not sent:
         return None
@@ -40,7 +42,7 @@ def incoming(call: ApiCall, account_id: str | None, param: str) -> Incoming | No
 
 
 def save(call: ApiCall, account: Thing, new: Incoming, *, default: bool) -> Thing:
-    """Stores it. The id of the token's card or bank account survives only if the token was made on this account."""
+    """Store it. It keeps the id inside the token only if the token was made on this account."""
     world = call.world
     body = cards.checked(new.inner, new.behaviour) if new.kind == "card" else dict(new.inner)
     at_home = new.token is not None and not new.token.magic and new.token.scope.connected == account.id
@@ -63,7 +65,7 @@ def save(call: ApiCall, account: Thing, new: Incoming, *, default: bool) -> Thin
 
 
 def replace_default(call: ApiCall, account: Thing, new: Incoming) -> Thing:
-    """What an account update does: the previous default of that currency is deleted."""
+    """Store it as the default of its currency, and delete the previous default, as an account update does."""
     world, currency = call.world, new.inner["currency"]
     for member in list(account.members):
         body = world.things[member].body
@@ -74,7 +76,7 @@ def replace_default(call: ApiCall, account: Thing, new: Incoming) -> Thing:
 
 
 async def create_external_account(call: ApiCall) -> Json:
-    """Adds one more."""
+    """Add one, and leave the others as they are."""
     account = own_account(call, call.ids[0])
     check_collection(account)
     new = incoming(call, account.id, "external_account")
@@ -105,7 +107,7 @@ async def read_external_account(call: ApiCall) -> Json:
 
 
 def own_account(call: ApiCall, account_id: str) -> Thing:
-    """The connected account a path names; 403 if this platform has none of that id."""
+    """Return the connected account that the path names. Raises 403 if this platform has none of that id."""
     account = owned_account(call.world, call.scope.platform, account_id)
     if account is None or call.scope.connected not in (None, account_id):
         raise no_access(call.caller, account_id)

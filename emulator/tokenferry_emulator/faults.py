@@ -1,12 +1,12 @@
-"""Faults on purpose, by seeded dice or by script."""
+"""Deliberate faults, by probability (seeded) or by script."""
+
+from __future__ import annotations
 
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Every kind, and where in a call it strikes. "before": nothing was executed. "instead": the call was executed and its
-#: answer is kept for its key as the fault. "after": executed, the true answer is kept, the caller sees the fault.
 KINDS = {
     "rate_429_global": "before",
     "rate_429_endpoint": "before",
@@ -27,15 +27,18 @@ KINDS = {
     "not_a_token_200": "after",
     "hang_after": "after",
 }
+"""Every kind, and where in a call it strikes. "before": nothing was executed. "instead": the call was executed and its
+answer is kept for its key as the fault. "after": executed, the true answer is kept, the caller sees the fault.
+"""
 
 
 class UnreadableFaults(ValueError):
-    """The wish for faults names an unknown kind, or no probability. The message may be shown."""
+    """A setting of faults has an unknown kind or no probability. The message may be shown."""
 
 
 @dataclass(slots=True)
 class Scripted:
-    """The next *times* calls that match get this fault. *key*: how their idempotency key begins."""
+    """A fault for the next *times* calls that match. *key*: the beginning of their idempotency key."""
 
     kind: str
     times: int
@@ -61,15 +64,15 @@ class Faults:
         self.script: list[Scripted] = []
         self.set(probabilities)
 
-    def set(self, wish: Mapping[str, Any]) -> None:
-        """``{"reset_after": 0.05, "script": [{"kind": "error_500", "times": 2, "path": "/v1/tokens"}]}``.
+    def set(self, wanted: Mapping[str, Any]) -> None:
+        """`{"reset_after": 0.05, "script": [{"kind": "error_500", "times": 2, "path": "/v1/tokens"}]}`.
 
         Replaces the probabilities given before; the script is added to.
         """
-        probabilities = {kind: _probability(kind, value) for kind, value in wish.items() if kind != "script"}
+        probabilities = {kind: _probability(kind, value) for kind, value in wanted.items() if kind != "script"}
         if sum(probabilities.values()) > 1.0 + 1e-9:
             raise UnreadableFaults("the probabilities of all faults together exceed 1")
-        lines = wish.get("script", [])
+        lines = wanted.get("script", [])
         if not isinstance(lines, list):
             raise UnreadableFaults('"script" must be a list')
         self.script = [line for line in self.script if line.times > 0] + [_scripted(line) for line in lines]
@@ -81,9 +84,9 @@ class Faults:
         self.script = []
 
     def choose(self, method: str, path: str, pattern: str = "", key: str = "") -> str | None:
-        """The fault of one call. A line of the script names its path, or a pattern: ``/v1/accounts/:id/persons``.
+        """The fault of one call. A line of the script names its path, or a pattern: `/v1/accounts/:id/persons`.
 
-        A line may also name how the idempotency key of the call begins. A call without a key has the *key* ``""``.
+        A line may also name how the idempotency key of the call begins. A call without a key has the *key* `""`.
         """
         for line in self.script:
             if line.strikes(method, path, pattern, key):

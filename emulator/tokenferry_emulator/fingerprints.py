@@ -1,4 +1,6 @@
-"""Fingerprints: the same number, the same short text; never the way back (keyed, with a key of this run only)."""
+"""Fingerprints: equal numbers give equal texts. A key of this run alone makes them, so no number can be found."""
+
+from __future__ import annotations
 
 import hashlib
 import hmac

@@ -1,4 +1,6 @@
-"""Form bodies with bracketed keys: ``card[number]=…``, ``expand[0]=…``, ``expand[]=…``."""
+"""Form bodies with bracketed keys: `card[number]=…`, `expand[0]=…`, `expand[]=…`."""
+
+from __future__ import annotations
 
 from typing import Any
 from urllib.parse import parse_qsl

@@ -5,6 +5,8 @@ errors, conflicts (409), rate limits and lock time-outs (429), and whatever fail
 only a keyed hash is kept. A key is pruned 24 hours after its first use.
 """
 
+from __future__ import annotations
+
 import hashlib
 import hmac
 from collections.abc import Callable
@@ -39,7 +41,7 @@ class Idempotency:
         self._answers: dict[tuple[KeyScope, str], StoredAnswer] = {}
 
     def begin(self, scope: KeyScope, key: str, path: str, pairs: Pairs, request_id: str) -> StoredAnswer:
-        """The answer to complete or to forget, or the finished one (status other than 0) to replay."""
+        """Return the stored answer to replay, or a new one with status 0, to complete or to forget."""
         if len(key) > LONGEST_KEY:
             raise invalid(f"Idempotency-Key cannot be longer than {LONGEST_KEY} characters.")
         now = self._clock()
@@ -72,7 +74,7 @@ class Idempotency:
         return known
 
     def forget(self, scope: KeyScope, key: str) -> None:
-        """The request did not get as far as executing: the key is free again."""
+        """Free the key of a request that was not executed."""
         self._answers.pop((scope, key), None)
 
     def _hash(self, pairs: Pairs) -> bytes:

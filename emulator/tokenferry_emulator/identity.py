@@ -1,11 +1,9 @@
 """People and companies: what of them is kept. Identity numbers become "provided" and an outcome, never a value."""
 
-import re
+from __future__ import annotations
+
 from typing import Any
 
-from tokenferry_emulator.errors import invalid
-
-#: Fields whose value is never kept, and what the answer says about them instead.
 _PROVIDED = {
     "id_number": "id_number_provided",
     "id_number_secondary": "id_number_secondary_provided",
@@ -14,9 +12,9 @@ _PROVIDED = {
     "vat_id": "vat_id_provided",
     "registration_number": "registration_number_provided",
 }
-#: What the test numbers lead to; any other number is verified as well.
+"""Fields whose value is never kept, and what the answer says about them instead."""
 _OUTCOMES = {"111111111": "unverified", "111111112": "unverified"}
-_MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+\Z")
+"""What the test numbers lead to; any other number is verified as well."""
 _DROPPED = frozenset(
     [
         "verification",
@@ -35,9 +33,8 @@ def outcome_of(number: str) -> str:
     return _OUTCOMES.get(number, "verified")
 
 
-def kept(fields: dict[str, Any], path: str) -> dict[str, Any]:
-    """What may be kept of a person's or a company's fields. Raises 400 for mails and dates that cannot be."""
-    _check(fields, path)
+def kept(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a person or company that may be stored."""
     result: dict[str, Any] = {}
     for name, value in fields.items():
         if name in _PROVIDED:
@@ -50,12 +47,12 @@ def kept(fields: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def provided(name: str, outcome: str) -> dict[str, Any]:
-    """What is kept when ``id_number`` or ``id_number_secondary`` came as a token."""
+    """What is kept when `id_number` or `id_number_secondary` came as a token."""
     return {_PROVIDED[name]: True, "verification": {"status": outcome}}
 
 
 def merged(before: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
-    """Sent values replace, others stay; hashes merge."""
+    """Return *before* with the sent values. Hashes merge."""
     result = dict(before)
     for name, value in sent.items():
         old = result.get(name)
@@ -63,8 +60,19 @@ def merged(before: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+_WHO = ("first_name", "last_name", "dob")
+"""A change of one of these makes the account's representative another person, so terms must be accepted again."""
+_NUMBERS = ("id_number_provided", "id_number_secondary_provided", "ssn_last_4_provided")
+
+
+def is_somebody_else(before: dict[str, Any], sent: dict[str, Any]) -> bool:
+    """Return whether *sent* changes who a person is. No number is stored, so a second one counts as another one."""
+    renamed = any(before.get(name) and name in sent and sent[name] != before[name] for name in _WHO)
+    return renamed or any(before.get(name) and sent.get(name) for name in _NUMBERS)
+
+
 def person_body(person_id: str, account_id: str, created: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """A person as answered."""
+    """Return a person as Stripe answers it."""
     person: dict[str, Any] = {
         "id": person_id,
         "object": "person",
@@ -77,6 +85,7 @@ def person_body(person_id: str, account_id: str, created: int, fields: dict[str,
         "id_number_provided": False,
         "last_name": None,
         "metadata": {},
+        "political_exposure": None,
         "relationship": {
             "authorizer": False,
             "director": False,
@@ -112,20 +121,3 @@ def _requirements(due: list[str]) -> dict[str, Any]:
 
 def _empty_address() -> dict[str, None]:
     return dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
-
-
-def _check(fields: dict[str, Any], path: str) -> None:
-    mail = fields.get("email")
-    if mail is not None and not _MAIL.match(mail):
-        raise invalid("Invalid email address.", code="email_invalid", param=_inside(path, "email"))
-    last4 = fields.get("ssn_last_4")
-    if last4 is not None and not re.fullmatch(r"\d{4}", last4):
-        raise invalid("ssn_last_4 must be four digits.", param=_inside(path, "ssn_last_4"))
-    for name, highest in (("day", 31), ("month", 12), ("year", 9999)):
-        value = (fields.get("dob") or {}).get(name)
-        if value is not None and not 1 <= value <= highest:
-            raise invalid("Invalid date.", param=f"{_inside(path, 'dob')}[{name}]")
-
-
-def _inside(path: str, name: str) -> str:
-    return f"{path}[{name}]" if path else name

@@ -1,5 +1,7 @@
 """Identifiers of the provider's shape. Never seeded: two runs must not hand out the same id."""
 
+from __future__ import annotations
+
 import random
 import string
 
@@ -8,7 +10,7 @@ _dice = random.Random()
 
 
 def new_id(prefix: str) -> str:
-    """``tok`` becomes ``tok_1…`` with 24 characters after the underscore."""
+    """`tok` becomes `tok_1…` with 24 characters after the underscore."""
     return f"{prefix}_1{''.join(_dice.choices(_ALPHABET, k=23))}"
 
 

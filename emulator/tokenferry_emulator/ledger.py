@@ -1,4 +1,6 @@
-"""What happened, in numbers and ids: how many tokens, uses and calls. Holds nothing a caller sent but keys and ids."""
+"""What happened, in numbers and ids. Of what callers send it stores idempotency keys and ids alone."""
+
+from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
@@ -29,9 +31,10 @@ class CallLedger:
         self._clock = clock
         self.kinds: Counter[str] = Counter()
         self.tokens_by_key: dict[str, list[str]] = {}
-        #: every call that carried a key: when it arrived (Unix seconds), the status answered, 0 where none was, and the
-        #: fault that was done to it, if any
         self.calls_by_key: dict[str, list[tuple[float, int, str]]] = {}
+        """Every call that carried a key: when it arrived (Unix seconds), the status answered, 0 where none was, and the
+        fault that was done to it, if any.
+        """
         self.uses: dict[str, list[str]] = {}
         self.spent: set[str] = set()
         self.magic_uses = 0
@@ -77,11 +80,11 @@ class CallLedger:
         self.spent.add(token_id)
 
     def pages(self) -> dict[str, Any]:
-        """Every single entry as JSON, for who wants to judge them one by one."""
+        """Return every entry as JSON."""
         return {"tokens": self.tokens_by_key, "uses": self.uses, "calls": self.calls_by_key}
 
     def snapshot(self, writers_peak: int) -> dict[str, Any]:
-        """The whole ledger as JSON."""
+        """Return the totals as JSON."""
         created = sum(self.kinds.values())
         repeated = {key: len(made) for key, made in self.tokens_by_key.items() if len(made) > 1}
         return {

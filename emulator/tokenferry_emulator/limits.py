@@ -4,6 +4,8 @@ The platform is always charged; a call for a connected account is charged to tha
 costs nothing, and no bucket is charged unless all of them have room.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +30,7 @@ class Bucket:
 
 
 class RateLimiter:
-    """Admits calls, or says why not. *clock* gives seconds that never go back."""
+    """Lets calls pass, or says why not. *clock* gives seconds that never go back."""
 
     def __init__(self, rates: Rates, clock: Callable[[], float]) -> None:
         self.rates = rates
@@ -37,12 +39,12 @@ class RateLimiter:
         self._answering: dict[tuple[str, bool], int] = {}
 
     def set(self, rates: Rates) -> None:
-        """New rates from now on, with full buckets."""
+        """Set new rates, with full buckets."""
         self.rates = rates
         self._buckets.clear()
 
     def admit(self, scope: KeyScope, endpoint: str, *, creates_account: bool = False) -> str | None:
-        """None if the call may pass, else the reason it may not."""
+        """Return why the call may not pass, or None."""
         rates = self.rates
         if rates.concurrency is not None and self._answering.get(scope[:2], 0) >= rates.concurrency:
             return "global-concurrency"

@@ -1,8 +1,10 @@
-"""One write at a time on one object; who waits too long is told ``lock_timeout``.
+"""One write at a time on one object. A write that waits too long is answered `lock_timeout`.
 
 Writes on real Connect objects held the connection for 21 to 23 seconds before that answer; no rate limit reason
-comes with it, and ``Stripe-Should-Retry`` is true.
+comes with it, and `Stripe-Should-Retry` is true.
 """
+
+from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +21,7 @@ class _Lock:
 
 
 class Locks:
-    """Locks by object id, kept only as long as somebody writes."""
+    """Locks by object id. Each exists only while a call writes."""
 
     def __init__(self) -> None:
         self._locks: dict[str, _Lock] = {}

@@ -1,11 +1,12 @@
-"""Which parameters an endpoint knows, of which type; what is wrong with those it was sent.
+"""Which parameters each call has, of which type, and what is wrong with those that were sent.
 
-The tables lie in ``allowed/*.txt``: one parameter a line, children indented by two spaces. The word after the name is
-its type: ``string``, ``integer``, ``number``, ``boolean``, ``list``, ``map``, ``hash``, ``hash|string``, ``unset`` or
-the allowed values joined by ``|``. A trailing ``?`` (or an empty first value) means that an empty string unsets it.
-They were written from the parameter types of the provider's own SDK (stripe-python 16.1.0), with the legacy aliases
-seen in recorded traffic added.
+The tables lie in `allowed/*.txt`: one parameter a line, children indented by two spaces. The word after the name is
+its type: `string`, `integer`, `number`, `boolean`, `list`, `map`, `hash`, `hash|string`, `unset` or
+the allowed values joined by `|`. A trailing `?` (or an empty first value) means that an empty string unsets it.
+`tools/fields.py` writes them from the parameter types of the provider's SDK, with what else the emulator takes.
 """
+
+from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ _INTEGER = re.compile(r"-?\d{1,18}\Z")
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,12})?\Z")
 _TYPES = {"string", "integer", "number", "boolean", "list", "map", "hash", "unset", "any"}
 
-#: Parameters that name something: an empty string is an error there, never an "unset".
 _NEVER_EMPTY = frozenset(
     [
         "source",
@@ -39,6 +39,7 @@ _NEVER_EMPTY = frozenset(
         "currency",
     ]
 )
+"""Parameters that name something: an empty string is an error there, never an "unset"."""
 
 
 @dataclass(slots=True)
@@ -49,12 +50,12 @@ class Parameter:
     unset: bool = False
     or_string: bool = False
     values: tuple[str, ...] = ()
-    children: dict[str, "Parameter"] = field(default_factory=dict)
+    children: dict[str, Parameter] = field(default_factory=dict)
 
 
 @cache
 def table(name: str) -> Parameter:
-    """The table ``allowed/<name>.txt`` as the hash of an endpoint's parameters."""
+    """Return the table `allowed/<name>.txt` as one hash of parameters."""
     text = files("tokenferry_emulator").joinpath("allowed", f"{name}.txt").read_text()
     root = Parameter("hash")
     parents = [root]
@@ -78,7 +79,7 @@ def _parameter(kind: str) -> Parameter:
 
 
 def read(name: str, form: dict[str, Any]) -> dict[str, Any]:
-    """The form with every value in its type: int, float, bool, str, list, dict, or None where unset.
+    """Return the form with every value in its type: int, float, bool, str, list, dict, or None where unset.
 
     Raises a 400 that names the first parameter nobody knows, else the first value that cannot be read.
     """

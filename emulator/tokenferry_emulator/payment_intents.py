@@ -1,5 +1,7 @@
 """PaymentIntents: create and confirm, with a card token inside or a fresh CVC beside a saved card."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from tokenferry_emulator.calls import ApiCall, metadata_of
@@ -62,7 +64,7 @@ def _claimed_cvc(call: ApiCall) -> Token | None:
 
 
 def _chosen_method(call: ApiCall) -> tuple[Thing | Json | None, Token | None]:
-    """A stored payment method, or the card to make one of, and the token it came as."""
+    """Return a stored payment method, or the card to make one of, and its token if it came as one."""
     if call.form.get("payment_method"):
         method = call.world.things.get(call.form["payment_method"])
         if method is None or method.kind not in ("payment_method", "card") or method.scope != call.scope:
@@ -114,11 +116,44 @@ def _no_method() -> Refusal:
     )
 
 
+_EMPTY = (
+    "allowed_payment_method_types",
+    "application",
+    "automatic_payment_methods",
+    "canceled_at",
+    "cancellation_reason",
+    "customer_account",
+    "excluded_payment_method_types",
+    "managed_payments",
+    "payment_method_configuration_details",
+    "payment_record",
+    "processing",
+    "review",
+    "source",
+)
+"""Fields that no call of the emulator fills."""
+_ECHOED = (
+    "application_fee_amount",
+    "customer",
+    "description",
+    "on_behalf_of",
+    "receipt_email",
+    "setup_future_usage",
+    "shipping",
+    "statement_descriptor",
+    "statement_descriptor_suffix",
+    "transfer_group",
+)
+"""Parameters that the answer repeats."""
+
+
 def _body(call: ApiCall, amount: int, currency: str) -> Json:
     intent_id = new_id("pi")
     return {
         "id": intent_id,
         "object": "payment_intent",
+        **dict.fromkeys(_EMPTY),
+        **{name: call.form.get(name) for name in _ECHOED},
         "amount": amount,
         "amount_capturable": 0,
         "amount_received": 0,
@@ -127,14 +162,13 @@ def _body(call: ApiCall, amount: int, currency: str) -> Json:
         "confirmation_method": call.form.get("confirmation_method") or "automatic",
         "created": call.world.now(),
         "currency": currency,
-        "customer": call.form.get("customer"),
-        "description": call.form.get("description"),
         "last_payment_error": None,
         "latest_charge": None,
         "livemode": call.scope.live,
         "metadata": metadata_of(call.form),
         "next_action": None,
         "payment_method": None,
+        "payment_method_options": {},
         "payment_method_types": call.form.get("payment_method_types") or ["card"],
         "status": "requires_payment_method",
     }

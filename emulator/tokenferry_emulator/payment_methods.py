@@ -1,5 +1,7 @@
 """Payment methods: made from a card token (or raw details), then attached to a customer."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from tokenferry_emulator import banks, cards
@@ -42,7 +44,7 @@ async def create_payment_method(call: ApiCall) -> Json:
 
 
 async def attach_payment_method(call: ApiCall) -> Json:
-    """Attaches it; here the issuer is asked."""
+    """Attach it. The issuer is asked here."""
     customer_id = call.form.get("customer")
     if not customer_id:
         raise missing("customer")
@@ -70,7 +72,7 @@ async def read_payment_method(call: ApiCall) -> Json:
 
 
 def claimed_card(call: ApiCall, fields: Json, path: str) -> tuple[Token | None, Json, Behaviour]:
-    """The card behind ``card[token]`` or behind raw details; a token is held by the call."""
+    """The card behind `card[token]` or behind raw details; a token is held by the call."""
     if "token" in fields:
         if others := sorted(set(fields) & {"number", "exp_month", "exp_year", "cvc"}):
             raise invalid(
@@ -158,6 +160,7 @@ def _body(call: ApiCall, kind: str, form: dict[str, Any]) -> Json:
         },
         "created": call.world.now(),
         "customer": None,
+        "customer_account": None,
         "livemode": call.scope.live,
         "metadata": metadata_of(form),
         "type": kind,

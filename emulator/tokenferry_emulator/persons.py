@@ -1,7 +1,10 @@
 """Persons of a connected account: made and changed with person tokens, PII tokens or plain fields."""
 
-from tokenferry_emulator import identity
+from __future__ import annotations
+
+from tokenferry_emulator import identity, values
 from tokenferry_emulator.calls import ApiCall, metadata_of
+from tokenferry_emulator.connected import ask_for_terms
 from tokenferry_emulator.errors import no_such
 from tokenferry_emulator.external_accounts import own_account
 from tokenferry_emulator.ids import new_id
@@ -23,12 +26,15 @@ async def create_person(call: ApiCall) -> Json:
 
 
 async def update_person(call: ApiCall) -> Json:
-    """Sent values replace, others stay."""
+    """Replace what is sent. A representative with another name, birthday or number asks for the terms again."""
     account = own_account(call, call.ids[0])
     person = _person(call, account)
     fields = _fields(call)
     await call.work()
-    fields = identity.merged(person.private["fields"], fields)
+    before = person.private["fields"]
+    if person.body["relationship"]["representative"] and identity.is_somebody_else(before, fields):
+        ask_for_terms(account)
+    fields = identity.merged(before, fields)
     metadata = person.body["metadata"]
     person.private["fields"] = fields
     person.body = identity.person_body(person.id, account.id, person.body["created"], fields)
@@ -56,11 +62,12 @@ def _person(call: ApiCall, account: Thing) -> Thing:
 
 
 def _fields(call: ApiCall) -> Json:
-    """The token's fields, and over them the plain ones; metadata stays apart."""
+    """Return the token's fields with the plain ones over them, without metadata."""
     token_fields: Json = {}
     if token_id := call.form.get("person_token"):
         token_fields = call.claim(token_id, "person", param="person_token").payload
     plain = {name: value for name, value in call.form.items() if name not in _NOT_OF_THE_PERSON}
+    values.check(plain, "", call.world.clock())
     return identity.merged(token_fields, person_fields(call, plain, ""))
 
 

@@ -1,5 +1,7 @@
 """Which handler answers which method and path."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +20,8 @@ from tokenferry_emulator.calls import Handler
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One endpoint. *allowed* names its table of parameters; *locks* says on which object it writes: that of the path
-    ("id"), or the customer it is told ("customer").
+    """One method and path. *allowed* names its table of parameters. *locks* says which object it writes: the one in the
+    path ("id"), or the customer in the form ("customer").
     """
 
     method: str
@@ -88,14 +90,14 @@ _BY_SHAPE = {(route.method, *route.pattern.split("/")[1:]): route for route in R
 
 
 def find(method: str, path: str) -> tuple[Route | None, tuple[str, ...]]:
-    """The route, and the ids in the path. Every second word below /v1 is an id, in every path we know.
+    """Return the route and the ids in the path. Every second segment below /v1 is an id, in all these paths.
 
     >>> find("POST", "/v1/customers/cus_1/sources")[1]
     ('cus_1',)
     """
-    words = path.split("/")[1:]
-    ids = tuple(words[2::2])
+    segments = path.split("/")[1:]
+    ids = tuple(segments[2::2])
     if not all(ids):
         return None, ()
-    shape = [":id" if at >= 2 and at % 2 == 0 else word for at, word in enumerate(words)]
+    shape = [":id" if at >= 2 and at % 2 == 0 else name for at, name in enumerate(segments)]
     return _BY_SHAPE.get((method, *shape)), ids

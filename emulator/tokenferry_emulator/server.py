@@ -1,5 +1,7 @@
 """The real server: uvicorn on loopback, with a protocol that lets a fault reset the connection."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import signal
@@ -15,7 +17,7 @@ HOST = "127.0.0.1"
 
 
 class ResettableProtocol(H11Protocol):
-    """Leaves its transport in the scope, where a reset fault finds it."""
+    """Puts its transport into the scope, where a reset fault finds it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -64,7 +66,7 @@ def bind(port: int) -> socket.socket:
 
 
 def serve(app: wire.App, listener: socket.socket) -> None:
-    """Serve until told to stop."""
+    """Serve until a signal comes."""
     config = uvicorn.Config(
         app,
         http=ResettableProtocol,

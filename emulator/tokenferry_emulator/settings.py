@@ -1,23 +1,25 @@
-"""What one run of the emulator is told at its start."""
+"""The settings of one run of the emulator."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Limits in calls per second; ``None`` means no limit. The provider's documented test mode numbers are 25/25/5.
+    """Limits in calls per second; `None` means no limit. The provider's documented test mode numbers are 25/25/5.
 
-    In any window of one second at most ``rate + burst`` calls pass a bucket.
+    In any window of one second at most `rate + burst` calls pass a bucket.
     """
 
     global_rate: float | None = None
     endpoint_rate: float | None = None
     account_creation_rate: float | None = None
     burst: float = 5.0
-    #: calls of one account answered at the same time; above it the answer is 429 ``global-concurrency``
     concurrency: int | None = None
-    #: endpoint name (as "POST /v1/tokens") to its own rate, instead of ``endpoint_rate``
+    """Calls of one account answered at the same time; above it the answer is 429 `global-concurrency`."""
     by_endpoint: dict[str, float] = field(default_factory=dict)
+    """Endpoint name (as "POST /v1/tokens") to its own rate, instead of `endpoint_rate`."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +28,29 @@ class Settings:
 
     rates: Rates = field(default_factory=Rates)
     latency_ms: float = 0.0
-    #: sample the latencies measured on the real endpoint in test mode instead of a fixed one
     sampled_latency: bool = False
-    #: added to every write below /v1/accounts, which are slow on the real endpoint
+    """Sample the latencies measured on the real endpoint in test mode instead of a fixed one."""
     connect_latency_ms: float = 0.0
-    #: how long a write waits for another write on the same object before 429 ``lock_timeout``
+    """Added to every write below /v1/accounts, which are slow on the real endpoint."""
     lock_timeout_ms: float = 5000.0
-    #: probability of each fault kind, 0 to 1, see ``faults.KINDS``
+    """How long a write waits for another write on the same object before 429 `lock_timeout`."""
     faults: dict[str, float] = field(default_factory=dict)
-    #: seeds faults and sampled latencies, never ids
+    """Probability of each fault kind, 0 to 1, see `faults.KINDS`."""
     seed: int = 0
-    #: accept only these keys; empty accepts every key of a known shape
+    """Seeds faults and sampled latencies, never ids."""
     keys: frozenset[str] = frozenset()
-    #: connected accounts there are from the start; the first platform to name one owns it
+    """Accept only these keys; empty accepts every key of a known shape."""
     connected_accounts: tuple[str, ...] = ()
-    #: whether raw card numbers are allowed (a key containing "noraw" never may)
+    """Connected accounts there are from the start; the first platform to name one owns it."""
     raw_cards: bool = True
-    #: not documented by the provider: whether a declined attach or charge spends the token
+    """Whether raw card numbers are allowed (a key containing "noraw" never may)."""
+    v1_accounts: bool = True
+    """Whether platforms may create v1 accounts (a key containing "nov1" never may). Stripe's new platforms may not."""
     decline_consumes: bool = True
-    #: not documented by the provider: whether GET shows ``used: true`` after the consumption
+    """Not documented by the provider: whether a declined attach or charge spends the token."""
     show_used: bool = True
-    #: seconds after which an unused token is unknown; None keeps it for ever (the provider documents no lifetime)
+    """Not documented by the provider: whether GET shows `used: true` after the consumption."""
     token_lifetime: float | None = None
-    #: seconds a "hang" fault holds the connection before closing it
+    """Seconds after which an unused token is unknown; None keeps it for ever (the provider documents no lifetime)."""
     hang_seconds: float = 120.0
+    """Seconds a "hang" fault holds the connection before closing it."""

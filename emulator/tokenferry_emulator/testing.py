@@ -1,5 +1,7 @@
 """The emulator as tests meet it: a real process on a free port, or the app in this process without a socket."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os
@@ -31,7 +33,7 @@ Form = Mapping[str, str] | None
 
 
 class EmulatorProcess:
-    """``python -m tokenferry_emulator --port 0`` and its address; stops at the end of a ``with``."""
+    """`python -m tokenferry_emulator --port 0` and its address; stops at the end of a `with`."""
 
     def __init__(self, *options: str) -> None:
         self.process = subprocess.Popen(
@@ -52,7 +54,7 @@ class EmulatorProcess:
         with self.process:
             return self.process.wait(10)
 
-    def __enter__(self) -> "EmulatorProcess":
+    def __enter__(self) -> EmulatorProcess:
         return self
 
     def __exit__(
@@ -87,7 +89,7 @@ class Provider:
         self._app = create_app(world)
 
     async def asked(self, method: str, path: str, form: Form = None, **headers: str) -> HttpAnswer:
-        """One call; header names with underscores, as ``idempotency_key``."""
+        """One call; header names with underscores, as `idempotency_key`."""
         path, _, query = path.partition("?")
         sent = {"authorization": f"Bearer {self.key}", **{name.replace("_", "-"): headers[name] for name in headers}}
         scope = {
@@ -100,17 +102,19 @@ class Provider:
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in sent.items()],
             "client": ("127.0.0.1", 1),
         }
-        told: list[MutableMapping[str, Any]] = []
+        sent_back: list[MutableMapping[str, Any]] = []
 
         async def receive() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": urlencode(form or {}).encode()}
 
         async def send(message: MutableMapping[str, Any]) -> None:
-            told.append(message)
+            sent_back.append(message)
 
         await self._app(scope, receive, send)
-        content = b"".join(message.get("body", b"") for message in told[1:])
-        return HttpAnswer(told[0]["status"], {k.decode(): v.decode("latin-1") for k, v in told[0]["headers"]}, content)
+        content = b"".join(message.get("body", b"") for message in sent_back[1:])
+        return HttpAnswer(
+            sent_back[0]["status"], {k.decode(): v.decode("latin-1") for k, v in sent_back[0]["headers"]}, content
+        )
 
     def ask(self, method: str, path: str, form: Form = None, **headers: str) -> HttpAnswer:
         return asyncio.run(self.asked(method, path, form, **headers))
@@ -143,7 +147,7 @@ class Provider:
         return answer.status_code, error
 
     def token(self, form: Form = None, **headers: str) -> str:
-        """The id of a new token, of a good card unless told otherwise."""
+        """Return the id of a new token, by default of a good card."""
         return str(self.made("/v1/tokens", form or CARD, **headers)["id"])
 
     def custom_account(self, form: Form = None) -> str:

@@ -1,8 +1,10 @@
 """POST and GET /v1/tokens: the six kinds."""
 
+from __future__ import annotations
+
 from typing import Any
 
-from tokenferry_emulator import banks, cards, identity
+from tokenferry_emulator import banks, cards, identity, values
 from tokenferry_emulator.authentication import only_publishable_keys
 from tokenferry_emulator.calls import ApiCall, magic_token, token_body
 from tokenferry_emulator.cards import Behaviour
@@ -42,7 +44,7 @@ async def create_token(call: ApiCall) -> Json:
 
 
 async def read_token(call: ApiCall) -> Json:
-    """The token as it is now. A reusable test name gives a fresh token at each call, as on the real endpoint."""
+    """Return the token as it is now. A reusable test name gives a new token at each call, as at Stripe."""
     await call.work()
     if fresh := magic_token(call.world, call.scope, call.ids[0]):
         fresh.id, fresh.magic = fresh.body["id"], False
@@ -79,15 +81,17 @@ def _make(call: ApiCall, kind: str) -> Token:
     elif kind == "cvc_update":
         cards.check_cvc_update(fields.get("cvc"))
     elif kind == "person":
+        values.check(fields, "person", call.world.clock())
         payload = person_fields(call, fields, "person")
     else:
+        values.check(fields, "account", call.world.clock())
         payload = _account_fields(call, fields)
     body = token_body(call.world, call.scope, kind, inner, call.client_ip)
     return Token(body["id"], kind, call.scope, body, behaviour, payload)
 
 
 def person_fields(call: ApiCall, fields: Json, path: str) -> Json:
-    """A person's fields as they may be kept; identity numbers may come as PII tokens, which this call then holds."""
+    """Return the fields of a person that may be stored. The call holds PII tokens that come instead of numbers."""
     plain = dict(fields)
     extra: Json = {}
     for name in ("id_number", "id_number_secondary"):
@@ -97,7 +101,7 @@ def person_fields(call: ApiCall, fields: Json, path: str) -> Json:
             param = f"{path}[{name}]" if path else name
             token = call.claim(value, "pii", param=param, what="PII")
             extra.update(identity.provided(name, token.payload["outcome"]))
-    return {**identity.kept(plain, path), **extra}
+    return {**identity.kept(plain), **extra}
 
 
 def _account_fields(call: ApiCall, fields: Json) -> Json:
@@ -105,7 +109,7 @@ def _account_fields(call: ApiCall, fields: Json) -> Json:
     if fields.get("individual"):
         payload["individual"] = person_fields(call, fields["individual"], "account[individual]")
     if fields.get("company"):
-        payload["company"] = identity.kept(fields["company"], "account[company]")
+        payload["company"] = identity.kept(fields["company"])
     return payload
 
 

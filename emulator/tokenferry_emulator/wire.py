@@ -1,5 +1,7 @@
 """Answers as bytes: the usual headers, and the ways an answer can go wrong on the wire."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import socket
@@ -15,8 +17,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Where the server leaves the connection's transport, for resets.
 TRANSPORT = "tokenferry.transport"
+"""Where the server puts the connection's transport, for resets."""
 
 _USUAL: Headers = [
     (b"server", b"nginx"),
@@ -41,7 +43,7 @@ _HTML = (
 
 @dataclass(slots=True)
 class Reply:
-    """One answer. *fault* is what happens to it on its way."""
+    """One answer, and the fault that happens to it on its way."""
 
     status: int
     body: bytes
@@ -58,7 +60,7 @@ def html() -> Reply:
 
 
 async def deliver(reply: Reply, scope: Scope, receive: Receive, send: Send, *, hang_seconds: float) -> None:
-    """Send the answer, or fail to in the way its fault wants."""
+    """Send the answer, or fail in the way of its fault."""
     match reply.fault:
         case "reset_before" | "reset_after":
             await _reset(scope, receive)
@@ -106,7 +108,7 @@ async def _whole(reply: Reply, send: Send) -> None:
 
 
 async def _reset(scope: Scope, receive: Receive) -> None:
-    """Abort the connection so that the peer's kernel hears RST, and wait until the server noticed."""
+    """Abort the connection, so that the peer gets a RST, and wait until the server has noticed."""
     transport = (scope.get("extensions") or {}).get(TRANSPORT)
     if transport is None:
         raise ConnectionAbortedError("a reset fault needs the emulator's own server")
@@ -118,7 +120,7 @@ async def _reset(scope: Scope, receive: Receive) -> None:
 
 
 async def _hang(receive: Receive, seconds: float) -> None:
-    """Say nothing until the caller is gone or the time is up."""
+    """Send nothing until the caller is gone or the time is up."""
     try:
         async with asyncio.timeout(seconds):
             while (await receive())["type"] != "http.disconnect":

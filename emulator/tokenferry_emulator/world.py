@@ -1,4 +1,6 @@
-"""The state of the emulated provider: tokens, objects, and what goes with them."""
+"""The state of the emulator: tokens, objects, and what belongs to them."""
+
+from __future__ import annotations
 
 import asyncio
 import hashlib
@@ -21,8 +23,8 @@ from tokenferry_emulator.settings import Settings
 
 Json = dict[str, Any]
 
-#: How an error calls an object of a kind.
 _LABELS = {"payment_method": "PaymentMethod"}
+"""How an error calls an object of a kind."""
 
 
 @dataclass(slots=True)
@@ -37,8 +39,8 @@ class Token:
     payload: Json = field(default_factory=dict)
     magic: bool = False
     spent: bool = False
-    #: the call that is using it right now
     holder: object | None = None
+    """The call that is using it right now."""
 
 
 @dataclass(slots=True)
@@ -86,8 +88,8 @@ class EmulatorState:
         self.ledger = CallLedger(self.steady)
         self.idempotency = Idempotency(self.clock, self.secret)
         self.locks = Locks()
-        #: keys and connected accounts that are refused from now on; "raw_cards": so are card numbers
         self.rejected: set[str] = set()
+        """Refused keys and connected accounts; "raw_cards" and "v1_accounts" refuse these for every key."""
         self.limiter.set(self.limiter.rates)
 
     def now(self) -> int:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tokenferry import unsealed
 from tokenferry.broker.depth import bound_of
 from tokenferry.broker.publishing import Outgoing
-from tokenferry.checks import check, check_onboarding
+from tokenferry.checks import check, check_onboarding, check_target
 from tokenferry.configuration import Configuration
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import Header
@@ -272,4 +272,6 @@ def _checked(target: AttachTarget, kind: Kind) -> AttachTarget:
     """Return the target, validated again: a copy that was changed with `model_copy` was never validated."""
     validated = target_from(target.model_dump(exclude_none=True, warnings=False))
     validated.check(kind)
+    if found := check_target(validated, today=datetime.now(UTC).date()):
+        raise InvalidTarget(", ".join(map(str, found)))
     return validated  # type: ignore[return-value]  # one of the union's members

@@ -20,4 +20,4 @@ def test_the_node_sdk_creates_reads_attaches_replays_and_fails(emulator: Emulato
         ["node", "check.mjs", emulator.url], cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok ") == 6
+    assert done.stdout.count("ok ") == 7

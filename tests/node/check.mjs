@@ -1,5 +1,6 @@
 // node check.mjs URL: the official Node SDK creates, reads, attaches, replays and fails as against the real endpoint.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import Stripe from "stripe";
 
 const url = new URL(process.argv[2] ?? "http://127.0.0.1:12111");
@@ -26,6 +27,23 @@ const kinds = {
   cvc_update: { cvc_update: { cvc: "123" } },
 };
 const token = async (kind, options) => (await stripe.tokens.create(kinds[kind], options)).id;
+
+// What the SDK's declarations say of a resource: the fields that are always there, and which of them may be null.
+const declared = (file, name) => {
+  const text = readFileSync(new URL(`node_modules/stripe/esm/resources/${file}.d.ts`, import.meta.url), "utf8");
+  const found = text.match(new RegExp(`^( *)(?:export )?interface ${name} \\{\\n([^]*?)^\\1\\}`, "m"));
+  if (!found) return [];
+  const fields = found[2].matchAll(new RegExp(`^ {${found[1].length + 4}}(\\w+)(\\??): (.+);$`, "gm"));
+  return [...fields].map(([, field, optional, type]) => ({ field, optional: optional === "?", type }));
+};
+const differences = (file, name, body, path = name) =>
+  declared(file, name).flatMap(({ field, optional, type }) => {
+    const here = `${path}.${field}`;
+    if (!(field in body)) return optional ? [] : [`${here} is missing`];
+    if (body[field] === null) return optional || type.includes("null") ? [] : [`${here} is null`];
+    const inner = type.match(/^(?:\w+\.)+(\w+)(?: \| null)?$/);
+    return inner && typeof body[field] === "object" ? differences(file, inner[1], body[field], here) : [];
+  });
 
 const checks = {
   async "every kind is created, read and replayed"() {
@@ -66,6 +84,35 @@ const checks = {
     assert.equal(person.first_name, "Jane");
     const pii = await token("pii");
     assert.equal((await stripe.accounts.updatePerson(account.id, person.id, { id_number: pii })).id_number_provided, true);
+  },
+
+  async "answers have every field that the SDK declares"() {
+    const money = { amount: 100, currency: "usd" };
+    const charge = await stripe.charges.create({ ...money, source: await token("card") });
+    const customer = await stripe.customers.create({ source: await token("card") });
+    const account = await stripe.accounts.create({ type: "custom", business_type: "individual" });
+    const person = await stripe.accounts.createPerson(account.id, { first_name: "Jane" });
+    const method = await stripe.paymentMethods.create({ type: "card", card: { token: await token("card") } });
+    const intent = await stripe.paymentIntents.create({ ...money, payment_method: method.id, confirm: true });
+    const source = await stripe.sources.create({ type: "card", token: await token("card") });
+    const topup = await stripe.topups.create({ ...money, source: await token("bank_account") });
+    const card = await stripe.tokens.create(kinds.card);
+    const bankToken = await stripe.tokens.create(kinds.bank_account);
+    const found = [
+      ...differences("Charges", "Charge", charge),
+      ...differences("Customers", "Customer", customer),
+      ...differences("Accounts", "Account", account),
+      ...differences("Persons", "Person", person),
+      ...differences("PaymentMethods", "PaymentMethod", method),
+      ...differences("PaymentIntents", "PaymentIntent", intent),
+      ...differences("Sources", "Source", source),
+      ...differences("Topups", "Topup", topup),
+      ...differences("Tokens", "Token", card),
+      ...differences("Cards", "Card", card.card),
+      ...differences("BankAccounts", "BankAccount", bankToken.bank_account),
+    ];
+    assert.deepEqual(found, []);
+    assert.ok(differences("Charges", "Charge", {}).includes("Charge.disputed is missing"));
   },
 
   async "failures have their classes and codes"() {

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
-from tokenferry_worker.provider.answers import RAW_CARD_REFUSAL, Answer, read
+from tokenferry_worker.provider.answers import RAW_CARD_REFUSAL, V2_ACCOUNTS, Answer, read
 from tokenferry_worker.tokens.results import display
 
 RECORDED = sorted((Path(__file__).parents[1] / "recorded").glob("*.json"))
@@ -211,6 +211,15 @@ def test_the_raw_card_refusal_blocks_and_is_never_called_a_declined_card(rest: s
     assert type(caught) is Blocked
     assert (caught.code, caught.ours, caught.status) == ("raw_card_data_refused", True, 402)
     assert "unsafe" not in f"{caught} {caught!r}"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_platform_without_v1_accounts_is_told_so_by_a_code_of_ours(status: int) -> None:
+    caught = trouble(status, error(message=f"Use POST {V2_ACCOUNTS} instead. {CANARY}"))
+    assert type(caught) is Declined
+    assert (caught.code, caught.ours) == ("v1_accounts_refused", True)
+    named = trouble(400, error("account_token_required_for_v2_account", message=f"Use {V2_ACCOUNTS}"))
+    assert (named.code, named.ours) == ("account_token_required_for_v2_account", False)
 
 
 @pytest.mark.parametrize("status", [401, 403])

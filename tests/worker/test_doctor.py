@@ -172,6 +172,13 @@ class TestTheEndpoint:
         assert "may not send card numbers" in found.the("endpoint card")["says"]
         assert "raw card data" in found.the("endpoint card")["do"]
 
+    def test_a_platform_whose_accounts_are_refused_is_pointed_to_support(self, practice: Practice) -> None:
+        with EmulatorProcess("--v1-accounts", "off") as new:
+            practice.platforms = practice.platform("main", url=new.url)
+            connect = practice.examine("--role", "attach").the("endpoint connect")
+        assert "v1 accounts" in connect["says"]
+        assert "support" in connect["do"]
+
     def test_an_endpoint_that_takes_no_cards_from_anybody(self, practice: Practice) -> None:
         with EmulatorProcess("--raw-cards", "off") as strict:
             practice.platforms = practice.platform("main", url=strict.url)
@@ -275,6 +282,14 @@ class TestStrangeAnswers:
         found = await judged(StrangeEndpoint(), role="attach")
         assert found["endpoint connect"].state == "warning"
         assert "not to be enabled" in found["endpoint connect"].says
+
+    @pytest.mark.parametrize("status", [400, 403])
+    async def test_a_new_platform_is_told_what_v1_accounts_are_and_whom_to_ask(self, status: int) -> None:
+        message = "Your platform cannot use this. Create accounts with POST /v2/core/accounts."
+        found = await judged(StrangeEndpoint(status, message=message), role="attach")
+        assert found["endpoint connect"].state == "warning"
+        assert "v1 accounts" in found["endpoint connect"].says
+        assert "support" in (found["endpoint connect"].do or "")
 
     async def test_a_restricted_key_is_told_which_kinds_it_lacks(self) -> None:
         found = await judged(StrangeEndpoint(403), role="tokenize")

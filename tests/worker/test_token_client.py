@@ -358,6 +358,7 @@ HTTPS = "https://api.stripe.com"
         ("test", f"sk_live_{CANARY}", None, "not a test key"),
         ("live", f"sk_test_{CANARY}", None, "not a live key"),
         ("live", f"rk_test_{CANARY}", None, "not a live key"),
+        ("live", f"rkcs_test_{CANARY}", None, "not a live key"),
         ("live", f"sk_live_{CANARY}", f"pk_test_{CANARY}", "not a live key"),
     ],
 )
@@ -372,7 +373,7 @@ async def test_keys_of_the_wrong_sort_or_mode_are_refused_and_never_quoted(
     assert CANARY not in "".join(traceback.format_exception(caught.value)) + repr(keys) + str(keys)
 
 
-@pytest.mark.parametrize("secret", [f"sk_test_{CANARY}", f"rk_test_{CANARY}"])
+@pytest.mark.parametrize("secret", [f"sk_test_{CANARY}", f"rk_test_{CANARY}", f"rkcs_test_{CANARY}"])
 @pytest.mark.parametrize("base_url", [HTTPS, "http://127.0.0.1:8080", "http://localhost:8080", "http://[::1]:8080"])
 async def test_right_keys_pass(secret: str, base_url: str) -> None:
     ApiKeys(secret, f"pk_test_{CANARY}").check("main", Platform(mode="test", base_url=base_url))

@@ -42,7 +42,7 @@ IdRole = Literal["id_number", "id_number_secondary"]
 
 
 class AccountFields(Target):
-    """What an account can be given beside the token.
+    """What a call can set on an account next to the token.
 
     The kind decides where the token goes: account -> account_token, card and bank_account -> external_account.
     A pii token can be two things, so `role` must say which.
@@ -122,7 +122,7 @@ class AccountUpdate(AccountFields):
 
 
 class PersonFields(Target):
-    """What a person can be given beside the token. Birth, address and numbers travel in person tokens."""
+    """What a call can set on a person next to the token. Birth, address and numbers travel in person tokens."""
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"person", "pii"})
     budget: ClassVar[str] = "persons"

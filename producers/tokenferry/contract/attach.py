@@ -1,4 +1,4 @@
-"""An order to spend one token, signed by whoever gives it: a producer, or the worker that made the token."""
+"""An order to spend one token, signed by its sender: a producer, or the worker that made the token."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class AttachRequest(Message):
     reply_to: Name | None = None
     token_created_at: Milliseconds
     attach_before: Milliseconds
-    """After this moment the token counts as too old to spend, or the request it is of has passed its own deadline."""
+    """After this moment the token is too old to spend, or its request has passed its own deadline."""
     signer_id: Name
     display: Display | None = None
     sealed: Annotated[str, StringConstraints(max_length=MAX_ENVELOPE_BYTES)] | None = None
-    """The message of the request the token was made of, as it came: from it another token is made when this one got too
-    old. Never of a request that may carry a card verification code.
+    """The unchanged message of the request that made the token. A worker makes another token from it when this one is
+    too old. None for a request that may carry a card verification code.
     """
 
     @field_validator("sealed")
@@ -54,7 +54,7 @@ class AttachRequest(Message):
         return sealed
 
     def canonical(self) -> bytes:
-        """The one spelling of this order: what is signed. Without `sealed` and `lane`, the one it had before them."""
+        """Return the bytes that are signed. `sealed` and `lane` are left out where they are as in older versions."""
         silent = {name for name, usual in (("sealed", None), ("lane", "bulk")) if getattr(self, name) == usual}
         spelled = self.model_dump(exclude=silent)
         return json.dumps(spelled, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -18,6 +18,7 @@ class Code(StrEnum):
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     DELIVERIES_EXHAUSTED = "deliveries_exhausted"
     REFUSED = "refused"
+    V1_ACCOUNTS_REFUSED = "v1_accounts_refused"
     RAW_CARD_DATA_REFUSED = "raw_card_data_refused"
     UNAUTHORIZED = "unauthorized"
     NO_ANSWER = "no_answer"
@@ -78,6 +79,9 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
         effect="perhaps",
     ),
     FailurePolicy(Code.REFUSED, "Stripe refused it without a code: look up the request id in Stripe's dashboard"),
+    FailurePolicy(
+        Code.V1_ACCOUNTS_REFUSED, "Stripe sends this platform to Accounts v2: ask its support to allow v1 accounts"
+    ),
     FailurePolicy(
         Code.ACCOUNT_REFUSES, "403 for the account in the path: it takes no such call, or the key may not", kept=True
     ),

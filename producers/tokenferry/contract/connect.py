@@ -1,13 +1,14 @@
 """The people and companies inside account and person tokens, part by part.
 
-Every leaf is optional, as at the endpoint. `''` is accepted exactly where it is documented to unset a value.
+Every leaf is optional, as at Stripe. `''` is accepted exactly where it is documented to unset a value.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictInt, model_validator
 
 from tokenferry.contract.fields import (
     Country,
@@ -54,11 +55,18 @@ class JapaneseAddress(Address):
 
 
 class CalendarDate(Sensitive):
-    """A day in somebody's life: all three parts, or none of them."""
+    """A birthday or the date of a registration. Stripe takes no part of a date alone."""
 
     day: Annotated[StrictInt, Field(ge=1, le=31)]
     month: Annotated[StrictInt, Field(ge=1, le=12)]
     year: Annotated[StrictInt, Field(ge=1000, le=9999)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_parts(cls, data: Any) -> Any:
+        if isinstance(data, Mapping | CalendarDate):
+            return data
+        raise ValueError("must be an object with day, month and year")
 
 
 class Declaration(Sensitive):

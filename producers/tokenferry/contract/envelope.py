@@ -30,7 +30,7 @@ Milliseconds = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
 
 
 class CommonHeader(Message):
-    """What everybody may see, whatever is sealed. Changing one byte of it makes the envelope unopenable."""
+    """The clear part of every envelope. An envelope with one changed byte in it cannot be opened."""
 
     version: Literal[1] = 1
     suite: Suite = DEFAULT_SUITE
@@ -46,12 +46,12 @@ class CommonHeader(Message):
     producer_id: Name
 
     def canonical(self) -> bytes:
-        """The one spelling of this header: JSON, keys sorted, no spaces, ASCII, every field present."""
+        """Return this header as JSON with sorted keys, no spaces, ASCII, and every field."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     @property
     def may_carry_cvc(self) -> bool:
-        """Whether a verification code may be inside: only realtime carries one, and whether this one does is sealed."""
+        """True if a verification code may be inside: in the realtime lane. The seal hides whether one is."""
         return self.lane == "realtime"
 
 

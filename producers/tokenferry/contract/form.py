@@ -1,6 +1,6 @@
-"""Form encoding as the provider wants it: bracketed keys, indexed lists, one order, one spelling.
+"""Form encoding as Stripe wants it: bracketed keys and indexed lists, always in the same order.
 
-The same model always gives the same bytes: an idempotency key may only be repeated with the same parameters.
+Equal models give equal bytes: an idempotency key may be repeated only with the same parameters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Pair = tuple[str, str]
 
 
 def encode(pairs: Iterable[Pair]) -> str:
-    """The body of a POST.
+    """Return the body of a POST.
 
     >>> encode([("card[name]", "Zoë & Co"), ("expand[0]", "")])
     'card[name]=Zo%C3%AB+%26+Co&expand[0]='
@@ -24,7 +24,7 @@ def encode(pairs: Iterable[Pair]) -> str:
 
 
 def flatten(model: BaseModel, *, under: str = "", without: Collection[str] = ()) -> Iterator[Pair]:
-    """The pairs of a model in the order its fields are declared; None is left out, '' is kept.
+    """Yield the pairs of a model in the order of its fields. None is left out, '' is not.
 
     Field names in *without* are skipped on the first level only.
     """

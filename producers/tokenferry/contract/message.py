@@ -1,11 +1,12 @@
-"""The two manners of a message: frozen and closed always, silent where it carries what must not be seen."""
+"""How messages behave: all are frozen and closed; those that carry secrets print none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Message(BaseModel):
@@ -18,12 +19,35 @@ class Message(BaseModel):
         raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be changed")
 
 
-class Sensitive(Message):
+class Input(Message):
+    """A message that callers fill in. An empty string is a field that is not given, unless Stripe unsets by it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_strings(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        optional = _never_empty(cls)
+        return {name: value for name, value in data.items() if value != "" or name not in optional}
+
+
+@functools.cache
+def _never_empty(model: type[BaseModel]) -> frozenset[str]:
+    """The names of the fields that an empty string does not unset."""
+    return frozenset(name for name, field in model.model_fields.items() if not _takes_empty(field.annotation))
+
+
+def _takes_empty(annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return "" in get_args(annotation)
+    return any(map(_takes_empty, get_args(annotation)))
+
+
+class Sensitive(Input):
     """A message whose fields are secrets: it prints as its name and nothing else.
 
-    `repr`, `str`, rich tracebacks and f-strings show ``CardRequest()``. Whoever asks for the values gets them: by name,
-    through `form()`, and through what copies a model as a whole (`model_dump`, `dict`, `vars`, `pickle`). None of
-    these belongs into a log.
+    `repr`, `str`, rich tracebacks and f-strings show `CardRequest()`. The values are there by name, in `form()`, and in
+    what copies a whole model (`model_dump`, `dict`, `vars`, `pickle`). Put none of these into a log.
     """
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:

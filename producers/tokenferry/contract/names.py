@@ -54,7 +54,7 @@ EndpointId = Annotated[
     StringConstraints(pattern=r"^[A-Za-z0-9_]{1,255}$"),
     AfterValidator(_not_a_number),
 ]
-"""An id the endpoint gave out: token, customer, account. Prefixes are no documented contract, so none is required."""
+"""An id from Stripe: token, customer, account. Stripe documents no prefixes, so none is required."""
 
 
 def _like_a_token(text: str) -> str:
@@ -77,19 +77,19 @@ _OTHERS = {
     "pm": "a payment method",
     "src": "a source",
 }
-"""What is most often mistaken for a token. The prefixes of tokens themselves are no documented contract."""
+"""Ids that people most often take for a token. Stripe documents no prefixes of tokens."""
 
 TokenId = Annotated[EndpointId, AfterValidator(_like_a_token)]
-"""The id of a token. Not digits alone, and not the id of what a token becomes."""
+"""The id of a token: not digits alone, and not the id of an object that a token becomes."""
 
 
 LETTERS = str.maketrans("0123456789", "ghijklmnop")
-"""Makes letters of hex digits."""
+"""Turns hex digits into letters."""
 
 
 def new_id(prefix: str = "req") -> str:
-    """A fresh id: 128 random bits, so it says nothing about the request.
+    """Return a new random id of 128 bits. It says nothing about the request.
 
-    In letters alone: a run of digits in it would be taken for a card number, and masked wherever the id is told.
+    It has letters only: log filters would take a run of digits for a card number, and mask it.
     """
     return f"{prefix}-{secrets.token_hex(16).translate(LETTERS)}"

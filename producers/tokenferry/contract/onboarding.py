@@ -36,7 +36,7 @@ from tokenferry.contract.target_options import (
 )
 
 MAX_DOCUMENT_BYTES: Final = 131_068
-"""Of its JSON. Padded, sealed and encoded it still fits into an envelope."""
+"""Bytes of its JSON. Padded, sealed and encoded it still fits into an envelope."""
 
 
 class OnboardingHeader(CommonHeader):
@@ -54,7 +54,7 @@ class OnboardingEnvelope(Message):
 
 
 class AccountDetails(Sensitive):
-    """What an account is made with besides the token: nothing of it is a person's or a company's identity.
+    """What an account is made with next to the token. No identity of a person or company is in it.
 
     `business_type` belongs here only where no `legal_entity` is given, whose token brings its own. `tos_acceptance`
     (when and from which address *the user* accepted) has the account made by a plain call, before the token is spent on
@@ -75,13 +75,13 @@ class AccountDetails(Sensitive):
 
     @property
     def is_accepted(self) -> bool:
-        """Whether it says that somebody accepted terms of service, and not merely which ones apply."""
+        """True if it says that somebody accepted the terms of service, and not only which terms apply."""
         terms = self.tos_acceptance
         return terms is not None and any(said is not None for said in (terms.date, terms.ip, terms.user_agent))
 
     @property
     def collects_requirements(self) -> bool:
-        """Whether the platform, and not the provider, asks for what is due: only then it may add bank accounts."""
+        """True if the platform, and not Stripe, collects what is due. Only then it may add bank accounts."""
         if self.controller is not None:
             return self.controller.requirement_collection == "application"
         return self.type == "custom"
@@ -103,7 +103,7 @@ class OnboardingPerson(Sensitive):
 class OnboardingExternalAccount(Sensitive):
     """Where money goes: a bank account, or a debit card with its currency.
 
-    Without a `reference` it is called by its place in the list, counted from 1; give one where the list may change.
+    Without a `reference` its name is its place in the list, counted from 1. Give one where the list may change.
     """
 
     reference: Id | None = None
@@ -114,7 +114,7 @@ class OnboardingExternalAccount(Sensitive):
 
     @property
     def request(self) -> TokenRequest:
-        """The one of the two that is given."""
+        """The bank account or the card, whichever is given."""
         given = self.bank_account or self.card
         assert given is not None, "the validator saw to that"
         return given
@@ -135,16 +135,16 @@ class Onboarding(Sensitive):
     persons: Annotated[tuple[OnboardingPerson, ...], Field(max_length=100)] = ()
     external_accounts: Annotated[tuple[OnboardingExternalAccount, ...], Field(max_length=20)] = ()
     progress: Flag = False
-    """Whether each step is told on the reply route, besides the outcome."""
+    """True if each step is reported on the reply route, before the outcome."""
 
     def numbered(self) -> Iterator[tuple[str, OnboardingExternalAccount]]:
-        """The external accounts and what they are called."""
+        """Yield the external accounts with their names."""
         for place, each in enumerate(self.external_accounts, 1):
             yield each.reference or str(place), each
 
 
 def onboarding_from(data: Mapping[str, Any]) -> Onboarding:
-    """Read a document, or raise `InvalidRequest` naming every field to put right."""
+    """Read a document. Raises `InvalidRequest`, which names every field to correct."""
     if not isinstance(data, Mapping):
         raise InvalidRequest([Problem("document", "must be an object with fields")])
     try:
@@ -163,11 +163,11 @@ _ENTITY_OF: Final = {
     "non_profit": "company",
     "government_entity": "company",
 }
-"""Which part of a legal entity speaks of a business type. Other types there may be are left to the endpoint."""
+"""The part of a legal entity that each business type needs. Stripe decides about other types."""
 
 
 def problems(document: Onboarding) -> Iterator[Problem]:
-    """What can be found wrong between the parts without asking anybody. What is in doubt is left to the endpoint."""
+    """Yield what is wrong between the parts. Stripe decides what is in doubt."""
     yield from _account(document)
     if document.legal_entity is not None:
         yield from _legal_entity(document.legal_entity, accepted=document.account.is_accepted)
@@ -194,7 +194,7 @@ def _account(document: Onboarding) -> Iterator[Problem]:
             yield Problem("account.business_type", "cannot stand beside legal_entity, whose token brings its own")
         if account.is_accepted and document.legal_entity.tos_shown_and_accepted:
             yield Problem(
-                "account.tos_acceptance", "is said twice: leave out legal_entity.tos_shown_and_accepted, or it"
+                "account.tos_acceptance", "is given twice: leave out this one or legal_entity.tos_shown_and_accepted"
             )
     accepted = account.tos_acceptance if account.is_accepted else None
     if accepted is not None and (accepted.date is None or accepted.ip is None):
@@ -210,7 +210,7 @@ def _account(document: Onboarding) -> Iterator[Problem]:
 
 
 def _legal_entity(entity: AccountRequest, *, accepted: bool) -> Iterator[Problem]:
-    """*accepted*: by the user, as the account itself says."""
+    """*accepted*: the account says that the user accepted the terms."""
     if not (entity.tos_shown_and_accepted or accepted):
         yield Problem(
             "legal_entity.tos_shown_and_accepted",

@@ -1,7 +1,7 @@
-"""What is inside an envelope, and its padding: length says nothing about content.
+"""What is inside an envelope, and its padding: the length says nothing about the content.
 
-The request is sealed as the form body the endpoint gets, frozen at the producer: the same bytes on every attempt,
-by every worker version, which is what the endpoint's idempotency asks for.
+The producer seals the request as the form body that Stripe gets. So every attempt of every worker version sends the
+same bytes, as Stripe's idempotency demands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Plaintext(Sensitive):
 
 
 def pad(content: bytes) -> bytes:
-    """*content* behind its length, filled with zeros up to a power of two of at least 512 bytes.
+    """Return the length and *content*, filled with zeros up to a power of two of at least 512 bytes.
 
     >>> len(pad(b"x")), len(pad(b"x" * 508)), len(pad(b"x" * 509))
     (512, 512, 1024)
@@ -35,9 +35,9 @@ def pad(content: bytes) -> bytes:
 
 
 def unpad(padded: bytes) -> bytes:
-    """The content `pad` was given.
+    """Return the content that `pad` was given.
 
-    Raises `ValueError` when it was not padded that way.
+    Raises `ValueError` if it was not padded like this.
 
     >>> unpad(pad(b"content"))
     b'content'

@@ -1,21 +1,19 @@
 """What can be turned into a token: one closed model for each of the six kinds.
 
-A constructed request is well-formed and silent: it prints as its name. Read foreign data with `request_from`, whose
-error names fields and holds no value. Pydantic's own, which a constructor raises, prints none either, but keeps the
-input for whoever asks it for `errors()`.
+A constructed request is well-formed and prints as its name only. Read foreign data with `request_from`: its error names
+fields and holds no value. A constructor raises pydantic's error: it prints no value either, but `errors()` has it.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 
+from tokenferry.contract.bank_countries import DIGITS_ALONE, IBAN_IS_ENOUGH
 from tokenferry.contract.connect import (
     AdditionalTosAcceptances,
     Company,
@@ -26,6 +24,7 @@ from tokenferry.contract.connect import (
     UsCfpbData,
 )
 from tokenferry.contract.fields import (
+    IBAN_START,
     AccountNumber,
     CardNumber,
     Country,
@@ -42,9 +41,16 @@ from tokenferry.contract.fields import (
     Town,
     Word,
     Year,
+    is_typed_number,
+    without_blanks,
+    without_dashes,
 )
 from tokenferry.contract.form import encode, flatten
 from tokenferry.contract.message import Sensitive
+from tokenferry.contract.problems import InvalidRequest as InvalidRequest
+from tokenferry.contract.problems import Problem as Problem
+from tokenferry.contract.problems import field_names as field_names
+from tokenferry.contract.problems import problems_of as problems_of
 
 Kind = Literal["card", "bank_account", "pii", "account", "person", "cvc_update"]
 
@@ -73,7 +79,7 @@ class TokenRequest(Sensitive):
         return encode([*inside, *outside])
 
     def incomplete(self) -> str | None:
-        """What is wrong with the fields taken together, in words that name fields and never values."""
+        """Return what is wrong with the fields taken together, without any value; None if nothing is."""
         return None if self.form() else "there is nothing to tokenize: give at least one field"
 
     @model_validator(mode="after")
@@ -136,6 +142,9 @@ class CardRequest(TokenRequest):
         return f"{_listed(missing)} must be given, or customer to clone a saved card" if missing else None
 
 
+_BIC = re.compile("[A-Za-z]{6}[A-Za-z0-9]{2}(?:[A-Za-z0-9]{3})?")
+
+
 class BankAccountRequest(TokenRequest):
     """A bank account: its details, or a saved one.
 
@@ -143,6 +152,8 @@ class BankAccountRequest(TokenRequest):
     us_bank_account, with `customer` if it is attached to one (an unattached one is consumed); or `customer` (and
     `bank_account`) to clone a saved one for a connected account. Holder name and type are needed before it can
     be attached to a customer.
+
+    A BIC beside an IBAN is left out where Stripe wants the IBAN alone: every SEPA export has both columns.
     """
 
     kind: ClassVar[Kind] = "bank_account"
@@ -158,6 +169,24 @@ class BankAccountRequest(TokenRequest):
     payment_method: ObjectId | None = None
     customer: ObjectId | None = None
     bank_account: ObjectId | None = None
+
+    @field_validator("account_number", mode="before")
+    @classmethod
+    def _without_decoration(cls, number: Any, info: ValidationInfo) -> Any:
+        if info.mode != "json" and is_typed_number(number) and _country(info) in DIGITS_ALONE:
+            return without_dashes(number)
+        return number
+
+    @field_validator("routing_number", mode="after")
+    @classmethod
+    def _as_the_country_wants_it(cls, routing: str | None, info: ValidationInfo) -> str | None:
+        if info.mode == "json" or routing is None:
+            return routing
+        if _country(info) == "US":
+            return without_dashes(without_blanks(routing))
+        if _country(info) in IBAN_IS_ENOUGH and IBAN_START.match(info.data.get("account_number") or ""):
+            return None if _BIC.fullmatch(without_blanks(routing)) else routing
+        return routing
 
     @property
     def needs_connected_account(self) -> bool:
@@ -179,6 +208,10 @@ class BankAccountRequest(TokenRequest):
         return f"{_listed(missing)} must be given, or payment_method, or customer" if missing else None
 
 
+def _country(info: ValidationInfo) -> str:
+    return str(info.data.get("country") or "").upper()
+
+
 class PiiRequest(TokenRequest):
     """A personal id number, to be spent as `id_number` or `id_number_secondary`."""
 
@@ -191,7 +224,8 @@ class AccountRequest(TokenRequest):
     """Who stands behind a connected account.
 
     `tos_shown_and_accepted` must be true in a token that creates an account. The date and the address of the
-    acceptance are then taken from the call, so from the worker and not from the person who accepted.
+    acceptance are then taken from the call, so from the worker and not from the person who accepted. An account whose
+    `company.structure` changes must accept the terms again.
     """
 
     kind: ClassVar[Kind] = "account"
@@ -203,7 +237,10 @@ class AccountRequest(TokenRequest):
 
 
 class PersonRequest(TokenRequest, Human):
-    """A person of a connected account."""
+    """A person of a connected account.
+
+    When name, birthday or id number of the representative change, the account must accept the terms again.
+    """
 
     kind: ClassVar[Kind] = "person"
 
@@ -241,30 +278,8 @@ REQUESTS: Mapping[Kind, type[TokenRequest]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing to put right: where (`card.number`) and why, in words that never contain the value."""
-
-    field: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.reason}"
-
-
-class InvalidRequest(ValueError):
-    """The data cannot be a request. Safe to log and to show."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__(", ".join(map(str, self.problems)))
-
-    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[tuple[Problem, ...]]]:
-        return type(self), (self.problems,)
-
-
 def request_from(kind: str, data: Mapping[str, Any]) -> TokenRequest:
-    """Read a request, or raise `InvalidRequest` naming every field to put right."""
+    """Read a request. Raises `InvalidRequest`, which names every field to correct."""
     model = {str(name): request for name, request in REQUESTS.items()}.get(kind)
     if model is None:
         raise InvalidRequest([Problem("kind", f"must be one of {_listed(get_args(Kind))}")])
@@ -276,66 +291,6 @@ def request_from(kind: str, data: Mapping[str, Any]) -> TokenRequest:
         problems = problems_of(error, under=kind, names=field_names(model))
     # Outside the handler, so that no `__context__` keeps pydantic's error and, inside it, the input.
     raise InvalidRequest(problems)
-
-
-_REASONS = {
-    "extra_forbidden": "is not a known field",
-    "invalid_key": "is not a known field",
-    "missing": "is required",
-    "string_pattern_mismatch": "has a character or a form that is not allowed here",
-    "union_tag_invalid": "is not one of the known words",
-    "union_tag_not_found": "is required",
-}
-_FIELD_NAME = re.compile(r"[A-Za-z_]{1,40}")
-_LONGEST_LIST = 50
-
-
-def problems_of(error: ValidationError, *, under: str, names: frozenset[str]) -> tuple[Problem, ...]:
-    """Our words for pydantic's errors: only declared *names* and list positions are repeated.
-
-    A field name somebody invented is quoted if it is a plain word; it may be a value that lost its way.
-    """
-    details = error.errors(include_input=False, include_context=False, include_url=False)
-    found = (Problem(_place(detail, under, names), _reason(detail)) for detail in details)
-    return tuple(dict.fromkeys(found))
-
-
-def _reason(detail: Mapping[str, Any]) -> str:
-    return _REASONS.get(detail["type"]) or str(detail["msg"]).removeprefix("Value error, ")
-
-
-def _place(detail: Mapping[str, Any], under: str, names: frozenset[str]) -> str:
-    *path, last = detail["loc"] or ("",)
-    place = under
-    for part in path:
-        place += _step(part, names)
-        if part == "metadata":
-            return place  # below it the keys are the caller's own
-    if detail["type"] == "extra_forbidden" and last not in names:
-        return f"{place}.{last if _FIELD_NAME.fullmatch(str(last)) else '(unprintable name)'}"
-    return place + _step(last, names)
-
-
-def _step(part: int | str, names: frozenset[str]) -> str:
-    if isinstance(part, int):
-        return f"[{part}]" if 0 <= part < _LONGEST_LIST else ""
-    return f".{part}" if part in names else ""
-
-
-@functools.cache
-def field_names(model: type[BaseModel]) -> frozenset[str]:
-    """The field names of a model and of every model inside it."""
-    return frozenset(_walk(model.model_json_schema()))
-
-
-def _walk(schema: Any) -> Iterable[str]:
-    if isinstance(schema, dict):
-        yield from schema.get("properties", {})
-        for part in schema.values():
-            yield from _walk(part)
-    elif isinstance(schema, list):
-        for part in schema:
-            yield from _walk(part)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -33,13 +33,13 @@ class Failure(Message):
     status: int | None = None
     """HTTP status of the answer, if there was one."""
     endpoint_request_id: Word | None = None
-    """The endpoint's `Request-Id`: what its support and dashboard find the call by."""
+    """Stripe's `Request-Id`, by which its dashboard and support find the call."""
     attempts: int = 0
     """Calls made for this request, the failing one included."""
     history: tuple[Attempt, ...] = ()
     """Of a request that was given up on: its attempts, oldest first."""
     spent_by: Word | None = None
-    """For `token_spent`: the attach id that won; for `token_in_doubt`: the one whose outcome nobody knows yet."""
+    """For `token_spent`: the attach id that spent it. For `token_in_doubt`: the one whose outcome is unknown."""
     spent_on: Word | None = None
     """For `token_spent`: the id of what the token became, where it is known."""
 
@@ -60,7 +60,7 @@ class Display(Message):
 
 
 class Result(Message):
-    """What both results share. `outcome_id` is the same however often one outcome is delivered: de-duplicate by it.
+    """What both results share. An outcome that is delivered twice has the same `outcome_id`: de-duplicate by it.
 
     A request that was given up on and then redriven has another outcome, and another id for it (`...:2`).
     """
@@ -76,7 +76,7 @@ class Result(Message):
 
     @property
     def ok(self) -> bool:
-        """Whether there is a token (or an attached object) and no failure."""
+        """True if there is a token (or an attached object) and no failure."""
         return self.failure is None
 
 
@@ -115,7 +115,7 @@ class StepResult(Message):
     """`unknown`: the call may have had its effect; `not_begun`: what it needs has failed, or all was given up."""
     object_id: EndpointId | None = None
     earlier: bool = False
-    """It is as an earlier message of this onboarding said: what the document says of it now was not applied."""
+    """True if an earlier message of this onboarding did this step: what the document says of it now was not applied."""
     failure: Failure | None = None
 
 
@@ -154,7 +154,7 @@ class OnboardingResult(Message):
     """Ids by reference, or by place in the list."""
     steps: tuple[StepResult, ...] = ()
     complete: bool = False
-    """Whether every step is done. The endpoint may still ask for more: see `requirements`."""
+    """True if every step is done. Stripe may still ask for more: see `requirements`."""
     requirements: Requirements | None = None
     """None where there is no account, or the endpoint did not say."""
     failure: Failure | None = None
@@ -171,14 +171,14 @@ class OnboardingResult(Message):
 
 
 class OnboardingProgress(Message):
-    """One step more, told while an account is under way to whoever asked for it. May be lost, and may come twice."""
+    """A report on one step of an account that is not finished yet. It may be lost, and may come twice."""
 
     type: Literal["progress"] = "progress"
     request_id: Id
     onboarding_id: Id
     step: StepResult
     taken: int
-    """Steps that have been looked at so far, this one included, of `steps`."""
+    """Steps that have been tried so far, this one included, of `steps`."""
     done: int = 0
     """Those of them that are done."""
     steps: int
@@ -195,7 +195,7 @@ _MESSAGE: TypeAdapter[TokenResult | AttachResult | OnboardingResult | Onboarding
 
 
 def parse_message(body: str | bytes) -> TokenResult | AttachResult | OnboardingResult | OnboardingProgress:
-    """Read whatever may be on a reply route. Raises as `parse_result`."""
+    """Read any message of a reply route. Raises as `parse_result`."""
     return _MESSAGE.validate_json(body)
 
 

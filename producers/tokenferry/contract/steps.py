@@ -1,7 +1,8 @@
-"""What has to be called for a whole account, in which order, and what has to be there before. Nothing here calls."""
+"""The calls that a whole account takes, their order, and what each needs first. Nothing here makes a call."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,7 +24,7 @@ LEGAL_ENTITY: Final = "legal_entity"
 COMPLETE: Final = "complete"
 
 PROVIDED: Final = ("owners_provided", "directors_provided", "executives_provided")
-"""What a company declares of its list of persons, so after the last of them and not with the account itself."""
+"""What a company declares about its list of persons: after the last of them, not with the account."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Step:
     """
 
     name: str
-    """Stable for one document: `account`, `person:jenny`, `external_account:1`, ... What is done is known by it."""
+    """Stable for one document: `account`, `person:jenny`, `external_account:1`, ... Progress is stored under it."""
     request: TokenRequest | None = field(repr=False)
     """None: a plain call, nothing in it has to travel in a token."""
     model: type[Target] = field(repr=False)
@@ -54,7 +55,7 @@ class Step:
 
 
 def steps(document: Onboarding) -> tuple[Step, ...]:
-    """Everything that has to be called for *document*, in order. What fails holds up only what needs it."""
+    """Return the steps of *document* in order. A step that fails stops only those that need it."""
     return tuple(_steps(document))
 
 
@@ -69,15 +70,15 @@ def external_account_step(name: str) -> str:
 
 
 def _steps(document: Onboarding) -> Iterator[Step]:
-    entity, at_last = _parted(document)
+    entity, declarations = _split(document)
     details = document.account
     # A token that makes an account brings its own acceptance; the user's own can only stand in a call without one.
-    at_once = entity if not details.is_accepted else None
+    with_account = entity if not details.is_accepted else None
     options = {name: getattr(details, name) for name in AccountDetails.model_fields}
-    yield Step(ACCOUNT, at_once, AccountCreate, {**options, "role": "account_token" if at_once else None})
+    yield Step(ACCOUNT, with_account, AccountCreate, {**options, "role": "account_token" if with_account else None})
     account = {"account": ACCOUNT}
     first: tuple[str, ...] = ()
-    if entity is not at_once:
+    if entity is not with_account:
         first = (LEGAL_ENTITY,)
         yield Step(LEGAL_ENTITY, entity, AccountUpdate, {"role": "account_token"}, account)
     for entry in document.persons:
@@ -86,17 +87,19 @@ def _steps(document: Onboarding) -> Iterator[Step]:
         for role in ("id_number", "id_number_secondary"):
             if (number := getattr(entry, role)) is not None:
                 ids = {**account, "person": name}
-                yield Step(f"{role}:{entry.reference}", PiiRequest(id_number=number), PersonUpdate, {"role": role}, ids)
+                # Read as JSON, which leaves the number as it was sealed: see `fields`.
+                sealed = PiiRequest.model_validate_json(json.dumps({"id_number": number}))
+                yield Step(f"{role}:{entry.reference}", sealed, PersonUpdate, {"role": role}, ids)
     for name, each in document.numbered():
         options = {"default_for_currency": each.default_for_currency, "metadata": each.metadata}
         yield Step(external_account_step(name), each.request, ExternalAccount, options, account)
-    if at_last is not None:
+    if declarations is not None:
         persons = tuple(person_step(entry.reference) for entry in document.persons)
-        yield Step(COMPLETE, at_last, AccountUpdate, {"role": "account_token"}, account, after=first + persons)
+        yield Step(COMPLETE, declarations, AccountUpdate, {"role": "account_token"}, account, after=first + persons)
 
 
-def _parted(document: Onboarding) -> tuple[AccountRequest | None, AccountRequest | None]:
-    """The legal entity for the first call, and what a company may declare only once all its persons are there."""
+def _split(document: Onboarding) -> tuple[AccountRequest | None, AccountRequest | None]:
+    """Return the legal entity for the first call, and what a company may declare only when all its persons exist."""
     entity = document.legal_entity
     if entity is None or entity.company is None or not document.persons:
         return entity, None

@@ -1,4 +1,4 @@
-"""What every target is: kinds it takes, one call that spends a token, and the object such calls must not race for."""
+"""The interface of targets: the kinds they take, the call that spends a token, and the object that it locks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from tokenferry.contract.form import Pair, encode, flatten
-from tokenferry.contract.message import Message
+from tokenferry.contract.message import Input
 from tokenferry.contract.requests import Kind
 
 _ID = re.compile(r"[0-9]*[A-Za-z_][A-Za-z0-9_]*")
 
 
 class InvalidTarget(ValueError):
-    """This token cannot be spent there like that. Says what to do, and never repeats a value."""
+    """A token cannot be spent like this. The message says what to do, and contains no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,15 @@ class TargetCall:
     form: str
 
 
-class Target(Message):
+class Target(Input):
     """The interface of every target. Prints its kind and the ids it works on, not who they belong to."""
 
     kinds: ClassVar[frozenset[Kind]]
     """The kinds of token that can be spent here."""
     creates_account: ClassVar[bool] = False
     """Creating connected accounts has a rate limit of its own."""
+    warning: ClassVar[str | None] = None
+    """What a caller should know before choosing this target."""
     budget: ClassVar[str]
     parameter: ClassVar[str] = "source"
     local: ClassVar[frozenset[str]] = frozenset({"to"})
@@ -67,7 +69,7 @@ class Target(Message):
         return None
 
     def refusal(self, kind: Kind) -> str | None:
-        """Why this kind cannot be spent with these options, or None."""
+        """Return why this kind cannot be spent with these options, or None."""
         return None
 
     def path(self) -> str:
@@ -84,7 +86,7 @@ class Target(Message):
 
 
 def path_of(*segments: str) -> str:
-    """A path of the endpoint's; ids are quoted, so they cannot leave their segment."""
+    """Return a path; ids are quoted, so that they cannot leave their segment."""
     return "/".join(["/v1", *(quote(segment, safe="") for segment in segments)])
 
 

@@ -1,7 +1,7 @@
-"""The hashes of plain parameters that go beside a token when it is spent.
+"""The hashes of plain parameters that go next to a token when it is spent.
 
-They have no field for a card number, an account number, an id number or a date of birth: those travel in tokens.
-Who a person is stays out of their repr, too; the hashes print as their names.
+They have no field for a card number, an account number, an id number or a date of birth: those travel in tokens. They
+print as their names, so that no person's name gets into a log.
 """
 
 from __future__ import annotations
@@ -188,4 +188,4 @@ Locales = Words
 Capabilities = Annotated[
     dict[Annotated[str, Field(strict=True, pattern="^[a-z0-9_]{1,100}$")], Capability], Field(max_length=100)
 ]
-"""As at the endpoint: `{"card_payments": {"requested": True}}`."""
+"""As at Stripe: `{"card_payments": {"requested": True}}`."""

@@ -1,7 +1,7 @@
-"""Where a token can be spent: one closed model for each way, told apart by `to`.
+"""Where a token can be spent: one closed model for each way, distinguished by `to`.
 
-A target knows which kinds of token it takes, the one call that spends a token there, and on which object such
-calls must not overtake each other. Two ways destroy or move something besides; they must be told so explicitly.
+A target knows the kinds of token it takes, the call that spends one, and the object on which such calls must not
+overtake each other. Two of them also delete something or move money: an option must allow that.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ class CustomerCreate(CustomerFields):
 class CustomerUpdate(CustomerFields):
     """Replace a customer's default source.
 
-    If the customer has a past due subscription, the endpoint at once tries to collect its open invoice with the new
-    source: money can move. So `may_collect_open_invoices=True` must be said. `customer_source` adds a source
-    without touching the default.
+    If the customer has a past due subscription, Stripe at once tries to collect its open invoice with the new source:
+    money can move. So `may_collect_open_invoices=True` is required. `customer_source` adds a source and leaves the
+    default as it is.
     """
 
     local: ClassVar[frozenset[str]] = frozenset({"to", "customer", "may_collect_open_invoices"})
@@ -151,10 +151,14 @@ class CustomerSource(Target):
 
 
 class Charge(Target):
-    """Charge the token directly. A bank account must be a verified one. Creating charges is deprecated upstream."""
+    """Charge the token directly. A bank account must be a verified one. Stripe has deprecated this call."""
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"card", "bank_account"})
     budget: ClassVar[str] = "charges"
+    warning: ClassVar[str | None] = (
+        "target charge: Stripe has deprecated charges and will remove them, ACH first; use payment_intent to take "
+        "money now, or payment_method with a customer to keep the card"
+    )
 
     to: Literal["charge"] = "charge"
     amount: Amount
@@ -354,11 +358,11 @@ TARGETS: Mapping[str, type[Target]] = MappingProxyType(
 
 
 ENDPOINTS: frozenset[str] = frozenset({"tokens", *(model.budget for model in TARGETS.values())})
-"""Names of the endpoints that are called, as rate budgets know them."""
+"""Names of the resources that are called, as rate budgets name them."""
 
 
 def target_from(data: Mapping[str, Any]) -> Target:
-    """Read a target, or raise `InvalidTarget` naming every field to put right."""
+    """Read a target. Raises `InvalidTarget`, which names every field to correct."""
     to = data.get("to") if isinstance(data, Mapping) else None
     model = TARGETS.get(to) if isinstance(to, str) else None
     if model is None:
@@ -371,7 +375,7 @@ def target_from(data: Mapping[str, Any]) -> Target:
 
 
 def digest(target: Target) -> str:
-    """SHA-256, in hex, of the target's one spelling: JSON, sorted, without spaces and without what is not given."""
+    """Return SHA-256, in hex, of the target as sorted JSON without spaces and without fields that are not given."""
     given = target.model_dump(mode="json", exclude_none=True)
     spelled = json.dumps(given, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(spelled.encode()).hexdigest()

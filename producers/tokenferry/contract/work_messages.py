@@ -1,4 +1,4 @@
-"""The one strict reading of a work message, before any library interprets it.
+"""Reads a work message by one strict rule, before any library interprets it.
 
 Pure: bytes and values in, a `WorkMessage` or a `Refused` out. Nothing here raises, inflates, logs or trusts a header.
 
@@ -45,7 +45,7 @@ class Refused:
     reason: str
 
     def note(self, length: int, *, at: int | None = None) -> str:
-        """What is kept of it in quarantine. *length*: bytes. *at*: Unix milliseconds; None: a worker dates it soon."""
+        """Return its entry in quarantine. *length*: bytes. *at*: Unix milliseconds; None: a worker adds it soon."""
         dated = {} if at is None else {"at": at}
         return json.dumps({"reason": self.reason, **dated, "message": "", "bytes": length})
 
@@ -107,7 +107,7 @@ def read_item(payload: bytes) -> ListItem | Refused:
 def read_work(
     headers: object, content_type: object, content_encoding: object, body: object, *, tasks: Collection[str]
 ) -> WorkMessage | Refused:
-    """Read a message whose parts the transport has told apart. *tasks*: those that have a handler here."""
+    """Read a message from the parts that the transport found. *tasks*: those that have a handler here."""
     if not isinstance(headers, dict) or "task" not in headers:
         return Refused(NOT_A_TASK)
     task, id_ = headers["task"], headers.get("id")
@@ -148,7 +148,7 @@ def _argument(body: str) -> str:
 
 
 def _json(text: bytes) -> Any:
-    """The value that *text* is in UTF-8 and JSON; None where it is none, or has too many parts to be an item."""
+    """Return the JSON value of *text*; None if it is not JSON in UTF-8, or has too many parts to be an item."""
     if text.count(b"[") + text.count(b"{") > MOST_BRACKETS:
         return None
     try:

@@ -43,6 +43,10 @@ RAW_CARDS = (
     "ask the provider for access to raw card data APIs (live and test mode are allowed separately); "
     "until then send no card requests to this platform"
 )
+V1_ACCOUNTS = (
+    "ask Stripe's support to allow the Accounts v1 API for this platform; Accounts v2 (/v2/core/accounts) are not "
+    "supported here. Cards, customers and payments work without"
+)
 KEY = "take the key from the provider's dashboard again, and make sure it is of the right account"
 ELSEWHERE = "check base_url, and a proxy between here and there: something else than the endpoint answers"
 PERMISSION = "give the key the permission to write tokens, or use another key"
@@ -177,6 +181,10 @@ async def _connect(client: StripeClient, platform: str) -> Check:
             return failed(name, platform, f"is not answered by the endpoint ({error.status})", ELSEWHERE)
         return warning(name, platform, f"this key may not make accounts ({error.status} {error.code})", do)
     except Declined as error:
+        if error.code == Code.V1_ACCOUNTS_REFUSED:
+            return warning(
+                name, platform, "Stripe refuses v1 accounts to this platform, as to every new one", V1_ACCOUNTS
+            )
         if error.param:
             return ok(name, platform, "connected accounts are allowed")
         return warning(name, platform, f"seems not to be enabled ({error.status} {error.code})", do)

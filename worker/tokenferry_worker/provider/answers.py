@@ -24,6 +24,8 @@ UNKNOWN_PATH: Final = "Unrecognized request URL"
 """The beginning of the 404 for a path that Stripe does not have, which has no code (recorded 2021)."""
 NO_SUCH: Final = "No such "
 """The beginning of the 404 for an object, where it names neither code nor parameter."""
+V2_ACCOUNTS: Final = "/v2/core/accounts"
+"""Stands in the message for a new platform that may not make v1 accounts. Its code, if there is one, is not known."""
 NOT_A_PAGE: Final = frozenset({408, 429})
 """Refusals that pass by themselves: HTML with one of them does not mean a wrong address."""
 _ID: Final = re.compile(r"(?=.{1,255}$)[0-9]*[A-Za-z_][A-Za-z0-9_]*")
@@ -122,6 +124,8 @@ def _refusal(
 ) -> Declined | Unavailable:
     """What an error of Stripe means. *error*: the error object in the body."""
     error_type, code, limit = _text(error, "type"), _text(error, "code"), headers.get("stripe-rate-limited-reason")
+    if status in (400, 403, 404) and code is None and V2_ACCOUNTS in str(error.get("message")):
+        return Declined(status, Code.V1_ACCOUNTS_REFUSED, error_type, request_id=request_id, ours=True)
     # This header goes before the table, as in Stripe's SDKs: true repeats a refusal, false ends a series.
     should_retry = headers.get("stripe-should-retry")
     decided = reaction(status, error_type, code, limited=bool(limit))

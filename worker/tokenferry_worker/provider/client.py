@@ -6,6 +6,7 @@ httpx's own connection pool costs 14.8 CPU seconds per 1,000 calls at 200 connec
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -60,17 +61,20 @@ class ApiKeys:
         ):
             if key is None:
                 continue
+            shown = re.sub("^rk[a-z]+_", "rk_", key)  # rkcs_: a restricted key of a claimable sandbox
             if (
-                not any(key.startswith(f"{prefix}_") for prefix in prefixes)
+                not any(shown.startswith(f"{prefix}_") for prefix in prefixes)
                 or not key.isascii()
                 or not key.isprintable()
             ):
                 other = "publishable" if use == "secret_key" and key.startswith("pk_") else "secret"
-                hint = f"it looks like a {other} key" if key[:3] in ("pk_", "sk_", "rk_") else "it is not a key at all"
+                hint = (
+                    f"it looks like a {other} key" if shown[:3] in ("pk_", "sk_", "rk_") else "it is not a key at all"
+                )
                 raise InvalidConfiguration(
                     f"{where} {use} must begin with {' or '.join(p + '_' for p in prefixes)}: {hint}"
                 )
-            if not any(key.startswith(f"{prefix}_{platform.mode}_") for prefix in prefixes):
+            if not any(shown.startswith(f"{prefix}_{platform.mode}_") for prefix in prefixes):
                 raise InvalidConfiguration(f'{where} {use} is not a {platform.mode} key, but mode = "{platform.mode}"')
 
 
