@@ -6,9 +6,9 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
+import forking
 import pytest
 
 from tokenferry.broker import embedded
@@ -71,7 +71,7 @@ END_OF_PYTHON
 """
     for name in ("onboarding.jsonl", "accounts.jsonl"):
         (tmp_path / name).write_bytes((ROOT / "examples" / name).read_bytes())
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": forking.stand_in_path(tmp_path / "bin")}
     try:
         ran = subprocess.run(
             ["bash", "-c", script],

@@ -92,7 +92,7 @@ def test_no_secret_is_readable_anywhere_whatever_happens_to_its_request(house: H
         for kind, times in (("error_500", 3), ("error_502_html_after", 2), ("truncated_json", 2), ("reset_after", 2))
     ]
     house.http.post("/_faults", json={"script": faults})
-    crashed = house.worker(real=True)
+    crashed = house.worker()
     until(lambda: house.ledger()["calls"]["total"] >= 6, "calls under way")
     content.look(crashed)
     crashed.kill()
