@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from e2e import cargo
-from e2e.brokers import files
 from e2e.house import BrokerKind, House, Route, until
 from e2e.leaks import found
 from faults.line import Line, Trap
@@ -327,7 +326,7 @@ def test_nothing_of_a_document_is_readable_anywhere(house: House, tmp_path: Path
         pieces += house.broker.contents()
     assert results["quiet-1"].complete
     assert not results["quiet-2"].complete
-    pieces += [*files(house.folder / "logs"), *files(house.folder / "data"), *route.bodies]
+    pieces += [*house.written(), *route.bodies]
     pieces += [path.read_bytes() for path in tmp_path.iterdir() if path.name != "accounts.jsonl"]
     assert found([*SECRETS, cargo.UNKNOWN_ACCOUNT], pieces) == set()
     assert found(["file_that_is_not_there", "quiet-1"], pieces) == {"quiet-1"}, "the search works"
