@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,16 @@ def test_a_command_whose_half_is_not_installed_says_what_to_install(monkeypatch:
 
 class TestErrors:
     @pytest.fixture
-    def raising(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
+    def raising(self) -> Iterator[dict[str, BaseException]]:
         raised: dict[str, BaseException] = {}
 
         @click.command()
         def fail() -> None:
             raise raised["error"]
 
-        monkeypatch.setitem(main.commands, "fail", fail)  # type: ignore[attr-defined]
-        return raised
+        main.add_command(fail)  # type: ignore[attr-defined]
+        yield raised
+        del main.commands["fail"]  # type: ignore[attr-defined]
 
     def test_those_of_click_speak_as_we_do(self, raising: dict[str, BaseException]) -> None:
         raising["error"] = click.ClickException("the store does not answer")
@@ -172,10 +173,10 @@ def test_a_command_that_only_looks_starts_nothing_where_nothing_says_what_to_loo
     ids=" ".join,
 )
 def test_a_command_that_only_looks_starts_no_embedded_server(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str], tmp_path: Path, in_folder: Callable[[Path], None]
 ) -> None:
     """Neither in a fresh folder nor where one ran before: it would be empty, or would stay."""
-    monkeypatch.chdir(tmp_path)
+    in_folder(tmp_path)
     generated(tmp_path / "keys")
     (tmp_path / "tokenferry.toml").write_text("[platforms.main]\n")
     for _ in range(2):
