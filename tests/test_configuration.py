@@ -323,9 +323,9 @@ def test_live_keys_never_go_over_plain_http(write: Write) -> None:
 
 
 def test_a_base_url_from_the_environment_is_refused_as_one_of_the_file_is(
-    write: Write, monkeypatch: pytest.MonkeyPatch
+    write: Write, environment: dict[str, str]
 ) -> None:
-    monkeypatch.setenv("TOKENFERRY_PLATFORMS__MAIN__BASE_URL", "https://api.stripe.com/v1")
+    environment["TOKENFERRY_PLATFORMS__MAIN__BASE_URL"] = "https://api.stripe.com/v1"
     told = refused(write("[platforms.main]\n"))
     assert told.startswith("environment, TOKENFERRY_PLATFORMS__MAIN__BASE_URL: [platforms.main] base_url: ends in /v1")
 

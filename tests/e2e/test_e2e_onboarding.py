@@ -118,7 +118,7 @@ def test_a_worker_killed_at_each_step_of_an_account_leaves_nothing_undone_and_ma
         results = outcomes(route, accounts)
         house.until_all_is_done()
     assert [result for result in results.values() if not result.complete] == []
-    assert {result.deliveries for result in results.values()} == {2}
+    assert all(result.deliveries >= 2 for result in results.values()), "the kill met each of them"
     assert {len(result.persons) for result in results.values()} == {PERSONS}
     assert_each_thing_once(house, accounts)
     assert house.broker.take("dead-letters") == []
