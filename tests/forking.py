@@ -208,6 +208,7 @@ def load() -> None:
         "celery.app.amqp",
         "celery.app.log",
         "celery.apps.worker",
+        "celery.bin.celery",
         "celery.loaders.app",
         "celery.worker.components",
         "celery.worker.strategy",

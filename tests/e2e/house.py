@@ -80,7 +80,7 @@ def until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return value
 
 
