@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import forking
 import pytest
@@ -25,6 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
         _OPEN.enter_context(forking.server())
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Fork the processes of the run as well: what their tests import is loaded by then."""
+    for spec in specs:
+        spec.python = forking.stand_in()
+
+
 def pytest_unconfigure() -> None:
     _OPEN.close()
 
@@ -32,7 +40,7 @@ def pytest_unconfigure() -> None:
 FOREIGN = {"redis", "rabbitmq", "own-rabbitmq"}
 """Parameters that ask for a server which is not ours."""
 FOREIGN_FIXTURES = {"rabbit", "impatient", "replicated"}
-SLOW = ("e2e", "test_compose.py", "test_deploy.py", "test_documentation.py", "test_resuming.py", "test_embedded.py")
+SLOW = {"e2e", "test_compose.py", "test_deploy.py", "test_documentation.py", "test_resuming.py", "test_embedded.py"}
 """Where tests wait for processes: they come first, or one of the last ones keeps everybody waiting."""
 
 
@@ -51,8 +59,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if FOREIGN.intersection(parameters) or FOREIGN_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("foreign")
     yield
-    slow = [item for item in items if any(part in item.path.parts for part in SLOW)]
-    quick = [item for item in items if not any(part in item.path.parts for part in SLOW)]
+    files = {item.path for item in items}
+    slow_files = {path for path in files if not SLOW.isdisjoint(path.parts)}
+    slow = [item for item in items if item.path in slow_files]
+    quick = [item for item in items if item.path not in slow_files]
     count = getattr(config, "workerinput", {}).get("workercount", 1)
     edges = [len(quick) * at // count for at in range(count + 1)]
     items[:] = [

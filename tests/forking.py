@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
@@ -111,6 +112,21 @@ def run(
     return done
 
 
+def stand_in(*arguments: str) -> str:
+    """A shell command that is forked if it can be: with *arguments* of an interpreter, and those that follow it."""
+    return shlex.join([sys.executable, "-S", __file__, "stand-in", *arguments])
+
+
+def stand_in_path(folder: Path) -> str:
+    """A search path on which `tokenferry` and `python` are forked. Both commands are in the new folder *folder*."""
+    folder.mkdir()
+    for name, arguments in {"tokenferry": ("-m", "tokenferry"), "python": ()}.items():
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec {stand_in(*arguments)} "$@"\n')
+        program.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def children_of(pid: int) -> list[int]:
     """The forked processes that process *pid* has started and that live."""
     if not _address:
@@ -192,18 +208,23 @@ def load() -> None:
         "celery.app.amqp",
         "celery.app.log",
         "celery.apps.worker",
+        "celery.bin.celery",
         "celery.loaders.app",
         "celery.worker.components",
         "celery.worker.strategy",
         "certifi",
         "encodings.idna",
+        "fakeredis",
+        "hypothesis",
         "kombu.transport.pyamqp",
         "kombu.utils.amq_manager",
+        "pytest",
         "starlette.applications",
         "uvicorn.lifespan.off",
         "uvicorn.loops.uvloop",
         "uvicorn.protocols.http.h11_impl",
         "uvloop",
+        "yaml",
     ):
         importlib.import_module(name)
     gc.collect()
@@ -336,7 +357,21 @@ def _stream(number: int) -> Any:
     return io.TextIOWrapper(raw, "utf-8", errors, line_buffering=lines, write_through=unbuffered)
 
 
-if __name__ == "__main__":
+def _stand_in(arguments: list[str]) -> int:
+    """Be a fork: it has our standard files and gets the signals that end us, and our end is its own."""
+    command = [sys.executable, *(["-c", sys.stdin.read()] if arguments == ["-"] else arguments)]
+    if not can_fork(command):
+        os.execv(sys.executable, command)
+    process = Forked(command)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda number, _: process.send_signal(number))
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__" and sys.argv[1] == "stand-in":
+    sys.exit(_stand_in([argument for argument in sys.argv[2:] if argument != "-u"]))
+elif __name__ == "__main__":
     find(sys.argv[2])
     asked = Server(socket.socket(fileno=int(sys.argv[1]))).serve()
     if asked is not None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 import yaml
 
@@ -99,9 +99,7 @@ class Stage:
         return [sys.executable, "-m", "tokenferry", *moved]
 
     def finish(self, service: str, codes: tuple[int, ...] = (0,)) -> None:
-        ran = subprocess.run(
-            self.command(service), env=self.environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        ran = forking.run(self.command(service), env=self.environment, timeout=120)
         assert ran.returncode in codes, ran.stdout + ran.stderr
 
     def until_healthy(self, service: str) -> None:
@@ -110,15 +108,16 @@ class Stage:
         assert (how, program) == ("CMD", "tokenferry")
         command = [sys.executable, "-m", "tokenferry", *(f"{self.folder}{w}" if w[0] == "/" else w for w in words)]
         deadline = time.monotonic() + 120
-        while (asked := subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)).returncode:
+        while (asked := forking.run(command, timeout=120)).returncode:
             assert time.monotonic() < deadline, asked.stdout + asked.stderr
+            time.sleep(0.1)
 
     @contextmanager
     def start(self, service: str, up: str) -> Iterator[str]:
         """Start a service; the line that said it is up."""
         log = self.folder / f"{service}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(self.command(service), env=self.environment, stdout=out, stderr=out)
+            process = forking.start(self.command(service), env=self.environment, stdout=out, stderr=out)
         try:
             deadline = time.monotonic() + 120
             while not (said := [line for line in log.read_text().splitlines() if up in line]):

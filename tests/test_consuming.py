@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forking
 import pytest
 from broker.places import ABOVE, OneRedis, Place, place
 from e2e import hostile
@@ -268,7 +269,7 @@ sys.stdin.read()
 def test_a_reader_killed_with_a_result_in_hand_sees_it_again_and_not_the_one_before(route: Route) -> None:
     route.put_results("a", "b", "c")
     command = [sys.executable, "-c", DIE_HOLDING_ONE, route.broker.url, route.name, str(LEASE)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with forking.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "b\n"
         if not isinstance(route.broker, RabbitMQ):  # an acknowledgement is written a moment after it was given

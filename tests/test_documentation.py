@@ -6,9 +6,9 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
+import forking
 import pytest
 
 from tokenferry.broker import embedded
@@ -115,7 +115,7 @@ python - <<'END_OF_PYTHON'
 END_OF_PYTHON
 """
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": forking.stand_in_path(tmp_path / "bin")}
     try:
         ran = subprocess.run(
             ["bash", "-c", script],

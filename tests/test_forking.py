@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -106,6 +107,18 @@ def test_another_search_path_or_program_is_really_started(tmp_path: Path) -> Non
     assert not forking.can_fork(python("pass"), changed)
     (tmp_path / "sitecustomize.py").write_text("print('customized')")
     assert forking.run(python("pass"), env=changed).stdout == "customized\n"
+
+
+def test_a_command_that_stands_for_python_passes_its_files_and_signals_to_a_fork(tmp_path: Path) -> None:
+    code = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+    with subprocess.Popen(shlex.split(forking.stand_in("-c", code)), stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        assert int(command.stdout.readline()) != command.pid
+        command.terminate()
+        assert command.wait(30) == 128 + signal.SIGTERM
+    environment = {**os.environ, "PATH": forking.stand_in_path(tmp_path / "bin")}
+    said = subprocess.run(["python", "-"], input="print(6 * 7)", env=environment, capture_output=True, text=True)
+    assert (said.returncode, said.stdout) == (0, "42\n")
 
 
 def test_two_forks_have_different_dice() -> None:

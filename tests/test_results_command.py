@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from broker.places import KINDS, OneRedis, Place, place
 from click.testing import CliRunner, Result
@@ -108,7 +109,7 @@ class Route:
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tokenferry", *self.arguments(*words)]
-        return subprocess.Popen(command, text=True, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
+        return forking.start(command, text=True, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
 
     def is_settled(self) -> bool:
         """Whether nothing of the route is left, in a queue or in anybody's hand."""
@@ -155,7 +156,7 @@ def test_looking_shows_what_waits_as_often_as_one_looks_and_takes_nothing(route:
 
 def test_head_sees_some_results_and_loses_none(route: Route) -> None:
     route.put_tokens(*NAMES)
-    command = " ".join([sys.executable, "-m", "tokenferry", *route.arguments("results", route.name)])
+    command = forking.stand_in("-m", "tokenferry", *route.arguments("results", route.name))
     for _ in range(3):
         done = subprocess.run(f"{command} | head -n 1", shell=True, capture_output=True, text=True, check=True)
         assert ids(done.stdout) == ["n0"]
@@ -254,7 +255,7 @@ with Pausing(Path(out)) as file, Interruption() as interruption:
 def test_killed_after_the_write_and_before_the_acknowledgement_nothing_is_lost_or_doubled(route: Route) -> None:
     route.put_tokens(*NAMES)
     command = [sys.executable, "-c", WRITE_AND_DIE_BEFORE_ACKNOWLEDGING, str(route.config), route.name, str(route.out)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with forking.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "written\n"
         written = ids(route.out.read_text())

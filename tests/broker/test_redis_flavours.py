@@ -213,7 +213,7 @@ class Replicated:
         watching = (
             f"sentinel monitor house 127.0.0.1 {one} 1",
             "sentinel auth-pass house pw",
-            "sentinel down-after-milliseconds house 1000",
+            "sentinel down-after-milliseconds house 60000",  # a machine that stands still is no failover
             "sentinel failover-timeout house 3000",
         )
         until(lambda: self.two.info("replication")["master_link_status"] == "up", "a replica")
@@ -221,6 +221,7 @@ class Replicated:
         self.sentinel = serve("sentinel", f"{port} {self.port}", *common, *watching, program=program, sentinel=True)
         asked = self._client(self.port, decode_responses=True)
         until(lambda: asked.sentinel_master("house")["num-slaves"] == 1, "a Sentinel that knows the replica")
+        self._asked = asked
         scheme = "sentinels" if authority else "sentinel"
         self.url = f"{scheme}://:pw@127.0.0.1:{free_port()},127.0.0.1:{self.port}/0?master=house"
         """The first of the Sentinels is not there."""
@@ -245,9 +246,15 @@ class Replicated:
         assert self.one.execute_command("WAIT", 1, 10_000) == 1
 
     def fail_over(self) -> None:
-        """Kill the primary, and wait for the new one."""
+        """Kill the primary, have the Sentinel fail over, and wait for the new one."""
         self.primary.kill()
-        until(lambda: self.two.info("replication")["role"] == "master", "a new primary")
+
+        def is_done() -> bool:
+            with contextlib.suppress(redis.ResponseError):  # it is under way
+                self._asked.execute_command("SENTINEL FAILOVER", "house")
+            return self.two.info("replication")["role"] == "master"
+
+        until(is_done, "a new primary")
 
 
 def test_a_failover_loses_nothing_that_was_replicated_and_consumer_and_publisher_go_on(replicated: Replicated) -> None:

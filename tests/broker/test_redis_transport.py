@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 import redis
 from broker.celery_app import note
@@ -796,16 +797,17 @@ def test_the_encrypted_address_uses_tls() -> None:
 
 @contextlib.contextmanager
 def celery_worker(broker: Broker, log: Path, pool: str = "threads") -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "celery", "-A", "broker.celery_app", "worker", "-P", pool, "-c", "4", "-l", "info"]
+    celery = "from celery.__main__ import main; main()"
+    command = [sys.executable, "-c", celery, "-A", "broker.celery_app", "worker", "-P", pool, "-c", "4", "-l", "info"]
     command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
     environment = {
         "TRANSPORT_TEST_BROKER": kombu_url(broker.url),
         "TRANSPORT_TEST_OPTIONS": json.dumps(broker.options),
         "TRANSPORT_TEST_LOG": str(log),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
     with log.with_suffix(".worker").open("ab") as output:
-        worker = subprocess.Popen(
+        worker = forking.start(
             command, env=os.environ | environment, stdout=output, stderr=output, cwd=log.parent, start_new_session=True
         )
     try:

@@ -323,12 +323,5 @@ class RabbitMQ:
         self._store.close()
 
 
-def files(folder: Path) -> Iterator[bytes]:
-    """The bytes of every regular file below *folder*."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            yield path.read_bytes()
-
-
 def _bytes(body: Any) -> bytes:
     return body if isinstance(body, bytes) else str(body).encode()

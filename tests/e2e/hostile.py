@@ -102,7 +102,7 @@ class Raw(amqp.Message):
         return self.raw
 
 
-_LONG: Final = b"0" * 32_000_000
+_MEGABYTE: Final = b"0" * 1_000_000
 
 SHAPES: Final[dict[str, Hostile]] = {
     "no headers": Hostile(NOT_A_TASK, headers={}),
@@ -153,9 +153,11 @@ SHAPES: Final[dict[str, Hostile]] = {
     "priority huge": Hostile(READ, properties={"priority": 10**30}),
     "priority a list": Hostile(READ, properties={"priority": [1]}),
     "reply_to": Hostile(READ, properties={"reply_to": "results.evil", "correlation_id": ["x"]}),
-    "bzip2 bomb": Hostile(UNDECODABLE, headers=headers(compression="bzip2"), body=bz2.compress(_LONG)),
-    "zlib bomb": Hostile(UNDECODABLE, headers=headers(compression="zlib"), body=zlib.compress(_LONG, 9)),
-    "lzma bomb": Hostile(UNDECODABLE, headers=headers(compression="lzma"), body=lzma.compress(_LONG, preset=0)),
+    "bzip2 bomb": Hostile(UNDECODABLE, headers=headers(compression="bzip2"), body=bz2.compress(_MEGABYTE) * 32),
+    "zlib bomb": Hostile(UNDECODABLE, headers=headers(compression="zlib"), body=zlib.compress(_MEGABYTE * 32, 1)),
+    "lzma bomb": Hostile(
+        UNDECODABLE, headers=headers(compression="lzma"), body=lzma.compress(_MEGABYTE, preset=0) * 32
+    ),
     "compression a list": Hostile(READ, headers=headers(compression=["zlib"])),
     "8 MB": Hostile(TOO_LONG, body=body("x" * 8_000_000)),
     "just too long": Hostile(TOO_LONG, body=body("x" * 524_288)),

@@ -80,7 +80,7 @@ def until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return value
 
 
@@ -180,6 +180,8 @@ class House:
         self.logs.mkdir()
         self._programs: list[Program] = []
         self._numbers = itertools.count()
+        self._known: dict[Path, int] = {}
+        """Files of earlier tests, and how long they were."""
         CliRunner().invoke(keys, ["generate", "--out", str(folder / "keys")], catch_exceptions=False)
         (folder / "attach-keys").mkdir(mode=0o700)
         (folder / "attach-keys" / "signers").symlink_to(folder / "keys" / "signers")
@@ -326,6 +328,16 @@ class House:
         self.http.delete("/_faults")
         self.http.post("/_limits", json={"global_rate": None, "endpoint_rate": None, "burst": 5})
         self.broker.empty()
+        self._known = {path: path.stat().st_size for path in self._files()}
+
+    def written(self) -> Iterator[bytes]:
+        """What logs and data have got since `fresh`: an append-only file holds all that ever was in the store."""
+        for path in self._files():
+            yield path.read_bytes()[self._known.get(path, 0) :]
+
+    def _files(self) -> list[Path]:
+        found = [*self.logs.rglob("*"), *(self.folder / "data").rglob("*")]
+        return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
     # -- the end
 

@@ -16,7 +16,7 @@ from e2e.test_e2e_shutdown import go_on, in_hand, limits
 
 from tokenferry.contract.queues import tokenize_queue
 
-REQUESTS = 250
+REQUESTS = 150
 
 
 class Line:
@@ -57,7 +57,7 @@ def test_a_broker_that_drops_every_connection_under_load_is_found_again_and_noth
     route = house.route()
     with house.working(processes=2) as worker:
         request_ids = house.send(cargo.cards(REQUESTS, route.name))
-        for tokens in (40, 100):
+        for tokens in (30, 70):
             until(lambda tokens=tokens: house.ledger()["tokens_created"] >= tokens, f"{tokens} tokens")
             assert house.broker.cut() >= 1
         route.gather(REQUESTS, seconds=40.0)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from click.testing import CliRunner
 from e2e import cargo
-from e2e.brokers import files
 from e2e.house import House, Route
 from e2e.leaks import found
 
@@ -202,6 +201,6 @@ def test_after_a_rotation_dead_letters_are_sealed_anew_and_the_old_private_key_i
     assert [len(house.tokens_of(request_id)) for request_id in request_ids] == [1, 1], "made under the first key"
     assert house.ledger()["objects"]["customer"] == house.ledger()["uses"]["total"] == 1
     assert house.broker.take("dead-letters") == []
-    seen += [*route.bodies, *files(house.folder / "logs"), *files(house.folder / "data")]
+    seen += [*route.bodies, *house.written()]
     assert found(cargo.CARDS, seen) == set()
     assert found([route.name], seen), "the search works"

@@ -7,8 +7,8 @@ import time
 from e2e import cargo
 from e2e.house import LATENCY_MS, PACE, House, least, until
 
-WAITING = 1500
-"""Bulk requests in front: a minute's worth of the paced platform's rate."""
+WAITING = 800
+"""Bulk requests in front: half a minute's worth of the paced platform's rate."""
 
 
 def seconds_for_a_hundred(house: House) -> float:

@@ -98,10 +98,22 @@ def _a_full_disk(house: House, disk: Path) -> None:
     assert house.ledger()["tokens_by_idempotency_key"]["max"] == 1
 
 
+MUTE = """
+import os
+import forking
+from tokenferry.cli import main
+full = os.open("/dev/full", os.O_WRONLY)
+for file in (1, 2):
+    os.dup2(full, file)
+main(prog_name="tokenferry", obj=forking.Forked)
+"""
+"""A worker that cannot write a line, nor can its processes."""
+
+
 @pytest.mark.parametrize("house", ["embedded"], indirect=True)
 def test_a_worker_whose_log_cannot_be_written_works_on_and_stops_well(house: House) -> None:
-    command = [sys.executable, "-m", "tokenferry.cli", "worker", "--config", str(house.folder / "tokenferry.toml")]
-    worker = house.start(["/bin/sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh", *command], "mute-worker")
+    command = [sys.executable, "-c", MUTE, "worker", "--config", str(house.folder / "tokenferry.toml")]
+    worker = house.start(command, "mute-worker")
     until(lambda: any(one.ready for one in probes.ask(house.folder / "data")), "a worker at work", 60.0)
     route = house.route()
     house.send(cargo.cards(5, route.name))

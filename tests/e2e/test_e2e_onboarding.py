@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from e2e import cargo
-from e2e.brokers import files
 from e2e.house import BrokerKind, House, Route, until
 from e2e.leaks import found
 from faults.line import Line, Trap
@@ -119,7 +118,7 @@ def test_a_worker_killed_at_each_step_of_an_account_leaves_nothing_undone_and_ma
         results = outcomes(route, accounts)
         house.until_all_is_done()
     assert [result for result in results.values() if not result.complete] == []
-    assert {result.deliveries for result in results.values()} == {2}
+    assert all(result.deliveries >= 2 for result in results.values()), "the kill met each of them"
     assert {len(result.persons) for result in results.values()} == {PERSONS}
     assert_each_thing_once(house, accounts)
     assert house.broker.take("dead-letters") == []
@@ -327,7 +326,7 @@ def test_nothing_of_a_document_is_readable_anywhere(house: House, tmp_path: Path
         pieces += house.broker.contents()
     assert results["quiet-1"].complete
     assert not results["quiet-2"].complete
-    pieces += [*files(house.folder / "logs"), *files(house.folder / "data"), *route.bodies]
+    pieces += [*house.written(), *route.bodies]
     pieces += [path.read_bytes() for path in tmp_path.iterdir() if path.name != "accounts.jsonl"]
     assert found([*SECRETS, cargo.UNKNOWN_ACCOUNT], pieces) == set()
     assert found(["file_that_is_not_there", "quiet-1"], pieces) == {"quiet-1"}, "the search works"

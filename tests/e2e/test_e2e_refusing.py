@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import forking
@@ -18,7 +20,7 @@ def template(house_on: Callable[[str], House]) -> House:
     return house_on("embedded")
 
 
-def start(house: House, folder: Path, toml: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def start(house: House, folder: Path, toml: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Start a worker and wait for its end."""
     (folder / "tokenferry.toml").write_text(toml)
     command = [sys.executable, "-m", "tokenferry.cli", "worker"]
@@ -38,75 +40,79 @@ def own_keys(house: House, folder: Path) -> Path:
     return folder / "keys"
 
 
-def spoil(case: str, house: House, folder: Path, toml: str) -> tuple[str, dict[str, str], str]:
-    """The configuration, what the environment adds, and a part of the line to expect."""
-    keys = own_keys(house, folder)
-    identity = next((keys / "identities").glob("*.pem"))
-    http = 'base_url = "http://'
-    match case:
-        case "key the endpoint does not accept":
-            return toml, {"TF_SECRET": "sk_test_invalid"}, "Stripe does not accept this key"
-        case "key not set":
-            return toml, {"TF_SECRET": ""}, "TF_SECRET is not set"
-        case "publishable key for a secret one":
-            return toml, {"TF_SECRET": "pk_test_alpha"}, "secret_key must begin with sk_ or rk_"
-        case "live key in test mode":
-            return toml, {"TF_SECRET": "sk_live_alpha"}, "is not a test key"
-        case "private key open to others":
-            identity.chmod(0o644)
-            return toml, {}, f"chmod 600 {identity}"
-        case "no private key":
-            identity.unlink()
-            return toml, {}, "holds no private key"
-        case "no signing key":
-            (keys / "worker.pem").unlink()
-            return toml, {}, "worker.pem: the signing key cannot be read"
-        case "no signers":
-            for path in (keys / "signers").iterdir():
-                path.unlink()
-            return toml, {}, "holds no public key"
-        case "plain http to another machine":
-            return toml.replace(house.endpoint, "http://192.0.2.1"), {}, "plain http to another machine"
-        case "version in the endpoint's address":
-            return toml.replace(house.endpoint, f"{house.endpoint}/v1"), {}, "leave /v1 out"
-        case "live mode over http":
-            live = toml.replace("[platforms.main]\n", '[platforms.main]\nmode = "live"\n')
-            live_keys = {"TF_SECRET": "sk_live_alpha", "TF_PUB": "pk_live_alpha"}
-            return live, live_keys, "plain http with live keys"
-        case "unknown setting":
-            return toml.replace(http, f'speed = "sk_test_alpha"\n{http}', 1), {}, "speed: unknown setting"
-        case "not TOML":
-            return toml + "\n[[", {}, "is not TOML"
-        case "no platform":
-            return toml[: toml.index("[platforms")], {}, "no platform is configured"
-        case _:
-            raise AssertionError(case)
+@dataclass(frozen=True)
+class Spoilt:
+    """What keeps a worker from working, and a part of the line it says."""
+
+    expected: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the environment adds."""
+    toml: Callable[[str], str] = lambda toml: toml
+    """The configuration, made of one that is in order."""
+    keys: Callable[[Path], object] = lambda keys: None
+    """Spoils a folder of keys."""
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "key the endpoint does not accept",
-        "key not set",
-        "publishable key for a secret one",
-        "live key in test mode",
-        "private key open to others",
-        "no private key",
-        "no signing key",
-        "no signers",
-        "plain http to another machine",
-        "version in the endpoint's address",
-        "live mode over http",
-        "unknown setting",
-        "not TOML",
-        "no platform",
-    ],
-)
+def open_to_others(keys: Path) -> None:
+    identity_of(keys).chmod(0o644)
+
+
+def identity_of(keys: Path) -> Path:
+    return next((keys / "identities").glob("*.pem"))
+
+
+def without_signers(keys: Path) -> None:
+    for path in (keys / "signers").iterdir():
+        path.unlink()
+
+
+def address(change: Callable[[str], str]) -> Callable[[str], str]:
+    """Change the address of every platform."""
+    return lambda toml: re.sub(r'(?<=base_url = ")[^"]+', lambda found: change(found[0]), toml)
+
+
+SPOILT = {
+    "key the endpoint does not accept": Spoilt(
+        "Stripe does not accept this key", environment={"TF_SECRET": "sk_test_invalid"}
+    ),
+    "key not set": Spoilt("TF_SECRET is not set", environment={"TF_SECRET": ""}),
+    "publishable key for a secret one": Spoilt(
+        "secret_key must begin with sk_ or rk_", environment={"TF_SECRET": "pk_test_alpha"}
+    ),
+    "live key in test mode": Spoilt("is not a test key", environment={"TF_SECRET": "sk_live_alpha"}),
+    "private key open to others": Spoilt("chmod 600 {identity}", keys=open_to_others),
+    "no private key": Spoilt("holds no private key", keys=lambda keys: identity_of(keys).unlink()),
+    "no signing key": Spoilt(
+        "worker.pem: the signing key cannot be read", keys=lambda keys: (keys / "worker.pem").unlink()
+    ),
+    "no signers": Spoilt("holds no public key", keys=without_signers),
+    "plain http to another machine": Spoilt(
+        "plain http to another machine", toml=address(lambda _: "http://192.0.2.1")
+    ),
+    "version in the endpoint's address": Spoilt("leave /v1 out", toml=address(lambda url: f"{url}/v1")),
+    "live mode over http": Spoilt(
+        "plain http with live keys",
+        environment={"TF_SECRET": "sk_live_alpha", "TF_PUB": "pk_live_alpha"},
+        toml=lambda toml: toml.replace("[platforms.main]\n", '[platforms.main]\nmode = "live"\n'),
+    ),
+    "unknown setting": Spoilt(
+        "speed: unknown setting",
+        toml=lambda toml: toml.replace("base_url =", 'speed = "sk_test_alpha"\nbase_url =', 1),
+    ),
+    "not TOML": Spoilt("is not TOML", toml=lambda toml: toml + "\n[["),
+    "no platform": Spoilt("no platform is configured", toml=lambda toml: toml[: toml.index("[platforms")]),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT.values(), ids=SPOILT)
 def test_a_worker_that_cannot_work_says_why_in_one_line_and_exits_with_2(
-    template: House, tmp_path: Path, case: str
+    template: House, tmp_path: Path, case: Spoilt
 ) -> None:
-    toml, environment, expected = spoil(case, template, tmp_path, (template.folder / "tokenferry.toml").read_text())
-    ended = start(template, tmp_path, toml, environment)
+    keys = own_keys(template, tmp_path)
+    expected = case.expected.format(identity=identity_of(keys))
+    case.keys(keys)
+    toml = case.toml((template.folder / "tokenferry.toml").read_text())
+    ended = start(template, tmp_path, toml, case.environment)
     said = ended.stdout + ended.stderr
     assert ended.returncode == 2, said
     assert expected in said

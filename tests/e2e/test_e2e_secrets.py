@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import pytest
 from e2e import cargo
-from e2e.brokers import files
 from e2e.house import House, Worker, until
 from e2e.leaks import found
 
@@ -92,7 +91,7 @@ def test_no_secret_is_readable_anywhere_whatever_happens_to_its_request(house: H
         for kind, times in (("error_500", 3), ("error_502_html_after", 2), ("truncated_json", 2), ("reset_after", 2))
     ]
     house.http.post("/_faults", json={"script": faults})
-    crashed = house.worker(real=True)
+    crashed = house.worker()
     until(lambda: house.ledger()["calls"]["total"] >= 6, "calls under way")
     content.look(crashed)
     crashed.kill()
@@ -106,8 +105,7 @@ def test_no_secret_is_readable_anywhere_whatever_happens_to_its_request(house: H
         house.until_all_is_done()
         content.look(worker)
     content.look()
-    content.pieces += files(house.folder / "logs")
-    content.pieces += files(house.folder / "data")  # an append-only file holds all that ever was in the store
+    content.pieces += house.written()
     outcomes = route.of(request_ids)
     codes = [result.failure.code for result in outcomes.values() if result.failure is not None]
     assert sorted(codes) == ["account_number_invalid", "card_declined"], "each of the others got its token"

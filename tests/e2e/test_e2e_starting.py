@@ -1,4 +1,4 @@
-"""A worker that cannot reach anything yet answers its probes and obeys its signals all the same. None is a fork."""
+"""A worker that cannot reach anything yet answers its probes and obeys its signals all the same."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_it_answers_its_probes_before_it_has_reached_anything(house: House, nowh
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=lambda number: number.name)
 def test_a_signal_ends_it_at_once(house: House, nowhere: str, number: signal.Signals) -> None:
-    worker = house.worker(config=nowhere, ready=False, real=True)
+    worker = house.worker(config=nowhere, ready=False, real=number == signal.SIGTERM)
     port_of(worker)
     assert worker.stop(number, seconds=10.0) == 0
 

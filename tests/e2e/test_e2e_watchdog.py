@@ -4,63 +4,24 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e import cargo
+from e2e import cargo, saboteur
 from e2e.house import House, Worker, until
 from e2e.test_e2e_shutdown import go_on, in_hand, limits
 
 from tokenferry_worker.health import probes
 
 pytestmark = pytest.mark.timeout(280)
-"""A process that is replaced loads everything anew, which takes long on a busy machine."""
 
 SECONDS = 8.0
 """Until the watchdog bites."""
 
-SABOTEUR = """
-import ctypes, gc, os, sys, threading, time
-
-def lurk(path):
-    while not os.path.exists(path):
-        time.sleep(0.05)
-    if "--child" not in sys.argv:
-        return
-    with open(path) as file:
-        kind = file.read()
-    from kombu.asynchronous import get_event_loop
-    from tokenferry_worker.engine.consumer import CarefulConsumer
-    from tokenferry_worker.engine.pool import AsyncioPool
-    hub = get_event_loop()
-    (pool,) = [one for one in gc.get_objects() if isinstance(one, AsyncioPool)]
-    (consumer,) = [one for one in gc.get_objects() if isinstance(one, CarefulConsumer)]
-    def hear_nothing_more():
-        consumer.task_consumer.cancel()
-        os.remove(path)
-    if kind == "deaf":
-        hub.call_soon(hear_nothing_more)
-        return
-    os.remove(path)
-    if kind == "consumer":
-        hub.call_soon(time.sleep, 600)
-    elif kind == "loop":
-        pool._loop.call_soon_threadsafe(time.sleep, 600)
-    elif kind == "everything":
-        ctypes.PyDLL(None).sleep(600)  # and keeps the interpreter's lock
-
-if "SABOTAGE" in os.environ:
-    threading.Thread(target=lurk, args=(os.environ["SABOTAGE"],), daemon=True).start()
-"""
-"""Loaded by every Python process that is started with it: harms the first worker process that finds the order to."""
-
 
 @pytest.fixture
-def order(tmp_path: Path, environment: dict[str, str]) -> Iterator[Path]:
+def order(tmp_path: Path, environment: dict[str, str]) -> Path:
     """Where to write what is to be harmed."""
-    (tmp_path / "sitecustomize.py").write_text(SABOTEUR)
-    environment["PYTHONPATH"] = str(tmp_path)
     environment["SABOTAGE"] = str(tmp_path / "order")
     return tmp_path / "order"
 
@@ -76,7 +37,8 @@ def watched(house: House, *, broker: str | None = None, more: str = "") -> str:
 def harmed(house: House, order: Path, kind: str, sign: str, *, seconds: float) -> Worker:
     """A worker one of whose processes was harmed, replaced, and whose requests are all done."""
     route = house.route()
-    worker = house.worker(config=watched(house), ready=False)
+    worker = house.start([*saboteur.PROGRAM, "worker", "--config", watched(house)], "worker", Worker)
+    assert isinstance(worker, Worker)
     until(lambda: worker.is_ready(1), "a ready worker", 90.0)
     first = house.send(cargo.cards(5, route.name))
     route.gather(5)

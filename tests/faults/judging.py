@@ -246,22 +246,35 @@ def _meaning(result: TokenResult | AttachResult) -> tuple[str | None, ...]:
 
 def _lies(case: Case, wish: Wish, result: TokenResult | AttachResult, facts: Facts) -> Iterator[str]:
     """What *result* says that the endpoint's own book does not bear out, and the other way round."""
-    why = result.failure
     tokens = [one.token for one in case.made]
     became = [object_id for token in tokens for object_id in facts.uses.get(token, ())]
     if result.token is not None and result.token not in tokens:
         yield f"names {result.token}, which was not made for it"
-    if why is None:
-        if wish not in (TOKEN, OBJECT):
-            yield f"succeeded, though the endpoint must refuse it: {wish}"
-        if isinstance(result, AttachResult):
-            if [result.object_id] != became:
-                yield f"says it became {result.object_id}; the endpoint knows {', '.join(became) or 'nothing'}"
-        elif wish == OBJECT:
-            yield "ends with a token, though it was to be spent"
-        elif became:
-            yield f"was not to be spent and became {', '.join(became)}"
-        return
+    if result.failure is None:
+        yield from _false_success(wish, result, became)
+    else:
+        yield from _false_failure(case, wish, result, facts, became)
+
+
+def _false_success(wish: Wish, result: TokenResult | AttachResult, became: list[str]) -> Iterator[str]:
+    """What a success says that is not so. *became*: the objects that the endpoint made of the tokens."""
+    if wish not in (TOKEN, OBJECT):
+        yield f"succeeded, though the endpoint must refuse it: {wish}"
+    if isinstance(result, AttachResult):
+        if [result.object_id] != became:
+            yield f"says it became {result.object_id}; the endpoint knows {', '.join(became) or 'nothing'}"
+    elif wish == OBJECT:
+        yield "ends with a token, though it was to be spent"
+    elif became:
+        yield f"was not to be spent and became {', '.join(became)}"
+
+
+def _false_failure(
+    case: Case, wish: Wish, result: TokenResult | AttachResult, facts: Facts, became: list[str]
+) -> Iterator[str]:
+    """What a failure says that is not so. *became*: the objects that the endpoint made of the tokens."""
+    why = result.failure
+    assert why is not None
     if became and why.code not in IN_DOUBT:
         yield f"says {why.code}; the endpoint made {', '.join(became)}"
     if why.code in GIVEN_UP:
@@ -272,8 +285,8 @@ def _lies(case: Case, wish: Wish, result: TokenResult | AttachResult, facts: Fac
         yield f"says {why.code} ({why.source}); the endpoint must refuse it: {wish}"
     elif not any(call.refused for call in _calls_of(case, result, facts)):
         yield f"says {why.code}; the endpoint has refused nothing"
-    if tokens and result.token is None:
-        yield f"says {why.code}; the endpoint made {', '.join(tokens)}"
+    if case.made and result.token is None:
+        yield f"says {why.code}; the endpoint made {', '.join(one.token for one in case.made)}"
 
 
 def _without_cause(case: Case, result: TokenResult | AttachResult, facts: Facts) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from e2e.house import BrokerKind
 from faults.judging import Crime, Verdict
-from faults.parts import PATIENT, PLAIN, SHORT_LIVED, frozen_while_idle, long_call, old_news
+from faults.parts import LONG_LEASE, PLAIN, SHORT_LIVED, frozen_while_idle, long_call, old_news
 from faults.plans import one_round, stage
 from faults.rounds import Plan
 from faults.troubles import AFTER_THE_EFFECT
@@ -56,8 +56,8 @@ def _round(plan: Plan) -> Play:
 
 
 def _long_call(kind: BrokerKind, seed: int, mutation: str | None, out: Path) -> Verdict:
-    with stage(kind, seed, mutation=mutation, configuration=PATIENT) as opened:
-        return long_call(opened, seconds=6.0, seed=seed).verdict
+    with stage(kind, seed, mutation=mutation, configuration=LONG_LEASE) as opened:
+        return long_call(opened, seconds=15.0, seed=seed).verdict
 
 
 def _frozen(kind: BrokerKind, seed: int, mutation: str | None, out: Path) -> Verdict:

@@ -1,7 +1,7 @@
 """What would happen if a promise were broken: one wrong line at a time, put into a worker from outside.
 
-`mutated/sitecustomize.py` calls `apply` in every Python process that finds it on its path and names a mutation in the
-environment. The worker is then started as ever, by its own command.
+`scene.MUTATED` calls `apply` before it runs the worker's own command. What is replaced must be looked up when it is
+used: the modules may be loaded already, where the worker is a fork.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ LIFETIME: Final = 8.0
 """Seconds until a token is too old to be spent, in `SHORT_LIVED`."""
 PATIENT: Final = CONFIGURATION.replace("read_timeout = 4.0", "read_timeout = 120.0")
 """For calls that last."""
+LONG_LEASE: Final = PATIENT.replace("lease_seconds = 2.0", "lease_seconds = 6.0")
+"""The same on a machine that may stand still for some seconds: a lease that lapses meanwhile is nobody's fault."""
 SHORT_LIVED: Final = PATIENT.replace("attempts = 5", f"attempts = 5\ntoken_lifetime = {LIFETIME}")
 """For tokens that grow too old while somebody has them in hand."""
 PLAIN: Final = Mixture(spent=0.0, refused=0.0, twice=0.0)

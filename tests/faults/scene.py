@@ -51,6 +51,14 @@ burst = 50
 """Leases of two seconds, so that a death is noticed soon; limits that are never the bottleneck. More deliveries than
 usual, because here every request may meet many deaths, and that is no sign of poison."""
 LATENCY_MS: Final = 5
+MUTATED: Final = """\
+import sys
+from faults.mutations import apply
+apply(sys.argv.pop(1))
+from tokenferry.cli import main
+main(prog_name="tokenferry")
+"""
+"""The command line of a worker in which something is wrong: the first argument says what."""
 
 
 class Lines:
@@ -130,11 +138,10 @@ class Scene:
     ) -> Worker:
         """Start one worker process, behind *lines* where given, or with another *config*; it is not waited for."""
         config = config or (lines.config if lines else "tokenferry.toml")
-        command = [sys.executable, "-m", "tokenferry.cli", "worker", "--role", "all", "--config", config]
+        program = ["-m", "tokenferry.cli"] if self.mutation is None else ["-c", MUTATED, self.mutation]
+        command = [sys.executable, *program, "worker", "--role", "all", "--config", config]
         command += ["--processes", "1"] if supervised else ["--child", "0"]
-        environment = {"PYTHONPATH": os.pathsep.join(_search_path(mutated=self.mutation is not None))}
-        if self.mutation is not None:
-            environment["FAULTS_MUTATION"] = self.mutation
+        environment = {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
         return cast(Worker, self.house.start(command, name, Worker, environment))
 
     def until_ready(self, *workers: Worker, seconds: float = 60.0) -> None:
@@ -219,11 +226,6 @@ def _request_of(body: bytes) -> str:
     """The request id of a dead letter."""
     message = json.loads(json.loads(body)["message"])
     return str((message.get("header") or message["request"])["request_id"])
-
-
-def _search_path(*, mutated: bool) -> list[str]:
-    here = [str(TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return [str(TESTS / "faults" / "mutated"), *here] if mutated else here
 
 
 def _address(url: str) -> tuple[str, int]:
