@@ -27,7 +27,7 @@ from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.broker.reachability import reach
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, load
-from tokenferry_worker.commands.asking import asked
+from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.errors import Unavailable
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 
@@ -357,7 +357,7 @@ def test_a_store_in_trouble_is_said_by_a_command_in_the_same_words(valkey: Embed
 
     wrong = valkey.redis_url.replace(valkey.password, CANARY)
     with pytest.raises(Exception, match=r"^the store refuses the user name or password; correct them in \[store\] url"):
-        asked(load(configured(tmp_path, store=wrong)), question)
+        ask_store(load(configured(tmp_path, store=wrong)), question)
 
 
 # -- a real RabbitMQ

@@ -22,6 +22,7 @@ from tokenferry.configuration.sections import (
     Worker,
 )
 from tokenferry.contract.names import Name
+from tokenferry.contract.problems import reason_of
 
 PREFIX: Final = "TOKENFERRY_"
 """The names of our environment variables begin with it."""
@@ -139,7 +140,7 @@ def load(path: Path | None = None) -> Configuration:
             "environment: a TOKENFERRY_ variable of a whole section is not JSON; write TOKENFERRY_SECTION__SETTING"
         ) from None
     except ValidationError as error:
-        problems = error.errors(include_input=False, include_context=False, include_url=False)
+        problems = error.errors(include_input=False, include_url=False)
         raise InvalidConfiguration("; ".join(_problem_text(where, p) for p in problems)) from None
     configuration._folder = source.resolve().parent
     configuration._file = source.resolve() if path is not None or source.exists() else None
@@ -164,7 +165,7 @@ def _problem_text(where: str, problem: Mapping[str, Any]) -> str:
         if variable in names or variable.startswith(f"{names[-1]}__"):
             where = f"environment, {variable}"
     place = f"[{'.'.join(section)}] " if section else ""
-    return f"{where}: {place}{setting}: {_reason(problem['type'], problem['msg'])}"
+    return f"{where}: {place}{setting}: {_reason(problem)}"
 
 
 def load_to_look(path: Path | None, *sections: Literal["broker", "store"]) -> Configuration:
@@ -185,5 +186,5 @@ def load_to_look(path: Path | None, *sections: Literal["broker", "store"]) -> Co
     return configuration
 
 
-def _reason(kind: str, message: str) -> str:
-    return "unknown setting" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
+def _reason(problem: Mapping[str, Any]) -> str:
+    return "unknown setting" if problem["type"] == "extra_forbidden" else reason_of(problem)
