@@ -101,6 +101,14 @@ class Broker(Section):
         return checked(url, amqp=True)
 
 
+class ProducerSettings(Section):
+    """What producers and readers of results do, beside keys and broker."""
+
+    envelope: Literal[1, 2] = 2
+    """Version of the messages. 1 during an upgrade, while workers of the version before run: then unsigned results
+    are believed, too."""
+
+
 class OutboxSettings(Section):
     """Where accepted requests are kept until the broker, and then their requester, has them. Producers only."""
 
@@ -151,6 +159,10 @@ class KeySettings(Section):
     """Private Ed25519 key with which a tokenize worker orders an attach."""
     signers: Path = Path("keys/signers")
     """Folder of public keys of every producer and worker whose signature counts."""
+    result_signing_key: Path = Path("keys/result.pem")
+    """Private Ed25519 key with which workers of every role sign results."""
+    result_signers: Path = Path("keys/result-signers")
+    """Folder of public keys of the workers whose results are believed. Readers of results only."""
 
 
 class LimitSettings(Section):
@@ -273,6 +285,7 @@ class Configuration(BaseSettings):
     data: Path = Path(".tokenferry")
     """Folder of the embedded server, and of the sockets by which `tokenferry health` finds workers."""
     broker: Broker = Broker()
+    producer: ProducerSettings = ProducerSettings()
     outbox: OutboxSettings = OutboxSettings()
     store: StoreSettings = StoreSettings()
     keys: KeySettings = KeySettings()

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal
 
 from tokenferry.broker import connecting
-from tokenferry.broker.publishing import CanPublish, Outgoing
+from tokenferry.broker.publishing import CanPublish
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, SecretReference
 from tokenferry.contract.queues import (
     ATTACH_TASK,
@@ -20,7 +20,6 @@ from tokenferry.contract.queues import (
     TOKENIZE_TASK,
     attach_queues,
     onboard_queue,
-    results_queue,
     tokenize_queues,
 )
 from tokenferry.contract.results import OnboardingProgress
@@ -39,6 +38,7 @@ from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
+from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.circuits import RedisCircuits
@@ -117,6 +117,7 @@ def check(configuration: Configuration, role: Role) -> None:
     for name, platform in configuration.platforms.items():
         api_keys(configuration, name, platform)
     Signers.load(configuration.path(configuration.keys.signers))
+    ResultSigner.load(configuration)
     if role != "attach":
         load_identities(configuration.path(configuration.keys.identities))
     if role in ("tokenize", "all"):
@@ -137,7 +138,8 @@ async def handlers(
         if vitals is not None:
             vitals.store_away = lambda: store.away
             vitals.open_circuits = lambda: list(circuits.snapshot.open)
-        settler = Settler(publisher, book, store.now, vitals.set_aside if vitals is not None else Counter())
+        results = ResultSigner.load(configuration)
+        settler = Settler(publisher, book, store.now, results, vitals.set_aside if vitals is not None else Counter())
         settings, days = configuration.worker, configuration.store.journal_days
         limiter = RedisLimiter(store, alone=settings.alone_share)
         stack.push_async_callback(limiter.aclose)
@@ -197,7 +199,7 @@ async def handlers(
                 platforms=contexts,
                 journal=journal,
                 deliveries=settings.deliveries,
-                tell=partial(_tell, publisher),
+                tell=partial(_tell, publisher, results),
             )
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, realtime=False)
         requeuer = ParkedRequeuer(configuration, publisher, book, circuits)
@@ -213,9 +215,9 @@ async def handlers(
         yield by_task
 
 
-def _tell(publisher: CanPublish, route: str, progress: OnboardingProgress) -> None:
+def _tell(publisher: CanPublish, results: ResultSigner, route: str, progress: OnboardingProgress) -> None:
     """Hand a word of progress to the broker, and do not ask whether it arrived."""
-    publisher.submit(Outgoing(results_queue(route), progress.model_dump_json(exclude_none=True)))
+    publisher.submit(results.message(route, progress))
 
 
 def _delivery(handle: Callable[[str], Awaitable[Outcome]], settler: Settler, *, realtime: bool) -> Handler:
