@@ -27,6 +27,7 @@ from tokenferry.inputs.objects import object_from, standard_input
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.options import config_option, timeout_option
 from tokenferry.producer import Producer
+from tokenferry.result_signers import ResultSigners
 
 EPILOG = """
 \b
@@ -139,6 +140,8 @@ def attach(
         single = [(None, order_from(named, defaults))] if token is not None else []
     except RefusedOrder as error:
         raise click.UsageError(str(error)) from None
+    if wait_:
+        ResultSigners.load(configuration)  # refused before anything is sent
     own = f"attach-{secrets.token_hex(4)}" if wait_ and reply_to is None else None
     desk = AttachSession(configuration, lane, reply_to or own, as_json, quiet=wait_ and as_json)
     try:
@@ -170,6 +173,7 @@ def _order_route(
         raise click.UsageError("--from-route needs a target for all of its tokens: --to, or --target-json")
     if trouble := unsealed.trouble_in(defaults.target):
         raise click.UsageError(f"{defaults.target.to}: {trouble}")
+    ResultSigners.load(configuration)  # refused before any file is made
     with ResultFile(rejects) as file, Interruption() as interruption, Producer(configuration) as producer:
         reach(configuration)
         reader = Results(route, configuration)

@@ -28,6 +28,7 @@ from tokenferry.inputs.lines import Lines
 from tokenferry.inputs.orders import RowDefaults
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.producer import Producer, Sealer
+from tokenferry.result_signers import ResultSigners
 
 DELIMITERS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 
@@ -77,6 +78,7 @@ class ImportRun:
     def run(self) -> ImportSummary:
         """Send the rows and follow their results, from where an earlier run has stopped."""
         wanted, configuration = self._wanted, self._configuration
+        ResultSigners.load(configuration)  # refused before any file is made
         # The file and what is remembered of it are this import's outbox: an envelope need not be kept twice.
         with Producer(configuration, outbox=False) as producer:
             reach(configuration)

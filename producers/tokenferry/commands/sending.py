@@ -29,6 +29,7 @@ from tokenferry.inputs.orders import KINDS, RowDefaults, order_from
 from tokenferry.inputs.rows import Row
 from tokenferry.options import config_option, timeout_option
 from tokenferry.producer import Order, Producer
+from tokenferry.result_signers import ResultSigners
 
 EPILOG = """
 \b
@@ -107,6 +108,8 @@ def send(
     given = object_from(source)
     if platform is not None or "platform" not in given:
         configuration.meant(platform)
+    if wait:
+        ResultSigners.load(configuration)  # refused before anything is sent
     try:
         order = order_from(Row(1, "request", {**given, "kind": kind}), defaults)
         order = replace(order, request_id=request_id or new_id())
