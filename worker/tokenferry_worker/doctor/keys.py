@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenferry.configuration import Configuration
 from tokenferry.sealing import Recipient, Signer, UnusableKey
+from tokenferry_worker.doctor import results
 from tokenferry_worker.doctor.verdicts import Check, failed, ok, refused, warning
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.wiring import Role
@@ -17,10 +18,12 @@ COPY = "copy its public key from the signers folder of `tokenferry keys generate
 
 
 def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
-    """An attach worker has the signers only; a worker needs no recipient, but one that is there must fit."""
+    """An attach worker has signers and signs results; a worker needs no recipient, but one that is there must fit."""
     signers, yours = _signers(configuration.path(configuration.keys.signers))
     yield yours
     yield from _folder(configuration.path(configuration.keys.signers), 0o022, "can add a signer")
+    yield from results.examine(configuration)
+    yield from _folder(configuration.path(configuration.keys.result_signers), 0o022, "can add a signer of results")
     if role == "attach":
         return
     identities = configuration.path(configuration.keys.identities)

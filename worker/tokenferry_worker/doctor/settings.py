@@ -21,6 +21,7 @@ def effective(configuration: Configuration, role: Role, source: Path) -> dict[st
         "role": role,
         "data": str(configuration.path(configuration.data)),
         "broker": {**configuration.broker.model_dump(mode="json"), "url": masked(configuration.broker.url)},
+        "producer": configuration.producer.model_dump(mode="json"),
         "store": {**configuration.store.model_dump(mode="json"), "url": masked(configuration.store.url)},
         "keys": {name: str(configuration.path(getattr(keys, name))) for name in type(keys).model_fields},
         "platforms": {name: _platform(configuration, platform) for name, platform in configuration.platforms.items()},
