@@ -178,6 +178,15 @@ def producer(bench: Bench, contender: Contender, seed: int) -> dict[str, float]:
         return {"producer": float(on.program("producer", rows)) * 1000 / rows}
 
 
+def reader(bench: Bench, contender: Contender, seed: int) -> dict[str, float]:
+    """What the reader uses that verifies results, after all of them were published."""
+    with stage(bench, contender, in_flight=FEW, latency=0.0, marks=(bench.requests,)) as on:
+        on.program("feed", bench.requests)
+        with on.worker() as worker:
+            on.endpoint.wait_for_mark(bench.requests, worker, PATIENCE)
+            return {"reader": float(on.program("reader", bench.requests)) * 1000 / bench.requests}
+
+
 def attach(bench: Bench, contender: Contender, seed: int) -> dict[str, float]:
     """Tokens are made, orders to spend each on a customer are published, then an attach worker starts."""
     warm = 4 * FEW
@@ -265,6 +274,7 @@ PIECES: Final = {
             ),
         ),
         Piece("producer", producer, (Figure("producer", "producer CPU, s per 1,000 rows"),)),
+        Piece("reader", reader, (Figure("reader", "reader CPU, s per 1,000 results"),)),
         Piece("attach", attach, (Figure("attach", "attach worker CPU, s per 1,000 tokens spent"),)),
         Piece("onboarding", onboarding, (Figure("onboarding", "onboard worker CPU, ms per account", 0),)),
         Piece(

@@ -115,6 +115,14 @@ class KeyFolder:
     def signers(self) -> Path:
         return self.path / "signers"
 
+    @property
+    def result(self) -> Path:
+        return self.path / "result.pem"
+
+    @property
+    def result_signers(self) -> Path:
+        return self.path / "result-signers"
+
 
 def generated(path: Path, *options: str) -> KeyFolder:
     answer = CliRunner().invoke(keys, ["generate", "--out", str(path), *options])

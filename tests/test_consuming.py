@@ -26,17 +26,20 @@ from e2e import hostile
 from e2e.brokers import RabbitMQ
 from e2e.hostile import SHAPES, Hostile
 from e2e.house import until
+from result_signing import signed
 
 from tokenferry import AsyncResults, AttachResult, Results, TokenResult
 from tokenferry.broker import embedded
 from tokenferry.broker.errors import QueueUnanswered
-from tokenferry.broker.publishing import Outgoing, Publisher
-from tokenferry.configuration import Broker, Configuration
+from tokenferry.broker.publishing import Publisher
+from tokenferry.configuration import Broker, Configuration, KeySettings
 from tokenferry.contract.queues import QUARANTINE, results_queue
 from tokenferry_worker.dead_letters.record import DeadLetter
 
+from .conftest import KeyFolder
+
 LEASE = 1.0
-REASONS = ("not a result", "undecodable message", "longer than any message of ours")
+REASONS = ("unverified result", "undecodable message", "longer than any message of ours")
 PROMPT = 3.0
 """Seconds that something prompt may take on a busy machine."""
 
@@ -52,11 +55,15 @@ class Route:
     """A result route that nobody else reads, and a hand that puts results on it."""
 
     broker: Place
+    keys: KeyFolder
     name: str = field(default_factory=lambda: f"r{secrets.token_hex(6)}")
 
     @property
     def configuration(self) -> Configuration:
-        return Configuration(broker=Broker(url=self.broker.url, lease_seconds=LEASE, publish_timeout=5.0))
+        return Configuration(
+            broker=Broker(url=self.broker.url, lease_seconds=LEASE, publish_timeout=5.0),
+            keys=KeySettings(result_signers=self.keys.result_signers),
+        )
 
     @property
     def queue(self) -> str:
@@ -65,7 +72,7 @@ class Route:
     def put(self, *bodies: str) -> None:
         with Publisher.to(self.configuration) as publisher:
             for body in bodies:
-                publisher.publish(Outgoing(self.queue, body))
+                publisher.publish(signed(self.queue, body, self.keys.result))
 
     def put_results(self, *outcome_ids: str) -> None:
         self.put(*map(outcome, outcome_ids))
@@ -82,8 +89,8 @@ class Route:
 
 
 @pytest.fixture
-def route(broker: Place) -> Iterator[Route]:
-    route = Route(broker)
+def route(broker: Place, key_folder: KeyFolder) -> Iterator[Route]:
+    route = Route(broker, key_folder)
     yield route
     route.left()
 
@@ -257,9 +264,10 @@ def test_a_deleted_route_is_gone_with_what_was_in_it(route: Route) -> None:
 DIE_HOLDING_ONE = """
 import sys
 from tokenferry import Results
-from tokenferry.configuration import Broker, Configuration
-url, route, lease = sys.argv[1:]
-reader = Results(route, Configuration(broker=Broker(url=url, lease_seconds=float(lease))))
+from tokenferry.configuration import Broker, Configuration, KeySettings
+url, route, lease, signers = sys.argv[1:]
+keys = KeySettings(result_signers=signers)
+reader = Results(route, Configuration(broker=Broker(url=url, lease_seconds=float(lease)), keys=keys))
 reader.take(10.0)
 print(reader.take(10.0).outcome_id, flush=True)
 sys.stdin.read()
@@ -269,6 +277,7 @@ sys.stdin.read()
 def test_a_reader_killed_with_a_result_in_hand_sees_it_again_and_not_the_one_before(route: Route) -> None:
     route.put_results("a", "b", "c")
     command = [sys.executable, "-c", DIE_HOLDING_ONE, route.broker.url, route.name, str(LEASE)]
+    command.append(str(route.keys.result_signers))
     with forking.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "b\n"
@@ -326,10 +335,10 @@ def test_a_body_that_raises_has_not_dealt_with_its_last_result(route: Route) -> 
 # -- brokers that fail
 
 
-def test_a_server_killed_and_started_again_does_not_end_the_iteration(tmp_path: Path) -> None:
+def test_a_server_killed_and_started_again_does_not_end_the_iteration(tmp_path: Path, key_folder: KeyFolder) -> None:
     server = embedded.ensure(tmp_path / "data")
     try:
-        route = Route(OneRedis(server.redis_url))
+        route = Route(OneRedis(server.redis_url), key_folder)
         route.put_results("a")
         with route.reader() as reader:
             results = iter(reader)
@@ -521,7 +530,7 @@ def test_an_async_body_that_raises_has_not_dealt_with_its_last_result(route: Rou
 def test_many_readers_that_wait_do_not_starve_the_one_that_has_something(route: Route) -> None:
     async def read() -> str:
         async with contextlib.AsyncExitStack() as stack:
-            idle = [await stack.enter_async_context(Route(route.broker).async_reader()) for _ in range(40)]
+            idle = [await stack.enter_async_context(Route(route.broker, route.keys).async_reader()) for _ in range(40)]
             waiting = [asyncio.ensure_future(anext(aiter(reader), None)) for reader in idle]
             await asyncio.sleep(0)
             await asyncio.to_thread(route.put_results, "a")

@@ -215,6 +215,7 @@ def test_a_unit_starts_with_its_credentials_alone_and_tells_systemd(
         "/etc/tokenferry/endpoint-secret-key": [("", SECRET.encode())],
         "/etc/tokenferry/endpoint-publishable-key": [("", b"pk_test_deploy\n")],
         "/etc/tokenferry/keys/worker.pem": [("", key_folder.worker.read_bytes())],
+        "/etc/tokenferry/keys/result.pem": [("", key_folder.result.read_bytes())],
         "/etc/tokenferry/keys/identities": [(f"_{p.name}", p.read_bytes()) for p in key_folder.identities.iterdir()],
     }
     for line in unit(role)["LoadCredential"]:  # as systemd does it: a folder becomes one credential per file
@@ -235,6 +236,7 @@ def test_a_unit_starts_with_its_credentials_alone_and_tells_systemd(
             health = forking.run([sys.executable, *command], env=machine.environment)
             assert health.returncode == 0, health.stdout + log.read_text()
         assert SECRET not in log.read_text() + heard
+        assert "is missing" not in log.read_text()
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -245,6 +247,7 @@ def test_a_pod_starts_with_copies_of_its_secrets_and_its_probes_are_answered(
     secrets = {
         "tokenferry-endpoint": {"secret-key": SECRET.encode(), "publishable-key": b"pk_test_deploy"},
         "tokenferry-worker": {"worker.pem": key_folder.worker.read_bytes()},
+        "tokenferry-results": {"result.pem": key_folder.result.read_bytes()},
         "tokenferry-identities": {path.name: path.read_bytes() for path in key_folder.identities.iterdir()},
     }
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -269,6 +272,7 @@ def test_a_pod_starts_with_copies_of_its_secrets_and_its_probes_are_answered(
         for probe in paths.values():
             machine.until(lambda path=probe["path"]: _status(int(said[1]), path) == 200, log)
     assert SECRET not in log.read_text()
+    assert "is missing" not in log.read_text()
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert not any("secret" in volumes[name] for name in mounted)  # only the copies
 

@@ -30,6 +30,7 @@ from click.testing import CliRunner, Result
 from e2e import cargo
 from e2e.brokers import OnRedis, kill_synced
 from e2e.house import until
+from result_signing import signed
 
 from tokenferry import (
     AsyncProducer,
@@ -131,7 +132,8 @@ class Desk:
         path.write_text(
             f'[broker]\nurl = "{self.url}"\npublish_timeout = 5.0\n[outbox]\npath = "{self.path}"\n'
             f'resend_after = {self.resend_after}\n[keys]\nrecipient = "{self.keys.recipient}"\n'
-            f'producer_signing_key = "{self.keys.producer_signing_key}"\n[platforms.{self.platform}]\n'
+            f'producer_signing_key = "{self.keys.producer_signing_key}"\n'
+            f'result_signers = "{self.keys.result_signers}"\n[platforms.{self.platform}]\n'
         )
         return path
 
@@ -151,7 +153,12 @@ class Desk:
 
 @pytest.fixture(scope="session")
 def keys(key_folder: Any) -> KeySettings:
-    return KeySettings(recipient=key_folder.recipient, producer_signing_key=key_folder.producer)
+    return KeySettings(
+        recipient=key_folder.recipient,
+        producer_signing_key=key_folder.producer,
+        result_signing_key=key_folder.result,
+        result_signers=key_folder.result_signers,
+    )
 
 
 @pytest.fixture
@@ -704,7 +711,9 @@ def test_a_request_is_kept_until_its_result_has_been_dealt_with(desk: Desk) -> N
             result = TokenResult(
                 outcome_id=f"o-{id_}", request_id=id_, kind="card", platform=desk.platform, token="tok_1", settled_at=1
             )
-            producer.publisher.publish(Outgoing(f"results.{route}", result.model_dump_json()))
+            producer.publisher.publish(
+                signed(f"results.{route}", result.model_dump_json(), desk.keys.result_signing_key)
+            )
         assert results.take(5).request_id == ids[0]  # type: ignore[union-attr]
         assert desk.status()["confirmed"] == 3  # it is still being dealt with
         assert results.take(5).request_id == ids[1]  # type: ignore[union-attr]
@@ -721,7 +730,9 @@ def test_a_request_sent_again_after_its_result_was_dealt_with_waits_for_no_other
             result = TokenResult(
                 outcome_id="o", request_id="req-again", kind="card", platform=desk.platform, token="tok_1", settled_at=1
             )
-            producer.publisher.publish(Outgoing(f"results.{route}", result.model_dump_json()))
+            producer.publisher.publish(
+                signed(f"results.{route}", result.model_dump_json(), desk.keys.result_signing_key)
+            )
             assert bool(results.take(0.5)) == (sending == 0), "shown once"
             results.take(0.0)
             assert desk.status()["confirmed"] == 0

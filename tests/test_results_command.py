@@ -23,9 +23,10 @@ from broker.places import KINDS, OneRedis, Place, place
 from click.testing import CliRunner, Result
 from e2e.brokers import RabbitMQ
 from e2e.house import until
+from result_signing import signed
 
 from tokenferry import AttachResult, Results, TokenResult
-from tokenferry.broker.publishing import Outgoing, Publisher
+from tokenferry.broker.publishing import Publisher
 from tokenferry.bulk.interrupting import Interruption
 from tokenferry.cli import main
 from tokenferry.commands.result_file import ResultFile
@@ -60,6 +61,7 @@ class Route:
         self.config.write_text(
             f'[broker]\nurl = "{self.broker.url}"\nlease_seconds = {LEASE}\npublish_timeout = 5.0\n'
             f'[keys]\nrecipient = "{self.keys.recipient}"\nproducer_signing_key = "{self.keys.producer}"\n'
+            f'result_signers = "{self.keys.result_signers}"\n'
             f"[platforms.{self.platform}]\n"
         )
 
@@ -81,7 +83,8 @@ class Route:
 
     def put(self, *bodies: str) -> None:
         with Publisher.to(self.configuration) as publisher:
-            for future in [publisher.submit(Outgoing(results_queue(self.name), body), timeout=60) for body in bodies]:
+            messages = [signed(results_queue(self.name), body, self.keys.result) for body in bodies]
+            for future in [publisher.submit(message, timeout=60) for message in messages]:
                 future.result(60)
 
     def put_tokens(self, *names: str) -> None:

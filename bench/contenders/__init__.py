@@ -139,6 +139,7 @@ class Other:
 def others(python: Path) -> list[Other]:
     """The stacks beside the product. *python*: that of the bench, which has their libraries."""
     only_tokens = dict.fromkeys(("attach", "onboarding"), "it only makes tokens")
+    only_tokens["reader"] = "it does not sign its results"
     celery, taskiq, raw = (f"bench.contenders.{name}" for name in ("celery_sdk", "taskiq_aiohttp", "raw_loop"))
     quiet = ("--loglevel", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat")
     silent = ("--log-level", "ERROR")

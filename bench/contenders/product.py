@@ -89,6 +89,13 @@ def producer(count: int) -> float:
         return time.process_time() - began
 
 
+def reader(count: int) -> float:
+    """CPU seconds of reading, verifying and acknowledging so many results."""
+    began = time.process_time()
+    assert sum(1 for _ in results(count)) == count
+    return time.process_time() - began
+
+
 def main() -> None:
     """Do what the first argument says."""
     verb, count = sys.argv[1], int(sys.argv[2])
@@ -107,6 +114,8 @@ def main() -> None:
             print(asyncio.run(latency(float(sys.argv[3]), count, int(sys.argv[4]))))
         case "producer":
             print(producer(count))
+        case "reader":
+            print(reader(count))
 
 
 if __name__ == "__main__":

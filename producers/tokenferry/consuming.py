@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,9 +26,11 @@ from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Name
 from tokenferry.contract.queues import QUARANTINE, results_queue
+from tokenferry.contract.result_signature import UNVERIFIED, only_signature
 from tokenferry.contract.results import AnyResult, OnboardingProgress, parse_message
 from tokenferry.contract.work_messages import Refused
 from tokenferry.outbox import Outbox
+from tokenferry.result_signers import ResultSigners
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +67,17 @@ class Results:
         *on_progress*: called with the steps of accounts that were sent with `progress=True`; they are no results.
         *patience*: seconds for which a RabbitMQ that cannot answer about the route is asked again, default ten.
 
-        Raises `InvalidConfiguration`, `UnusableOutbox`; the broker is only asked when the first result is.
+        Raises `InvalidConfiguration`, `UnusableOutbox`, and `UnusableKey` when there is no key to verify results with.
+        The broker is only asked when the first result is.
         """
         if not isinstance(configuration, Configuration):
             configuration = load(configuration)
         self.route = _ROUTE.validate_python(route)
         self._configuration = configuration
+        self._signers = ResultSigners.load(configuration)
+        self._signers.warn()
+        self.refused: Counter[str] = Counter()
+        """By reason, how many messages on the route were no results, or not verified. They are in quarantine."""
         self._amqp = connecting.is_amqp(connecting.broker_url(configuration))
         self._connection = connecting.connect(configuration)
         self._queue = connecting.queue(results_queue(route), amqp=self._amqp)
@@ -240,11 +247,15 @@ class Results:
             self.close()
 
     def _receive(self, delivery: Delivery) -> None:
-        delivery.headers, delivery.properties = {}, {}  # any sender may have filled them, and they are not needed
+        # Any sender may have filled them. Only the signature is needed.
+        delivery.headers, delivery.properties = only_signature(delivery.headers), {}
         self._ready.append(delivery)
 
     def _read(self, delivery: Delivery) -> AnyResult | None:
         refused: Refused | None = getattr(delivery, "refused", None)
+        # Before anything else: what is not verified must change nothing.
+        if refused is None and not self._signers.verify(self._queue.name, delivery.body or b"", delivery.headers):
+            refused = Refused(UNVERIFIED)
         if refused is None:
             try:
                 result = parse_message(delivery.body or b"")
@@ -254,6 +265,7 @@ class Results:
             reason = refused.reason
             log.warning("results: a message on route '%s' was noted in %s (%s)", self.route, QUARANTINE, reason)
             self._quarantine(delivery, refused)
+            self.refused[reason] += 1
             return None
         if isinstance(result, OnboardingProgress):
             delivery.ack()

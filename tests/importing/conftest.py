@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
+from result_signing import write_result_key
 
 from tokenferry.broker import embedded
 from tokenferry.cli import main
@@ -53,6 +54,7 @@ def write_keys(folder: Path) -> None:
     )
     (folder / "producer.pem").write_bytes(signing)
     (folder / "producer.pem").chmod(0o600)
+    write_result_key(folder)
 
 
 @dataclass

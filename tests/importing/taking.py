@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from kombu import Consumer
 from pydantic import BaseModel
+from result_signing import signed
 
 from tokenferry.broker import connecting
 from tokenferry.configuration import Configuration
@@ -59,9 +60,12 @@ class Taker(ABC):
 
     def reply(self, route: str, result: BaseModel) -> None:
         with connecting.connect(self.configuration) as connection:
+            path = self.configuration.path(self.configuration.keys.result_signing_key)
+            message = signed(results_queue(route), result.model_dump_json(), path)
             connection.Producer(auto_declare=False).publish(
-                result.model_dump_json(),
-                routing_key=results_queue(route),
+                message.body,
+                headers=dict(message.headers),
+                routing_key=message.queue,
                 content_type="application/json",
                 content_encoding="utf-8",
             )

@@ -16,11 +16,12 @@ import forking
 import pytest
 from click.testing import CliRunner, Result
 from importing.taking import Taker, eventually
+from result_signing import signed
 
 from tokenferry import InvalidRequest, OnboardingResult, Producer, Results, load, onboarding_from
 from tokenferry.broker import embedded
 from tokenferry.broker.embedded import Embedded
-from tokenferry.broker.publishing import Outgoing, Publisher
+from tokenferry.broker.publishing import Publisher
 from tokenferry.cli import main
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES
 from tokenferry.contract.onboarding import MAX_DOCUMENT_BYTES, Onboarding, OnboardingEnvelope
@@ -40,6 +41,7 @@ def folder(tmp_path: Path, key_folder: Any, valkey: Embedded) -> Path:
     (tmp_path / "tokenferry.toml").write_text(
         f'[broker]\nurl = "{valkey.database(9).redis_url}"\npublish_timeout = 3.0\n'
         f'[keys]\nrecipient = "{key_folder.recipient}"\nproducer_signing_key = "{key_folder.producer}"\n'
+        f'result_signing_key = "{key_folder.result}"\nresult_signers = "{key_folder.result_signers}"\n'
         "[platforms.main]\n"
     )
     return tmp_path
@@ -265,7 +267,8 @@ def test_steps_are_told_beside_the_results_and_only_to_whoever_asked(folder: Pat
     for route, asked in (("asked", True), ("silent", False)):
         publisher = Publisher.to(configuration)
         for message in (word, last, word):
-            publisher.publish(Outgoing(results_queue(route), message.model_dump_json(exclude_none=True)))
+            body, key = message.model_dump_json(exclude_none=True), configuration.keys.result_signing_key
+            publisher.publish(signed(results_queue(route), body, key))
         publisher.close()
         told: list[OnboardingProgress] = []
         with Results(route, configuration, on_progress=told.append if asked else None) as results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 from e2e.brokers import REDIS, Embedded, RabbitMQ, needs
+from result_signing import write_result_key
 
 from tokenferry.addresses import masked
 from tokenferry.broker import connecting
@@ -389,13 +391,45 @@ class TestKeys:
     def test_an_attach_worker_needs_the_signers_only(self, practice: Practice) -> None:
         for name in ("recipient.pem", "producer.pem", "worker.pem"):
             (practice.folder / "keys" / name).unlink()
+        shutil.rmtree(practice.folder / "keys" / "result-signers")
         for identity in (practice.folder / "keys" / "identities").glob("*.pem"):
             identity.unlink()
         assert practice.examine("--role", "attach").exit_code == 0
         assert practice.examine().of("failed") == {"keys identities", "keys worker"}
 
+    def test_results_that_a_worker_here_signs_and_a_reader_here_can_verify(self, practice: Practice) -> None:
+        found = practice.examine("--role", "attach")
+        assert "signs its results as k" in found.the("keys results")["says"]
+        assert "1 key whose results" in found.the("keys result-signers")["says"]
+
+    def test_a_worker_without_the_key_of_results_does_not_sign_them(self, practice: Practice) -> None:
+        (practice.folder / "keys" / "result.pem").unlink()
+        found = practice.examine()
+        assert found.of("warning") == {"keys results"}
+        assert "does not sign results" in found.the("keys results")["says"]
+        assert "keys generate --if-missing" in found.the("keys results")["do"]
+
+    def test_a_reader_that_does_not_know_the_key_of_the_worker_beside_it(self, practice: Practice) -> None:
+        for key in (practice.folder / "keys" / "result-signers").iterdir():
+            key.unlink()
+        write_result_key(practice.folder / "keys", "another")
+        found = practice.examine()
+        assert found.of("failed") == {"keys result-signers"}
+        assert "refuses what a worker here signs" in found.the("keys result-signers")["says"]
+
+    def test_a_key_of_results_that_others_can_read(self, practice: Practice) -> None:
+        (practice.folder / "keys" / "result.pem").chmod(0o644)
+        assert practice.examine().of("failed") == {"keys results"}
+
+    def test_a_reader_that_believes_unsigned_results(self, practice: Practice) -> None:
+        practice.platforms += "[producer]\nenvelope = 1\n"
+        found = practice.examine()
+        assert found.of("warning") == {"keys unsigned results"}
+        assert found.settings["producer"] == {"envelope": 1}
+
     def test_folders_and_files_that_others_can_change(self, practice: Practice) -> None:
         (practice.folder / "keys" / "signers").chmod(0o777)
+        (practice.folder / "keys" / "result-signers").chmod(0o777)
         (practice.folder / "keys" / "identities").chmod(0o755)
         practice.mode = 0o666
         found = practice.examine()

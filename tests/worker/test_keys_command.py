@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from tokenferry.contract.envelope import Header
 from tokenferry.contract.requests import CardRequest
+from tokenferry.result_signers import load_result_signers
 from tokenferry.sealing import Recipient, Signer, UnusableKey, seal
 from tokenferry_worker.commands.keys import keys
 from tokenferry_worker.errors import Unopenable
@@ -51,7 +54,7 @@ def sealed(to: Recipient, signer: Signer) -> str:
 
 
 @pytest.mark.parametrize("options", [[], ["--post-quantum"]])
-def test_it_writes_five_files_each_with_the_doors_it_needs(tmp_path: Path, options: list[str]) -> None:
+def test_it_writes_seven_files_each_with_the_doors_it_needs(tmp_path: Path, options: list[str]) -> None:
     out = tmp_path / "deep" / "keys"
     answer = generate(out, *options, "--json")
     assert answer.exit_code == 0
@@ -64,9 +67,11 @@ def test_it_writes_five_files_each_with_the_doors_it_needs(tmp_path: Path, optio
         f"identities/{told['identity']}.pem",
         f"signers/producer-{told['producer']}.pem",
         f"signers/worker-{told['worker']}.pem",
+        "result.pem",
+        f"result-signers/result-{told['result']}.pem",
     }
     private = {name for name, path in files.items() if b"PRIVATE" in path.read_bytes()}
-    assert private == {"producer.pem", "worker.pem", f"identities/{told['identity']}.pem"}
+    assert private == {"producer.pem", "worker.pem", "result.pem", f"identities/{told['identity']}.pem"}
     assert {mode(files[name]) for name in private} == {0o600}
     assert mode(out) == mode(out / "identities") == 0o700
     assert Recipient.load(out / "recipient.pem").key_id == told["identity"]
@@ -81,13 +86,15 @@ def test_private_files_are_closed_from_the_first_moment_whatever_the_umask(tmp_p
     finally:
         os.umask(before)
     for name, path in written(tmp_path / "keys").items():
-        assert mode(path) == (0o644 if name == "recipient.pem" or name.startswith("signers/") else 0o600)
+        public = name == "recipient.pem" or name.startswith(("signers/", "result-signers/"))
+        assert mode(path) == (0o644 if public else 0o600)
 
 
 def test_without_json_it_says_who_gets_what(tmp_path: Path) -> None:
     answer = generate(tmp_path / "keys")
     assert "to producers:" in answer.output
-    assert "identities/, worker.pem, signers/" in answer.output
+    assert "identities/, worker.pem, result.pem, signers/" in answer.output
+    assert "to readers of results: result-signers/" in answer.output
 
 
 def test_run_again_it_adds_an_identity_makes_it_the_recipient_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -115,11 +122,37 @@ def test_where_a_recipient_is_already_it_can_be_told_to_leave_it(tmp_path: Path)
     assert {name: path.read_bytes() for name, path in written(out).items()} == before
 
 
+@pytest.mark.parametrize("producer", [[], ["--producer", "for-producer"]])
+def test_where_the_version_before_made_the_keys_only_what_is_missing_is_added(
+    tmp_path: Path, in_folder: Callable[[Path], None], producer: list[str]
+) -> None:
+    """No new identity and no new recipient: an upgrade rotates nothing."""
+    in_folder(tmp_path)
+    out = tmp_path / "keys"
+    generate(out)
+    (out / "result.pem").unlink()
+    shutil.rmtree(out / "result-signers")
+    before = {name: path.read_bytes() for name, path in written(out).items()}
+    (out / "producer.pem").rename(tmp_path / "given-away.pem")
+    answer = generate(out, "--if-missing", *producer)
+    assert answer.exit_code == 0, answer.output
+    assert answer.output.startswith(f"wrote what was missing to {out}\n")
+    (tmp_path / "given-away.pem").rename(out / "producer.pem")
+    after = written(out)
+    assert {name: after[name].read_bytes() for name in before} == before
+    (signers,) = (out / "result-signers").iterdir()
+    assert after.keys() - before.keys() == {"result.pem", f"result-signers/{signers.name}"}
+    if producer:
+        assert set(written(tmp_path / "for-producer")) == {f"result-signers/{signers.name}"}
+
+
 def test_a_producers_own_folder_can_seal_and_cannot_open(tmp_path: Path) -> None:
-    """The whole of a producer's environment: two files."""
+    """The whole of a producer's environment: two files, and the folder with which it verifies results."""
     out, producer = tmp_path / "keys", tmp_path / "producer"
     assert generate(out, "--producer", str(producer)).exit_code == 0
-    assert set(written(producer)) == {"recipient.pem", "producer.pem"}
+    (signers,) = (out / "result-signers").iterdir()
+    assert set(written(producer)) == {"recipient.pem", "producer.pem", f"result-signers/{signers.name}"}
+    assert load_result_signers(producer / "result-signers").keys() == {Signer.load(out / "result.pem").signer_id}
     assert mode(producer / "producer.pem") == 0o600
     body = sealed(Recipient.load(producer / "recipient.pem"), Signer.load(producer / "producer.pem"))
     for folder in (producer, producer / "identities"):
@@ -152,7 +185,7 @@ def test_signers_must_be_ed25519_public_keys(tmp_path: Path) -> None:
         Signers.load(folder)
 
 
-@pytest.mark.parametrize("in_the_way", ["identities", "signers"])
+@pytest.mark.parametrize("in_the_way", ["identities", "signers", "result-signers"])
 def test_where_it_cannot_write_it_says_so_in_one_line(tmp_path: Path, in_the_way: str) -> None:
     out = tmp_path / "keys"
     out.mkdir()

@@ -13,6 +13,7 @@ from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK
 from tokenferry.contract.results import Failure, TokenResult, parse_result
 from tokenferry.contract.targets import CustomerSource
 from tokenferry_worker.deliveries.settling import Settler
+from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.outcomes import (
     DeadLettered,
     Dropped,
@@ -55,7 +56,7 @@ ORDER = SignedAttach.model_construct(
 
 
 def settler(publisher: FlakyPublisher) -> Settler:
-    return Settler(publisher, MemoryCircuits(), stores_clock)
+    return Settler(publisher, MemoryCircuits(), stores_clock, ResultSigner(None))
 
 
 def in_the_realtime_lane(order: SignedAttach) -> SignedAttach:

@@ -17,6 +17,7 @@ from tokenferry_worker import wiring
 from tokenferry_worker.deliveries.settling import Settler
 from tokenferry_worker.engine import app
 from tokenferry_worker.errors import Forgotten
+from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.outcomes import Quarantined
 
 from .standins import FlakyPublisher, MemoryCircuits, stores_clock
@@ -167,7 +168,8 @@ async def test_a_delivery_whose_entry_the_store_has_lost_begins_again() -> None:
             raise answer
         return answer
 
-    await wiring._delivery(handle, Settler(publisher, MemoryCircuits(), stores_clock), realtime=True)("body")
+    settler = Settler(publisher, MemoryCircuits(), stores_clock, ResultSigner(None))
+    await wiring._delivery(handle, settler, realtime=True)("body")
     assert answers == []
     assert [message.queue for message in publisher.published] == [QUARANTINE]
 

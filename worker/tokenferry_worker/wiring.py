@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 from tokenferry.broker import connecting
-from tokenferry.broker.publishing import CanPublish, Outgoing
+from tokenferry.broker.publishing import CanPublish
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, SecretReference
 from tokenferry.contract.queues import (
     ATTACH_TASK,
@@ -21,7 +21,6 @@ from tokenferry.contract.queues import (
     TOKENIZE_TASK,
     attach_queues,
     onboard_queue,
-    results_queue,
     tokenize_queues,
 )
 from tokenferry.contract.results import OnboardingProgress
@@ -40,6 +39,7 @@ from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
+from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.circuits import RedisCircuits
@@ -121,6 +121,7 @@ def check(configuration: Configuration, role: Role) -> None:
     for name, platform in configuration.platforms.items():
         api_keys(configuration, name, platform)
     Signers.load(configuration.path(configuration.keys.signers))
+    ResultSigner.load(configuration)
     if role != "attach":
         load_identities(configuration.path(configuration.keys.identities))
     if role in ("tokenize", "all"):
@@ -136,6 +137,7 @@ class _Parts:
     circuit_store: RedisCircuits
     circuits: CircuitBreaker
     signers: Signers
+    results: ResultSigner
     platforms: Mapping[str, PlatformContext]
     journal: RedisJournal
     ledgers: Mapping[str, RedisLedger]
@@ -159,7 +161,7 @@ async def handlers(
             vitals.store_away = lambda: parts.store.away
             vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
         set_aside = vitals.set_aside if vitals is not None else Counter[str]()
-        settler = Settler(publisher, parts.circuit_store, parts.store.now, set_aside)
+        settler = Settler(publisher, parts.circuit_store, parts.store.now, parts.results, set_aside)
         by_task: dict[str, Handler] = {}
         if role != "attach":
             opener = Opener(load_identities(configuration.path(configuration.keys.identities)), parts.signers)
@@ -195,6 +197,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
         circuit_store=circuit_store,
         circuits=circuits,
         signers=signers,
+        results=ResultSigner.load(configuration),
         platforms=platforms,
         journal=journal,
         ledgers=ledgers,
@@ -262,7 +265,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         journal=parts.journal,
         clock=parts.clock,
         deliveries=settings.deliveries,
-        publish_progress=partial(_publish_progress, publisher),
+        publish_progress=partial(_publish_progress, publisher, parts.results),
     )
 
 
@@ -277,9 +280,9 @@ def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[
     }
 
 
-def _publish_progress(publisher: CanPublish, route: str, progress: OnboardingProgress) -> None:
+def _publish_progress(publisher: CanPublish, results: ResultSigner, route: str, progress: OnboardingProgress) -> None:
     """Hand a progress message to the publisher, and do not wait for the broker's confirmation."""
-    publisher.submit(Outgoing(results_queue(route), progress.model_dump_json(exclude_none=True)))
+    publisher.submit(results.message(route, progress.model_dump_json(exclude_none=True)))
 
 
 def _delivery(handle: Callable[[str], Awaitable[Outcome]], settler: Settler, *, realtime: bool) -> Handler:

@@ -15,9 +15,9 @@ import base64
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -31,6 +31,7 @@ from tokenferry.broker import connecting
 from tokenferry.broker.patience import PATIENCE, ask, is_missing, let_go, passes
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES
+from tokenferry.contract.result_signature import only_signature
 
 TOGETHER: Final = 50
 """Entries of a list that are read in one round trip, unless they are long."""
@@ -56,6 +57,8 @@ class QueuedMessage:
 
     body: str
     handle: Any
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    """Only the signature of a result, if it has one."""
 
 
 class QueueBrowser(Protocol):
@@ -138,7 +141,7 @@ class _RedisBrowser:
             left -= len(some)
             for payload in some:
                 self._passed += 1
-                yield QueuedMessage(_body(payload), payload)
+                yield QueuedMessage(_body(payload), payload, _headers(payload))
 
     def remove(self, item: QueuedMessage) -> bool:
         # From the tail: every entry has its own delivery tag, so it is this one or none.
@@ -206,7 +209,8 @@ class _AmqpBrowser:
             body = _text(message.body)
             self._held[message.delivery_tag] = _hash(body)
             left -= 1
-            yield QueuedMessage(body, (self._channel, message.delivery_tag))
+            headers = only_signature(message.properties.get("application_headers"))
+            yield QueuedMessage(body, (self._channel, message.delivery_tag), headers)
             if left <= 0:
                 return
             if time.monotonic() > until:
@@ -354,6 +358,15 @@ def _body(payload: bytes) -> str:
         return _text(base64.b64decode(body) if encoding == "base64" else body)
     except (ValueError, TypeError, LookupError, RecursionError):
         return _text(payload)
+
+
+def _headers(payload: bytes) -> Mapping[str, Any]:
+    """The headers of a message as kombu writes it to a list."""
+    try:
+        message = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return only_signature(message.get("headers")) if isinstance(message, dict) else {}
 
 
 def _text(body: object) -> str:

@@ -29,6 +29,7 @@ from tokenferry.inputs.orders import KINDS
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.options import config_option, timeout_option
 from tokenferry.producer import Producer
+from tokenferry.result_signers import ResultSigners
 
 EPILOG = """
 \b
@@ -175,6 +176,8 @@ def attach(context: click.Context, /, **given: Any) -> None:
     if options.platform is not None or len(configuration.platforms) < 2:
         options = replace(options, platform=configuration.meant(options.platform))
     defaults, single = _orders(options)
+    if options.wait:
+        ResultSigners.load(configuration)  # refused before anything is sent
     own_route = f"attach-{secrets.token_hex(4)}" if options.wait and options.reply_to is None else None
     route = options.reply_to or own_route
     quiet = options.wait and options.as_json
@@ -230,6 +233,7 @@ def _attach_route(
         raise click.UsageError("--from-route needs a target for all of its tokens: --to, or --target-json")
     if trouble := unsealed.trouble_in(defaults.target):
         raise click.UsageError(f"{defaults.target.to}: {trouble}")
+    ResultSigners.load(configuration)  # refused before any file is made
     with ResultFile(rejects) as file, Interruption() as interruption, Producer(configuration) as producer:
         reach(configuration)
         reader = Results(route, configuration)

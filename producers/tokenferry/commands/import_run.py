@@ -28,6 +28,7 @@ from tokenferry.inputs.lines import Lines
 from tokenferry.inputs.orders import RowDefaults
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.producer import Producer, Sealer
+from tokenferry.result_signers import ResultSigners
 
 DELIMITERS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 
@@ -75,6 +76,7 @@ class ImportRun:
 
     def run(self) -> ImportSummary:
         """Send the rows and write their results. Continue where an earlier run stopped."""
+        ResultSigners.load(self._configuration)  # refused before any file is made
         # The file and the checkpoint are the outbox of this import: no envelope needs to be stored twice.
         with Producer(self._configuration, outbox=False) as producer:
             reach(self._configuration)

@@ -24,6 +24,7 @@ from tokenferry.onboarding.documents import NumberedDocument, documents
 from tokenferry.onboarding.run import OnboardingRun, reject
 from tokenferry.onboarding.summary import OnboardingSummary, progress
 from tokenferry.producer import Producer
+from tokenferry.result_signers import ResultSigners
 
 EPILOG = """
 \b
@@ -106,6 +107,7 @@ def _onboard(
     *,
     verbose: bool,
 ) -> OnboardingSummary:
+    ResultSigners.load(configuration)  # refused before any file is made
     route = f"onboard-{secrets.token_hex(4)}"
     with Producer(configuration) as producer:
         reach(configuration)

@@ -21,6 +21,7 @@ from tokenferry.consuming import Results
 from tokenferry.contract.queues import results_queue
 from tokenferry.contract.results import OnboardingProgress, parse_message
 from tokenferry.options import config_option
+from tokenferry.result_signers import ResultSigners
 
 ONLY_LOOKS = "`results` now only looks: nothing was taken off the route; use --out FILE to take"
 """Earlier versions took what they printed. This note stays for one release."""
@@ -99,12 +100,18 @@ def _look(configuration: Configuration, route: str, limit: int | None) -> None:
     """Print the results that wait on *route*, and change nothing."""
     if sys.stdout is None:
         raise OutputFailed("standard output is closed: no result was shown")
-    reach(configuration)
+    signers = ResultSigners.load(configuration)
+    signers.warn()
+    queue = results_queue(route)
     shown: set[str] = set()
-    others = 0
+    others = unverified = 0
+    reach(configuration)
     try:
-        with queue_browser.open_browser(configuration, results_queue(route)) as waiting:
+        with queue_browser.open_browser(configuration, queue) as waiting:
             for item in waiting:
+                if not signers.verify(queue, item.body.encode(errors="surrogatepass"), item.headers):
+                    unverified += 1
+                    continue
                 try:
                     result = parse_message(item.body)
                 except ValidationError:
@@ -127,6 +134,8 @@ def _look(configuration: Configuration, route: str, limit: int | None) -> None:
         _note(held)
     if others:
         _note(f"{others} on the route {'is' if others == 1 else 'are'} no result: --out moves it to the quarantine")
+    if unverified:
+        _note(f"{unverified} on the route not shown: no known worker has signed it. --out moves it to the quarantine")
     _note(ONLY_LOOKS)
 
 
@@ -134,6 +143,7 @@ def _take(
     configuration: Configuration, route: str, out: Path, *, follow: bool, limit: int | None, as_json: bool
 ) -> int:
     """Move the results that wait on *route* to *out*. Return the exit code."""
+    ResultSigners.load(configuration)  # refused before any file is made
     with ResultFile(out) as file, Interruption() as interruption:
         reach(configuration)
         if follow:

@@ -26,6 +26,7 @@ from tokenferry.inputs.orders import KINDS, RowDefaults, order_from
 from tokenferry.inputs.rows import Row
 from tokenferry.options import config_option, timeout_option
 from tokenferry.producer import Order, Producer
+from tokenferry.result_signers import ResultSigners
 
 EPILOG = """
 \b
@@ -101,6 +102,8 @@ def send(context: click.Context, /, **given: Any) -> None:
     configuration = load(options.config)
     own_route = f"send-{secrets.token_hex(4)}" if options.wait and options.reply_to is None else None
     route = options.reply_to or own_route
+    if options.wait:
+        ResultSigners.load(configuration)  # refused before anything is sent
     try:
         order = _order(options, configuration, route)
         request_id = _send(order, configuration)

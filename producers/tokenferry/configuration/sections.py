@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -78,6 +78,14 @@ class Broker(Section):
         return checked(url, amqp=True)
 
 
+class ProducerSettings(Section):
+    """What producers and readers of results do, beside keys and broker."""
+
+    envelope: Literal[1, 2] = 2
+    """Version of the messages. 1 during an upgrade, while workers of the version before run: then unsigned results
+    are believed, too."""
+
+
 class OutboxSettings(Section):
     """The outbox of a producer, which keeps accepted requests until the broker and the requester have them."""
 
@@ -128,6 +136,10 @@ class KeySettings(Section):
     """Private Ed25519 key with which a worker signs attach orders."""
     signers: Path = Path("keys/signers")
     """Folder with the public key of every producer and worker whose signature is accepted."""
+    result_signing_key: Path = Path("keys/result.pem")
+    """Private Ed25519 key with which workers of every role sign results."""
+    result_signers: Path = Path("keys/result-signers")
+    """Folder of public keys of the workers whose results are believed. Readers of results only."""
 
 
 class Worker(Section):

@@ -29,7 +29,7 @@ def keys() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="A second folder, which gets only the keys that a producer needs.",
 )
-@click.option("--if-missing", is_flag=True, help="Do nothing if OUT already holds a recipient.")
+@click.option("--if-missing", is_flag=True, help="Where OUT holds a recipient already, add only what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="Print key ids and files as JSON.")
 def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missing: bool, as_json: bool) -> None:
     """Generate a worker identity, and the signing keys of a producer and a worker.
@@ -40,55 +40,84 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     OUT/producer.pem          private: a producer signs with it
     OUT/worker.pem            private: a tokenize worker signs attach orders with it
     OUT/signers/*.pem         public: workers accept the signatures of these keys
+    OUT/result.pem            private: workers of every role sign results with it
+    OUT/result-signers/*.pem  public: readers believe the results that these keys signed
 
     If you run it again with the same folder, it adds a new identity and makes it the recipient. Older identities still
     open what was sealed to them. Workers that read the folder need no restart. Existing signing keys are kept.
     """
-    if if_missing and (out / "recipient.pem").exists():
-        click.echo(json.dumps({}) if as_json else f"{out} holds a recipient already; nothing to do")
-        return
+    has_recipient = if_missing and (out / "recipient.pem").exists()
+    written: dict[str, str] = {}
     try:
-        written = _generate(out, post_quantum)
+        if not has_recipient:
+            written |= _envelope_keys(out, post_quantum=post_quantum)
+        written |= _result_key(out)
         if producer_out is not None:
-            _copy_for_producer(out, producer_out)
+            _for_producer(out, producer_out, private=not has_recipient)
     except OSError as error:
         raise click.UsageError(f"{out}: keys cannot be written there ({error.strerror})") from None
     if as_json:
         click.echo(json.dumps(written))
         return
-    click.echo(f"wrote identity {written['identity']} to {out}")
-    click.echo("  to producers:        recipient.pem, producer.pem")
-    click.echo("  to tokenize workers: identities/, worker.pem, signers/")
-    click.echo("  to attach workers:   signers/")
-    click.echo("  to onboard workers:  identities/, signers/")
+    if not written:
+        click.echo(f"{out} holds a recipient already; nothing to do")
+        return
+    click.echo(f"wrote {'what was missing' if has_recipient else 'identity ' + written['identity']} to {out}")
+    click.echo("  to producers:          recipient.pem, producer.pem")
+    click.echo("  to readers of results: result-signers/")
+    click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, signers/")
+    click.echo("  to attach workers:     result.pem, signers/")
+    click.echo("  to onboard workers:    identities/, result.pem, signers/")
 
 
-def _generate(out: Path, post_quantum: bool) -> dict[str, str]:
-    """Write a new identity, and the signing keys that are missing. Return the key ids and the recipient's file."""
+def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
+    """Write a new identity, make it the recipient, and write the signing keys that are missing."""
     parts: list[x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey] = []
     if post_quantum:
         parts.append(mlkem.MLKEM768PrivateKey.generate())
     parts.append(x25519.X25519PrivateKey.generate())
     identity = key_id(b"".join(part.public_key().public_bytes_raw() for part in parts))
     written = {"identity": identity, "recipient": str(out / "recipient.pem")}
-    for folder in (out, out / "identities", out / "signers"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _folders(out, out / "identities")
     _write(out / "identities" / f"{identity}.pem", b"".join(map(_private, parts)), 0o600)
     _write(out / "recipient.pem", b"".join(map(_public, parts)), 0o644)
     for role in ("producer", "worker"):
-        if not (out / f"{role}.pem").exists():
-            signing = ed25519.Ed25519PrivateKey.generate()
-            signer = key_id(signing.public_key().public_bytes_raw())
-            _write(out / f"{role}.pem", _private(signing), 0o600)
-            _write(out / "signers" / f"{role}-{signer}.pem", _public(signing), 0o644)
-            written[role] = signer
+        written |= _signing_key(out, role, out / "signers")
     return written
 
 
-def _copy_for_producer(out: Path, producer_out: Path) -> None:
-    producer_out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, mode in (("recipient.pem", 0o644), ("producer.pem", 0o600)):
-        _write(producer_out / name, (out / name).read_bytes(), mode)
+def _result_key(out: Path) -> dict[str, str]:
+    """Write the key that signs results, if it is missing."""
+    return _signing_key(out, "result", out / "result-signers")
+
+
+def _signing_key(out: Path, name: str, signers: Path) -> dict[str, str]:
+    """Write a new Ed25519 key to *out*, and its public half to *signers*. Keep one that is there."""
+    _folders(out, signers)
+    if (out / f"{name}.pem").exists():
+        return {}
+    signing = ed25519.Ed25519PrivateKey.generate()
+    signer = key_id(signing.public_key().public_bytes_raw())
+    # The public half first: no signature may be made that nobody can verify.
+    _write(signers / f"{name}-{signer}.pem", _public(signing), 0o644)
+    _write(out / f"{name}.pem", _private(signing), 0o600)
+    return {name: signer}
+
+
+def _for_producer(out: Path, producer: Path, *, private: bool) -> None:
+    """Copy what a producer, and a reader of results, needs. *private*: its recipient and its signing key, too."""
+    _folders(producer, producer / "result-signers")
+    if private:
+        _write(producer / "recipient.pem", (out / "recipient.pem").read_bytes(), 0o644)
+        _write(producer / "producer.pem", (out / "producer.pem").read_bytes(), 0o600)
+    for path in (out / "result-signers").glob("*.pem"):
+        if not (copy := producer / "result-signers" / path.name).exists():
+            _write(copy, path.read_bytes(), 0o644)
+
+
+def _folders(*folders: Path) -> None:
+    for folder in folders:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _private(key: Private) -> bytes:

@@ -25,6 +25,7 @@ from tokenferry_worker.engine.app import run
 from tokenferry_worker.engine.supervisor import Supervisor, ending_at_once
 from tokenferry_worker.errors import Blocked
 from tokenferry_worker.health import probes
+from tokenferry_worker.keys.missing import warn_of_missing_keys
 from tokenferry_worker.provider.client import StripeClient
 from tokenferry_worker.wiring import Role
 
@@ -74,6 +75,7 @@ def worker(
     if health is not None:
         configuration = _with_health(configuration, health)
     wiring.check(configuration, role)
+    warn_of_missing_keys(configuration)
     arguments = ["--role", role, *(["--config", str(config)] if config else [])]
     supervisor = Supervisor(
         arguments,

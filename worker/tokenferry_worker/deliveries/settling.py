@@ -17,12 +17,12 @@ from tokenferry.contract.queues import (
     TOKENIZE_TASK,
     attach_queue,
     parked_queue,
-    results_queue,
     tokenize_queue,
 )
 from tokenferry_worker.circuits.breaker import CircuitStore
 from tokenferry_worker.dead_letters.retention import retained
 from tokenferry_worker.deliveries.recording import to_json
+from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.outcomes import (
     DeadLettered,
     Dropped,
@@ -48,6 +48,7 @@ class Settler:
     circuits: CircuitStore
     clock: Callable[[], Awaitable[float]]
     """Unix seconds, by the store."""
+    results: ResultSigner
     set_aside: Counter[str] = field(default_factory=Counter)
     """Messages moved to the quarantine, by reason."""
 
@@ -84,7 +85,7 @@ class Settler:
     async def _publish_result(self, settled: Settled) -> None:
         if settled.reply_to is not None:
             body = settled.recorded or to_json(settled.result)
-            await self._publish(Outgoing(results_queue(settled.reply_to), body))
+            await self._publish(self.results.message(settled.reply_to, body))
 
     async def _publish(self, message: Outgoing) -> None:
         """Publish until the broker confirms it. The delivery waits unacknowledged, so nothing is lost meanwhile."""
