@@ -146,6 +146,12 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         steps = dict.fromkeys(self.priority_steps)
         return [self.global_keyprefix + self._q_for_pri(queue, step) for step in steps]
 
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        if register_of(queue):  # no queue of ours is bound to anything, and this user may have no right on bindings
+            self.client.delete(*self._lists_of(queue))
+        else:
+            super()._delete(queue, *args, **kwargs)
+
     def _read(self) -> bool:
         self._taken.extend(self._hold(self._waiter.read()))
         return self._deliver_taken()

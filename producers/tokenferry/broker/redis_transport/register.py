@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from kombu.log import get_logger
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from tokenferry.broker.error_text import want_of_room
 from tokenferry.contract.queues import (
@@ -102,6 +102,8 @@ class Register:
         self._broker = broker
         self.queues: dict[str, str] = {}
         """The queues that this channel takes from, and the register of each."""
+        self._left_to_others: set[str] = set()
+        """Registers that this user may not touch, and whose queues this channel does not read."""
         self._take, self._renew, self._overdue, self._give_back = (
             client.register_script(text) for text in (_TAKE, _RENEW, _OVERDUE, _GIVE_BACK)
         )
@@ -201,6 +203,12 @@ class Register:
         for register in self._watched():
             try:
                 self._reap(register, limits, refusals)
+            except NoPermissionError as error:
+                if register in self._used():
+                    refusals.append(error)
+                else:
+                    self._left_to_others.add(register)
+                    logger.info("this user may not give back from %r: another has to", self._keys.pair(register)[0])
             except ResponseError as error:
                 refusals.append(error)
         if refusals:
@@ -210,7 +218,7 @@ class Register:
         """The registers that this channel gives back from: its own; of workers also those that no consumer may use."""
         used = set(self._used())
         if used & WORKER_REGISTERS:
-            used |= {PARKED_REGISTER, SHARED}
+            used |= {PARKED_REGISTER, SHARED} - self._left_to_others
         return sorted(used or {SHARED})
 
     def _reap(self, register: str, limits: list[Any], refusals: list[ResponseError]) -> None:
