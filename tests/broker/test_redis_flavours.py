@@ -27,7 +27,7 @@ from e2e.test_e2e_onboarding import document
 from faults.line import Line
 from pydantic import ValidationError
 
-from tokenferry import Producer, PublishError, Results, onboarding_from
+from tokenferry import OnboardingResult, Producer, PublishError, Results, onboarding_from
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, load
@@ -155,7 +155,8 @@ def whole_round(house: House, users: Mapping[str, str]) -> None:
         sent = list(producer.send_many(cargo.cards(SENT, "shop", attach=CustomerCreate(email="x@example.com"))))
         sent.append(producer.onboard(onboarding_from(document("seller")), platform="main", reply_to="shop"))
         found = [result for _ in sent if (result := results.take(SLOW)) is not None]
-    assert {result.request_id for result in found} == set(sent)
+    ids = {result.onboarding_id if isinstance(result, OnboardingResult) else result.request_id for result in found}
+    assert ids == set(sent)
     assert [result for result in found if result.failure is not None] == []
 
 
@@ -301,7 +302,8 @@ def at(house: House) -> list[str]:
 
 def permissions(user: str, verb: str) -> list[str]:
     """The regular expressions of a `rabbitmqctl` line of the documentation."""
-    (line,) = re.findall(rf"^rabbitmqctl {verb} {user} (.+)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    text = DOCS.read_text(encoding="utf-8").replace("\\\n", "")
+    (line,) = re.findall(rf"^rabbitmqctl {verb} {user} (.+)$", text, re.MULTILINE)
     return re.findall(r'"([^"]*)"', line)
 
 

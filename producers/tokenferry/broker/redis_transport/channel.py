@@ -146,8 +146,12 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         steps = dict.fromkeys(self.priority_steps)
         return [self.global_keyprefix + self._q_for_pri(queue, step) for step in steps]
 
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        if not register_of(queue):  # ours are reached by their names, and this user may have no right on bindings
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
-        if register_of(queue):  # no queue of ours is bound to anything, and this user may have no right on bindings
+        if register_of(queue):
             self.client.delete(*self._lists_of(queue))
         else:
             super()._delete(queue, *args, **kwargs)
