@@ -226,7 +226,7 @@ REFUSED = {
             for key in ("tokenize.bulk.main", "onboard.main", "dead-letters", "parked.main.bcff8e96")
         ),
         ("RPOP", "tokenize.realtime.main"),
-        ("LPUSH", "tokenize.bulk.main", "x"),
+        ("LPUSH", "onboard.main", "x"),
         ("HGETALL", "unacked.tokenize"),
         ("HGETALL", "unacked"),
         ("LRANGE", "results.shop", 0, -1),
@@ -270,6 +270,15 @@ def test_no_role_may_do_the_business_of_another(guarded: Guarded, user: str) -> 
         for command in REFUSED[user]:
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*(known if word == "TAKE" else word for word in command))
+
+
+def test_each_worker_may_send_on_what_its_role_sends_on(guarded: Guarded) -> None:
+    """Orders of a new token; requests whose token got too old; what waits for a circuit; what is given up."""
+    common = ("parked.main.bcff8e96", "results.shop", "dead-letters", "quarantine")
+    for user, queue in (("tokenizer", "attach.bulk.main"), ("attacher", "tokenize.bulk.main"), ("onboarder", "")):
+        with redis.Redis.from_url(guarded.users[user]) as client:
+            for name in filter(None, (queue, *common)):
+                assert client.lpush(name, "x")
 
 
 def test_a_worker_that_may_not_give_back_what_its_role_had_in_hand_is_not_healthy(
