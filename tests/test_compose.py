@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import Any
 
 import forking
 import pytest
+import redis
 import yaml
 
 from tokenferry.broker import embedded
@@ -62,6 +65,49 @@ def test_the_import_container_has_nothing_that_opens_an_envelope() -> None:
 
 def test_every_service_of_ours_is_run_by_the_tests() -> None:
     assert set(OURS) == {"keys", "emulator", "tokenize", "attach", "onboard", "import"}
+
+
+@pytest.mark.parametrize("service", ["store", "tokenize", "attach", "onboard", "import"])
+def test_without_a_password_nothing_starts_and_the_message_says_what_to_write(service: str) -> None:
+    """`${NAME:?text}` is what ends `docker compose` with this text."""
+    values = list(COMPOSE["services"][service]["environment"].values())
+    assert any("${STORE_PASSWORD:?write STORE_PASSWORD=... into .env}" in value for value in values)
+    assert "guest" not in json.dumps(values)
+
+
+def test_the_store_asks_for_the_password_and_no_list_of_processes_shows_it(tmp_path: Path) -> None:
+    shell, flag, script = shlex.split(COMPOSE["services"]["store"]["command"])
+    options = f"--port 0 --unixsocket {tmp_path}/s --dir {tmp_path}"
+    script = script.replace("$$", "$").replace("valkey-server -", f"{embedded.server_program()} - {options}")
+    environment = {"PATH": os.environ["PATH"], "STORE_PASSWORD": "pw"}
+    server = subprocess.Popen([shell, flag, script], env=environment, start_new_session=True)
+    try:
+        anybody, ours = (redis.Redis(unix_socket_path=f"{tmp_path}/s", password=word) for word in (None, "pw"))
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "s").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(redis.AuthenticationError):
+            anybody.ping()
+        assert ours.config_get("appendonly") == {"appendonly": "yes"} or ours.config_get("appendonly")
+        assert ours.config_get("save") in ({"save": ""}, {b"save": b""})
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_rabbitmq_has_a_user_of_our_own_and_does_not_start_without_a_password() -> None:
+    service = COMPOSE["services"]["rabbitmq"]
+    assert service["environment"]["RABBITMQ_DEFAULT_USER"] != "guest"
+    shell, flag, script = service["entrypoint"]
+    ran = subprocess.run(
+        [shell, flag, script.replace("$$", "$")],
+        env={"PATH": os.environ["PATH"], "RABBITMQ_DEFAULT_PASS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (1, "write RABBITMQ_PASSWORD=... into .env\n")
 
 
 def test_every_volume_that_is_mounted_exists_in_the_image_for_the_user_that_writes_it() -> None:

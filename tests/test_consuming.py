@@ -294,7 +294,7 @@ def _is_held(route: Route, outcome_id: str) -> bool:
     needle = f"req-{outcome_id}".encode()
     return any(
         route.queue.encode() in held and needle in base64.b64decode(json.loads(held)[0]["body"])
-        for held in route.broker.client.hvals("unacked")
+        for held in route.broker.client.hvals(f"unacked.{route.queue}")
     )
 
 

@@ -108,7 +108,7 @@ class Desk:
         """Whether every acknowledgement has taken effect: a quorum queue takes the last ones in its own time."""
         if isinstance(self.broker, RabbitMQ):
             return not self.broker.queues().get(self.queue)
-        return not self.broker.client.llen(self.queue) + self.broker.client.hlen("unacked")
+        return not self.broker.client.llen(self.queue) + self.broker.client.hlen("unacked.tokenize")
 
     def left(self, *queues: str) -> list[bytes]:
         """What nobody has acknowledged, once every consumer of this process is gone."""

@@ -7,11 +7,13 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import amqp
 import pytest
 import redis
 from broker.authority import HERE, Authority
@@ -19,13 +21,17 @@ from broker.hands import Configured, Consume
 from broker.places import OneRedis, Server, redis_program
 from click.testing import CliRunner
 from e2e import cargo
+from e2e.brokers import RABBITMQ, RabbitMQ, needs
 from e2e.house import CONFIGURATION, House, until
+from e2e.test_e2e_onboarding import document
 from faults.line import Line
 from pydantic import ValidationError
 
-from tokenferry import Producer, PublishError, Results
+from tokenferry import OnboardingResult, Producer, PublishError, Results, onboarding_from
 from tokenferry.broker.publishing import Outgoing
+from tokenferry.cli import main
 from tokenferry.configuration import Configuration, load
+from tokenferry.contract.targets import CustomerCreate
 from tokenferry_worker.commands.doctor import doctor
 
 DOCS = Path(__file__).parents[2] / "docs" / "brokers.md"
@@ -88,26 +94,35 @@ def rights(user: str) -> list[str]:
 # -- users with few rights
 
 
+USERS = ("tokenizer", "attacher", "onboarder", "producer", "reader", "operator")
+HOUSEKEEPING = {b"unacked", b"unacked.parked", b"dead-letters", b"quarantine"}
+"""What attachers and onboarders may not touch, and ask about once."""
+
+
 class Guarded(Flavour):
     """A server whose default user is its administrator, and whose other users have what the documentation gives."""
 
     def __init__(self, server: Server) -> None:
         url = self.url_of(server, "default")
         super().__init__(url, redis.Redis.from_url(url))
-        for user in ("worker", "producer", "reader"):
+        for user in USERS:
             self.client.execute_command("ACL", "SETUSER", user, *rights(user))
             with contextlib.suppress(redis.ResponseError):  # older than Redis 7.2
                 self.client.execute_command("ACL", "SETUSER", user, "+client|setinfo")
-        self.users = {user: self.url_of(server, user) for user in ("worker", "producer", "reader")}
+        self.users = {user: self.url_of(server, user) for user in USERS}
 
     @staticmethod
     def url_of(server: Server, user: str) -> str:
         return f"unix://{user}:pw@{server.socket}?db=0"
 
     def refusals(self) -> list[str]:
-        """Whatever any user was refused, in the server's words."""
+        """Whatever any user was refused, in the server's words, but for what is left to tokenizers."""
         log: Any = self.client.execute_command("ACL", "LOG")
-        return [f"{entry[b'username']} {entry[b'reason']} {entry[b'object']}" for entry in map(as_dict, log)]
+        return [
+            f"{entry[b'username']} {entry[b'reason']} {entry[b'object']}"
+            for entry in map(as_dict, log)
+            if entry[b"username"] not in (b"attacher", b"onboarder") or entry[b"object"] not in HOUSEKEEPING
+        ]
 
 
 def as_dict(entry: Any) -> dict[bytes, bytes]:
@@ -120,48 +135,252 @@ def guarded(request: pytest.FixtureRequest, serve: Callable[..., Server]) -> Gua
     return Guarded(serve("guarded", "requirepass pw", program=program))
 
 
-def test_the_documented_rights_are_enough_for_worker_producer_and_reader(guarded: Guarded, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def at_work(house: House, users: Mapping[str, str], store: str | None = None) -> Iterator[None]:
+    """One worker for each role, as its own user."""
+    with contextlib.ExitStack() as workers:
+        for role, user in (("tokenize", "tokenizer"), ("attach", "attacher"), ("onboard", "onboarder")):
+            config = f"{user}.toml"
+            house.configure(config, broker=users[user], store=store or users[user])
+            workers.enter_context(house.working(role=role, processes=1, config=config))
+        yield
+
+
+def whole_round(house: House, users: Mapping[str, str]) -> None:
+    """Tokens made, spent and told, and a whole account, sent by the producer and read by the reader."""
+    with (
+        Producer(house.configure("producer.toml", broker=users["producer"])) as producer,
+        Results("shop", load(house.configure("reader.toml", broker=users["reader"]))) as results,
+    ):
+        sent = list(producer.send_many(cargo.cards(SENT, "shop", attach=CustomerCreate(email="x@example.com"))))
+        sent.append(producer.onboard(onboarding_from(document("seller")), platform="main", reply_to="shop"))
+        found = [result for _ in sent if (result := results.take(SLOW)) is not None]
+    ids = {result.onboarding_id if isinstance(result, OnboardingResult) else result.request_id for result in found}
+    assert ids == set(sent)
+    assert [result for result in found if result.failure is not None] == []
+
+
+def told_by(house: House, *command: str, config: str = "operator.toml") -> str:
+    """What a command of an operator prints."""
+    answer = CliRunner().invoke(main, [*command, "--config", str(house.folder / config)], env=dict(house.environment))
+    assert answer.exception is None or isinstance(answer.exception, SystemExit), answer.exception
+    return answer.output
+
+
+def test_the_documented_rights_are_enough_for_every_role(guarded: Guarded, tmp_path: Path) -> None:
     (home := tmp_path / "house").mkdir()
     house = HouseOn(home, guarded)
     try:
-        house.configure("worker.toml", broker=guarded.users["worker"], store=guarded.users["worker"])
-        route = house.route()
-        with (
-            Producer(house.configure("producer.toml", broker=guarded.users["producer"])) as producer,
-            Results(route.name, load(house.configure("reader.toml", broker=guarded.users["reader"]))) as results,
-            house.working(processes=1, config="worker.toml", ready=False),
-        ):
-            sent = list(producer.send_many(cargo.cards(SENT, route.name)))
+        with at_work(house, guarded.users):
             guarded.client.lpush("tokenize.bulk.main", "no message")  # set aside by the worker
-            found = [results.take(SLOW) for _ in range(SENT)]
-        assert {result.request_id for result in found if result} == set(sent)
-        assert guarded.client.llen("quarantine") == 1
+            guarded.client.lpush("results.shop", "no message")  # set aside by the reader
+            whole_round(house, guarded.users)
+        assert guarded.client.llen("quarantine") == 2
+        house.configure("operator.toml", broker=guarded.users["operator"], store=guarded.users["operator"])
+        assert "not allow" not in told_by(house, "doctor")
+        assert "2" in told_by(house, "dead-letters", "list", "--quarantine")
+        told_by(house, "dead-letters", "redrive", "--all")
+        told_by(house, "dead-letters", "purge", "--quarantine", "--all", "--yes")
+        assert "main" in told_by(house, "limits", "show")
+        told_by(house, "circuits", "list")
+        assert guarded.client.llen("quarantine") == 0
     finally:
         house.close()
     assert guarded.refusals() == []
 
 
-def test_a_producer_may_neither_read_what_others_sent_nor_touch_the_store(guarded: Guarded) -> None:
-    guarded.client.lpush("tokenize.bulk.main", "sealed")
-    with redis.Redis.from_url(guarded.users["producer"]) as producer:
-        for command in (
-            ("LRANGE", "tokenize.bulk.main", 0, -1),
-            ("RPOP", "tokenize.bulk.main"),
-            ("HGETALL", "unacked"),
-            ("LPUSH", "results.somebody", "forged"),
-            ("GET", "tokenferry:anything"),
-            ("KEYS", "*"),
-            ("CONFIG", "GET", "requirepass"),
-        ):
-            with pytest.raises(redis.exceptions.NoPermissionError):
-                producer.execute_command(*command)
+WORK = ("tokenize.bulk.main", "onboard.main", "attach.bulk.main")
+REFUSED = {
+    "producer": [
+        *(("LRANGE", queue, 0, -1) for queue in WORK),
+        ("RPOP", "tokenize.bulk.main"),
+        ("HGETALL", "unacked.tokenize"),
+        ("LPUSH", "results.somebody", "forged"),
+        ("LPUSH", "dead-letters", "forged"),
+        ("GET", "tokenferry:anything"),
+        ("KEYS", "*"),
+        ("CONFIG", "GET", "requirepass"),
+    ],
+    "reader": [
+        ("LRANGE", "results.payroll", 0, -1),
+        ("LRANGE", "results.shop-2", 0, -1),
+        ("LPUSH", "results.payroll", "forged"),
+        ("DEL", "results.payroll"),
+        *(
+            (command, *words)
+            for key in ("unacked", "unacked.tokenize", "unacked.results.payroll")
+            for command, words in (("HGET", (key, "t")), ("DEL", (key,)), ("HSET", (key, "t", "x")))
+        ),
+        ("ZADD", "unacked_index.attach", 1, "t"),
+        ("LRANGE", "quarantine", 0, -1),
+        ("LRANGE", "tokenize.bulk.main", 0, -1),
+        ("LPUSH", "tokenize.bulk.main", "x"),
+        ("HGET", "tokenferry:changes", "x"),
+        ("EVALSHA", "TAKE", 1, "unacked"),
+        ("SCAN", 0),
+        ("FLUSHALL",),
+    ],
+    "attacher": [
+        *(
+            ("LRANGE", key, 0, -1)
+            for key in ("tokenize.bulk.main", "onboard.main", "dead-letters", "parked.main.bcff8e96")
+        ),
+        ("RPOP", "tokenize.realtime.main"),
+        ("LPUSH", "onboard.main", "x"),
+        ("HGETALL", "unacked.tokenize"),
+        ("HGETALL", "unacked"),
+        ("LRANGE", "results.shop", 0, -1),
+        ("LRANGE", "quarantine", 0, -1),
+        ("GET", "somebody"),
+        ("ACL", "LIST"),
+        ("FLUSHALL",),
+    ],
+    "onboarder": [
+        *(("LRANGE", key, 0, -1) for key in ("tokenize.bulk.main", "attach.bulk.main", "dead-letters")),
+        ("LPUSH", "attach.bulk.main", "x"),
+        ("HGETALL", "unacked.tokenize"),
+        ("LRANGE", "results.shop", 0, -1),
+    ],
+    "tokenizer": [
+        *(("LRANGE", key, 0, -1) for key in ("attach.bulk.main", "onboard.main", "results.shop")),
+        ("HGETALL", "unacked.attach"),
+        ("HGETALL", "unacked.results.shop"),
+        ("GET", "somebody"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("SHUTDOWN",),
+        ("SCAN", 0),
+    ],
+    "operator": [
+        *(("LRANGE", key, 0, -1) for key in WORK),
+        ("HGETALL", "unacked.tokenize"),
+        ("LPUSH", "results.shop", "forged"),
+        ("FLUSHALL",),
+    ],
+}
 
 
-def test_a_worker_may_neither_administer_the_server_nor_touch_what_is_not_ours(guarded: Guarded) -> None:
-    with redis.Redis.from_url(guarded.users["worker"]) as worker:
-        for command in (("FLUSHALL",), ("CONFIG", "GET", "*"), ("GET", "somebody"), ("ACL", "LIST"), ("SHUTDOWN",)):
+@pytest.mark.parametrize("user", sorted(REFUSED))
+def test_no_role_may_do_the_business_of_another(guarded: Guarded, user: str) -> None:
+    for queue in (*WORK, "results.shop", "results.payroll", "dead-letters", "quarantine"):
+        guarded.client.lpush(queue, "sealed")
+    known = guarded.client.script_load("return redis.call('HGETALL', KEYS[1])")
+    with redis.Redis.from_url(guarded.users[user]) as client:
+        for command in REFUSED[user]:
             with pytest.raises(redis.exceptions.NoPermissionError):
-                worker.execute_command(*command)
+                client.execute_command(*(known if word == "TAKE" else word for word in command))
+
+
+def test_each_worker_may_send_on_what_its_role_sends_on(guarded: Guarded) -> None:
+    """Orders of a new token; requests whose token got too old; what waits for a circuit; what is given up."""
+    common = ("parked.main.bcff8e96", "results.shop", "dead-letters", "quarantine")
+    for user, queue in (("tokenizer", "attach.bulk.main"), ("attacher", "tokenize.bulk.main"), ("onboarder", "")):
+        with redis.Redis.from_url(guarded.users[user]) as client:
+            for name in filter(None, (queue, *common)):
+                assert client.lpush(name, "x")
+
+
+def test_a_worker_that_may_not_give_back_what_its_role_had_in_hand_is_not_healthy(
+    guarded: Guarded, tmp_path: Path
+) -> None:
+    (home := tmp_path / "house").mkdir()
+    house = HouseOn(home, guarded)
+    try:
+        with at_work(house, guarded.users):
+            until(lambda: CliRunner().invoke(main, ["health", *at(house)]).exit_code == 0, "three that work")
+            guarded.client.hset("unacked.tokenize", "a@1:1:1/tokenize", "[ 5")
+            guarded.client.zadd("unacked_index.tokenize", {"a@1:1:1/tokenize": 1.0})
+            guarded.client.execute_command("ACL", "SETUSER", "tokenizer", "-hexists")
+            until(lambda: "refuses to give back" in CliRunner().invoke(main, ["health", *at(house)]).output, "trouble")
+            assert CliRunner().invoke(main, ["health", *at(house)]).exit_code == 1
+            guarded.client.execute_command("ACL", "SETUSER", "tokenizer", "+hexists")
+            until(lambda: CliRunner().invoke(main, ["health", *at(house)]).exit_code == 0, "the end of it")
+        assert "giving back the deliveries of lost consumers" in house.everything_said()
+        assert guarded.client.llen("quarantine") == 1
+    finally:
+        house.close()
+
+
+def at(house: House) -> list[str]:
+    return ["--config", str(house.folder / "tokenizer.toml")]
+
+
+# -- the same on RabbitMQ
+
+
+def permissions(user: str, verb: str) -> list[str]:
+    """The regular expressions of a `rabbitmqctl` line of the documentation."""
+    text = DOCS.read_text(encoding="utf-8").replace("\\\n", "")
+    (line,) = re.findall(rf"^rabbitmqctl {verb} {user} (.+)$", text, re.MULTILINE)
+    return re.findall(r'"([^"]*)"', line)
+
+
+@pytest.fixture
+def guarded_rabbitmq(tmp_path: Path) -> Iterator[tuple[House, dict[str, str]]]:
+    """A house on RabbitMQ, and the URL of each user."""
+    needs(RABBITMQ, "RabbitMQ")
+    (home := tmp_path / "house").mkdir()
+    house = House(home, "rabbitmq")
+    assert isinstance(house.broker, RabbitMQ)
+    node, vhost = house.broker.node, house.broker.vhost
+    names = {user: f"{user}-{vhost}" for user in USERS}
+    for user, name in names.items():
+        node.add_user(name, vhost, permissions(user, "set_permissions"), permissions(user, "set_topic_permissions"))
+    address = f"{RABBITMQ[0]}:{RABBITMQ[1]}/{vhost}"
+    try:
+        yield house, {user: f"amqp://{name}:pw@{address}" for user, name in names.items()}
+    finally:
+        house.close()
+        for name in names.values():
+            node.delete_user(name)
+
+
+def test_the_documented_permissions_are_enough_for_every_role_and_for_no_more(
+    guarded_rabbitmq: tuple[House, dict[str, str]],
+) -> None:
+    house, users = guarded_rabbitmq
+    assert isinstance(house.broker, RabbitMQ)
+    with at_work(house, users, store="embedded"):
+        with house.broker.channel() as channel:
+            channel.basic_publish_confirm(amqp.Message("no message"), "tokenferry", "tokenize.bulk.main")
+        whole_round(house, users)
+        until(lambda: house.broker.queues().get("quarantine") == 1, "the note")
+        house.configure("operator.toml", broker=users["operator"])
+        assert "not a" in told_by(house, "dead-letters", "list", "--quarantine", "--json")
+        assert "may not" not in told_by(house, "doctor")
+    for user, queues in {
+        "producer": ("tokenize.bulk.main", "attach.bulk.main", "results.shop", "dead-letters"),
+        "reader": ("tokenize.bulk.main", "results.payroll", "dead-letters", "quarantine"),
+        "attacher": ("tokenize.bulk.main", "onboard.main", "dead-letters", "results.shop"),
+        "onboarder": ("tokenize.bulk.main", "attach.bulk.main", "dead-letters", "results.shop"),
+        "tokenizer": ("attach.bulk.main", "onboard.main", "results.shop"),
+        "operator": ("results.shop", "parked.main.bcff8e96"),
+    }.items():
+        for queue in queues:
+            assert_refused(users[user], lambda channel, queue=queue: channel.basic_get(queue))
+    for queue in ("tokenize.bulk.main", "results.payroll", "attach.bulk.main"):
+        for verb in ("queue_delete", "queue_purge"):
+            assert_refused(users["reader"], lambda channel, verb=verb, queue=queue: getattr(channel, verb)(queue))
+            assert_refused(users["producer"], lambda channel, verb=verb, queue=queue: getattr(channel, verb)(queue))
+    for user, key in (("producer", "results.shop"), ("reader", "results.payroll"), ("reader", "tokenize.bulk.main")):
+        assert_refused(
+            users[user], lambda channel, key=key: channel.basic_publish_confirm(amqp.Message("x"), "tokenferry", key)
+        )
+        assert_refused(users[user], lambda channel, key=key: channel.basic_publish_confirm(amqp.Message("x"), "", key))
+    for key in ("#", "results.payroll", "tokenize.#"):  # a copy of what is for others
+        assert_refused(users["reader"], lambda channel, key=key: channel.queue_bind("results.shop", "tokenferry", key))
+
+
+def assert_refused(url: str, act: Callable[[Any], Any]) -> None:
+    parts = urlsplit(url)
+    address, vhost = f"{parts.hostname}:{parts.port}", parts.path[1:]
+    connection = amqp.Connection(address, userid=parts.username, password="pw", virtual_host=vhost)
+    with connection, pytest.raises(amqp.AccessRefused):
+        act(connection.channel())
+
+
+# -- what is told of a right that lacks
 
 
 def test_a_producer_without_the_right_to_send_is_told_so_in_time(guarded: Guarded) -> None:

@@ -266,6 +266,127 @@ def test_what_cannot_be_given_back_keeps_nothing_else_from_it(broker: Broker) ->
     assert [note["message"] for note in kept] == [""] * (len(foreign) + 1)
 
 
+# -- registers
+
+
+TOKENIZE = "tokenize.bulk.main"
+
+
+def registers(broker: Broker) -> dict[str, int]:
+    """How much is in each register."""
+    keys = [key.decode().removeprefix(broker.prefix) for key in broker.client.scan_iter(broker.prefix + "unacked*")]
+    return {key: int(broker.client.hlen(broker.prefix + key)) for key in keys if "index" not in key}
+
+
+def held_by_nobody(broker: Broker, register: str, queue: str, body: str, *, tag: str, exchange: str = "") -> None:
+    """Write what the version before has in its hand when it dies, or what anybody with a right on it may write."""
+    broker.publish([body], queue="template")
+    payload = broker.client.rpop(broker.prefix + "template").decode()
+    value = f"[ {payload},{json.dumps(exchange)},{json.dumps(queue)}]"
+    broker.client.hset(broker.prefix + register, tag, value)
+    broker.client.zadd(broker.prefix + register.replace("unacked", "unacked_index", 1), {tag: 1.0})
+
+
+def test_each_role_and_each_route_has_a_register_of_its_own(broker: Broker) -> None:
+    queues = [TOKENIZE, "tokenize.realtime.paced", "attach.bulk.main", "results.shop", "results.shop-2", "work"]
+    for queue in queues:
+        broker.publish([queue], queue=queue)
+    consume = Consume(broker, *queues, ack=False)
+    consume.drain(6)
+    expected = {"tokenize": 2, "attach": 1, "results.shop": 1, "results.shop-2": 1}
+    assert registers(broker) == {f"unacked.{name}": count for name, count in expected.items()} | {"unacked": 1}
+    for message in consume.messages:
+        message.ack()
+    until(lambda: registers(broker) == {}, "every acknowledgement")
+
+
+def test_what_the_version_before_had_in_hand_is_given_back_by_the_workers(broker: Broker) -> None:
+    tag = f"{uuid.uuid4().hex}@{LEASE:g}:1700000000123456:2"
+    for number, queue in enumerate((TOKENIZE, "results.shop", "attach.bulk.main", "onboard.main")):
+        held_by_nobody(broker, "unacked", queue, queue, tag=f"{tag}{number}")
+    held_by_nobody(broker, "unacked.parked", "parked.main.bcff8e96", "parked", tag=f"{tag}/parked")
+    consume = Consume(broker, TOKENIZE)
+    assert consume.drain(1) == [TOKENIZE]
+    others = ("results.shop", "attach.bulk.main", "onboard.main", "parked.main.bcff8e96")
+    until(lambda: [broker.length(queue) for queue in others] == [1] * 4, "the others in their queues")
+    until(lambda: registers(broker) == {}, "empty registers")
+
+
+def test_a_reader_gives_back_from_the_register_of_its_route_alone(broker: Broker) -> None:
+    held_by_nobody(broker, "unacked", "results.shop", "old", tag="a@1:1:1")
+    held_by_nobody(broker, "unacked.results.shop-2", "results.shop-2", "foreign", tag="b@1:1:1/results.shop-2")
+    held_by_nobody(broker, "unacked.results.shop", "results.shop", "own", tag="c@1:1:1/results.shop")
+    reader = Consume(broker, "results.shop")
+    assert reader.drain(1) == ["own"]
+    assert reader.stay(LEASE) == ["own"]
+    assert registers(broker) == {"unacked": 1, "unacked.results.shop-2": 1}
+
+
+@pytest.mark.parametrize("register", ["unacked", "unacked.tokenize"])
+def test_an_entry_with_a_queue_of_another_family_is_set_aside_alone(
+    broker: Broker, caplog: pytest.LogCaptureFixture, register: str
+) -> None:
+    foreign = ["dead-letters", "quarantine", "tokenferry:changes", "tokenize.other.main", "unacked", "parked.main", ""]
+    foreign += ["results.shop", "attach.bulk.main", "work"] if register != "unacked" else []
+    for number, queue in enumerate(foreign):
+        held_by_nobody(broker, register, queue, "SECRET", tag=f"f{number}@1:1:1")
+    held_by_nobody(broker, register, TOKENIZE, "ours", tag="g@1:1:1")
+    held_by_nobody(broker, register, "tokenize.bulk.of-another-worker", "ours", tag="h@1:1:1")
+    assert Consume(broker, TOKENIZE).drain(1) == ["ours"]
+    until(lambda: broker.length(QUARANTINE) == len(foreign), "a note of each")
+    notes = [json.loads(entry) for entry in broker.client.lrange(broker.prefix + QUARANTINE, 0, -1)]
+    assert {(note["reason"], note["message"]) for note in notes} == {
+        ("a delivery of a queue that does not belong to its register", "")
+    }
+    until(lambda: broker.length("tokenize.bulk.of-another-worker") == 1, "that of another worker")
+    assert [broker.length(queue) for queue in foreign if queue not in ("quarantine", "unacked", "")] == [0] * (
+        len(foreign) - 3
+    )
+    until(lambda: registers(broker) == {}, "empty registers")
+    assert "cannot be given back" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+def test_what_a_stock_consumer_of_ours_has_left_is_given_back_and_that_of_others_is_left_to_them(
+    broker: Broker,
+) -> None:
+    for number in range(600):  # more than one look
+        held_by_nobody(broker, "unacked", "somebody", "theirs", tag=f"{number:05}", exchange="media")
+    held_by_nobody(broker, "unacked", TOKENIZE, "ours", tag="ours")
+    for tag, value in broker.client.hgetall(broker.prefix + "unacked").items():
+        broker.client.hset(broker.prefix + "unacked", tag, b"[" + value[2:])  # as the stock transport writes it
+    broker.client.zadd(broker.prefix + "unacked_index", {"ours": 0.5})
+    assert Consume(broker, TOKENIZE).drain(1) == ["ours"]
+    until(lambda: registers(broker) == {"unacked": 600}, "the acknowledgement")
+    assert broker.length("somebody") == 0
+
+
+def test_a_list_that_may_not_be_written_stops_no_other_entry_and_is_an_error_until_it_may(
+    valkey: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    rights = ("on", ">pw", "allchannels", "+@all", "~tokenize.bulk.main*", "~unacked*", "~quarantine", "~parked.*")
+    valkey.client.execute_command("ACL", "SETUSER", "narrow", *rights)
+    valkey.client.lpush("work", "no message")
+    for number in range(20):
+        queue = "tokenize.bulk.other" if number % 2 else TOKENIZE
+        held_by_nobody(valkey, "unacked.tokenize", queue, str(number), tag=f"{number}@1:1:1/tokenize")
+    valkey.url = valkey.url.replace("//:pw@", "//narrow:pw@")
+    consume = Consume(valkey, TOKENIZE)
+    assert sorted(consume.drain(10), key=int) == [str(number) for number in range(0, 20, 2)]
+    until(lambda: consume.channel.is_refused_to_reap, "the refusal")
+
+    def said() -> list[str]:
+        return [record.levelname for record in caplog.records if record.getMessage().startswith("giving back")]
+
+    consume.stay(2 * LEASE)
+    assert said() == ["ERROR"]
+    assert valkey.client.hlen("unacked.tokenize") == 10
+    valkey.client.execute_command("ACL", "SETUSER", "narrow", "~tokenize.*")
+    until(lambda: not consume.channel.is_refused_to_reap, "the end of it")
+    until(lambda: valkey.length("tokenize.bulk.other") == 10, "the others")
+    assert said() == ["ERROR", "WARNING"]
+
+
 def test_reading_the_quarantine_itself_passes_by_what_is_unreadable(valkey: Broker) -> None:
     valkey.client.lpush(QUARANTINE, b"SECRET", b"not json either")
     channel = valkey.connect().channel()
@@ -442,7 +563,8 @@ def test_what_a_lost_holder_had_comes_to_another_consumer_first_in_line(broker: 
     holder.drain(4)
     holder.channel._keeper.stop()  # as when its process dies
     channel = broker.connect().channel()
-    channel._begin()  # a keeper without a consumer, so that the order can be seen
+    channel.basic_get("nothing here")  # a keeper without a consumer, so that the order can be seen
+    channel._register.use("work")
     until(lambda: broker.length() == 10, "all ten in the queue")
     assert Consume(broker, "work").drain(10) == list(range(10))
 
@@ -672,6 +794,7 @@ def test_what_is_being_acknowledged_is_not_given_back_as_overdue(broker: Broker)
     """As after an absence longer than a lease, when the take that carries the acknowledgement is on its way."""
     channel = broker.connect().channel()
     channel.basic_get("nothing here")
+    channel._register.use("work")
     channel._keeper.stop()
     channel._keeper.join(30)
     broker.publish([1, 2])

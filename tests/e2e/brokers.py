@@ -105,7 +105,9 @@ class OnRedis:
 
     def unfinished(self) -> int:
         waiting = sum(int(self.client.llen(key)) for key in self.client.scan_iter("*") if is_work(key.decode()))
-        return waiting + int(self.client.hlen("unacked"))
+        return waiting + sum(
+            int(self.client.hlen(f"unacked{role}")) for role in ("", ".tokenize", ".attach", ".onboard")
+        )
 
     def empty(self) -> None:
         self.client.flushdb()

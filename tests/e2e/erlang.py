@@ -9,6 +9,7 @@ import functools
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,12 @@ ADDED: Final = """\
 ok = rabbit_vhost:add(<<"{0}">>, <<"guest">>),
 ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{0}">>, <<".*">>, <<".*">>, <<".*">>, <<"guest">>).
 """
+USER: Final = """\
+ok = rabbit_auth_backend_internal:add_user(<<"{0}">>, <<"pw">>, <<"guest">>),
+ok = rabbit_auth_backend_internal:set_permissions(<<"{0}">>, <<"{1}">>, {2}, <<"guest">>),
+ok = rabbit_auth_backend_internal:set_topic_permissions(<<"{0}">>, <<"{1}">>, <<"tokenferry">>, {3}, <<"guest">>).
+"""
+NO_USER: Final = 'ok = rabbit_auth_backend_internal:delete_user(<<"{0}">>, <<"guest">>).'
 DELETED: Final = 'ok = rabbit_vhost:delete(<<"{0}">>, <<"guest">>).'
 ROOT: Final = Path("/var/lib/rabbitmq")
 """Where the server of the machine keeps its cookie."""
@@ -64,6 +71,15 @@ class Node:
     def delete_vhost(self, vhost: str) -> None:
         """Remove it, with every queue in it."""
         self._succeed(DELETED.format(vhost))
+
+    def add_user(self, name: str, vhost: str, rights: Sequence[str], topics: Sequence[str]) -> None:
+        """Make a user with the password `pw`. *rights*: configure, write, read. *topics*: write, read."""
+        binaries = (", ".join(f'<<"{text}">>'.replace("\\", "\\\\") for text in some) for some in (rights, topics))
+        self._succeed(USER.format(name, vhost, *binaries))
+
+    def delete_user(self, name: str) -> None:
+        """Remove it."""
+        self._succeed(NO_USER.format(name))
 
     def _succeed(self, expression: str) -> None:
         said = self._evaluate(expression)

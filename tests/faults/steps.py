@@ -63,7 +63,7 @@ def step_traps(scene_: Scene, lines: Lines) -> dict[str, tuple[Line, Trap]]:
         push = rb"\*3\r\n\$5\r\nLPUSH\r\n\$\d+\r\n"
         told, handed_on = re.compile(push + rb"results\."), re.compile(push + rb"attach\.")
         take = _script("take", str(Path(tokenferry.broker.__file__).parent))
-        acknowledged = re.compile(rb"HDEL\r\n\$7\r\nunacked|" + take)
+        acknowledged = re.compile(rb"HDEL\r\n\$\d+\r\nunacked|" + take)
     b, s, e = lines.broker, lines.store, lines.endpoint
     return {
         "handed out, not received": (b, Trap(re.compile(rb"tokenferry\.tokenize\.v1"), direction="answered")),

@@ -61,6 +61,10 @@ def test_a_worker_is_ready_when_every_process_works() -> None:
         (process(report(phase="stopping")), "process 0: stopping"),
         (process(report(broker=False)), "process 0: broker away"),
         (process(report(broker=False, store=False)), "process 0: broker and store away"),
+        (
+            process(report(refused_to_reap=True)),
+            "process 0: the broker refuses to give back what lost workers had in hand",
+        ),
     ],
 )
 def test_one_that_could_not_work_is_not_ready_and_yet_no_restart_would_help(story: ProcessHealth, why: str) -> None:

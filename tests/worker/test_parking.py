@@ -49,7 +49,7 @@ class Lot:
         return [payload["headers"]["id"] for payload in reversed(payloads)]
 
     def resting(self) -> int:
-        return int(self.client.llen(parked_queue(SCOPE))) + int(self.client.hlen("unacked"))
+        return int(self.client.llen(parked_queue(SCOPE))) + int(self.client.hlen("unacked.parked"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from amqp.exceptions import ChannelError, MessageNacked, PreconditionFailed
+from amqp.exceptions import AccessRefused, ChannelError, MessageNacked, PreconditionFailed
 from kombu import Connection, Producer
 
 from tokenferry.broker import connecting, depth
@@ -37,7 +37,9 @@ class ConfirmingChannel:
         """RabbitMQ only: whether an alarm is on, and it reads nothing."""
         self._theirs: set[str] = set()
         """RabbitMQ only: result queues that their reader declared first, with other settings: used as they are."""
-        self._depths = Depths(lambda name: depth.waiting_in(self._connected().channel, name, amqp=amqp))
+        self._undeclared: set[str] = set()
+        """RabbitMQ only: queues that this user may not declare, only write to. Whoever reads them declares them."""
+        self._depths = Depths(self._waiting_in)
 
     def open(self) -> None:
         """Connect, unless that is done. Raises what the client library raises: then `forget` it."""
@@ -92,6 +94,9 @@ class ConfirmingChannel:
             waiting.refused(returned)
             self._theirs.discard(waiting.message.queue)
             self.forget()  # and with it the declarations, and the confirmation that follows a returned message
+        except AccessRefused:
+            self._undeclared.add(waiting.message.queue)
+            raise
         except PreconditionFailed as error:
             if waiting.message.queue.startswith(RESULTS) and waiting.message.queue not in self._theirs:
                 self._theirs.add(waiting.message.queue)
@@ -99,6 +104,10 @@ class ConfirmingChannel:
             mismatch = connecting.mismatch(waiting.message.queue, error)
             waiting.future.set_exception(PublishError(mismatch, maybe_sent=waiting.maybe_sent))
             raise  # the broker has closed the channel: the others need another
+
+    def _waiting_in(self, queue: str) -> int:
+        declare = queue not in self._undeclared
+        return depth.waiting_in(self._connected().channel, queue, amqp=self._amqp, declare=declare)
 
     def _heed_alarm(self) -> None:
         """Raise `BrokerBlocked` until RabbitMQ says that its alarm is over.
@@ -142,6 +151,7 @@ class ConfirmingChannel:
         message = waiting.message
         declared = connecting.queue(message.queue, amqp=self._amqp)
         theirs = message.queue in self._theirs
+        declares = self._amqp and not theirs and message.queue not in self._undeclared
         options: dict[str, Any] = dict(message.properties)
         if self._amqp:
             options["confirm_timeout"] = max(0.1, waiting.deadline - time.monotonic())
@@ -153,7 +163,7 @@ class ConfirmingChannel:
             message.body,
             exchange="" if theirs else declared.exchange,
             routing_key=declared.routing_key,
-            declare=[declared] if self._amqp and not theirs else [],
+            declare=[declared] if declares else [],
             headers=dict(message.headers),
             content_type="application/json",
             content_encoding="utf-8",

@@ -36,15 +36,16 @@ def bound_of(queue: str, configuration: Configuration) -> Bound | None:
     return Bound(configuration.broker.max_waiting, platform.endpoint_per_second("tokens"))
 
 
-def waiting_in(channel: Any, queue: str, *, amqp: bool) -> int:
-    """Messages in *queue* that no consumer has in hand. On RabbitMQ the queue is declared where it is not there.
+def waiting_in(channel: Any, queue: str, *, amqp: bool, declare: bool = True) -> int:
+    """Messages in *queue* that no consumer has in hand. On RabbitMQ: *declare* it where it is not there.
 
     Raises what the broker's client raises.
     """
     if not amqp:
         return int(channel._size(queue))
     declared = connecting.queue(queue, amqp=True).bind(channel)
-    declared.declare()  # with its binding; to ask for one that is not there would cost the channel
+    if declare:
+        declared.declare()  # with its binding; to ask for one that is not there would cost the channel
     return int(declared.queue_declare(passive=True).message_count)
 
 

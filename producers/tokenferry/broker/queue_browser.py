@@ -30,7 +30,7 @@ from redis.exceptions import ResponseError
 from tokenferry.broker import connecting
 from tokenferry.broker.patience import PATIENCE, ask, is_missing, let_go, passes
 from tokenferry.configuration import Configuration
-from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES
+from tokenferry.contract.queues import MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, register_of
 from tokenferry.contract.result_signature import only_signature
 
 TOGETHER: Final = 50
@@ -46,7 +46,7 @@ HELD_FOR: Final = 600.0
 """Seconds after which held messages are given back and fetched again. RabbitMQ closes a channel that holds a message
 for longer than its `consumer_timeout` (30 minutes; 15 in some versions), and later removals would be lost with it."""
 UNACKED: Final = "unacked"
-"""The hash of unacknowledged deliveries of all queues, as kombu names it."""
+"""The hash of unacknowledged deliveries, as kombu names it. Workers and readers have one of their own behind a dot."""
 VISIBLE_WITHIN: Final = 5.0
 """Seconds within which a message that was given back should be visible again."""
 
@@ -150,19 +150,24 @@ class _RedisBrowser:
         return removed
 
     def elsewhere(self) -> str | None:
-        try:
-            if int(self._client.hlen(UNACKED)) > MOST_IN_HAND:
-                return None
-            held = self._client.hscan_iter(UNACKED, count=TOGETHER)
-            count = sum(_queue_of(value) == self._queue for _, value in held)
-        except ResponseError:
-            return None  # this user lacks the right
+        register = register_of(self._queue)
+        counts = [self._in_hand(key) for key in ((UNACKED, f"{UNACKED}.{register}") if register else (UNACKED,))]
+        count = sum(counts)
         if not count:
             return None
         return (
             f"{count} more {'is' if count == 1 else 'are'} in the hand of another reader; "
             "what that does not acknowledge comes back, within seconds where it has died"
         )
+
+    def _in_hand(self, key: str) -> int:
+        """Deliveries of the queue in one register; 0 where it is costly to know, or this user lacks the right."""
+        try:
+            if int(self._client.hlen(key)) > MOST_IN_HAND:
+                return 0
+            return sum(_queue_of(value) == self._queue for _, value in self._client.hscan_iter(key, count=TOGETHER))
+        except ResponseError:
+            return 0
 
 
 class _AmqpBrowser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 
 from tokenferry.contract.names import LANES, Lane
@@ -29,6 +30,30 @@ MAX_HELD_BYTES: Final = 4_194_304
 """Unacknowledged messages that one channel may hold, in bytes together. Its queues share them equally."""
 ROOM_PER_MESSAGE: Final = 4_096
 """Bytes for each message of the prefetch count: an ordinary one is below that, so that it is the count that ends."""
+
+
+PARKED_REGISTER: Final = "parked"
+WORKER_REGISTERS: Final = frozenset({"tokenize", "attach", "onboard", PARKED_REGISTER})
+"""Registers of deliveries whose queues workers read."""
+_NAME: Final = r"[a-z0-9][a-z0-9_-]{0,62}"
+_OURS: Final = re.compile(
+    rf"(?:tokenize|attach)\.(?:{'|'.join(LANES)})\.{_NAME}|onboard\.{_NAME}|parked\.{_NAME}\.[0-9a-f]{{8}}|results\.{_NAME}"
+)
+
+
+def register_of(queue: str) -> str:
+    """On Redis and Valkey: the register of deliveries that *queue* belongs to. Empty: it is no queue of ours.
+
+    Workers have a register per role, readers one per route: so nobody can touch what another one has in hand.
+
+    >>> register_of("tokenize.bulk.main"), register_of("parked.main.bcff8e96"), register_of("results.shop")
+    ('tokenize', 'parked', 'results.shop')
+    >>> register_of("dead-letters"), register_of("tokenize.other.main"), register_of("tokenferry:changes")
+    ('', '', '')
+    """
+    if _OURS.fullmatch(queue) is None:
+        return ""
+    return queue if queue.startswith("results.") else queue.partition(".")[0]
 
 
 def held_bytes(queues: int, prefetch: int) -> int:

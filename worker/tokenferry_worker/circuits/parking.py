@@ -12,9 +12,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AccessRefused, AMQPError
 from kombu import Connection, Queue
 from kombu.message import Message as Delivery
+from redis.exceptions import NoPermissionError
 
 from tokenferry.broker import connecting
 from tokenferry.broker.alarm import Alarm
@@ -69,6 +70,9 @@ class ParkedRequeuer:
                     continue
                 try:
                     await self._visit(scope, count, circuit)
+                except (NoPermissionError, AccessRefused):
+                    log.info("this user may not read parked messages, so workers of another user move them back")
+                    return
                 except Exception as error:
                     alarm.failed(f"those of '{scope}' still wait ({type(error).__name__}); trying again")
                 else:

@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from amqp.exceptions import AccessRefused
+from redis.exceptions import NoPermissionError
+
 from tokenferry.broker import queue_browser
 from tokenferry.broker.publishing import CanPublish, Outgoing, PublishError, wait
 from tokenferry.configuration import Configuration
@@ -37,13 +40,19 @@ class ExpirySweeper:
     """Unix seconds on the store's clock: a wrong clock of this machine must drop nothing."""
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
+    queues: list[str] = field(default_factory=lambda: [DEAD_LETTERS, QUARANTINE])
+    """Those that this worker may read."""
+
     async def run(self) -> None:
         """Sweep both queues again and again."""
         while True:
-            for queue in (DEAD_LETTERS, QUARANTINE):
+            for queue in list(self.queues):
                 try:
                     if await self.circuits.try_lead(DUTY, self.name, lease=EVERY):
                         await asyncio.to_thread(self.sweep, queue, await self.clock())
+                except (NoPermissionError, AccessRefused):
+                    self.queues.remove(queue)
+                    log.info("%s: this user may not read it, so workers of another user sweep it", queue)
                 except Exception as error:
                     log.warning("%s was not swept (%s); trying again", queue, type(error).__name__)
             await asyncio.sleep(EVERY)

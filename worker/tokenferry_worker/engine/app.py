@@ -126,6 +126,7 @@ def _watchdog(app: EngineApp, worker: Any, configuration: Configuration) -> Watc
     vitals.pool = worker.pool
     vitals.noted = NOTED
     vitals.connected = worker.consumer.is_reading
+    vitals.refused_to_reap = worker.consumer.is_refused_to_reap
     vitals.reached = lambda: witness.reached
     vitals.empty_at = lambda: witness.empty_at
     line = ReportLine()

@@ -75,6 +75,11 @@ class CarefulConsumer(Consumer):
         consumer = getattr(self, "task_consumer", None)
         return self.connection is not None and consumer is not None and not getattr(consumer.channel, "troubled", False)
 
+    def is_refused_to_reap(self) -> bool:
+        """True if the broker refuses to give back what lost workers had in hand."""
+        channel = getattr(getattr(self, "task_consumer", None), "channel", None)
+        return bool(getattr(channel, "is_refused_to_reap", False))
+
     def is_full(self, queue: str) -> bool:
         """True if the messages it holds of *queue* leave no room for more bytes (`held_bytes`)."""
         channel = getattr(getattr(self, "task_consumer", None), "channel", None)

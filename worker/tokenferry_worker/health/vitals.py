@@ -39,6 +39,8 @@ class ProcessReport(BaseModel):
     """Scopes of open circuits."""
     set_aside: int = 0
     """Messages moved to the quarantine since the start: not ours, or not readable."""
+    refused_to_reap: bool = False
+    """True if the broker refuses to give back what lost workers had in hand."""
 
     @classmethod
     def read(cls, line: bytes) -> ProcessReport | None:
@@ -54,7 +56,9 @@ class ProcessReport(BaseModel):
         if self.phase != "working":
             return self.phase
         away = [name for name, reached in (("broker", self.broker), ("store", self.store)) if not reached]
-        return f"{' and '.join(away)} away" if away else None
+        if away:
+            return f"{' and '.join(away)} away"
+        return "the broker refuses to give back what lost workers had in hand" if self.refused_to_reap else None
 
 
 class Pool(Protocol):
@@ -84,6 +88,7 @@ class Vitals:
         self.pool: Pool | None = None
         self.connected: Callable[[], bool] = lambda: False
         """True if the consumer is connected and the broker does not refuse it."""
+        self.refused_to_reap: Callable[[], bool] = lambda: False
         self.reached: Callable[[], bool | None] = lambda: None
         self.empty_at: Callable[[], float | None] = lambda: None
         self.store_away: Callable[[], bool] = lambda: False
@@ -116,6 +121,7 @@ class Vitals:
             broker=self.connected() and self.reached() is not False,
             store=not self.store_away(),
             circuits=tuple(sorted(self.open_circuits())),
+            refused_to_reap=self.refused_to_reap(),
             set_aside=sum(list(self.set_aside.values())) + sum(list(self.noted.values())),
         )
 

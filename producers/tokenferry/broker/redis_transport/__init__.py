@@ -7,6 +7,9 @@ What differs:
   (``take.lua``).
 * *Waiting* removes nothing. The reads of the script arm ``CLIENT TRACKING`` on its connection, and the server pushes
   a line to us when one of the lists changes. One connection serves any number of queues, without polling.
+* *Registers*: workers have one per role (``unacked.tokenize``), readers one per route (``unacked.results.shop``). So
+  nobody needs a right on what another one has in hand. Every other queue, and whatever kombu's own transport takes, is
+  in ``unacked``. What is given back goes to a queue of its register, or becomes a note in the quarantine.
 * *Leases*: a thread renews every delivery that this channel holds. A process that dies or freezes stops renewing, and
   any other consumer puts its messages back at the consumed end of the queue. Only the server's clock decides. Each
   delivery has its own tag: a late holder cannot change a delivery that another consumer owns now.

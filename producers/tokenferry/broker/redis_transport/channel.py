@@ -24,11 +24,13 @@ from tokenferry.broker.redis_transport.credit import QoS
 from tokenferry.broker.redis_transport.keeper import Keeper
 from tokenferry.broker.redis_transport.register import NOTED, Register, RegisterKeys, Taken
 from tokenferry.broker.redis_transport.waiter import Waiter, track_changes
-from tokenferry.contract.queues import QUARANTINE
+from tokenferry.contract.queues import QUARANTINE, register_of, results_queue
 from tokenferry.contract.work_messages import UNDECODABLE, ListItem, Refused, read_item
 
 logger = get_logger(__name__)
 
+RESULTS = results_queue("")
+FOREIGN_QUEUE = "a delivery of a queue that does not belong to its register"
 LEASE_SECONDS = 6.0
 """How long a delivery stays ours without being renewed. Four times as often, each consumer renews what it holds and
 looks for deliveries whose holder is gone."""
@@ -105,6 +107,7 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
         if queue not in self.active_fanout_queues:
             self._begin()
+            self._register.use(queue)
             self._consuming[queue] = (no_ack, callback)
         return result
 
@@ -138,8 +141,20 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         self._waiter.ask()
 
     def _lists_of(self, queue: str) -> list[str]:
+        if queue.startswith(RESULTS):  # workers give none a priority, and a reader has rights on one list alone
+            return [self.global_keyprefix + queue]
         steps = dict.fromkeys(self.priority_steps)
         return [self.global_keyprefix + self._q_for_pri(queue, step) for step in steps]
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        if not register_of(queue):  # ours are reached by their names, and this user may have no right on bindings
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        if register_of(queue):
+            self.client.delete(*self._lists_of(queue))
+        else:
+            super()._delete(queue, *args, **kwargs)
 
     def _read(self) -> bool:
         self._taken.extend(self._hold(self._waiter.read()))
@@ -198,6 +213,11 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
             super()._poll_error(type, **options)
         else:
             self.handlers[type]()
+
+    @property
+    def is_refused_to_reap(self) -> bool:
+        """Whether the server has refused to give back what lost consumers had, and has not done it since."""
+        return self._keeper is not None and self._keeper.is_refused_to_reap
 
     # -- acknowledgements and credit, from any thread
 
@@ -258,19 +278,34 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         if tags:  # else this channel may have had nothing to do with deliveries at all
             self._register.give_back(tags)
 
-    def _way_back(self, value: bytes) -> tuple[str, str | bytes]:
-        """Which list a registered message belongs to, and the message marked as redelivered."""
+    def _way_back(self, value: bytes, register: str) -> tuple[str, str | bytes]:
+        """Which list a message in *register* belongs to, and the message marked as redelivered.
+
+        The quarantine, and a note without the message, where that is no queue of this register. Whoever may write to a
+        register must not reach other lists by it.
+        """
+        reason = UNDECODABLE
         try:
-            payload, exchange, routing_key = plain_loads(value)
+            payload, _, queue = plain_loads(value)
+            if not self._belongs(queue, register):
+                reason = FOREIGN_QUEUE
+                raise LookupError
             for place in (payload.get("headers"), payload["properties"].get("delivery_info")):
                 if isinstance(place, dict):
                     place["redelivered"] = True
-            priority = self._get_message_priority(payload)
-            queues = self._lookup(exchange, routing_key) or [routing_key]
-            return self.global_keyprefix + self._q_for_pri(queues[0], priority), plain_dumps(payload)
+            step = 0 if queue.startswith(RESULTS) else self._get_message_priority(payload)
+            return self.global_keyprefix + self._q_for_pri(queue, step), plain_dumps(payload)
         except Exception:
             # Anybody may have written it. One that cannot be given back must not keep the others from it.
-            return self.global_keyprefix + QUARANTINE, Refused(UNDECODABLE).note(len(value))
+            NOTED[reason] += 1
+            return self.global_keyprefix + QUARANTINE, Refused(reason).note(len(value))
+
+    def _belongs(self, queue: object, register: str) -> bool:
+        """Whether the deliveries of *queue* may be in this register."""
+        if not isinstance(queue, str):
+            return False
+        theirs = register_of(queue)
+        return theirs == register if register else bool(theirs) or queue in self._register.queues
 
     # -- the end
 

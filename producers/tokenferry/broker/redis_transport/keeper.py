@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable
@@ -38,10 +39,14 @@ class _Duty:
     """What it is, and what follows while it cannot be done, for the log."""
     patience: float = float("inf")
     """Seconds without an answer that need no line in the log: the consumer reports a lost connection."""
+    level: int = logging.WARNING
+    """Of the lines about failures."""
+    refused: bool = False
+    """Whether the server has refused it the last time."""
     alarm: Alarm = field(init=False)
 
     def __post_init__(self) -> None:
-        self.alarm = Alarm(logger, self.about)
+        self.alarm = Alarm(logger, self.about, level=self.level)
 
     def does(self) -> bool:
         """Try it. Returns True if it could be done; a failure is logged, and other duties go on."""
@@ -53,8 +58,10 @@ class _Duty:
             self.alarm.failed(refusal(error), patience=self.patience)
         except Exception as error:
             # If the keeper died of it, other consumers would get everything that this channel holds.
+            self.refused = True
             self.alarm.failed(refusal(error))
         else:
+            self.refused = False
             self.alarm.worked()
             return True
         return False
@@ -76,10 +83,17 @@ class Keeper(threading.Thread):
             channel.write_acks, "writing acknowledgements (without them, finished deliveries come again)"
         )
         self._reaping = _Duty(
-            channel.reap, "giving back the deliveries of lost consumers (without it, they wait for another consumer)"
+            channel.reap,
+            "giving back the deliveries of lost consumers (without it, they wait for another consumer)",
+            level=logging.ERROR,
         )
         self._nudged = threading.Event()
         self._stopping = threading.Event()
+
+    @property
+    def is_refused_to_reap(self) -> bool:
+        """Whether the server refuses to give back what lost consumers had."""
+        return self._reaping.refused
 
     def nudge(self) -> None:
         self._nudged.set()

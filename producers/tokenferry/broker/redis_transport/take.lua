@@ -1,6 +1,7 @@
--- take(KEYS = [unacked, unacked_index, quarantine, list...],
---      ARGV = [seed, lists per queue, most bytes of one message, most bytes in all, most refusals,
---              queues, (queue, credit, room)..., acked tag...])
+-- take(KEYS = [(unacked, unacked_index of each register)..., (the lists of each queue)...],
+--      ARGV = [seed, quarantine, most bytes of one message, most bytes in all, most refusals, registers, queues,
+--              name of each register..., (queue, number of its register, lists, credit, room)...,
+--              (number of its register, acked tag)...])
 --   -> [refused, cut short (0 or 1), (queue, tag, payload)...]
 --
 -- Removes what was acknowledged. Then moves up to `credit` messages of each queue from the tail of its lists into
@@ -10,18 +11,22 @@
 -- caller takes again.
 --
 -- An unreadable or too long message becomes a note in the quarantine: reason, time, length. No content, because a card
--- number or a verification code may be inside. Messages in the quarantine itself stay as they are.
+-- number or a verification code may be inside. Messages in the quarantine itself stay as they are. The quarantine is no
+-- key of this script, because a user needs no right to read it.
+--
+-- The tag of a delivery ends with the name of its register.
 --
 -- {unacked}        hash: tag -> '[ payload,"",queue]'. The stock transport's [payload, exchange, routing key], so a
 --                  stock consumer could restore it; the space after the bracket marks ours (see overdue.lua).
 -- {unacked_index}  zset: tag -> second of the last renewal, by this server's clock.
-local unacked, leases, quarantine = KEYS[1], KEYS[2], KEYS[3]
-local seed, lists, longest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local most_bytes, most_refused, queues = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local seed, quarantine, longest = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local most_bytes, most_refused = tonumber(ARGV[4]), tonumber(ARGV[5])
+local registers, queues = tonumber(ARGV[6]), tonumber(ARGV[7])
 
-for i = 7 + 3 * queues, #ARGV do
-  redis.call('HDEL', unacked, ARGV[i])
-  redis.call('ZREM', leases, ARGV[i])
+for i = 8 + registers + 5 * queues, #ARGV, 2 do
+  local register = tonumber(ARGV[i])
+  redis.call('HDEL', KEYS[2 * register - 1], ARGV[i + 1])
+  redis.call('ZREM', KEYS[2 * register], ARGV[i + 1])
 end
 
 local time = redis.call('TIME')
@@ -39,10 +44,15 @@ local function refusal(payload)
   if not readable or type(message) ~= 'table' then return 'undecodable message' end
 end
 
+local lists_before = 2 * registers
 for q = 1, queues do
-  local queue, credit, room = ARGV[4 + 3 * q], tonumber(ARGV[5 + 3 * q]), tonumber(ARGV[6 + 3 * q])
+  local at = 7 + registers + 5 * (q - 1)
+  local queue, register, lists = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local credit, room = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+  local unacked, leases = KEYS[2 * register - 1], KEYS[2 * register]
+  local ending = ARGV[7 + register] ~= '' and '/' .. ARGV[7 + register] or ''
   for l = 1, lists do
-    local list = KEYS[3 + (q - 1) * lists + l]
+    local list = KEYS[lists_before + l]
     local unseen = redis.call('LLEN', list)  -- counted once: what is refused in the quarantine goes back into it
     while credit > 0 and room > 0 and unseen > 0 do
       unseen = unseen - 1
@@ -54,7 +64,7 @@ for q = 1, queues do
       bytes = bytes + #payload
       local reason = refusal(payload)
       if not reason then
-        local tag = seed .. ':' .. #reply
+        local tag = seed .. ':' .. #reply .. ending
         redis.call('HSET', unacked, tag, '[ ' .. payload .. ',"",' .. cjson.encode(queue) .. ']')
         redis.call('ZADD', leases, now + #reply / 1000000, tag)
         redis.call('RPOP', list)
@@ -73,5 +83,6 @@ for q = 1, queues do
     -- After the last pop: our own change disarms the tracking of this list without a notice, so read it once more.
     if credit > 0 and room > 0 then redis.call('LLEN', list) end
   end
+  lists_before = lists_before + lists
 end
 return reply
