@@ -14,12 +14,14 @@ from pydantic import ValidationError
 
 from tokenferry.configuration import Platform
 from tokenferry.contract.codes import Code
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, OnboardingHeader, onboarding_from
 from tokenferry.contract.queues import ONBOARD_TASK
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import Attempt, Failure, OnboardingProgress, OnboardingResult, StepResult
 from tokenferry.sealing import Recipient, Signer, seal_onboarding
 from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.keys.identities import Signers, load_identities
@@ -311,6 +313,7 @@ class House:
             journal=self.journal,
             clock=self.world,
             deliveries=5,
+            lifetimes=LifetimeCheck(Lifetimes.remembered(journal_days=7, onboarding_days=365), self.world.now),
             publish_progress=lambda route, progress: self.told.append((route, progress)),
         )
 

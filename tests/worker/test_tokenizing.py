@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tokenferry.configuration import Platform
 from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.onboarding import OnboardingHeader
 from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, PiiRequest, TokenRequest
@@ -22,6 +23,7 @@ from tokenferry.contract.results import Failure, TokenResult
 from tokenferry.contract.targets import AccountCreate, CustomerSource, Target, digest
 from tokenferry.sealing import Recipient, Signer, seal, sign_attach
 from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.onboarding import fingerprint as onboarding_fingerprint
 from tokenferry_worker.deliveries.tokenizing import BESIDE_THE_REQUEST, Tokenizer
 from tokenferry_worker.errors import Blocked, Declined, Forgotten
@@ -124,6 +126,7 @@ def tell(key_folder: Any) -> Tell:
             signer_id=worker.signer_id,
             deliveries=3,
             token_lifetime=600.0,
+            lifetimes=LifetimeCheck(Lifetimes.remembered(journal_days=7, onboarding_days=365), clock.now),
         )
         to, producer = Recipient.load(key_folder.recipient), Signer.load(key_folder.producer)
         return Story(tokenizer, endpoint, journal, backpressure, limiter, circuits, clock, to, producer, signers)
