@@ -815,13 +815,21 @@ async def test_a_token_that_only_the_book_remembers_is_never_followed_by_another
 
 
 async def test_the_steps_of_an_expired_message_are_not_begun(house: House) -> None:
-    body = house.sealed(DOCUMENT, expires_at=int(NOW * 1000) - 1)
+    body = house.sealed(DOCUMENT, issued_at=int(NOW * 1000) - 9, expires_at=int(NOW * 1000) - 1)
     outcome = await house.onboarder.handle(body)
     assert isinstance(outcome, Settled)
     result = told(outcome)
     assert result.failure is not None
     assert result.failure.code == Code.EXPIRED
     assert house.endpoint.calls == []
+
+
+@pytest.mark.parametrize(("days", "allowed"), [(365, True), (366, False)])
+async def test_a_document_lives_no_longer_than_its_steps_are_remembered(house: House, days: int, allowed: bool) -> None:
+    outcome = await house.onboarder.handle(house.sealed(DOCUMENT, expires_at=int((NOW + days * 86_400) * 1000)))
+    code = outcome.code if isinstance(outcome, DeadLettered) else None
+    assert code == (None if allowed else Code.INVALID_LIFETIME)
+    assert bool(house.endpoint.calls) == allowed
 
 
 async def test_a_done_step_is_not_done_again_and_the_result_says_so(house: House) -> None:

@@ -167,7 +167,9 @@ async def test_a_delivery_whose_entry_the_store_has_lost_begins_again() -> None:
             raise answer
         return answer
 
-    await wiring._delivery(handle, Settler(publisher, MemoryCircuits(), stores_clock), realtime=True)("body")
+    async def known() -> None: ...
+
+    await wiring._delivery(handle, Settler(publisher, MemoryCircuits(), stores_clock), known, realtime=True)("body")
     assert answers == []
     assert [message.queue for message in publisher.published] == [QUARANTINE]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
@@ -64,7 +65,7 @@ def show(config: Path | None, as_json: bool) -> None:
         if state.set_to is not None and state.set_to > state.configured:
             capped = f"the store says {state.set_to:g}, and {settings[state.name]} caps it"
             note = f"{note}; {capped}" if note else capped
-        table.add_row(state.name, f"{state.configured:g}", "0" if state.paused else f"{state.now:g}", note)
+        table.add_row(state.name, f"{state.configured:g}", "0" if state.paused else f"{state.now:g}", escape(note))
     Console(soft_wrap=True, highlight=False).print(table)
 
 
