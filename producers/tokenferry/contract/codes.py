@@ -75,7 +75,7 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
     ),
     FailurePolicy(
         Code.STORE_IS_YOUNGER,
-        "it moves money and is older than the store: see `tokenferry store accept`, then redrive",
+        "it moves money and is older than the store: `tokenferry store accept`, then redrive",
         kept=True,
     ),
     FailurePolicy(
