@@ -382,6 +382,14 @@ def test_a_request_that_is_to_be_kept_for_centuries_is_refused_by_the_option_tha
         producer.send(card(), keep_seconds=1e12)
 
 
+def test_who_asks_for_a_longer_life_than_workers_allow_is_told_the_setting(dead: Configuration) -> None:
+    with (
+        Producer(dead) as producer,
+        pytest.raises(InvalidRequest, match=r"6 days, because \[store\] journal_days is 7"),
+    ):
+        producer.send(card(), keep_seconds=6 * 86_400 + 1)
+
+
 # -- when it is not known whether it was sent
 
 

@@ -22,6 +22,7 @@ from tokenferry.checks import check, check_onboarding, check_target
 from tokenferry.configuration import Configuration
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import Header
+from tokenferry.contract.lifetimes import DAY, WITH_CVC, longest_life
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import LANES, Lane, Name, new_id
 from tokenferry.contract.onboarding import Onboarding, OnboardingHeader, onboarding_from
@@ -38,7 +39,7 @@ from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, target_from
 from tokenferry.sealing import Recipient, Signer, seal, seal_onboarding, sign_attach
 
-KEPT_WITH_CVC = 120.0
+KEPT_WITH_CVC = WITH_CVC
 """Seconds that a request with a card verification code may wait. PCI DSS 3.3.1 forbids storing it, even encrypted."""
 KEPT: dict[Lane, float] = {"realtime": 900.0, "bulk": 3 * 86_400.0}
 """Seconds that a request may wait by default: a person gives up after minutes, an import runs for days."""
@@ -106,13 +107,17 @@ class Sealer:
         platform = self.platform(order.platform)
         lane: Lane = order.lane or ("realtime" if request.carries_cvc else "bulk")
         live = self.configuration.platform(platform).live
-        problems = (*check(request, today=datetime.now(UTC).date(), live=live), *_problems(order, lane))
+        problems = (
+            *check(request, today=datetime.now(UTC).date(), live=live),
+            *_problems(order, lane, self._journal_days),
+        )
         if problems:
             raise InvalidRequest(problems)
         attach = None if order.attach is None else _checked(order.attach, request.kind)
         if attach is not None and (trouble := unsealed.trouble_in(attach, request)):
             raise InvalidRequest([Problem("attach", trouble)])
-        keep = KEPT[lane] if order.keep_seconds is None else order.keep_seconds
+        longest = longest_life(self._journal_days)
+        keep = min(KEPT[lane], longest) if order.keep_seconds is None else order.keep_seconds
         if request.carries_cvc:
             keep = min(keep, KEPT_WITH_CVC)
         header = validated(
@@ -149,6 +154,7 @@ class Sealer:
         target = _checked(target, result.kind)
         if trouble := unsealed.trouble_in(target):
             raise InvalidTarget(f"{target.to}: {trouble}")
+        longest = longest_life(self._journal_days)
         made_at = (int(time.time()) if result.created is None else result.created) * 1000
         request = validated(
             AttachRequest,
@@ -162,7 +168,7 @@ class Sealer:
             target=target,
             reply_to=reply_to,
             token_created_at=made_at,
-            attach_before=made_at + int(self.configuration.worker.token_lifetime * 1000),
+            attach_before=made_at + int(min(self.configuration.worker.token_lifetime, longest) * 1000),
             signer_id=self.signer.signer_id,
             display=result.display,
         )
@@ -197,6 +203,10 @@ class Sealer:
         message = self._outgoing(onboard_queue(name), ONBOARD_TASK, header, body)
         return onboarding_id, header.request_id, replace(message, expires_at=header.expires_at)
 
+    @property
+    def _journal_days(self) -> float:
+        return self.configuration.store.journal_days
+
     def _onboarding_keep(self, keep_seconds: float | None) -> float:
         if keep_seconds is None:
             return KEPT["bulk"]
@@ -227,7 +237,7 @@ class Sealer:
         return replace(message, bound=bound_of(queue, self.configuration), reply_to=header.reply_to)
 
 
-def _problems(order: Order, lane: Lane) -> Iterator[Problem]:
+def _problems(order: Order, lane: Lane, journal_days: float) -> Iterator[Problem]:
     """What is wrong with the options of *order*. `check` looks at the request itself."""
     request = order.request
     if lane not in LANES:
@@ -236,8 +246,12 @@ def _problems(order: Order, lane: Lane) -> Iterator[Problem]:
         yield Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
     if request.needs_connected_account and order.connected_account is None:
         yield Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
-    if order.keep_seconds is not None and (problem := _trouble_with(order.keep_seconds)):
-        yield problem
+    if order.keep_seconds is not None:
+        if problem := _trouble_with(order.keep_seconds):
+            yield problem
+        elif order.keep_seconds > (longest := longest_life(journal_days)):
+            days = f"{longest / DAY:g} days, because [store] journal_days is {journal_days:g}"
+            yield Problem("keep_seconds", f"is longer than workers accept: {days}")
 
 
 def _trouble_with(keep_seconds: object) -> Problem | None:

@@ -21,6 +21,8 @@ def test_what_somebody_can_mend_is_kept_and_nothing_else() -> None:
         Code.UNOPENABLE,
         Code.PUBLISHABLE_KEY_MISSING,
         Code.ACCOUNT_REFUSES,
+        Code.INVALID_LIFETIME,
+        Code.STORE_IS_YOUNGER,
     } == KEPT
     assert set(Code) >= KEPT, "a code of Stripe is final: the same call would be answered the same"
 

@@ -150,7 +150,7 @@ class Embedded(OnRedis):
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.client = redis.Redis.from_url(embedded.ensure(data).redis_url)
+        self.client = redis.Redis.from_url(embedded.ensure(data, born_key="tokenferry:born").redis_url)
 
     def cut(self) -> int:
         """Kill the server itself: it is the house's own, and the worker starts it again on what it had written."""
@@ -183,6 +183,7 @@ class SharedRedis(OnRedis):
         self.url = self.store = f"redis://{REDIS[0]}:{REDIS[1]}/{self.number}"
         self.client = redis.Redis(*REDIS, db=self.number)
         self.empty()
+        self.client.set("tokenferry:born", int(time.time() * 1000))  # before the first message, as with our own server
 
     def empty(self) -> None:
         """As everybody does; the mark stays, so that a later run may clear up what a killed one has left."""

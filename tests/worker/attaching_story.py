@@ -8,11 +8,13 @@ from typing import Any
 
 from tokenferry.configuration import Platform
 from tokenferry.contract.attach import AttachRequest
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.results import AttachResult
 from tokenferry.contract.targets import CustomerSource
 from tokenferry.sealing import Signer, sign_attach
 from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.deliveries.attaching import Attacher
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Settled
@@ -132,6 +134,7 @@ def attacher_of(
         journal=journal,
         clock=world,
         deliveries=3,
+        lifetimes=LifetimeCheck(Lifetimes.remembered(journal_days=7, onboarding_days=365), world.now),
     )
     return attacher, limiter
 

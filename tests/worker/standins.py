@@ -204,6 +204,7 @@ class MemoryJournal:
         self.ledger = ledger or MemoryLedger()
         self.requests = requests or self
         self.left: list[tuple[str, tuple[str, ...]]] = []
+        self.born = 0
 
     def entry(self, id_: str) -> Entry:
         return self.entries.setdefault(id_, Entry())
@@ -214,7 +215,7 @@ class MemoryJournal:
         if of not in ("", entry.of):
             raise Reused
         entry.deliveries += 1
-        return Begun(entry.deliveries, entry.epoch, entry.outcome)
+        return Begun(entry.deliveries, entry.epoch, entry.outcome, self.born)
 
     async def uncount(self, id_: str) -> None:
         self.entry(id_).deliveries -= 1

@@ -36,15 +36,16 @@ from tokenferry.broker.publishing import Outgoing, Publisher, PublishError
 from tokenferry.broker.queue_browser import QueueBrowser, QueuedMessage
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
-from tokenferry.contract.attach import AttachRequest
-from tokenferry.contract.envelope import Envelope, signed_bytes
+from tokenferry.contract.attach import AttachRequest, SignedAttach
+from tokenferry.contract.envelope import Envelope, Header, signed_bytes
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.contract.results import Failure, TokenResult
-from tokenferry.contract.targets import CustomerCreate
+from tokenferry.contract.targets import Charge, CustomerCreate
 from tokenferry.producer import Sealer
-from tokenferry.sealing import Recipient, Signer, sign_attach
+from tokenferry.sealing import Recipient, Signer, seal, sign_attach
 from tokenferry_worker.commands.choosing import BrokerAccess
 from tokenferry_worker.commands.dead_letters import dead_letters
+from tokenferry_worker.commands.store import store as store_command
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.dead_letters.record import FOREIGN, DeadLetter, DeadLetterFilter
 from tokenferry_worker.dead_letters.retention import retained
@@ -1289,3 +1290,58 @@ class TestRabbitMQ:
         arguments = connecting.quorum_arguments(queue)
         assert "x-dead-letter-exchange" not in arguments
         assert arguments["x-delivery-limit"] >= 1_000_000
+
+
+# -- what workers would refuse for its age
+
+
+class TestLifetimes:
+    """Redrive applies the rule of the workers, and says so before anything is sent."""
+
+    @pytest.mark.parametrize(
+        ("issued", "expires"), [(0, 4_102_444_800), (3_786_912_000, 3_786_912_060), (0, 90 * 86_400)]
+    )
+    @pytest.mark.parametrize("queue", [DEAD_LETTERS, QUARANTINE])
+    def test_a_forged_lifetime_is_not_redriven(self, here: Office, queue: str, issued: int, expires: int) -> None:
+        now, sealer = int(time.time()), here.sealer
+        issued_at, expires_at = (moment if moment > 2_000_000_000 else now + moment for moment in (issued, expires))
+        header = Header(
+            suite=sealer.recipient.suite,
+            key_id=sealer.recipient.key_id,
+            request_id="req-1",
+            kind="card",
+            platform="main",
+            lane="bulk",
+            issued_at=issued_at * 1000,
+            expires_at=expires_at * 1000,
+            producer_id=sealer.signer.signer_id,
+        )
+        card = CardRequest(number=NUMBER, exp_month=12, exp_year=2044)
+        body = seal(card, header, to=sealer.recipient, signer=sealer.signer).model_dump_json()
+        here.put(queue, retained(body, "attempts_exhausted", at=time.time()))
+        where = ("--quarantine",) if queue == QUARANTINE else ()
+        for more in (("--dry-run",), ()):
+            answer = here.run("redrive", "--all", *where, *more)
+            assert answer.exit_code == 1
+            assert "1 not redriven, invalid_lifetime" in answer.output
+        assert here.resting(queue) == ["req-1"]
+        assert here.on_their_way() == []
+
+    def test_what_moves_money_and_is_older_than_the_store_stays_until_the_store_is_accepted(self, here: Office) -> None:
+        order = SignedAttach.model_validate_json(here.order("req-1")).request
+        order = order.model_copy(update={"target": Charge(amount=100, currency="usd")})
+        signer = Signer.load(here.configuration.path(here.configuration.keys.worker_signing_key))
+        here.lay("req-1", "store_is_younger", body=sign_attach(order, signer).model_dump_json())
+        here.lay("req-2", "store_is_younger")
+        prefix = here.configuration.store.prefix
+        with Redis.from_url(here.configuration.store.url) as store:
+            store.set(f"{prefix}:born", int(time.time() * 1000) + 1_000)
+        answer = here.run("redrive", "--all")
+        assert answer.exit_code == 1
+        assert "2 not redriven, store_is_younger" in answer.output
+        assert "tokenferry store accept" in " ".join(answer.output.split())
+        assert here.resting() == ["req-1", "req-2"]
+        said = CliRunner().invoke(store_command, ["accept", "--why", "on purpose", "--config", str(here.toml)])
+        assert said.exit_code == 0, said.output
+        assert here.run("redrive", "--all").exit_code == 0
+        assert here.resting() == []

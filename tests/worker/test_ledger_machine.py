@@ -26,6 +26,7 @@ from redis.asyncio import Redis
 from tokenferry.configuration import Platform
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.results import AttachResult, Display
 from tokenferry.contract.targets import CustomerSource
 from tokenferry.sealing import Signer, sign_attach
@@ -33,6 +34,7 @@ from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.circuits.outages import UnansweredCalls
 from tokenferry_worker.commands.keys import keys
 from tokenferry_worker.deliveries.attaching import Attacher
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.errors import Declined, Unavailable
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.limits.budgets import Budgets
@@ -331,6 +333,7 @@ class LedgerMachine(RuleBasedStateMachine):
             journal=Dying(self.journal, self.points),
             clock=self.world,
             deliveries=1000,
+            lifetimes=LifetimeCheck(Lifetimes.remembered(journal_days=7, onboarding_days=365), self.world.now),
         )
         self.told: dict[str, AttachResult] = {}
         self.wiped = False

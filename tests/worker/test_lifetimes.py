@@ -15,9 +15,9 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import Header
 from tokenferry.contract.requests import CardRequest, PiiRequest, TokenRequest
 from tokenferry.contract.results import TokenResult
-from tokenferry.contract.targets import Target, digest
+from tokenferry.contract.targets import Charge, Target, digest
 from tokenferry.sealing import Recipient, Signer, seal
-from tokenferry_worker.outcomes import Outcome, Quarantined, Retokenize
+from tokenferry_worker.outcomes import DeadLettered, Outcome, Quarantined, Retokenize
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.tokens.ledger import Granted, TokenScope
 
@@ -311,3 +311,31 @@ async def test_an_order_that_was_called_off_in_its_call_is_asked_about_however_l
     story.endpoint.post = answering
     story.world.clock = NOW + 601
     assert result_of(await story.handle()).object_id == "cus_1"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"token_created_at": int((NOW + 301) * 1000), "attach_before": int((NOW + 900) * 1000)},
+        {"attach_before": int((NOW + 6 * 86_400 + 1) * 1000)},
+        {"attach_before": 4_102_444_800_000},
+    ],
+)
+async def test_an_order_from_the_future_or_of_a_long_life_is_refused_before_anything_begins(
+    tell: Tell, changed: dict[str, Any]
+) -> None:
+    story = tell()
+    outcome = await story.handle(**changed)
+    assert isinstance(outcome, DeadLettered)
+    assert code_of(outcome) == Code.INVALID_LIFETIME
+    assert (story.endpoint.calls, story.journal.entries) == ([], {})
+
+
+async def test_an_order_that_moves_money_and_is_older_than_the_store_calls_nothing(tell: Tell) -> None:
+    story = tell(customer())
+    story.journal.born = int(NOW * 1000) + 1
+    outcome = await story.handle(target=Charge(amount=100, currency="usd"))
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.code == Code.STORE_IS_YOUNGER
+    assert story.endpoint.calls == []
+    assert result_of(await story.handle(attach_id="attach-2")).ok, "what moves no money goes on"

@@ -174,7 +174,8 @@ def test_an_application_can_report_every_budget_that_it_can_draw_on(config: Path
 
 
 def test_who_waits_for_one_platform_is_in_nobodys_way_at_another(config: Path) -> None:
-    config.write_text(config.read_text() + "[platforms.slow.limits]\nglobal_per_second = 1\nburst = 1\n")
+    config.write_text(config.read_text() + "[platforms.slow.limits]\nglobal_per_second = 1000\nburst = 1\n")
+    assert limits(config, "set", "slow:global", "1", "--why", "the test begins").exit_code == 0
     slow, main_ = (SharedBudgets(load(config), name) for name in ("slow", "main"))
     bulk: dict[str, Any] = {"timeout": 60, "lane": "bulk"}
     waiting = [threading.Thread(target=slow.reserve, args=("tokens",), kwargs=bulk) for _ in range(10)]
@@ -183,7 +184,7 @@ def test_who_waits_for_one_platform_is_in_nobodys_way_at_another(config: Path) -
     for _ in range(5):
         main_.reserve("tokens", timeout=5, lane="bulk")
     assert sum(one.is_alive() for one in waiting) > 2
-    assert limits(config, "set", "slow:global", "1000", "--why", "the test is over").exit_code == 0
+    assert limits(config, "reset", "slow:global", "--why", "the test is over").exit_code == 0
     for one in waiting:
         one.join(60)
     slow.close()
@@ -252,6 +253,34 @@ def test_what_is_no_rate_is_refused_also_where_no_command_line_has_looked_at_it(
                 "set", Budget("main:global", 50.0), who="me", why="x", rate=rate, lasts=9
             ),
         )
+
+
+@pytest.mark.parametrize(
+    ("budget", "setting"),
+    [
+        ("main:global", "[platforms.main.limits] global_per_second"),
+        ("main:endpoint:customers", "[platforms.main.limits] endpoints.customers"),
+        ("main:endpoint:tokens", "[platforms.main.limits] endpoint_per_second"),
+        ("main:account_creation", "[platforms.main.limits] account_creation_per_second"),
+    ],
+)
+def test_a_rate_above_the_configured_one_is_refused_and_the_setting_is_named(
+    config: Path, budget: str, setting: str
+) -> None:
+    said = limits(config, "set", budget, "50.1", "--why", "faster")
+    assert said.exit_code == 2
+    assert setting in " ".join(said.output.split())
+    assert limits(config, "history").output == ""
+
+
+def test_a_rate_that_somebody_wrote_into_the_store_counts_as_the_configured_one_and_is_shown(config: Path) -> None:
+    configuration = load(config)
+    client = redis.Redis.from_url(configuration.store.url)
+    later = (int(time.time()) + 600) * 1_000_000
+    client.hset(f"{configuration.store.prefix}:budget:main:global", mapping={"rate": 900, "until": later, "at": 0})
+    assert rates(config)["main:global"] == 50.0
+    shown = " ".join(limits(config, "show").output.split())
+    assert "the store says 900, and [platforms.main.limits] global_per_second caps it" in shown
 
 
 @pytest.mark.parametrize("written", ["nan", "inf", "-1", "0", "words"])

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 
 from tokenferry.configuration import Platform
 from tokenferry.contract.codes import Code
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, OnboardingHeader, onboarding_from
 from tokenferry.contract.queues import ONBOARD_TASK
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import Attempt, Failure, OnboardingProgress, OnboardingResult, StepResult
 from tokenferry.sealing import Recipient, Signer, seal_onboarding
 from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.keys.identities import Signers, load_identities
@@ -311,6 +313,7 @@ class House:
             journal=self.journal,
             clock=self.world,
             deliveries=5,
+            lifetimes=LifetimeCheck(Lifetimes.remembered(journal_days=7, onboarding_days=365), self.world.now),
             publish_progress=lambda route, progress: self.told.append((route, progress)),
         )
 
@@ -812,13 +815,21 @@ async def test_a_token_that_only_the_book_remembers_is_never_followed_by_another
 
 
 async def test_the_steps_of_an_expired_message_are_not_begun(house: House) -> None:
-    body = house.sealed(DOCUMENT, expires_at=int(NOW * 1000) - 1)
+    body = house.sealed(DOCUMENT, issued_at=int(NOW * 1000) - 9, expires_at=int(NOW * 1000) - 1)
     outcome = await house.onboarder.handle(body)
     assert isinstance(outcome, Settled)
     result = told(outcome)
     assert result.failure is not None
     assert result.failure.code == Code.EXPIRED
     assert house.endpoint.calls == []
+
+
+@pytest.mark.parametrize(("days", "allowed"), [(365, True), (366, False)])
+async def test_a_document_lives_no_longer_than_its_steps_are_remembered(house: House, days: int, allowed: bool) -> None:
+    outcome = await house.onboarder.handle(house.sealed(DOCUMENT, expires_at=int((NOW + days * 86_400) * 1000)))
+    code = outcome.code if isinstance(outcome, DeadLettered) else None
+    assert code == (None if allowed else Code.INVALID_LIFETIME)
+    assert bool(house.endpoint.calls) == allowed
 
 
 async def test_a_done_step_is_not_done_again_and_the_result_says_so(house: House) -> None:

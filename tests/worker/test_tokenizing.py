@@ -15,13 +15,15 @@ from pydantic import ValidationError
 from tokenferry.configuration import Platform
 from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.onboarding import OnboardingHeader
 from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.requests import CardRequest, CvcUpdateRequest, PiiRequest, TokenRequest
 from tokenferry.contract.results import Failure, TokenResult
-from tokenferry.contract.targets import AccountCreate, CustomerSource, Target, digest
+from tokenferry.contract.targets import AccountCreate, Charge, CustomerSource, Target, digest
 from tokenferry.sealing import Recipient, Signer, seal, sign_attach
 from tokenferry_worker.circuits.breaker import CircuitBreaker
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.onboarding import fingerprint as onboarding_fingerprint
 from tokenferry_worker.deliveries.tokenizing import BESIDE_THE_REQUEST, Tokenizer
 from tokenferry_worker.errors import Blocked, Declined, Forgotten
@@ -124,6 +126,7 @@ def tell(key_folder: Any) -> Tell:
             signer_id=worker.signer_id,
             deliveries=3,
             token_lifetime=600.0,
+            lifetimes=LifetimeCheck(Lifetimes.remembered(journal_days=7, onboarding_days=365), clock.now),
         )
         to, producer = Recipient.load(key_folder.recipient), Signer.load(key_folder.producer)
         return Story(tokenizer, endpoint, journal, backpressure, limiter, circuits, clock, to, producer, signers)
@@ -329,10 +332,67 @@ async def test_a_missing_publishable_key_keeps_the_request_until_there_is_one(te
 
 async def test_an_expired_request_is_never_called_for(tell: Tell) -> None:
     story = tell()
-    outcome = await story.handle(story.sealed(expires_at=int((NOW - 1) * 1000)))
+    outcome = await story.handle(story.sealed(issued_at=int((NOW - 9) * 1000), expires_at=int((NOW - 1) * 1000)))
     assert failure_of(outcome).code == Code.EXPIRED
     assert isinstance(outcome, Settled)
     assert (story.endpoint.calls, story.limiter.permits) == ([], [])
+
+
+DAYS = 86_400
+YEAR_2090, YEAR_2100 = 3_786_912_000, 4_102_444_800
+
+
+@pytest.mark.parametrize(
+    ("issued", "expires"),
+    [
+        (NOW, NOW + 90 * DAYS),
+        (NOW, NOW + 6 * DAYS + 1),
+        (NOW, YEAR_2100),
+        (YEAR_2090, YEAR_2090 + DAYS),
+        (NOW + 301, NOW + DAYS),
+        (NOW, NOW),
+    ],
+)
+async def test_a_lifetime_that_no_memory_covers_is_refused_before_anything_begins(
+    tell: Tell, issued: float, expires: float
+) -> None:
+    story = tell()
+    body = story.sealed(issued_at=int(issued * 1000), expires_at=int(expires * 1000))
+    outcomes = [await story.handle(body) for _ in range(2)]
+    assert outcomes[0] == outcomes[1]
+    assert isinstance(outcomes[0], DeadLettered)
+    assert failure_of(outcomes[0]).code == outcomes[0].code == Code.INVALID_LIFETIME
+    assert outcomes[0].settled.result.outcome_id not in ("req-1:token", "req-1")
+    assert (story.endpoint.calls, story.limiter.permits, story.journal.entries) == ([], [], {})
+
+
+async def test_what_may_carry_a_code_is_not_kept_when_its_lifetime_is_refused(tell: Tell) -> None:
+    story = tell()
+    outcome = await story.handle(story.sealed(lane="realtime", expires_at=int((NOW + 90 * DAYS) * 1000)))
+    assert isinstance(outcome, Dropped)
+
+
+async def test_the_same_bytes_after_the_journal_forgot_them_are_not_carried_out_again(tell: Tell) -> None:
+    story = tell(token("tok_1"))
+    body = story.sealed(issued_at=int(NOW * 1000), expires_at=int((NOW + 6 * DAYS) * 1000))
+    assert settled(await story.handle(body)).token == "tok_1"
+    story.clock.clock = NOW + 7 * DAYS + 1
+    story.journal.entries.clear()
+    assert failure_of(await story.handle(body)).code == Code.EXPIRED
+    assert len(story.endpoint.calls) == 1
+
+
+@pytest.mark.parametrize(("plan", "moves_money"), [(Charge(amount=100, currency="usd"), True), (PLAN, False)])
+async def test_a_plan_that_moves_money_and_is_older_than_the_store_is_refused_and_kept(
+    tell: Tell, plan: Any, moves_money: bool
+) -> None:
+    story = tell(token("tok_1"))
+    story.journal.born = int(NOW * 1000) + 1
+    outcome = await story.handle(story.sealed(attach=plan))
+    if moves_money:
+        assert isinstance(outcome, DeadLettered)
+        assert outcome.code == Code.STORE_IS_YOUNGER
+    assert len(story.endpoint.calls) == (0 if moves_money else 1)
 
 
 async def test_a_request_whose_deadline_falls_into_a_pause_ends_there(tell: Tell) -> None:

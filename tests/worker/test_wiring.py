@@ -168,8 +168,10 @@ async def test_a_delivery_whose_entry_the_store_has_lost_begins_again() -> None:
             raise answer
         return answer
 
+    async def known() -> None: ...
+
     settler = Settler(publisher, MemoryCircuits(), stores_clock, ResultSigner(None))
-    await wiring._delivery(handle, settler, realtime=True)("body")
+    await wiring._delivery(handle, settler, known, realtime=True)("body")
     assert answers == []
     assert [message.queue for message in publisher.published] == [QUARANTINE]
 

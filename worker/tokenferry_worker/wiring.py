@@ -15,6 +15,7 @@ from typing import Any, Literal
 from tokenferry.broker import connecting
 from tokenferry.broker.publishing import CanPublish
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, SecretReference
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.queues import (
     ATTACH_TASK,
     ONBOARD_TASK,
@@ -32,6 +33,7 @@ from tokenferry_worker.circuits.reminders import Reminder
 from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.deliveries.attaching import Attacher
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
@@ -42,6 +44,7 @@ from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
+from tokenferry_worker.on_redis.birth import StoreBirth
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
@@ -142,6 +145,8 @@ class _Parts:
     journal: RedisJournal
     ledgers: Mapping[str, RedisLedger]
     clock: SystemClock
+    birth: StoreBirth
+    lifetimes: LifetimeCheck
     caller: Caller
     creator: TokenCreator
     spender: Spender
@@ -163,14 +168,16 @@ async def handlers(
         set_aside = vitals.set_aside if vitals is not None else Counter[str]()
         settler = Settler(publisher, parts.circuit_store, parts.store.now, parts.results, set_aside)
         by_task: dict[str, Handler] = {}
+        known = parts.birth.known
         if role != "attach":
             opener = Opener(load_identities(configuration.path(configuration.keys.identities)), parts.signers)
         if role in ("tokenize", "all"):
-            by_task[TOKENIZE_TASK] = _delivery(_tokenizer(parts, opener).handle, settler, realtime=True)
+            by_task[TOKENIZE_TASK] = _delivery(_tokenizer(parts, opener).handle, settler, known, realtime=True)
         if role in ("attach", "all"):
-            by_task[ATTACH_TASK] = _delivery(_attacher(parts).handle, settler, realtime=False)
+            by_task[ATTACH_TASK] = _delivery(_attacher(parts).handle, settler, known, realtime=False)
         if role in ("onboard", "all"):
-            by_task[ONBOARD_TASK] = _delivery(_onboarder(parts, opener, publisher).handle, settler, realtime=False)
+            onboarder = _onboarder(parts, opener, publisher)
+            by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, known, realtime=False)
         for name, job in _background(parts, publisher).items():
             stack.push_async_callback(cancel_and_wait, asyncio.create_task(job, name=f"tokenferry-{name}"))
         yield by_task
@@ -189,6 +196,8 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     signers = Signers.load(configuration.path(configuration.keys.signers))
     platforms = _open_platforms(stack, configuration)
     journal = RedisJournal(store, "request", days=days)
+    birth = StoreBirth(store)
+    longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
     ledgers = {name: RedisLedger(store, name, days=days) for name in platforms}
     caller = Caller(limiter, circuits, clock, settings.attempts)
     return _Parts(
@@ -202,6 +211,8 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
         journal=journal,
         ledgers=ledgers,
         clock=clock,
+        birth=birth,
+        lifetimes=LifetimeCheck(longest, birth.now),
         caller=caller,
         creator=TokenCreator(journal, caller, clock),
         spender=Spender(ledgers, caller, clock),
@@ -237,6 +248,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         signer_id=signer.signer_id,
         deliveries=configuration.worker.deliveries,
         token_lifetime=configuration.worker.token_lifetime,
+        lifetimes=parts.lifetimes,
     )
 
 
@@ -248,6 +260,7 @@ def _attacher(parts: _Parts) -> Attacher:
         journal=RedisJournal(parts.store, "attach", days=parts.configuration.store.journal_days),
         clock=parts.clock,
         deliveries=parts.configuration.worker.deliveries,
+        lifetimes=parts.lifetimes,
     )
 
 
@@ -265,6 +278,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         journal=parts.journal,
         clock=parts.clock,
         deliveries=settings.deliveries,
+        lifetimes=parts.lifetimes,
         publish_progress=partial(_publish_progress, publisher, parts.results),
     )
 
@@ -273,6 +287,7 @@ def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
     return {
+        "birth": parts.birth.watch(),
         "circuits": circuits.watch(),
         "parked": ParkedRequeuer(configuration, publisher, store, circuits).run(),
         "open": Reminder(configuration, store, circuits).run(),
@@ -285,8 +300,17 @@ def _publish_progress(publisher: CanPublish, results: ResultSigner, route: str, 
     publisher.submit(results.message(route, progress.model_dump_json(exclude_none=True)))
 
 
-def _delivery(handle: Callable[[str], Awaitable[Outcome]], settler: Settler, *, realtime: bool) -> Handler:
+def _delivery(
+    handle: Callable[[str], Awaitable[Outcome]],
+    settler: Settler,
+    known: Callable[[], Awaitable[None]],
+    *,
+    realtime: bool,
+) -> Handler:
+    """*known*: returns once the process knows when the store began."""
+
     async def deliver(body: str) -> None:
+        await known()
         while True:
             try:
                 outcome = await handle(body)

@@ -85,7 +85,8 @@ def _embedded(configuration: Configuration) -> embedded.Embedded:
             "(`tokenferry worker`), which starts it with all it held; or go to the folder of the configuration, or "
             "name it with --config"
         )
-    return embedded.ensure(data)
+    born_key = f"{configuration.store.prefix}:born" if configuration.store.url == EMBEDDED else None
+    return embedded.ensure(data, born_key=born_key)
 
 
 def keep_embedded_server(configuration: Configuration, *, store: bool = False) -> None:

@@ -15,6 +15,8 @@ class Code(StrEnum):
     """A failure that Stripe did not name. What it means and what to do: `FAILURES`."""
 
     EXPIRED = "expired"
+    INVALID_LIFETIME = "invalid_lifetime"
+    STORE_IS_YOUNGER = "store_is_younger"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     DELIVERIES_EXHAUSTED = "deliveries_exhausted"
     REFUSED = "refused"
@@ -66,6 +68,16 @@ class FailurePolicy:
 FAILURES: Final[tuple[FailurePolicy, ...]] = (
     FailurePolicy(
         Code.EXPIRED, "the request's deadline passed before a token was created: send it again if you still want it"
+    ),
+    FailurePolicy(
+        Code.INVALID_LIFETIME,
+        "it comes from the future, or lives longer than `[store] journal_days` less a day",
+        kept=True,
+    ),
+    FailurePolicy(
+        Code.STORE_IS_YOUNGER,
+        "it moves money and is older than the store: `tokenferry store accept`, then redrive",
+        kept=True,
     ),
     FailurePolicy(
         Code.ATTEMPTS_EXHAUSTED,

@@ -51,6 +51,7 @@ from tokenferry.contract.target_options import (
 
 __all__ = [
     "ENDPOINTS",
+    "MOVES_MONEY",
     "TARGETS",
     "AccountCreate",
     "AccountUpdate",
@@ -359,6 +360,10 @@ TARGETS: Mapping[str, type[Target]] = MappingProxyType(
 
 ENDPOINTS: frozenset[str] = frozenset({"tokens", *(model.budget for model in TARGETS.values())})
 """Names of the resources that are called, as rate budgets name them."""
+
+
+MOVES_MONEY: frozenset[str] = frozenset({"charge", "payment_intent", "payment_intent_confirm", "topup"})
+"""Targets, by `to`, whose call moves money. Done a second time, it cannot be called back."""
 
 
 def target_from(data: Mapping[str, Any]) -> Target:

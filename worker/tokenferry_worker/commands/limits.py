@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
@@ -51,6 +53,7 @@ def show(config: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states]))
         return
+    settings = {budget.name: setting for budget, setting in _settings(configuration)}
     table = Table(box=None, pad_edge=False)
     for column in ("budget", "configured/s", "now/s", ""):
         table.add_column(column, justify="left" if column in ("budget", "") else "right")
@@ -59,7 +62,10 @@ def show(config: Path | None, as_json: bool) -> None:
             f"slowed to {100 * state.factor:.0f} %: Stripe answered 429 (too many requests)" if state.factor < 1 else ""
         )
         note = f"paused: {state.paused}" if state.paused else slowed
-        table.add_row(state.name, f"{state.configured:g}", "0" if state.paused else f"{state.now:g}", note)
+        if state.set_to is not None and state.set_to > state.configured:
+            capped = f"the store says {state.set_to:g}, and {settings[state.name]} caps it"
+            note = f"{note}; {capped}" if note else capped
+        table.add_row(state.name, f"{state.configured:g}", "0" if state.paused else f"{state.now:g}", escape(note))
     Console(soft_wrap=True, highlight=False).print(table)
 
 
@@ -70,7 +76,7 @@ def show(config: Path | None, as_json: bool) -> None:
 @for_option
 @config_option
 def set_(budget: str, per_second: float, why: str, lasts: float, config: Path | None) -> None:
-    """Use PER_SECOND calls per second for BUDGET instead of the configured rate. To allow no call, use pause."""
+    """Use PER_SECOND calls per second for BUDGET, fewer than the configuration allows. To allow no call, use pause."""
     change(config, "set", budget, why, rate=per_second, lasts=lasts)
     click.echo(f"{budget}: {per_second:g} calls per second")
 
@@ -133,6 +139,13 @@ def change(
     """Make one change to one budget."""
     configuration = load_to_look(config, "store")
     budget = named(configuration, name)
+    if rate is not None and rate > budget.per_second:
+        platform = name.partition(":")[0]
+        setting = Budgets(platform, configuration.platforms[platform]).setting(budget)
+        raise InvalidConfiguration(
+            f"{rate:g} is more than the {budget.per_second:g} calls per second that {setting} allows (less [platforms."
+            f"{platform}.limits] reserved); raise the setting for the workers, and restart them"
+        )
     who = f"{getpass.getuser()}@{socket.gethostname()}"
     ask_store(
         configuration, lambda store: Controls(store).command(verb, budget, who=who, why=why, rate=rate, lasts=lasts)
@@ -142,6 +155,14 @@ def change(
 def known_budgets(configuration: Configuration) -> list[Budget]:
     """Return every budget of every platform."""
     return [b for name, platform in configuration.platforms.items() for b in Budgets(name, platform).all()]
+
+
+def _settings(configuration: Configuration) -> Iterator[tuple[Budget, str]]:
+    """Yield every budget with the setting that it has its rate from."""
+    for name, platform in configuration.platforms.items():
+        budgets = Budgets(name, platform)
+        for budget in budgets.all():
+            yield budget, budgets.setting(budget)
 
 
 def named(configuration: Configuration, name: str) -> Budget:

@@ -20,12 +20,14 @@ from tokenferry.broker.error_text import STORE, explain
 from tokenferry.broker.publishing import CanPublish, PublishError
 from tokenferry.broker.queue_browser import QueueBrowser
 from tokenferry.configuration import Configuration, load_to_look
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.options import Number
 from tokenferry_worker.commands.choosing import BrokerAccess, filter_of, filters, matching, missing_ids, require_choice
 from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
 from tokenferry_worker.dead_letters.redriving import GONE, Fate, Redriver
 from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.keys.identities import Signers
+from tokenferry_worker.on_redis.birth import StoreAge, StoreBirth
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
 
@@ -40,6 +42,9 @@ ADVICE: Final[dict[Fate, str]] = {
     "identities has the key",
     "not_verified": "not signed by any key in [keys] signers",
     "unknown_platform": "their platform is not in the configuration: add [platforms.NAME] here and for the workers",
+    "invalid_lifetime": "they come from the future, or live longer than [store] journal_days less a day: purge these",
+    "store_is_younger": "they move money and are older than the store, which cannot say whether they were done; if it "
+    "is new on purpose: tokenferry store accept",
 }
 
 
@@ -177,7 +182,7 @@ class RedriveRun:
                 self.broker.publisher(configuration) as publisher,
             ):
                 try:
-                    await self._redrive_all(browser, self._redriver(store, publisher), stop)
+                    await self._redrive_all(browser, await self._redriver(store, publisher), stop)
                 except PublishError as error:
                     self.counts.trouble = str(error)
                 except StoreTrouble as error:
@@ -185,8 +190,9 @@ class RedriveRun:
         if stop.is_set():
             self.counts.trouble = "interrupted; the rest is where it was"
 
-    def _redriver(self, store: Store, publisher: CanPublish) -> Redriver:
+    async def _redriver(self, store: Store, publisher: CanPublish) -> Redriver:
         days = self.configuration.store.journal_days
+        began, age = time.monotonic(), await self._store_age(store)
         return Redriver(
             signers=self.signers,
             platforms=self.configuration.platforms,
@@ -195,7 +201,17 @@ class RedriveRun:
             publisher=publisher,
             publish_timeout=self.configuration.broker.publish_timeout,
             resealer=self.resealer,
+            lifetimes=Lifetimes.remembered(journal_days=days, onboarding_days=self.configuration.store.onboarding_days),
+            born=age.born,
+            now=lambda: age.now / 1000 + time.monotonic() - began,
         )
+
+    async def _store_age(self, store: Store) -> StoreAge:
+        try:
+            async with asyncio.timeout(STORE_WITHIN):
+                return await StoreBirth(store).look()
+        except (RedisError, OSError) as error:
+            raise StoreTrouble(error) from None
 
     async def _redrive_all(self, browser: QueueBrowser, redriver: Redriver, stop: asyncio.Event) -> None:
         counts = self.counts

@@ -7,24 +7,37 @@ that dies in between leaves the message there. To redrive it once more is harmle
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tokenferry.broker.publishing import CanPublish, Outgoing, wait_async
+from tokenferry.contract.codes import Code
+from tokenferry.contract.lifetimes import Lifetimes
+from tokenferry.contract.targets import MOVES_MONEY
 from tokenferry_worker.dead_letters.record import DeadLetter
 from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.keys.opening import Opener, read_attach
 
-Fate = Literal["redriven", "told_again", "expired", "not_kept", "not_openable", "not_verified", "unknown_platform"]
+Fate = Literal[
+    "redriven",
+    "told_again",
+    "expired",
+    "not_kept",
+    "not_openable",
+    "not_verified",
+    "unknown_platform",
+    "invalid_lifetime",
+    "store_is_younger",
+]
 """`redriven`: starts again. `told_again`: has an outcome from Stripe, which is published again.
 
 The others stay in their queue. `expired`: its deadline has passed. `not_kept`: it may have carried a verification code,
 so only its header was kept. `not_openable`: it must be sealed again, and no private key here opens it. `not_verified`:
 no key in [keys] signers has signed it. `unknown_platform`: its platform is not in the configuration.
+`invalid_lifetime`: workers refuse it. `store_is_younger`: it moves money and is older than the store.
 """
 GONE: tuple[Fate, ...] = ("redriven", "told_again")
 
@@ -46,6 +59,11 @@ class Redriver:
     publisher: CanPublish
     publish_timeout: float
     """Seconds."""
+    lifetimes: Lifetimes
+    born: int
+    """When the store began, in Unix milliseconds. 0 or less: nothing is refused because of it."""
+    now: Callable[[], float]
+    """Unix seconds on the store's clock."""
     resealer: Resealer | None = None
     """Seals to the current recipient what is sealed to another. None: every message goes as it came."""
 
@@ -64,11 +82,28 @@ class Redriver:
             return "not_verified"
         if dead_letter.platform not in self.platforms:
             return "unknown_platform"
-        if dead_letter.ends is not None and dead_letter.ends <= time.time() * 1000:
+        if dead_letter.ends is not None and dead_letter.ends <= self.now() * 1000:
             return "expired"
+        if not self._lives_as_allowed(dead_letter):
+            return "invalid_lifetime"
+        if self._is_older_than_the_store(dead_letter):
+            return "store_is_younger"
         if self.resealer is not None and not self.resealer.can(dead_letter):
             return "not_openable"
         return "redriven"
+
+    def _lives_as_allowed(self, dead_letter: DeadLetter) -> bool:
+        if dead_letter.order is not None:
+            return self.lifetimes.allow_order(dead_letter.order.request, self.now())
+        return dead_letter.header is not None and self.lifetimes.allow(dead_letter.header, self.now())
+
+    def _is_older_than_the_store(self, dead_letter: DeadLetter) -> bool:
+        """True if a worker would refuse it. The plan of a sealed request is seen by workers only: they decide."""
+        if dead_letter.order is not None:
+            order = dead_letter.order.request
+            return order.target.to in MOVES_MONEY and order.token_created_at < self.born
+        refused = dead_letter.reason == Code.STORE_IS_YOUNGER
+        return refused and dead_letter.header is not None and dead_letter.header.issued_at < self.born
 
     async def redrive(self, dead_letter: DeadLetter) -> Fate:
         """Put the message back on its work queue. The caller may remove it only if its fate is one of `GONE`.

@@ -14,6 +14,7 @@ from tokenferry.contract.queues import ATTACH_TASK
 from tokenferry.contract.results import AttachResult
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, refused, store_is_younger
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
 from tokenferry_worker.errors import Reused, Unopenable
@@ -38,13 +39,18 @@ class Attacher:
     journal: Journal
     clock: Clock
     deliveries: int
+    lifetimes: LifetimeCheck
 
     async def handle(self, body: str) -> Outcome:
         """Claim, call, record. An order that is delivered twice has the same outcome twice, and spends once."""
         try:
-            order = read_attach(body, self.signers).request
+            signed = read_attach(body, self.signers)
         except Unopenable as error:
             return Quarantined(str(error))
+        order = signed.request
+        if not self.lifetimes.allows_order(order):
+            refusal = self._failed(order, Code.INVALID_LIFETIME)
+            return refused(refusal, order.attach_id, signed.signature, order.reply_to)
         try:
             begun = await self.journal.begin(order.attach_id, fingerprint(order))
         except Reused:
@@ -61,7 +67,7 @@ class Attacher:
             return await self._repeat(order, begun.outcome)
         try:
             async with uncounted_if_called_off(self.journal, order.attach_id):
-                result = await self._attach(order, begun.deliveries)
+                result = await self._attach(order, begun)
         except Park as error:
             return Parked(error.scope, ATTACH_TASK, order.attach_id)
         except AlreadySettled as error:
@@ -86,12 +92,14 @@ class Attacher:
         refusal = self._failed(order, Code.ATTACH_ID_REUSED)
         return _outcome(await record_refusal(self.journal, order.attach_id, fingerprint(order), refusal), order)
 
-    async def _attach(self, order: AttachRequest, deliveries: int) -> AttachResult:
+    async def _attach(self, order: AttachRequest, begun: Begun) -> AttachResult:
         platform = self.platforms.get(order.platform)
         if platform is None:
             return self._failed(order, Code.UNKNOWN_PLATFORM)
-        if deliveries > self.deliveries:
+        if begun.deliveries > self.deliveries:
             return self._failed(order, Code.DELIVERIES_EXHAUSTED)
+        if store_is_younger(order.attach_id, order.target, order.token_created_at, begun):
+            return self._failed(order, Code.STORE_IS_YOUNGER)
         return await self.spender.spend(platform, order, journaled=True)
 
     def _slots(self, order: AttachRequest) -> tuple[Slot, ...]:

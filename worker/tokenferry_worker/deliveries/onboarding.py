@@ -15,6 +15,7 @@ from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingR
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, refused
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
 from tokenferry_worker.errors import Reused, Unopenable
@@ -48,6 +49,7 @@ class Onboarder:
     journal: Journal
     clock: Clock
     deliveries: int
+    lifetimes: LifetimeCheck
     publish_progress: Callable[[str, OnboardingProgress], None] = lambda _route, _progress: None
     """Publishes to a reply route how far an account is. Nobody waits for the broker's confirmation."""
 
@@ -58,6 +60,9 @@ class Onboarder:
         except Unopenable as error:
             return Quarantined(str(error))
         header = envelope.header
+        if not self.lifetimes.allows(header):
+            refusal = self._failed(header, 1, Code.INVALID_LIFETIME)
+            return refused(refusal, header.request_id, envelope.signature, header.reply_to)
         try:
             begun = await self.journal.begin(header.request_id, fingerprint(header))
         except Reused:

@@ -16,6 +16,7 @@ from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, refused, store_is_younger
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
 from tokenferry_worker.errors import Reused, Unopenable
@@ -61,6 +62,7 @@ class Tokenizer:
     deliveries: int
     token_lifetime: float
     """Seconds."""
+    lifetimes: LifetimeCheck
 
     async def handle(self, body: str) -> Outcome:
         """Open, call, record. Safe to repeat at any point, because of the journal and the idempotency key."""
@@ -69,6 +71,10 @@ class Tokenizer:
         except Unopenable as error:
             return Quarantined(str(error))
         header = envelope.header
+        if not self.lifetimes.allows(header):
+            refusal = self.creator.failed(_token_call(header), Code.INVALID_LIFETIME)
+            keep = not header.may_carry_cvc
+            return refused(refusal, header.request_id, envelope.signature, header.reply_to, keep=keep)
         try:
             begun = await self.journal.begin(header.request_id, fingerprint(header))
         except Reused:
@@ -121,6 +127,8 @@ class Tokenizer:
         plaintext = self.opener.open(envelope)
         plan = plaintext.attach
         if plan is not None:
+            if store_is_younger(header.request_id, plan, header.issued_at, begun):
+                return self.creator.failed(_token_call(header), Code.STORE_IS_YOUNGER), plan
             slots = self._slots(header, plan)
             if not await self._has_room(header, slots):
                 del plaintext  # nothing stays open for as long as the wait may take

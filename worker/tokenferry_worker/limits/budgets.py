@@ -78,6 +78,18 @@ class Budgets:
         """Return the budget of the calls of one path."""
         return self._budget(f"endpoint:{name}", self.platform.endpoint_per_second(name), "endpoint")
 
+    def setting(self, budget: Budget) -> str:
+        """Return the name of the setting that *budget* has its rate from."""
+        what, _, path = budget.name.removeprefix(f"{self.name}:").partition(":")
+        match what:
+            case "endpoint" if path in self.platform.limits.endpoints:
+                name = f"endpoints.{path}"
+            case "account":
+                name = "connected_account_per_second"
+            case _:
+                name = f"{what}_per_second"
+        return f"[platforms.{self.name}.limits] {name}"
+
     def refused(self, reason: str, used: tuple[Budget, ...]) -> Budget:
         """Return the budget to slow down after a 429 with this `Stripe-Rate-Limited-Reason`.
 

@@ -3,7 +3,7 @@
 --   factor  share of the rate that Stripe last tolerated (absent: all of it)
 --   since   when the factor was last cut
 --   cuts    how many times in a row it was cut
---   rate    calls per second that an operator has set instead of the configured rate
+--   rate    calls per second that an operator has set: the configured rate is the most that counts
 --   paused  an operator's reason for no calls at all
 --   until   when rate and paused end
 -- All times in microseconds.
@@ -39,7 +39,11 @@ local function read(key, interval, ahead)
   budget['until'] = number(held[6], 0)
   local ordered = budget['until'] > now
   budget.paused = ordered and held[5] or false
-  if ordered and rate > 0 then interval = 1000000 / rate end
+  -- The configuration caps what the store says: whoever writes to the store can only slow the fleet down.
+  if ordered and rate > 0 then
+    budget.rate = rate
+    interval = math.max(interval, 1000000 / rate)
+  end
   budget.interval = math.ceil(interval / budget.factor - 1e-6)
   budget.ahead = ahead * budget.interval
   if budget.at - now > budget.ahead + 3 * budget.interval + SANE then budget.at = now end

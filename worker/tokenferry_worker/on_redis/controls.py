@@ -30,6 +30,8 @@ class State:
     """Seconds until a call would be allowed."""
     paused: str | None
     """The reason, where an operator has paused the budget."""
+    set_to: float | None = None
+    """Calls per second that an operator has set. More than *configured* counts as *configured*."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,21 @@ class Controls:
         answer: Sequence[str] = await self._store.run(
             self._look, [self._store.keys.budget(budget.name)], numbers(budget, "realtime")[:2]
         )
-        now, wait, factor, paused = answer
-        return State(budget.name, budget.per_second, float(now), float(factor), float(wait), paused or None)
+        now, wait, factor, paused, rate = answer
+        set_to = float(rate) if rate else None
+        return State(budget.name, budget.per_second, float(now), float(factor), float(wait), paused or None, set_to)
 
     async def command(
         self, verb: Verb, budget: Budget, *, who: str, why: str, rate: float | None = None, lasts: float = 0.0
     ) -> None:
         """Change a budget for an operator. *rate*: calls per second (`set`). *lasts*: seconds (`set`, `pause`).
 
-        Raises `ValueError` where *rate* is not a positive number.
+        Raises `ValueError` where *rate* is not a positive number, or more than the configured rate.
         """
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError("a rate is a number above 0")
+        if rate is not None and rate > budget.per_second:
+            raise ValueError("a rate is at most the configured one")
         arguments = [verb, "" if rate is None else repr(rate), int(lasts * MICROSECONDS), budget.name, who, why]
         keys = [self._store.keys.budget(budget.name), self._store.keys.changes]
         await self._store.run(self._command, keys, [*arguments, *numbers(budget, "realtime")[:2]])

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tokenferry_worker.errors import Forgotten, Reused
 from tokenferry_worker.limits.backpressure import Slot
+from tokenferry_worker.on_redis.birth import SHARED as BIRTH
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.tokens.journal import Begun
 from tokenferry_worker.tokens.ledger import TokenScope
@@ -21,7 +22,7 @@ class RedisJournal:
         self._store = store
         self._subject = subject
         self._ttl_ms = int(days * 86_400_000)
-        self._begin = Script("begin")
+        self._begin = Script("begin", after=BIRTH)
         self._excuse = Script("excuse")
         self._record = Script("record")
         self._next_epoch = Script("next_epoch")
@@ -34,11 +35,12 @@ class RedisJournal:
 
         Raises `Reused` where the id stands for something else.
         """
-        known = await self._store.run(self._begin, [self._key(id_)], [self._ttl_ms, of])
+        keys = [self._key(id_), self._store.keys.born, self._store.keys.accepted]
+        known = await self._store.run(self._begin, keys, [self._ttl_ms, of])
         if known is None:
             raise Reused
-        deliveries, epoch, outcome, round_ = known
-        return Begun(deliveries, epoch, _of_round(outcome, round_) if outcome else None)
+        deliveries, epoch, outcome, round_, born = known
+        return Begun(deliveries, epoch, _of_round(outcome, round_) if outcome else None, born)
 
     async def uncount(self, id_: str) -> None:
         """Uncount a delivery of *id_* that its worker gave back by itself."""

@@ -74,6 +74,20 @@ class StoreKeys:
         """The number of parked messages by scope."""
         return f"{self.prefix}:parked"
 
+    @property
+    def born(self) -> str:
+        """When the store began."""
+        return f"{self.prefix}:born"
+
+    @property
+    def accepted(self) -> str:
+        """Which store an operator has said is new on purpose."""
+        return f"{self.prefix}:accepted"
+
+    def alive(self, process: str) -> str:
+        """When one worker process last asked when the store began."""
+        return f"{self.prefix}:alive:{process}"
+
     def trial(self) -> str:
         """A key that nobody else uses, for the doctor's trial of a script."""
         return f"{self.prefix}:doctor:{secrets.token_hex(8)}"

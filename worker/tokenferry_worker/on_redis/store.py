@@ -130,6 +130,20 @@ class Store:
         """Return Unix seconds on the store's clock, which the whole fleet shares."""
         return _seconds(await self.run(self._clock, [], []))
 
+    async def has_keys(self, *patterns: str) -> bool:
+        """True if the store has a key like one of *patterns*. Looks through all keys, so it is for a start only."""
+        while True:
+            try:
+                for pattern in patterns:
+                    async for _ in self._client.scan_iter(match=pattern, count=1000):
+                        return True
+                return False
+            except (*AWAY, ResponseError) as error:
+                if not self._patient:
+                    raise
+                log.warning("store: cannot be looked through (it %s)", explain(error, STORE).says)
+            await asyncio.sleep(LONGEST_PAUSE)
+
     async def aclose(self) -> None:
         """Close the connection."""
         try:

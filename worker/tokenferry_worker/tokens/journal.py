@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tokenferry_worker.limits.backpressure import Slot
@@ -20,6 +20,8 @@ class Begun:
     """Generation of the idempotency key."""
     outcome: str | None
     """The recorded final outcome (JSON of a result), if there is one."""
+    born: int = field(default=0, compare=False)
+    """When the store began, in Unix milliseconds. 0: unknown, or accepted by an operator."""
 
 
 class Journal(Protocol):

@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,19 @@ class Home:
 
         The reply is empty if no server listens, or none answers within a second.
         """
+        return self._say("PING")
+
+    @property
+    def is_new(self) -> bool:
+        """True if no server has kept data here."""
+        return not (self.directory / "appendonlydir").exists()
+
+    def note_birth(self, key: str) -> None:
+        """Write under *key* when the data began, in Unix milliseconds, unless it is there."""
+        self._say(f"SET {key} {int(time.time() * 1000)} NX")
+
+    def _say(self, command: str) -> str:
+        """Return the last line of the reply to AUTH and *command*."""
         password = self.password()
         if password is None or not self._is_reachable():
             return ""
@@ -210,7 +224,7 @@ class Home:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(1.0)
                 connection.connect(str(self.socket()))
-                connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+                connection.sendall(f"AUTH {password}\r\n{command}\r\n".encode())
                 while reply.count(b"\r\n") < 2 and (more := connection.recv(4096)):
                     reply += more
         except OSError:

@@ -26,6 +26,7 @@ def ensure(
     owner: bool = False,
     seconds: float = 10.0,
     program: Callable[[], Path] = server_program,
+    born_key: str | None = None,
 ) -> Embedded:
     """Make sure that a server runs for this data directory, and say how to reach it.
 
@@ -40,6 +41,7 @@ def ensure(
 
     *seconds* bounds the wait for the server's first answer. A shared server which is still reading its data by then
     is left alone to go on, and a later call finds it. *program* finds the server program.
+    *born_key*: where the first start on an empty directory writes when that was.
 
     Raises EmbeddedServerUnavailable if there is no server program, and EmbeddedServerError if the directory cannot be
     used, the server died at start (the end of its log is quoted), did not answer in time, or, with *owner*, if the
@@ -49,6 +51,7 @@ def ensure(
     home.prepare()
     deadline = time.monotonic() + seconds
     started_at: int | None = None  # our server's first byte in the log
+    is_new = False
     while True:
         answer = home.ask()
         # A server whose disk is full runs and refuses, PING too: another start would not make room.
@@ -59,6 +62,8 @@ def ensure(
                     f"a server (pid {pid}) already runs on {home.directory}, so this process cannot own it: "
                     "stop it first, or choose another directory"
                 )
+            if is_new and born_key is not None:
+                home.note_birth(born_key)
             return Embedded(home.socket(), password, pid)
         if (lock := home.take_lock()) is not None:
             try:
@@ -68,6 +73,7 @@ def ensure(
                         f"its last words (more in {home.log}):\n{home.last_words(since=started_at)}"
                     )
                 started_at = home.log.stat().st_size if home.log.exists() else 0
+                is_new = home.is_new
                 start(home, lock, program(), owner=owner)
                 if owner and sys.platform != "linux":
                     atexit.register(stop, home.directory)
