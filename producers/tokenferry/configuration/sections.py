@@ -128,6 +128,8 @@ class KeySettings(Section):
     """Private Ed25519 key with which a worker signs attach orders."""
     signers: Path = Path("keys/signers")
     """Folder with the public key of every producer and worker whose signature is accepted."""
+    policy: Path = Path("keys/policy.toml")
+    """Who of them may ask for what. Workers only."""
 
 
 class Worker(Section):

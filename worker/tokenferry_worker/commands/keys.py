@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tokenferry.sealing import key_id
+from tokenferry_worker.keys.policy_text import add_missing, signers_in
 
 Private = x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey | ed25519.Ed25519PrivateKey
 
@@ -40,15 +41,19 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     OUT/producer.pem          private: a producer signs with it
     OUT/worker.pem            private: a tokenize worker signs attach orders with it
     OUT/signers/*.pem         public: workers accept the signatures of these keys
+    OUT/policy.toml           who of them may ask for what (tokenferry signers): all workers read it
 
     If you run it again with the same folder, it adds a new identity and makes it the recipient. Older identities still
-    open what was sealed to them. Workers that read the folder need no restart. Existing signing keys are kept.
+    open what was sealed to them. Workers that read the folder need no restart. Existing signing keys and
+    entries of the policy are kept. Signers that were there before there was a policy keep every right.
     """
     if if_missing and (out / "recipient.pem").exists():
         click.echo(json.dumps({}) if as_json else f"{out} holds a recipient already; nothing to do")
         return
     try:
+        before = signers_in(out / "signers")
         written = _generate(out, post_quantum)
+        add_missing(out, before)
         if producer_out is not None:
             _copy_for_producer(out, producer_out)
     except OSError as error:
@@ -58,9 +63,9 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
         return
     click.echo(f"wrote identity {written['identity']} to {out}")
     click.echo("  to producers:        recipient.pem, producer.pem")
-    click.echo("  to tokenize workers: identities/, worker.pem, signers/")
-    click.echo("  to attach workers:   signers/")
-    click.echo("  to onboard workers:  identities/, signers/")
+    click.echo("  to tokenize workers: identities/, worker.pem, signers/, policy.toml")
+    click.echo("  to attach workers:   signers/, policy.toml")
+    click.echo("  to onboard workers:  identities/, signers/, policy.toml")
 
 
 def _generate(out: Path, post_quantum: bool) -> dict[str, str]:
