@@ -105,6 +105,10 @@ class KeyFolder:
     def signers(self) -> Path:
         return self.path / "signers"
 
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy.toml"
+
 
 def generated(path: Path, *options: str) -> KeyFolder:
     answer = CliRunner().invoke(keys, ["generate", "--out", str(path), *options])

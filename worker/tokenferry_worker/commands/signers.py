@@ -194,7 +194,10 @@ class Files:
 
     @classmethod
     def of(cls, config: Path | None) -> Files:
-        """Return those of a configuration."""
+        """Return those of a configuration, or of whoever runs the command from a program."""
+        given = click.get_current_context().find_object(cls)
+        if given is not None:
+            return given
         configuration = load_to_look(config)
         return cls(configuration.path(configuration.keys.policy), configuration.path(configuration.keys.signers))
 
