@@ -16,7 +16,6 @@ from tokenferry.contract.envelope import Header
 from tokenferry.contract.requests import CardRequest
 from tokenferry.sealing import Recipient, Signer, UnusableKey, seal
 from tokenferry_worker.commands.keys import keys
-from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
 
