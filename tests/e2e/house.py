@@ -183,7 +183,7 @@ class House:
         self._programs: list[Program] = []
         self._numbers = itertools.count()
         CliRunner().invoke(keys, ["generate", "--out", str(folder / "keys")], catch_exceptions=False)
-        grant = ["grant", "producer", "--role", "order", "--right", "clone_saved_card"]
+        grant = ["grant", "producer", "--role", "order"]
         policy = Files(folder / "keys" / "policy.toml", folder / "keys" / "signers")
         CliRunner().invoke(signers, grant, obj=policy, catch_exceptions=False)
         (folder / "attach-keys").mkdir(mode=0o700)
