@@ -26,7 +26,7 @@ def examine(configuration: Configuration) -> Iterator[Check]:
         yield refused("keys policy", str(path), error, MAKE)
         return
     for signer_id, grant in policy.signers.items():
-        says = f"{signer_id} may {summary(grant)}"
+        says = f"{signer_id}: {summary(grant)}"
         if any(policy.grant_of(key) == grant for key in keys):
             yield ok("keys policy", grant.name, says)
         else:

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 LEGACY: Final = "legacy"
 """The group of everything that was begun before there were groups. Its ids keep their first derivation."""
-RECHECK_SECONDS: Final = 1.0
-"""How often a worker looks whether the file has changed."""
+RECHECK_SECONDS: Final = 0.2
+"""How often a worker looks whether the file has changed: sooner than the next command of a person can send anything."""
 
 Role = Literal["seal", "onboard", "order", "worker"]
 """`seal`: send requests. `onboard`: send whole accounts. `order`: order a token to be spent. `worker`: order what

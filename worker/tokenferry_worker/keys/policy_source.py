@@ -11,14 +11,15 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from tokenferry.sealing import UnusableKey
-from tokenferry_worker.keys.policy import RECHECK_SECONDS, Policy, PolicyFile
+from tokenferry_worker.keys.policy import Policy, PolicyFile
 
 log = logging.getLogger(__name__)
 
-WRITE_ONE = "put the policy of the other workers there, or write one with `tokenferry keys generate --out DIR`"
+LOOK_SECONDS: Final = 1.0
+WRITE_ONE: Final = "put the policy of the other workers there, or write one with `tokenferry keys generate --out DIR`"
 
 
 class PolicyNote(Protocol):
@@ -57,7 +58,7 @@ class PolicySource:
         """Look at the file once a second, and at the store's note while there is no file."""
         while True:
             await self.look()
-            await asyncio.sleep(RECHECK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
         """Look once."""

@@ -121,16 +121,17 @@ def summary(grant: Grant) -> str:
     """Return what a signer may, in one line.
 
     >>> summary(newcomer("shop", ("seal",)))
-    'seal; platforms all; connected accounts all; targets all; reply routes all'
+    'seal; platforms all; connected accounts all; reply routes all; targets all'
     """
     targets = ("all" if target.to == "*" else target.to for target in grant.targets)
     parts = [
         ", ".join(grant.roles) or "nothing",
         f"platforms {_listed(grant.platforms)}",
         f"connected accounts {_listed(grant.connected_accounts)}",
-        f"targets {_listed(tuple(dict.fromkeys(targets)))}",
         f"reply routes {'of its group' if grant.reply_routes is None else _listed(grant.reply_routes)}",
     ]
+    if grant.roles != ("worker",):  # that one orders whatever an opened request asks for
+        parts.append(f"targets {_listed(tuple(dict.fromkeys(targets)))}")
     if grant.rights:
         parts.append(f"rights {_listed(grant.rights)}")
     return "; ".join(parts if grant.roles else parts[:1])
