@@ -123,6 +123,10 @@ class KeyFolder:
     def result_signers(self) -> Path:
         return self.path / "result-signers"
 
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy.toml"
+
 
 def generated(path: Path, *options: str) -> KeyFolder:
     answer = CliRunner().invoke(keys, ["generate", "--out", str(path), *options])

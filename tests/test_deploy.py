@@ -209,6 +209,7 @@ def test_a_unit_starts_with_its_credentials_alone_and_tells_systemd(
     machine: Machine, key_folder: KeyFolder, role: str
 ) -> None:
     shutil.copytree(key_folder.signers, machine.at("/etc/tokenferry/signers"))
+    shutil.copy(key_folder.policy, machine.at("/etc/tokenferry/signers"))
     moved = machine.moved(configuration(SYSTEMD), "/etc/tokenferry", "/var/lib/tokenferry")
     kept = {
         "/etc/tokenferry/tokenferry.toml": [("", moved.encode())],
@@ -260,6 +261,7 @@ def test_a_pod_starts_with_copies_of_its_secrets_and_its_probes_are_answered(
     shell, flags, script = init["command"]
     subprocess.run([shell, flags, machine.moved(script, "/secrets", "/keys")], check=True, timeout=30)
     shutil.copytree(key_folder.signers, machine.at("/signers"))
+    shutil.copy(key_folder.policy, machine.at("/signers"))
     toml = machine.moved(configuration(KUBERNETES), "/keys", "/signers", "/tmp/tokenferry")
     (port,) = [one["containerPort"] for one in container["ports"] if one["name"] == "health"]
     assert f'health = "0.0.0.0:{port}"' in toml
@@ -274,7 +276,8 @@ def test_a_pod_starts_with_copies_of_its_secrets_and_its_probes_are_answered(
     assert SECRET not in log.read_text()
     assert "is missing" not in log.read_text()
     mounted = {mount["name"] for mount in container["volumeMounts"]}
-    assert not any("secret" in volumes[name] for name in mounted)  # only the copies
+    public = {"secretName": "tokenferry-signers", "defaultMode": 0o440}  # a secret, so that few may change it
+    assert all(volumes[name].get("secret", public) == public for name in mounted)  # of the others only the copies
 
 
 def _status(port: int, path: str) -> int:

@@ -82,6 +82,9 @@ class Product:
         if not keys.exists():
             made = [str(self.command), "keys", "generate", "--out", str(keys)]
             answer(made, self.home / "keys.log", timeout=TO_START)
+            policy = keys / "policy.toml"
+            if policy.exists():  # a version that has one: let the producer order, too
+                policy.write_text(policy.read_text().replace('["seal", "onboard"]', '["seal", "onboard", "order"]'))
         self.config.touch(mode=0o600)
         self.config.write_text(
             f'[broker]\nurl = "{place.server}"\n[store]\nurl = "{place.results}"\n'

@@ -61,6 +61,7 @@ SUMMARIES: Final = {
     "onboard": "Create every connected account of a file, with its persons and bank accounts.",
     "results": "Print the results that wait on a route, or take them into a file.",
     "send": "Seal one request and send it to the broker.",
+    "signers": "Say who may ask for what: the policy of the workers.",
     "worker": "Run a worker.",
 }
 """One line for each command: the list of commands must not load them."""

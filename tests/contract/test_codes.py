@@ -19,6 +19,7 @@ def test_what_somebody_can_mend_is_kept_and_nothing_else() -> None:
         Code.OUTCOME_UNKNOWN,
         Code.UNKNOWN_PLATFORM,
         Code.UNOPENABLE,
+        Code.NOT_GRANTED,
         Code.PUBLISHABLE_KEY_MISSING,
         Code.ACCOUNT_REFUSES,
         Code.INVALID_LIFETIME,

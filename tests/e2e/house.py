@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import secrets
 import signal
@@ -25,6 +26,7 @@ from e2e.own_rabbitmq import OwnRabbitMQ
 from tokenferry import AttachResult, Order, Producer, TokenResult
 from tokenferry.contract.results import parse_result
 from tokenferry_worker.commands.keys import keys
+from tokenferry_worker.commands.signers import Files, signers
 
 T = TypeVar("T")
 BrokerKind = Literal["embedded", "redis", "rabbitmq", "own-rabbitmq"]
@@ -183,6 +185,9 @@ class House:
         self._known: dict[Path, int] = {}
         """Files of earlier tests, and how long they were."""
         CliRunner().invoke(keys, ["generate", "--out", str(folder / "keys")], catch_exceptions=False)
+        grant = ["grant", "producer", "--role", "order"]
+        policy = Files(folder / "keys" / "policy.toml", folder / "keys" / "signers")
+        CliRunner().invoke(signers, grant, obj=policy, catch_exceptions=False)
         (folder / "attach-keys").mkdir(mode=0o700)
         (folder / "attach-keys" / "signers").symlink_to(folder / "keys" / "signers")
         self.broker: Broker = self._broker()
@@ -384,6 +389,11 @@ class Route:
             self.bodies.append(body)
             assert self.results.setdefault(result.outcome_id, result) == result, "two outcomes under one outcome id"
         return len(self.results)
+
+    def look_at_all(self) -> list[dict[str, Any]]:
+        """Read what is there; every message so far, as it is."""
+        self.bodies += self._broker.take(f"results.{self.name}")
+        return [json.loads(body) for body in self.bodies]
 
     def gather(self, count: int, seconds: float = 60.0) -> list[TokenResult | AttachResult]:
         """Wait for *count* different outcomes."""

@@ -160,6 +160,7 @@ def rotate(house: House, folder: Path) -> tuple[str, str, str]:
         if identity != old:
             (folder / "today" / identity.name).symlink_to(identity)
     known = {"producer_signing_key": "producer.pem", "worker_signing_key": "worker.pem", "signers": "signers"}
+    known["policy"] = "policy.toml"
     names = []
     for name, recipient, ring in (
         ("yesterday.toml", "yesterday.pem", "nobody"),

@@ -9,6 +9,7 @@ from e2e.house import House
 
 from tokenferry import CardRequest, Order, Producer, TokenResult
 from tokenferry_worker.commands.keys import keys
+from tokenferry_worker.commands.signers import signers
 
 CARD = CardRequest(number="4242424242424242", exp_month="12", exp_year="2034")
 
@@ -23,8 +24,9 @@ def test_a_recipient_and_a_producer_made_beside_running_workers_are_served_at_on
     with house.working() as worker:
         generate("--out", str(house.folder / "keys"))
         generate("--out", str(house.folder / "newcomer" / "keys"))
-        for signer in (house.folder / "newcomer" / "keys" / "signers").glob("producer-*.pem"):
-            shutil.copy(signer, house.folder / "keys" / "signers")
+        (signer,) = (house.folder / "newcomer" / "keys" / "signers").glob("producer-*.pem")
+        let_in = ["add", str(signer), "--name", "newcomer", "--role", "seal", "--config"]
+        assert CliRunner().invoke(signers, [*let_in, str(house.folder / "tokenferry.toml")]).exit_code == 0
         recipient = house.folder / "keys" / "recipient.pem"
         shutil.copy(recipient, house.folder / "newcomer" / "keys")
         toml = house.configure("newcomer/tokenferry.toml", broker=house.broker.url)

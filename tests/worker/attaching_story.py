@@ -25,6 +25,7 @@ from tokenferry_worker.tokens.ledger import Ledger
 from tokenferry_worker.tokens.spending import Spender
 
 from .standins import (
+    EVERYBODY,
     NOW,
     MemoryCircuits,
     MemoryJournal,
@@ -129,6 +130,7 @@ def attacher_of(
     circuits = CircuitBreaker(MemoryCircuits(), look_every=0.01)
     attacher = Attacher(
         signers=Signers.load(key_folder.signers),
+        rights=EVERYBODY,
         spender=Spender({"main": ledger}, Caller(limiter, circuits, world, attempts=4), world),
         platforms={"main": PlatformContext("main", endpoint, Budgets("main", platform), False)},
         journal=journal,

@@ -18,6 +18,7 @@ from tokenferry.contract.requests import Kind
 from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.circuits.scopes import Circuit, CircuitSnapshot
 from tokenferry_worker.errors import Blocked, Declined, Forgotten, Reused, TokenferryError, Unavailable
+from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Slot
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.provider.answers import Answer, Greeting
@@ -42,6 +43,14 @@ from tokenferry_worker.tokens.lifecycle import Ending
 
 NOW = 1_800_000_000.0
 """Unix seconds at which every story begins."""
+
+
+async def no_policy() -> None:
+    """Return the policy of a fleet that has none."""
+
+
+EVERYBODY = Rights(no_policy)
+"""Every signer may everything."""
 
 
 class StoryClock:

@@ -51,6 +51,7 @@ from tokenferry_worker.tokens.orders import idempotency_key
 from tokenferry_worker.tokens.spending import HELD_PAUSE, Spender
 
 from .standins import (
+    EVERYBODY,
     NOW,
     Greets,
     MemoryCircuits,
@@ -328,6 +329,7 @@ class LedgerMachine(RuleBasedStateMachine):
         circuits = CircuitBreaker(MemoryCircuits())
         self.attacher = Attacher(
             signers=self.signers,
+            rights=EVERYBODY,
             spender=Spender({"main": ledger}, Caller(MemoryLimiter(), circuits, self.world, attempts=3), self.world),
             platforms={"main": desk},
             journal=Dying(self.journal, self.points),

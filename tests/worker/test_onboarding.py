@@ -44,6 +44,7 @@ from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
 
 from .standins import (
+    EVERYBODY,
     NOW,
     Greets,
     MemoryCircuits,
@@ -305,6 +306,7 @@ class House:
         calls = AccountCalls(records, caller, self.world)
         return Onboarder(
             opener=self.opener,
+            rights=EVERYBODY,
             steps=StepRunner(creator, spender, calls, self.journal, records, self.token_lifetime),
             calls=calls,
             records=records,

@@ -152,8 +152,9 @@ def test_a_limit_that_cannot_be_checked_is_refused(tmp_path: Path) -> None:
         Policy.read(written(tmp_path, content))
 
 
-def test_a_policy_that_others_can_read_or_write_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnusableKey, match="chmod 600"):
+def test_a_policy_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    assert Policy.read(written(tmp_path, mode=0o644)).signers
+    with pytest.raises(UnusableKey, match="chmod go-w"):
         Policy.read(written(tmp_path, mode=0o620))
 
 

@@ -39,6 +39,7 @@ from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.ledger import TokenScope
 
 from .standins import (
+    EVERYBODY,
     NOW,
     MemoryBackpressure,
     MemoryCircuits,
@@ -117,6 +118,7 @@ def tell(key_folder: Any) -> Tell:
         signers, worker = Signers.load(key_folder.signers), Signer.load(key_folder.worker)
         tokenizer = Tokenizer(
             opener=Opener(load_identities(key_folder.identities), signers),
+            rights=EVERYBODY,
             creator=TokenCreator(journal, Caller(limiter, circuits, clock, attempts=8), clock),
             platforms={"main": PlatformContext("main", endpoint, Budgets("main", PLATFORM), live)},
             journal=journal,

@@ -7,6 +7,7 @@
       Unavailable    no answer, or none that says what happened      -> the same call again
       Forgotten      the store has lost what it knew                 -> begin again
       Reused         the id stands for another request or order      -> a result with the code
+      NotGranted     the policy does not let its signer ask for it   -> a dead letter
 
 Every text here is safe to log: ids, codes, parameter names. Free text of Stripe stays outside.
 """
@@ -30,6 +31,19 @@ class Forgotten(TokenferryError):
 
 class Reused(TokenferryError):
     """This id stands for another request or order, which is not touched."""
+
+
+@dataclass
+class NotGranted(TokenferryError):
+    """The signer may not ask for this."""
+
+    line: str
+    """What the policy lacks: `roles.order`, `targets.charge.max_amount`."""
+    may_tell: bool
+    """True if the signer may name the message's reply route, so that the refusal is published there."""
+
+    def __str__(self) -> str:
+        return f"not granted: {self.line}"
 
 
 @dataclass

@@ -41,7 +41,10 @@ from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
+from tokenferry_worker.keys.policy import Policy
+from tokenferry_worker.keys.policy_source import PolicySource
 from tokenferry_worker.keys.result_signing import ResultSigner
+from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.birth import StoreBirth
@@ -50,6 +53,7 @@ from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
+from tokenferry_worker.on_redis.policy_note import RedisPolicyNote
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.onboarding.calls import AccountCalls
 from tokenferry_worker.onboarding.progress import StepRecords
@@ -125,6 +129,8 @@ def check(configuration: Configuration, role: Role) -> None:
         api_keys(configuration, name, platform)
     Signers.load(configuration.path(configuration.keys.signers))
     ResultSigner.load(configuration)
+    if (policy := configuration.path(configuration.keys.policy)).exists():
+        Policy.read(policy)
     if role != "attach":
         load_identities(configuration.path(configuration.keys.identities))
     if role in ("tokenize", "all"):
@@ -141,6 +147,8 @@ class _Parts:
     circuits: CircuitBreaker
     signers: Signers
     results: ResultSigner
+    policy: PolicySource
+    rights: Rights
     platforms: Mapping[str, PlatformContext]
     journal: RedisJournal
     ledgers: Mapping[str, RedisLedger]
@@ -164,6 +172,7 @@ async def handlers(
         parts = _open_parts(stack, configuration)
         if vitals is not None:
             vitals.store_away = lambda: parts.store.away
+            vitals.policy_trouble = lambda: parts.policy.trouble
             vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
         set_aside = vitals.set_aside if vitals is not None else Counter[str]()
         settler = Settler(publisher, parts.circuit_store, parts.store.now, parts.results, set_aside)
@@ -194,6 +203,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     limiter = RedisLimiter(store, alone=settings.alone_share)
     stack.push_async_callback(limiter.aclose)
     signers = Signers.load(configuration.path(configuration.keys.signers))
+    policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
     platforms = _open_platforms(stack, configuration)
     journal = RedisJournal(store, "request", days=days)
     birth = StoreBirth(store)
@@ -207,6 +217,8 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
         circuits=circuits,
         signers=signers,
         results=ResultSigner.load(configuration),
+        policy=policy,
+        rights=Rights(policy.current),
         platforms=platforms,
         journal=journal,
         ledgers=ledgers,
@@ -239,6 +251,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
     signer = Signer.load(configuration.path(configuration.keys.worker_signing_key))
     return Tokenizer(
         opener=opener,
+        rights=parts.rights,
         creator=parts.creator,
         platforms=parts.platforms,
         journal=parts.journal,
@@ -255,6 +268,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
 def _attacher(parts: _Parts) -> Attacher:
     return Attacher(
         signers=parts.signers,
+        rights=parts.rights,
         spender=parts.spender,
         platforms=parts.platforms,
         journal=RedisJournal(parts.store, "attach", days=parts.configuration.store.journal_days),
@@ -270,6 +284,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
     calls = AccountCalls(records, parts.caller, parts.clock)
     return Onboarder(
         opener=opener,
+        rights=parts.rights,
         steps=StepRunner(parts.creator, parts.spender, calls, parts.journal, records, settings.token_lifetime),
         calls=calls,
         records=records,
@@ -289,6 +304,7 @@ def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[
     return {
         "birth": parts.birth.watch(),
         "circuits": circuits.watch(),
+        "policy": parts.policy.watch(),
         "parked": ParkedRequeuer(configuration, publisher, store, circuits).run(),
         "open": Reminder(configuration, store, circuits).run(),
         "aside": ExpirySweeper(configuration, publisher, store, parts.store.now).run(),

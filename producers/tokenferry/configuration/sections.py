@@ -140,6 +140,8 @@ class KeySettings(Section):
     """Private Ed25519 key with which workers of every role sign results."""
     result_signers: Path = Path("keys/result-signers")
     """Folder of public keys of the workers whose results are believed. Readers of results only."""
+    policy: Path = Path("keys/policy.toml")
+    """Who of them may ask for what. Workers only."""
 
 
 class Worker(Section):

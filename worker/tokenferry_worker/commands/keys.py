@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tokenferry.sealing import key_id
+from tokenferry_worker.keys.policy_text import add_missing, signers_in
 
 Private = x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey | ed25519.Ed25519PrivateKey
 
@@ -42,16 +43,21 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     OUT/signers/*.pem         public: workers accept the signatures of these keys
     OUT/result.pem            private: workers of every role sign results with it
     OUT/result-signers/*.pem  public: readers believe the results that these keys signed
+    OUT/policy.toml           who of them may ask for what (tokenferry signers): all workers read it
 
     If you run it again with the same folder, it adds a new identity and makes it the recipient. Older identities still
-    open what was sealed to them. Workers that read the folder need no restart. Existing signing keys are kept.
+    open what was sealed to them. Workers that read the folder need no restart. Existing signing keys and
+    entries of the policy are kept. Signers that were there before there was a policy keep every right.
     """
     has_recipient = if_missing and (out / "recipient.pem").exists()
     written: dict[str, str] = {}
     try:
+        before = signers_in(out / "signers")
         if not has_recipient:
             written |= _envelope_keys(out, post_quantum=post_quantum)
         written |= _result_key(out)
+        if add_missing(out, before):
+            written["policy"] = str(out / "policy.toml")
         if producer_out is not None:
             _for_producer(out, producer_out, private=not has_recipient)
     except OSError as error:
@@ -65,9 +71,9 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     click.echo(f"wrote {'what was missing' if has_recipient else 'identity ' + written['identity']} to {out}")
     click.echo("  to producers:          recipient.pem, producer.pem")
     click.echo("  to readers of results: result-signers/")
-    click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, signers/")
-    click.echo("  to attach workers:     result.pem, signers/")
-    click.echo("  to onboard workers:    identities/, result.pem, signers/")
+    click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, signers/, policy.toml")
+    click.echo("  to attach workers:     result.pem, signers/, policy.toml")
+    click.echo("  to onboard workers:    identities/, result.pem, signers/, policy.toml")
 
 
 def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:

@@ -14,12 +14,14 @@ from tokenferry.contract.queues import ATTACH_TASK
 from tokenferry.contract.results import AttachResult
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
-from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, refused, store_is_younger
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
-from tokenferry_worker.errors import Reused, Unopenable
+from tokenferry_worker.deliveries.refusing import refused
+from tokenferry_worker.errors import NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.keys.opening import read_attach
+from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Slot, slots_of
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Retokenize, Settled, own_failure_code
 from tokenferry_worker.provider.platforms import PlatformContext
@@ -34,6 +36,7 @@ class Attacher:
     """Spends tokens on order. Its platforms hold Stripe's secret keys. It has no key that opens envelopes."""
 
     signers: Signers
+    rights: Rights
     spender: Spender
     platforms: Mapping[str, PlatformContext]
     journal: Journal
@@ -50,7 +53,11 @@ class Attacher:
         order = signed.request
         if not self.lifetimes.allows_order(order):
             refusal = self._failed(order, Code.INVALID_LIFETIME)
-            return refused(refusal, order.attach_id, signed.signature, order.reply_to)
+            return lifetime_refused(refusal, order.attach_id, signed.signature, order.reply_to)
+        try:
+            await self.rights.check_order(order)
+        except NotGranted as missing:
+            return refused(self._failed(order, Code.NOT_GRANTED), missing, body, order.reply_to)
         try:
             begun = await self.journal.begin(order.attach_id, fingerprint(order))
         except Reused:

@@ -39,7 +39,7 @@ class LifetimeCheck:
         return self.longest.allow_order(order, self.now())
 
 
-def refused(refusal: R, id_: str, signature: bytes, reply_to: str | None, *, keep: bool = True) -> Outcome:
+def lifetime_refused(refusal: R, id_: str, signature: bytes, reply_to: str | None, *, keep: bool = True) -> Outcome:
     """Return the outcome of a message that never began: the journal is not touched.
 
     The refusal gets an outcome id of its own, so that it stands in the way of no other outcome of the same id. *keep*:

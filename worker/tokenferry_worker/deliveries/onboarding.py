@@ -15,11 +15,13 @@ from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingR
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
-from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, refused
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
-from tokenferry_worker.errors import Reused, Unopenable
+from tokenferry_worker.deliveries.refusing import refused
+from tokenferry_worker.errors import NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
+from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.onboarding.calls import AccountCalls
 from tokenferry_worker.onboarding.plan import DocumentRun
 from tokenferry_worker.onboarding.progress import StepRecord, StepRecords, as_known
@@ -41,6 +43,7 @@ class Onboarder:
     """Makes whole accounts. It holds the private keys of the envelope, and through its platforms Stripe's."""
 
     opener: Opener
+    rights: Rights
     steps: StepRunner
     calls: AccountCalls
     records: StepRecords
@@ -62,19 +65,23 @@ class Onboarder:
         header = envelope.header
         if not self.lifetimes.allows(header):
             refusal = self._failed(header, 1, Code.INVALID_LIFETIME)
-            return refused(refusal, header.request_id, envelope.signature, header.reply_to)
+            return lifetime_refused(refusal, header.request_id, envelope.signature, header.reply_to)
+        try:
+            await self.rights.check_onboarding(header)
+        except NotGranted as missing:
+            return self._refused(header, missing, body)
         try:
             begun = await self.journal.begin(header.request_id, fingerprint(header))
         except Reused:
             return await self._reused(header)
         return await unless_poison(
-            self._deliver(envelope, begun),
+            self._deliver(envelope, begun, body),
             begun,
             self.deliveries,
             lambda: self._failed(header, begun.deliveries, Code.DELIVERIES_EXHAUSTED),
         )
 
-    async def _deliver(self, envelope: OnboardingEnvelope, begun: Begun) -> Outcome:
+    async def _deliver(self, envelope: OnboardingEnvelope, begun: Begun, body: str) -> Outcome:
         header = envelope.header
         if begun.outcome is not None:
             return _outcome(Recorded(OnboardingResult.model_validate_json(begun.outcome), begun.outcome), header)
@@ -83,6 +90,8 @@ class Onboarder:
                 result = await self._onboard(envelope, begun.deliveries)
         except Park as error:
             return Parked(error.scope, ONBOARD_TASK, header.request_id)
+        except NotGranted as missing:
+            return self._refused(header, missing, body)
         offered = to_json(result)
         recorded = await self.journal.record(header.request_id, offered, ours=not result.complete)
         return _outcome(what_counts(result, offered, recorded), header)
@@ -91,6 +100,9 @@ class Onboarder:
         """Something else has this request id. The refusal gets an outcome id of its own."""
         refusal = self._failed(header, 1, Code.REQUEST_ID_REUSED)
         return _outcome(await record_refusal(self.journal, header.request_id, fingerprint(header), refusal), header)
+
+    def _refused(self, header: OnboardingHeader, missing: NotGranted, body: str) -> Outcome:
+        return refused(self._failed(header, 1, Code.NOT_GRANTED), missing, body, header.reply_to)
 
     async def _onboard(self, envelope: OnboardingEnvelope, deliveries: int) -> OnboardingResult:
         header = envelope.header
@@ -105,6 +117,7 @@ class Onboarder:
         except Unopenable as error:
             log.warning("onboarding message %s: %s", header.request_id, error)
             return self._failed(header, deliveries, Code.DELIVERIES_EXHAUSTED if given_up else Code.UNOPENABLE)
+        await self.rights.check_document(header, document)
         run = DocumentRun(platform, header, document.reference or header.request_id)
         if given_up:
             return await self._give_up(run, document, deliveries)

@@ -11,16 +11,19 @@ from typing import Final
 from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
+from tokenferry.contract.plaintext import Plaintext
 from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
-from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, refused, store_is_younger
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
-from tokenferry_worker.errors import Reused, Unopenable
+from tokenferry_worker.deliveries.refusing import refused
+from tokenferry_worker.errors import NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
+from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Backpressure, Slot, all_slots, slots_of
 from tokenferry_worker.outcomes import (
     DeadLettered,
@@ -57,6 +60,7 @@ class Tokenizer:
     journal: Journal
     backpressure: Backpressure
     clock: Clock
+    rights: Rights
     sign: Callable[[AttachRequest], SignedAttach]
     signer_id: str
     deliveries: int
@@ -74,7 +78,11 @@ class Tokenizer:
         if not self.lifetimes.allows(header):
             refusal = self.creator.failed(_token_call(header), Code.INVALID_LIFETIME)
             keep = not header.may_carry_cvc
-            return refused(refusal, header.request_id, envelope.signature, header.reply_to, keep=keep)
+            return lifetime_refused(refusal, header.request_id, envelope.signature, header.reply_to, keep=keep)
+        try:
+            await self.rights.check_request(header)
+        except NotGranted as missing:
+            return self._refused(header, missing, body)
         try:
             begun = await self.journal.begin(header.request_id, fingerprint(header))
         except Reused:
@@ -93,7 +101,10 @@ class Tokenizer:
         header = envelope.header
         if begun.outcome is not None:
             # A redelivery: publish the recorded outcome again, call nothing.
-            plan = self._plan(envelope)
+            try:
+                plan = await self._plan(envelope)
+            except NotGranted as missing:
+                return self._refused(header, missing, body)
             if plan is None:
                 await self.backpressure.release(header.request_id, self._slots(header))
             recorded = Recorded(TokenResult.model_validate_json(begun.outcome), begun.outcome)
@@ -111,6 +122,9 @@ class Tokenizer:
             except Unopenable as error:
                 log.warning("request %s: %s", header.request_id, error)
                 result = self.creator.failed(_token_call(header), Code.UNOPENABLE)
+            except NotGranted as missing:
+                await self.backpressure.release(header.request_id, self._slots(header))
+                return self._refused(header, missing, body)
             except Park as error:
                 await self.backpressure.release(header.request_id, self._slots(header))
                 return Parked(error.scope, TOKENIZE_TASK, header.request_id)
@@ -121,10 +135,10 @@ class Tokenizer:
     ) -> tuple[TokenResult, AttachTarget | None]:
         """Open the request and create its token. Returns the result, and what the token is to be spent on.
 
-        Raises `Unopenable`, `Park`.
+        Raises `Unopenable`, `NotGranted`, `Park`.
         """
         header = envelope.header
-        plaintext = self.opener.open(envelope)
+        plaintext = await self._open(envelope)
         plan = plaintext.attach
         if plan is not None:
             if store_is_younger(header.request_id, plan, header.issued_at, begun):
@@ -136,9 +150,15 @@ class Tokenizer:
                     await self._wait_for_room(header, slots)
                 except TooLate:
                     return self.creator.failed(_token_call(header), Code.EXPIRED), plan
-                plaintext = self.opener.open(envelope)
+                plaintext = await self._open(envelope)
         wanted = _token_call(header, plaintext.form)
         return await self.creator.create(platform, wanted, begun.epoch, remembered=begun.deliveries > 1), plan
+
+    async def _open(self, envelope: Envelope) -> Plaintext:
+        """Return the content, if its signer may ask for it. Raises `Unopenable`, `NotGranted`."""
+        plaintext = self.opener.open(envelope)
+        await self.rights.check_content(envelope.header, plaintext)
+        return plaintext
 
     async def _has_room(self, header: Header, slots: tuple[Slot, ...]) -> bool:
         """Take a place for one more token, if it can be spent while it is fresh.
@@ -219,14 +239,21 @@ class Tokenizer:
             )
         )
 
-    def _plan(self, envelope: Envelope) -> AttachTarget | None:
-        """Return the attach plan of a request whose token is made. Where its key is retired, nothing is attached."""
+    async def _plan(self, envelope: Envelope) -> AttachTarget | None:
+        """Return the attach plan of a request whose token is made. Where its key is retired, nothing is attached.
+
+        Raises `NotGranted`.
+        """
         if envelope.header.attach_digest is None:
             return None
         try:
-            return self.opener.open(envelope).attach
+            return (await self._open(envelope)).attach
         except Unopenable:
             return None
+
+    def _refused(self, header: Header, missing: NotGranted, body: str) -> Outcome:
+        result = self.creator.failed(_token_call(header), Code.NOT_GRANTED)
+        return refused(result, missing, body, header.reply_to, keep=not header.may_carry_cvc)
 
 
 def fingerprint(header: Header) -> str:

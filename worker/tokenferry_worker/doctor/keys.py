@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenferry.configuration import Configuration
 from tokenferry.sealing import Recipient, Signer, UnusableKey
-from tokenferry_worker.doctor import results
+from tokenferry_worker.doctor import results, rights
 from tokenferry_worker.doctor.verdicts import Check, failed, ok, refused, warning
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.wiring import Role
@@ -24,6 +24,7 @@ def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
     yield from _folder(configuration.path(configuration.keys.signers), 0o022, "can add a signer")
     yield from results.examine(configuration)
     yield from _folder(configuration.path(configuration.keys.result_signers), 0o022, "can add a signer of results")
+    yield from rights.examine(configuration)
     if role == "attach":
         return
     identities = configuration.path(configuration.keys.identities)

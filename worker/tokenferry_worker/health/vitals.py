@@ -35,6 +35,8 @@ class ProcessReport(BaseModel):
     broker: bool
     """True if the broker is connected and answers."""
     store: bool
+    policy: str | None = None
+    """Why there is no policy, or why its file cannot be used. None: all is well."""
     circuits: tuple[str, ...] = ()
     """Scopes of open circuits."""
     set_aside: int = 0
@@ -58,7 +60,9 @@ class ProcessReport(BaseModel):
         away = [name for name, reached in (("broker", self.broker), ("store", self.store)) if not reached]
         if away:
             return f"{' and '.join(away)} away"
-        return "the broker refuses to give back what lost workers had in hand" if self.refused_to_reap else None
+        if self.refused_to_reap:
+            return "the broker refuses to give back what lost workers had in hand"
+        return f"policy: {self.policy}" if self.policy is not None else None
 
 
 class Pool(Protocol):
@@ -92,6 +96,7 @@ class Vitals:
         self.reached: Callable[[], bool | None] = lambda: None
         self.empty_at: Callable[[], float | None] = lambda: None
         self.store_away: Callable[[], bool] = lambda: False
+        self.policy_trouble: Callable[[], str | None] = lambda: None
         self.open_circuits: Callable[[], Sequence[str]] = lambda: ()
         self.set_aside: Counter[str] = Counter()
         """Messages moved to the quarantine, by reason."""
@@ -120,6 +125,7 @@ class Vitals:
             last_empty=_ago(empty_at, now),
             broker=self.connected() and self.reached() is not False,
             store=not self.store_away(),
+            policy=self.policy_trouble(),
             circuits=tuple(sorted(self.open_circuits())),
             refused_to_reap=self.refused_to_reap(),
             set_aside=sum(list(self.set_aside.values())) + sum(list(self.noted.values())),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hpke, serialization
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
 PrivateKey = x25519.X25519PrivateKey | hpke.MLKEM768X25519PrivateKey
+RECHECK_SECONDS: Final = 1.0
+"""How often a worker looks whether a folder has changed."""
 BEGIN_PRIVATE = b"-----BEGIN PRIVATE KEY-----"
 
 
@@ -41,32 +44,57 @@ def load_identities(folder: Path) -> Mapping[str, Identity]:
 
     Raises `UnusableKey` where one cannot be used, or there is none.
     """
-    return KeyFolder(folder, _identities)
+    identities = KeyFolder(folder, _load_identity)
+    if not identities:
+        raise UnusableKey(f"{folder}: holds no private key (*.pem); make one with `tokenferry keys generate --out DIR`")
+    return identities
 
 
 class KeyFolder(Mapping[str, Key]):
-    """The keys of a folder by key id. For an unknown id, the folder is read again.
+    """The keys of a folder by key id, as the folder is now.
 
-    So a new key works as soon as its file is there, and no request fails because its worker started before.
+    For an unknown id, it looks at once: a new key works as soon as its file is there. For a known one it looks once a
+    second at most: a key whose file was removed is of no use from then on.
     """
 
-    def __init__(self, folder: Path, read: Callable[[Path], Mapping[str, Key]]) -> None:
-        """*read* raises `UnusableKey`."""
+    def __init__(
+        self,
+        folder: Path,
+        read: Callable[[Path], tuple[str, Key]],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """*read* returns key id and key of a file. It raises `UnusableKey`."""
         self._folder = folder
         self._read = read
+        self._monotonic = monotonic
         self._seen = self._state()
-        self._keys = read(folder)
+        self._files = {path.name: read(path) for path in sorted(folder.glob("*.pem"))}
+        self._keys = dict(self._files.values())
+        self._next_look = monotonic() + RECHECK_SECONDS
 
     def __getitem__(self, key_id: str) -> Key:
-        if key_id not in self._keys and (state := self._state()) != self._seen:
-            self._seen = state
-            try:
-                self._keys = self._read(self._folder)
-            except UnusableKey as error:
-                log.warning("keys: %s; the keys read before stay in use", error)
-            else:
-                log.warning("keys: read %s again", self._folder)
+        if key_id not in self._keys or self._monotonic() >= self._next_look:
+            self._next_look = self._monotonic() + RECHECK_SECONDS
+            if (state := self._state()) != self._seen:
+                self._seen = state
+                self._read_again()
         return self._keys[key_id]
+
+    def _read_again(self) -> None:
+        if not self._folder.is_dir():
+            log.error("keys: %s is not there; the keys read before stay in use", self._folder)
+            return
+        files = {}
+        for path in sorted(self._folder.glob("*.pem")):
+            try:
+                files[path.name] = self._read(path)
+            except UnusableKey as error:
+                log.warning("keys: %s; the key read from it before stays in use", error)
+                if path.name in self._files:
+                    files[path.name] = self._files[path.name]
+        self._files, self._keys = files, dict(files.values())
+        log.warning("keys: read %s again", self._folder)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -84,14 +112,7 @@ class KeyFolder(Mapping[str, Key]):
         return sorted(found)
 
 
-def _identities(folder: Path) -> Mapping[str, Identity]:
-    identities = {identity.key_id: identity for identity in map(_load_identity, sorted(folder.glob("*.pem")))}
-    if not identities:
-        raise UnusableKey(f"{folder}: holds no private key (*.pem); make one with `tokenferry keys generate --out DIR`")
-    return identities
-
-
-def _load_identity(path: Path) -> Identity:
+def _load_identity(path: Path) -> tuple[str, Identity]:
     content = read_private_key_file(path, "private key")
     try:
         parts = content.split(BEGIN_PRIVATE)[1:]
@@ -101,11 +122,11 @@ def _load_identity(path: Path) -> Identity:
     match keys:
         case [x25519.X25519PrivateKey() as classic]:
             name = key_id(classic.public_key().public_bytes_raw())
-            return Identity(name, "x25519-hkdf-sha256-aes256gcm", classic)
+            return name, Identity(name, "x25519-hkdf-sha256-aes256gcm", classic)
         case [mlkem.MLKEM768PrivateKey() as quantum, x25519.X25519PrivateKey() as classic]:
             name = key_id(quantum.public_key().public_bytes_raw() + classic.public_key().public_bytes_raw())
             both = hpke.MLKEM768X25519PrivateKey(quantum, classic)
-            return Identity(name, "mlkem768x25519-hkdf-sha256-aes256gcm", both)
+            return name, Identity(name, "mlkem768x25519-hkdf-sha256-aes256gcm", both)
     raise UnusableKey(f"{path}: is not an identity; make one with `tokenferry keys generate --out DIR`")
 
 
@@ -121,7 +142,10 @@ class Signers:
 
         Raises `UnusableKey`.
         """
-        return cls(KeyFolder(folder, _signers))
+        keys = KeyFolder(folder, load_signer)
+        if not keys:
+            raise UnusableKey(f"{folder}: holds no public key of a producer (*.pem); copy them here")
+        return cls(keys)
 
     def verify(self, signer_id: str, signature: bytes, signed: bytes) -> bool:
         """True if *signer_id* is known and *signature* is its signature over exactly *signed*."""
@@ -135,17 +159,16 @@ class Signers:
         return True
 
 
-def _signers(folder: Path) -> Mapping[str, ed25519.Ed25519PublicKey]:
-    keys = {}
-    for path in sorted(folder.glob("*.pem")):
-        content = read_key_file(path, "signer's public key", "copy it again")
-        try:
-            key = serialization.load_pem_public_key(content)
-        except (ValueError, UnsupportedAlgorithm):
-            key = None
-        if not isinstance(key, ed25519.Ed25519PublicKey):
-            raise UnusableKey(f"{path}: is not an Ed25519 public key; copy it from `tokenferry keys generate`")
-        keys[key_id(key.public_bytes_raw())] = key
-    if not keys:
-        raise UnusableKey(f"{folder}: holds no public key of a producer (*.pem); copy them here")
-    return keys
+def load_signer(path: Path) -> tuple[str, ed25519.Ed25519PublicKey]:
+    """Return key id and public key of a signer's file.
+
+    Raises `UnusableKey`.
+    """
+    content = read_key_file(path, "signer's public key", "copy it again")
+    try:
+        key = serialization.load_pem_public_key(content)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise UnusableKey(f"{path}: is not an Ed25519 public key; copy it from `tokenferry keys generate`")
+    return key_id(key.public_bytes_raw()), key

@@ -7,6 +7,7 @@ the policy that is missing, such as `roles.order`, or None where everything aske
 from __future__ import annotations
 
 import logging
+import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,14 +22,14 @@ from tokenferry.contract.names import Lane, Name
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.target import Target
 from tokenferry.contract.targets import TARGETS
-from tokenferry.sealing import UnusableKey, read_private_key_file
+from tokenferry.sealing import UnusableKey, read_key_file
 
 log = logging.getLogger(__name__)
 
 LEGACY: Final = "legacy"
 """The group of everything that was begun before there were groups. Its ids keep their first derivation."""
-RECHECK_SECONDS: Final = 1.0
-"""How often a worker looks whether the file has changed."""
+RECHECK_SECONDS: Final = 0.2
+"""How often a worker looks whether the file has changed: sooner than the next command of a person can send anything."""
 
 Role = Literal["seal", "onboard", "order", "worker"]
 """`seal`: send requests. `onboard`: send whole accounts. `order`: order a token to be spent. `worker`: order what
@@ -110,10 +111,13 @@ class Grant(Message):
 
     def may_read(self, route: str) -> bool:
         """Return whether outcomes may be told on this route."""
-        routes = (
-            (self.group, f"{self.group}-*", "import-*", "onboard-*") if self.reply_routes is None else self.reply_routes
-        )
-        return _matches(routes, route)
+        return _matches(self.routes, route)
+
+    @property
+    def routes(self) -> tuple[Pattern, ...]:
+        """The reply routes that it may name."""
+        usual = (self.group, f"{self.group}-*", "import-*", "onboard-*")
+        return usual if self.reply_routes is None else self.reply_routes
 
     def _lives(self, life_ms: int) -> bool:
         return self.longest_life_hours is None or life_ms <= self.longest_life_hours * 3_600_000
@@ -149,13 +153,21 @@ class Policy:
 
         Raises `UnusableKey`, which names the file and the line and quotes no value.
         """
-        content = read_private_key_file(path, "policy", "write one with `tokenferry keys generate --out DIR`")
+        content = read_key_file(path, "policy", "write one with `tokenferry keys generate --out DIR`")
+        if stat.S_IMODE(path.stat().st_mode) & 0o022:
+            raise UnusableKey(f"{path}: others may write to the policy; run `chmod go-w {path}`, and read it")
         try:
-            read = _Content.model_validate(tomllib.loads(content.decode()))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UnusableKey(
-                f"{path}: is not TOML: {error if isinstance(error, tomllib.TOMLDecodeError) else 'not UTF-8'}"
-            ) from None
+            return cls.parse(content.decode(), path)
+        except UnicodeDecodeError:
+            raise UnusableKey(f"{path}: is not TOML: not UTF-8") from None
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Policy:
+        """Return the policy that *text* spells. Raises as `read`; *path*: the file that the error names."""
+        try:
+            read = _Content.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise UnusableKey(f"{path}: is not TOML: {error}") from None
         except ValidationError as error:
             first, *_ = error.errors(include_input=False, include_context=False, include_url=False)
             line = ".".join(str(part) for part in first["loc"])
@@ -166,8 +178,16 @@ class Policy:
         return cls(read.signers)
 
     def grant_of(self, signer_id: str) -> Grant | None:
-        """Return what *signer_id* may. None: nothing, the policy does not name it."""
-        return self.signers.get(signer_id)
+        """Return what *signer_id* may. None: nothing, the policy does not name it.
+
+        An id of 16 digits is the beginning of one of 32, wherever either of them stands.
+        """
+        if (grant := self.signers.get(signer_id)) is not None:
+            return grant
+        alike = [
+            grant for name, grant in self.signers.items() if signer_id.startswith(name) or name.startswith(signer_id)
+        ]
+        return alike[0] if len(alike) == 1 else None
 
 
 class PolicyFile:

@@ -57,6 +57,11 @@ class StoreKeys:
         return f"{self.prefix}:onboarding:{platform}:{onboarding_id}"
 
     @property
+    def policy(self) -> str:
+        """Set for ever by the first worker that has read a policy."""
+        return f"{self.prefix}:policy"
+
+    @property
     def open_circuits(self) -> str:
         """The set of open scopes."""
         return f"{self.prefix}:circuits"
