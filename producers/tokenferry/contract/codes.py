@@ -27,6 +27,7 @@ class Code(StrEnum):
     PUBLISHABLE_KEY_MISSING = "publishable_key_missing"
     UNKNOWN_PLATFORM = "unknown_platform"
     UNOPENABLE = "unopenable"
+    CVC_NOT_DECLARED = "cvc_not_declared"
     WRONG_KIND = "wrong_kind"
     WRONG_OPTIONS = "wrong_options"
     ATTACH_ID_REUSED = "attach_id_reused"
@@ -91,6 +92,9 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
     FailurePolicy(Code.UNKNOWN_PLATFORM, "no worker has this platform in its configuration", kept=True),
     FailurePolicy(
         Code.UNOPENABLE, "no private key here opens it: retired key, or encrypted for another fleet", kept=True
+    ),
+    FailurePolicy(
+        Code.CVC_NOT_DECLARED, "a verification code is inside and the header does not say so: correct the producer"
     ),
     FailurePolicy(Code.WRONG_KIND, "this kind of token cannot be used for this target"),
     FailurePolicy(Code.WRONG_OPTIONS, "an option that the target needs is missing, or it has one too many"),
