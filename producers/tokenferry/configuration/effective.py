@@ -17,6 +17,7 @@ def effective(configuration: Configuration) -> dict[str, Any]:
         "file": None if configuration.file is None else str(configuration.file),
         "data": str(configuration.path(configuration.data)),
         "broker": {**configuration.broker.model_dump(mode="json"), "url": masked(configuration.broker.url)},
+        "producer": configuration.producer.model_dump(mode="json"),
         "outbox": _outbox(configuration),
         "store": {**configuration.store.model_dump(mode="json"), "url": masked(configuration.store.url)},
         "keys": {name: str(configuration.path(getattr(keys, name))) for name in type(keys).model_fields},

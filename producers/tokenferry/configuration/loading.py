@@ -18,6 +18,7 @@ from tokenferry.configuration.sections import (
     InvalidConfiguration,
     KeySettings,
     OutboxSettings,
+    ProducerSettings,
     StoreSettings,
     Worker,
 )
@@ -42,6 +43,7 @@ class Configuration(BaseSettings):
     data: Path = Path(".tokenferry")
     """Folder of the embedded server, and of the sockets with which `tokenferry health` finds workers."""
     broker: Broker = Broker()
+    producer: ProducerSettings = ProducerSettings()
     outbox: OutboxSettings = OutboxSettings()
     store: StoreSettings = StoreSettings()
     keys: KeySettings = KeySettings()
