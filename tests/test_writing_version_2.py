@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from tokenferry import CardRequest, Order, TokenResult, onboarding_from
+from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.outgoing import Outgoing
-from tokenferry.configuration import Configuration, load
+from tokenferry.broker.publishing import Publisher, wait
+from tokenferry.configuration import Broker, Configuration, load
+from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.targets import CustomerSource
+from tokenferry.contract.work_messages import WorkMessage, read_item, read_work
 from tokenferry.ordering import Sealer
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener, read_attach
@@ -96,3 +101,22 @@ def test_the_environment_can_ask_for_it(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "tokenferry.toml").write_text("")
     configuration: Configuration = load(tmp_path / "tokenferry.toml")
     assert configuration.producer.written == 2
+
+
+@pytest.mark.parametrize("envelope", [1, 2])
+def test_on_redis_a_message_of_version_2_has_one_base64_and_is_shorter(
+    tmp_path: Path, key_folder: Any, valkey: Embedded, envelope: int
+) -> None:
+    _, message = sealer(tmp_path, key_folder, f"[producer]\nenvelope = {envelope}").message(Order(CARD))
+    url = valkey.database(9).redis_url
+    with Publisher.to(Configuration(broker=Broker(url=url))) as publisher, Redis.from_url(url, protocol=2) as redis:
+        redis.delete(message.queue)
+        wait(publisher.submit(message), 10)
+        [item] = redis.lrange(message.queue, 0, -1)
+        redis.delete(message.queue)
+    read = read_item(item)
+    assert not isinstance(read, str)
+    work = read_work(read.headers, read.content_type, read.content_encoding, read.body, tasks={TOKENIZE_TASK})
+    assert isinstance(work, WorkMessage)
+    assert work.argument == text_of(message)
+    assert (text_of(message) in json.loads(item)["body"]) == (envelope == 2)
