@@ -21,11 +21,13 @@ from tokenferry.broker.publishing import Outgoing
 from tokenferry.checks import check, check_onboarding, check_target
 from tokenferry.configuration import Configuration
 from tokenferry.contract.attach import AttachRequest
-from tokenferry.contract.envelope import Header
+from tokenferry.contract.envelope import LEGACY, Header
+from tokenferry.contract.envelope2 import Header2, RequestHeader
 from tokenferry.contract.lifetimes import DAY, WITH_CVC, longest_life
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import LANES, Lane, Name, new_id
-from tokenferry.contract.onboarding import Onboarding, OnboardingHeader, onboarding_from
+from tokenferry.contract.onboarding import DocumentHeader, Onboarding, OnboardingHeader, onboarding_from
+from tokenferry.contract.plaintext import Plaintext2
 from tokenferry.contract.queues import (
     ATTACH_TASK,
     ONBOARD_TASK,
@@ -37,7 +39,7 @@ from tokenferry.contract.queues import (
 from tokenferry.contract.requests import InvalidRequest, Kind, Problem, TokenRequest, field_names, problems_of
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, target_from
-from tokenferry.sealing import Recipient, Signer, seal, seal_onboarding, sign_attach
+from tokenferry.sealing import Recipient, Signer, seal, seal2, seal_onboarding, sign_attach
 
 KEPT_WITH_CVC = WITH_CVC
 """Seconds that a request with a card verification code may wait. PCI DSS 3.3.1 forbids storing it, even encrypted."""
@@ -87,6 +89,7 @@ class Sealer:
     def __init__(self, configuration: Configuration) -> None:
         """Raises `UnusableKey` if a key file is missing, readable by others, or not the key it should be."""
         self.configuration = configuration
+        self.version = configuration.producer.written
         keys = configuration.keys
         self.recipient = Recipient.load(configuration.path(keys.recipient))
         self.signer = Signer.load(configuration.path(keys.producer_signing_key))
@@ -120,19 +123,36 @@ class Sealer:
         keep = min(KEPT[lane], longest) if order.keep_seconds is None else order.keep_seconds
         if request.carries_cvc:
             keep = min(keep, KEPT_WITH_CVC)
-        header = validated(
-            Header,
+        fields = {
             **self._header(platform, lane, order.reply_to, keep),
-            request_id=order.request_id or new_id(),
-            kind=request.kind,
-            connected_account=order.connected_account,
-            attach_digest=digest(attach) if attach else None,
-        )
-        body = seal(request, header, to=self.recipient, signer=self.signer, attach=attach).model_dump_json()
+            "request_id": order.request_id or new_id(),
+            "kind": request.kind,
+            "connected_account": order.connected_account,
+        }
+        header, body = self._sealed(request, attach, fields)
         message = self._outgoing(tokenize_queue(lane, platform), TOKENIZE_TASK, header, body)
         if request.carries_cvc:  # without `expires_at` it is never stored in an outbox
             return header.request_id, replace(message, keep_seconds=keep)
         return header.request_id, replace(message, expires_at=header.expires_at)
+
+    def _sealed(
+        self, request: TokenRequest, attach: AttachTarget | None, fields: dict[str, Any]
+    ) -> tuple[RequestHeader, str]:
+        """Seal *request* in the version that is configured. Return the header and the text."""
+        to, signer = self.recipient, self.signer
+        if self.version == 1:
+            header = validated(Header, **fields, attach_digest=digest(attach) if attach else None)
+            return header, seal(request, header, to=to, signer=signer, attach=attach).text()
+        content = Plaintext2.of(request, attach)
+        header2 = validated(
+            Header2,
+            **fields,
+            group=LEGACY,
+            cvc=request.carries_cvc,
+            operations=attach.operations() if attach else (),
+            plan_digest=content.plan_digest(),
+        )
+        return header2, seal2(content, header2, to=to, signer=signer).text()
 
     def attach_message(
         self,
@@ -158,6 +178,7 @@ class Sealer:
         made_at = (int(time.time()) if result.created is None else result.created) * 1000
         request = validated(
             AttachRequest,
+            version=self.version,
             attach_id=attach_id or new_id(),
             request_id=result.request_id,
             token=result.token,
@@ -172,7 +193,7 @@ class Sealer:
             signer_id=self.signer.signer_id,
             display=result.display,
         )
-        body = sign_attach(request, self.signer).model_dump_json()
+        body = sign_attach(request, self.signer).text()
         queue = attach_queue(request.lane, request.platform)
         return request.attach_id, Outgoing.task(queue, ATTACH_TASK, request.attach_id, body)
 
@@ -198,14 +219,23 @@ class Sealer:
         if problems := check_onboarding(document, today=datetime.now(UTC).date(), live=live):
             raise InvalidRequest(problems)
         keep = self._onboarding_keep(keep_seconds)
-        header = validated(OnboardingHeader, **self._header(name, "bulk", reply_to, keep), request_id=new_id())
-        body = seal_onboarding(document, header, to=self.recipient, signer=self.signer).model_dump_json()
+        header, body = self._sealed_document(
+            document, {**self._header(name, "bulk", reply_to, keep), "request_id": new_id()}
+        )
         message = self._outgoing(onboard_queue(name), ONBOARD_TASK, header, body)
         return onboarding_id, header.request_id, replace(message, expires_at=header.expires_at)
 
     @property
     def _journal_days(self) -> float:
         return self.configuration.store.journal_days
+
+    def _sealed_document(self, document: Onboarding, fields: dict[str, Any]) -> tuple[DocumentHeader, str]:
+        to, signer = self.recipient, self.signer
+        if self.version == 1:
+            header = validated(OnboardingHeader, **fields)
+            return header, seal_onboarding(document, header, to=to, signer=signer).text()
+        header2 = validated(Header2, **fields, group=LEGACY, kind="onboarding", progress=bool(document.progress))
+        return header2, seal2(Plaintext2.of_document(document), header2, to=to, signer=signer).text()
 
     def _onboarding_keep(self, keep_seconds: float | None) -> float:
         if keep_seconds is None:
@@ -232,7 +262,7 @@ class Sealer:
             "producer_id": self.signer.signer_id,
         }
 
-    def _outgoing(self, queue: str, task: str, header: Header | OnboardingHeader, body: str) -> Outgoing:
+    def _outgoing(self, queue: str, task: str, header: RequestHeader | OnboardingHeader, body: str) -> Outgoing:
         message = Outgoing.task(queue, task, header.request_id, body)
         return replace(message, bound=bound_of(queue, self.configuration), reply_to=header.reply_to)
 

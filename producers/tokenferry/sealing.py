@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.attach import signed_bytes as attach_bytes
 from tokenferry.contract.envelope import CommonHeader, Envelope, Header, Suite, signed_bytes
+from tokenferry.contract.envelope2 import Envelope2, Header2
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, OnboardingHeader
-from tokenferry.contract.plaintext import Plaintext, pad
+from tokenferry.contract.plaintext import Plaintext, Plaintext2, pad
 from tokenferry.contract.requests import TokenRequest
 from tokenferry.contract.targets import AttachTarget
 
@@ -124,9 +125,22 @@ def seal_onboarding(
     return OnboardingEnvelope.model_construct(header=header, ciphertext=ciphertext, signature=signature)
 
 
-def _sealed(content: str, header: CommonHeader, to: Recipient, signer: Signer) -> tuple[bytes, bytes]:
+def seal2(content: Plaintext2, header: Header2, *, to: Recipient, signer: Signer) -> Envelope2:
+    """Seal *content* in version 2. *header* names the keys, and the digest of the content's plan."""
+    _check_keys(header, to, signer)
+    if header.plan_digest != content.plan_digest():
+        raise ValueError("the header names another plan than the content")
+    padded = pad(content.canonical())
+    return Envelope2.write(header, lambda info: SUITES[header.suite].encrypt(padded, to.public, info), signer.sign)
+
+
+def _check_keys(header: CommonHeader | Header2, to: Recipient, signer: Signer) -> None:
     if (header.key_id, header.suite, header.producer_id) != (to.key_id, to.suite, signer.signer_id):
         raise ValueError("the header names another recipient or producer than the keys given")
+
+
+def _sealed(content: str, header: CommonHeader, to: Recipient, signer: Signer) -> tuple[bytes, bytes]:
+    _check_keys(header, to, signer)
     bound = header.canonical()
     ciphertext = SUITES[header.suite].encrypt(pad(content.encode()), to.public, bound)
     return ciphertext, signer.sign(signed_bytes(bound, ciphertext))

@@ -25,6 +25,10 @@ class Unopenable(TokenferryError):
     """Not a well-formed, known, correctly signed envelope for this worker. The text is a reason, never content."""
 
 
+class HiddenCvc(Unopenable):
+    """A card verification code is inside, and the header does not say so. Nothing of the message may be kept."""
+
+
 class Forgotten(TokenferryError):
     """The store has lost an entry that it had a moment ago. A requester may have got an outcome that was in it."""
 

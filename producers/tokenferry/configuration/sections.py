@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tokenferry.addresses import EMBEDDED, checked
 from tokenferry.contract.names import Name
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+WRITTEN_BY_DEFAULT: Final[Literal[1, 2]] = 1
+"""The version that a producer writes where `[producer] envelope` is not set. Workers read both."""
 
 ENDPOINT_KEY: Final = re.compile(r"[srp]k_(test|live)_[A-Za-z0-9]{10,}")
 """A key of Stripe. No name of a variable or file looks like one."""
@@ -78,12 +81,22 @@ class Broker(Section):
         return checked(url, amqp=True)
 
 
+def _number(given: object) -> object:
+    """The environment holds text only."""
+    return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
 class ProducerSettings(Section):
     """What producers and readers of results do, beside keys and broker."""
 
-    envelope: Literal[1, 2] = 2
+    envelope: Annotated[Literal[1, 2], BeforeValidator(_number)] = 2
     """Version of the messages. 1 during an upgrade, while workers of the version before run: then unsigned results
     are believed, too."""
+
+    @property
+    def written(self) -> Literal[1, 2]:
+        """The version that a producer writes."""
+        return self.envelope if "envelope" in self.model_fields_set else WRITTEN_BY_DEFAULT
 
 
 class OutboxSettings(Section):

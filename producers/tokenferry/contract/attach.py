@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Base64UrlBytes, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    Base64UrlBytes,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Milliseconds
+from tokenferry.contract import text_form
+from tokenferry.contract.envelope import LEGACY, MAX_ENVELOPE_BYTES, Milliseconds
+from tokenferry.contract.envelope2 import Generation, TraceParent, read_request
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import EndpointId, Id, Lane, Name, TokenId
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import Display
 from tokenferry.contract.targets import AttachTarget
+from tokenferry.contract.text_form import NotCanonical
+
+PREFIX: Final = "tf2o"
+SINCE_2: Final = frozenset({"group", "generation", "batch", "traceparent"})
+"""Fields that version 1 does not have."""
 
 
 class AttachRequest(Message):
@@ -21,7 +36,8 @@ class AttachRequest(Message):
     Nothing in it is a secret: a token id is worthless without the account's key, and what it was made of is sealed.
     """
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
+    """Of the form in which it travels. The meaning is the same."""
     attach_id: Id
     request_id: Id
     """The tokenization request the token came from; the attach id itself where that is unknown."""
@@ -41,20 +57,38 @@ class AttachRequest(Message):
     """The unchanged message of the request that made the token. A worker makes another token from it when this one is
     too old. None for a request that may carry a card verification code.
     """
+    group: Name = LEGACY
+    generation: Generation = 1
+    batch: Name | None = None
+    traceparent: TraceParent | None = None
 
     @field_validator("sealed")
     @classmethod
     def _carries_no_cvc(cls, sealed: str | None) -> str | None:
         try:
-            envelope = Envelope.model_validate_json(sealed or "")
-        except ValidationError:
+            envelope = read_request(sealed or "")
+        except NotCanonical:
             return sealed  # nothing, or nothing that another token could be made of
         if envelope.header.may_carry_cvc:
             raise ValueError("may carry a card verification code")
         return sealed
 
+    @model_validator(mode="after")
+    def _is_of_its_version(self) -> Self:
+        if self.version == 1 and (self.group, self.generation, self.batch, self.traceparent) != (LEGACY, 1, None, None):
+            raise ValueError("version 1 has no such field")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if self.version == 2 or name not in SINCE_2}
+
     def canonical(self) -> bytes:
-        """Return the bytes that are signed. `sealed` and `lane` are left out where they are as in older versions."""
+        """Return the one spelling. Version 1 leaves `sealed` and `lane` out where they are as in older versions."""
+        if self.version == 2:
+            silent = {"version"} | ({"generation"} if self.generation == 1 else set())
+            return text_form.to_json(self.model_dump(mode="json", exclude_none=True, exclude=silent))
         silent = {name for name, usual in (("sealed", None), ("lane", "bulk")) if getattr(self, name) == usual}
         spelled = self.model_dump(exclude=silent)
         return json.dumps(spelled, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
@@ -66,7 +100,37 @@ class SignedAttach(Message):
     request: AttachRequest
     signature: Base64UrlBytes
 
+    def text(self) -> str:
+        """Return the order as it travels."""
+        if self.request.version == 2:
+            return text_form.signed_text(signed_bytes(self.request), self.signature)
+        return self.model_dump_json()
+
+
+def read_order(text: str) -> SignedAttach:
+    """Read an order of either version. Its signature is not verified here.
+
+    Raises `NotCanonical`, which quotes nothing.
+    """
+    if len(text) > MAX_ENVELOPE_BYTES:
+        raise NotCanonical("longer than any order")
+    try:
+        if not text.startswith(f"{PREFIX}."):
+            signed = SignedAttach.model_validate_json(text)
+            if signed.request.version != 1 or SINCE_2 & signed.request.model_fields_set:
+                raise NotCanonical("is not an order of version 1")
+            return signed
+        (spelled,), _, signature = text_form.read(PREFIX, text, parts=1)
+        request = AttachRequest.model_validate({**text_form.read_json(spelled), "version": 2})
+    except ValidationError:
+        raise NotCanonical("is not an order") from None
+    if request.canonical() != spelled:
+        raise NotCanonical("the order is not in its one spelling")
+    return SignedAttach.model_construct(request=request, signature=signature)
+
 
 def signed_bytes(request: AttachRequest) -> bytes:
-    """What the signer signs: a domain name of its own, so that no envelope's signature fits."""
+    """What the signer signs. Each version has a name of its own before it, so that no envelope's signature fits."""
+    if request.version == 2:
+        return text_form.unsigned(PREFIX, request.canonical()).encode()
     return b"tokenferry/v1/attach\0" + request.canonical()

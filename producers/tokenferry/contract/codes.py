@@ -30,6 +30,7 @@ class Code(StrEnum):
     UNKNOWN_PLATFORM = "unknown_platform"
     UNOPENABLE = "unopenable"
     NOT_GRANTED = "not_granted"
+    CVC_NOT_DECLARED = "cvc_not_declared"
     WRONG_KIND = "wrong_kind"
     WRONG_OPTIONS = "wrong_options"
     ATTACH_ID_REUSED = "attach_id_reused"
@@ -109,6 +110,9 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
         Code.NOT_GRANTED,
         "the policy lacks the line that `param` names: run `tokenferry signers grant`, then redrive",
         kept=True,
+    ),
+    FailurePolicy(
+        Code.CVC_NOT_DECLARED, "a verification code is inside and the header does not say so: correct the producer"
     ),
     FailurePolicy(Code.WRONG_KIND, "this kind of token cannot be used for this target"),
     FailurePolicy(Code.WRONG_OPTIONS, "an option that the target needs is missing, or it has one too many"),

@@ -25,6 +25,9 @@ DEFAULT_SUITE: Final[Suite] = "x25519-hkdf-sha256-aes256gcm"
 MAX_ENVELOPE_BYTES: Final = 262_144
 """A longer body is not read at all: the largest request (an account with every field full) is far below this."""
 
+LEGACY: Final = "legacy"
+"""The group of everything of version 1. Its ids keep their first derivation."""
+
 Milliseconds = Annotated[int, Field(ge=0, le=4_102_444_800_000)]
 """Unix time in milliseconds, up to the year 2100."""
 
@@ -54,6 +57,34 @@ class CommonHeader(Message):
         """True if a verification code may be inside: in the realtime lane. The seal hides whether one is."""
         return self.lane == "realtime"
 
+    @property
+    def has_plan(self) -> bool:
+        """Whether the token is to be spent at once."""
+        return self.attach_digest is not None
+
+    # What only version 2 writes, so that readers ask both versions alike.
+
+    @property
+    def group(self) -> str:
+        return LEGACY
+
+    @property
+    def generation(self) -> int:
+        return 1
+
+    @property
+    def operations(self) -> tuple[str, ...] | None:
+        """None: this version does not say what the plan calls."""
+        return None
+
+    @property
+    def batch(self) -> str | None:
+        return None
+
+    @property
+    def traceparent(self) -> str | None:
+        return None
+
 
 class Header(CommonHeader):
     """The header of a tokenization request."""
@@ -71,6 +102,10 @@ class Envelope(Message):
     header: Header
     ciphertext: Base64UrlBytes
     signature: Base64UrlBytes
+
+    def text(self) -> str:
+        """Return the envelope as it travels."""
+        return self.model_dump_json()
 
 
 def signed_bytes(header: bytes, ciphertext: bytes) -> bytes:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from tokenferry.contract import text_form
-from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Milliseconds, Suite
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header, Milliseconds, Suite
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import EndpointId, Id, Lane, Name
 from tokenferry.contract.requests import Kind
@@ -25,6 +25,7 @@ Operation = Annotated[
     str, StringConstraints(pattern=r"^(GET|POST|DELETE) /v[12](/[a-z0-9_]+|/\{[a-z_]+\})+$", max_length=120)
 ]
 """A method and a path template of the API: `POST /v1/customers/{customer}`."""
+Generation = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 TraceParent = Annotated[str, StringConstraints(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 """W3C Trace Context, version 00: https://www.w3.org/TR/trace-context/#traceparent-header."""
 
@@ -32,11 +33,12 @@ TraceParent = Annotated[str, StringConstraints(pattern=r"^00-[0-9a-f]{32}-[0-9a-
 class Header2(Message):
     """The header of version 2. Fields that are None or False are not written."""
 
+    version: ClassVar[Literal[2]] = 2
     suite: Suite
     key_id: Name
     producer_id: Name
     request_id: Id
-    generation: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1
+    generation: Generation = 1
     group: Name
     kind: Kind | Literal["onboarding"]
     platform: Name
@@ -120,6 +122,29 @@ class Envelope2:
     def text(self) -> str:
         """Return the envelope as it travels."""
         return text_form.signed_text(self.signed, self.signature)
+
+
+SealedRequest = Envelope | Envelope2
+"""A sealed tokenization request of either version."""
+RequestHeader = Header | Header2
+
+
+def read_request(text: str) -> SealedRequest:
+    """Read a sealed request of either version. Its signature is not verified here.
+
+    Raises `NotCanonical`, which quotes nothing.
+    """
+    if text.startswith(f"{PREFIX}."):
+        envelope = Envelope2.read(text)
+        if envelope.header.kind == "onboarding":
+            raise NotCanonical("is a document, not a request")
+        return envelope
+    if len(text) > MAX_ENVELOPE_BYTES:
+        raise NotCanonical("longer than any envelope")
+    try:
+        return Envelope.model_validate_json(text)
+    except ValidationError:
+        raise NotCanonical("is not an envelope") from None
 
 
 def info(header: Header2) -> bytes:

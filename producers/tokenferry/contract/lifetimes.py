@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import CommonHeader
+from tokenferry.contract.envelope2 import Header2
 from tokenferry.contract.onboarding import OnboardingHeader
 
 DAY: Final = 86_400.0
@@ -40,7 +41,7 @@ class Lifetimes:
         """Return what the settings of the store allow."""
         return cls(longest_life(journal_days), onboarding_days * DAY)
 
-    def allow(self, header: CommonHeader, now: float) -> bool:
+    def allow(self, header: CommonHeader | Header2, now: float) -> bool:
         """True if a message with this header may be carried out. *now*: Unix seconds on the store's clock."""
         longest = self.onboarding if isinstance(header, OnboardingHeader) else self.request
         if getattr(header, "cvc", False):  # version 1 does not say so in clear

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Base64UrlBytes, Field, ValidationError, model_validator
 
 from tokenferry.contract.connect import Human
-from tokenferry.contract.envelope import CommonHeader
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, CommonHeader
+from tokenferry.contract.envelope2 import PREFIX, Envelope2, Header2
 from tokenferry.contract.fields import Country, Currency, Email, Flag, IdNumber, Metadata, Word
 from tokenferry.contract.message import Message, Sensitive
 from tokenferry.contract.names import Id
@@ -34,6 +35,7 @@ from tokenferry.contract.target_options import (
     Controller,
     UserTosAcceptance,
 )
+from tokenferry.contract.text_form import NotCanonical
 
 MAX_DOCUMENT_BYTES: Final = 131_068
 """Bytes of its JSON. Padded, sealed and encoded it still fits into an envelope."""
@@ -51,6 +53,33 @@ class OnboardingEnvelope(Message):
     header: OnboardingHeader
     ciphertext: Base64UrlBytes
     signature: Base64UrlBytes
+
+    def text(self) -> str:
+        """Return the envelope as it travels."""
+        return self.model_dump_json()
+
+
+SealedDocument = OnboardingEnvelope | Envelope2
+"""A sealed document of either version."""
+DocumentHeader = OnboardingHeader | Header2
+
+
+def read_document(text: str) -> SealedDocument:
+    """Read a sealed document of either version. Its signature is not verified here.
+
+    Raises `NotCanonical`, which quotes nothing.
+    """
+    if text.startswith(f"{PREFIX}."):
+        envelope = Envelope2.read(text)
+        if envelope.header.kind != "onboarding":
+            raise NotCanonical("is a request, not a document")
+        return envelope
+    if len(text) > MAX_ENVELOPE_BYTES:
+        raise NotCanonical("longer than any envelope")
+    try:
+        return OnboardingEnvelope.model_validate_json(text)
+    except ValidationError:
+        raise NotCanonical("is not a document") from None
 
 
 class AccountDetails(Sensitive):

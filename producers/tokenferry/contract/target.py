@@ -68,6 +68,19 @@ class Target(Input):
         """The id of the object whose writes must not overlap (they lock it); None when something new is made."""
         return None
 
+    def operations(self) -> tuple[str, ...]:
+        """Return what spending the token calls, as methods and path templates, sorted.
+
+        >>> from tokenferry.contract.targets import CustomerSource
+        >>> CustomerSource(customer="cus_1").operations()
+        ('POST /v1/customers/{customer}/sources',)
+        """
+        named = {value: f"{{{name}}}" for name in type(self).model_fields if _is_id(value := getattr(self, name))}
+        follow_up = self.follow_up("made_before")
+        paths = [self.path(), *([follow_up.path] if follow_up else [])]
+        ids = {**named, "made_before": "{made_before}"}
+        return tuple(sorted({"POST " + "/".join(ids.get(part, part) for part in path.split("/")) for path in paths}))
+
     def refusal(self, kind: Kind) -> str | None:
         """Return why this kind cannot be spent with these options, or None."""
         return None
@@ -83,6 +96,11 @@ class Target(Input):
         for name in ("to", "customer", "account", "person", "payment_intent"):
             if getattr(self, name, None) is not None:
                 yield name, getattr(self, name)
+
+
+def _is_id(value: object) -> bool:
+    """True if it can be an id in a path, and no word of one."""
+    return isinstance(value, str) and "_" in value and _ID.fullmatch(value) is not None
 
 
 def path_of(*segments: str) -> str:

@@ -29,6 +29,9 @@ UNKNOWN_TASK: Final = "unknown task"
 INVALID: Final = "invalid task message"
 UNDECODABLE: Final = "undecodable message"
 
+ENCODED_ALREADY: Final = ('[["tf2e.', '[["tf2o.')
+"""Beginnings of work messages of version 2. On a Redis list they stand as they are, without another base64."""
+
 MOST_BRACKETS: Final = 2_000
 """Brackets that may open around the argument. Ours have some dozens; half a megabyte of them takes 16 MB in memory."""
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from tokenferry.contract.attach import SignedAttach
+from tokenferry.contract.attach import SignedAttach, read_order
 from tokenferry.contract.codes import MAYBE_SPENT
-from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, CommonHeader, Envelope, Header
-from tokenferry.contract.onboarding import OnboardingEnvelope
+from tokenferry.contract.envelope import CommonHeader, Header
+from tokenferry.contract.envelope2 import Header2, SealedRequest, read_request
+from tokenferry.contract.onboarding import SealedDocument, read_document
 from tokenferry.contract.queues import (
     ATTACH_TASK,
     ONBOARD_TASK,
@@ -27,10 +29,12 @@ from tokenferry.contract.queues import (
     tokenize_queue,
 )
 from tokenferry.contract.results import Attempt
+from tokenferry.contract.text_form import NotCanonical
 
 FOREIGN: Final = "set aside by the broker"
 """The reason of a message that no worker has moved: the broker delivered it too often, for instance."""
-SHAPES: Final = (Envelope, SignedAttach, OnboardingEnvelope)
+Shape = SealedRequest | SignedAttach | SealedDocument
+"""A work message of either version."""
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _:;,.'-]{0,99}")
 _OUTCOME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}:[a-z]{1,20}(:\d{1,5})?")
 
@@ -48,8 +52,8 @@ class DeadLetter:
     history: tuple[Attempt, ...] = ()
     message: str = ""
     """The message as it came. Never shown."""
-    header: CommonHeader | None = None
-    sealed: Envelope | OnboardingEnvelope | None = None
+    header: CommonHeader | Header2 | None = None
+    sealed: SealedRequest | SealedDocument | None = None
     order: SignedAttach | None = None
 
     @classmethod
@@ -68,11 +72,8 @@ class DeadLetter:
             outcome_id=outcome_id if isinstance(outcome_id, str) and _OUTCOME.fullmatch(outcome_id) else None,
             history=tuple(_attempts(record.get("history"))),
         )
-        if dead_letter.header is None and "header" in record:
-            try:
-                return cls(dead_letter.reason, dead_letter.at, header=Header.model_validate(record["header"]))
-            except ValidationError:
-                pass
+        if dead_letter.header is None and (header := _header(record.get("header"))) is not None:
+            return cls(dead_letter.reason, dead_letter.at, header=header)
         return dead_letter
 
     @classmethod
@@ -94,7 +95,7 @@ class DeadLetter:
         """The kind of token; `onboarding` for a whole document."""
         if self.order is not None:
             return self.order.request.kind
-        return "onboarding" if isinstance(self.sealed, OnboardingEnvelope) else getattr(self.header, "kind", None)
+        return getattr(self.header, "kind", None)
 
     @property
     def platform(self) -> str | None:
@@ -135,7 +136,7 @@ class DeadLetter:
             request = self.order.request
             return attach_queue(request.lane, request.platform), ATTACH_TASK
         assert self.header is not None
-        if isinstance(self.sealed, OnboardingEnvelope):
+        if self.kind == "onboarding":
             return onboard_queue(self.header.platform), ONBOARD_TASK
         return tokenize_queue(self.header.lane, self.header.platform), TOKENIZE_TASK
 
@@ -183,13 +184,21 @@ def plain(text: object) -> str:
     return "unreadable"
 
 
-def shape_of(message: str) -> Envelope | SignedAttach | OnboardingEnvelope | None:
+def shape_of(message: str) -> Shape | None:
     """Return *message* as the work message that it is, or None where it is none."""
-    for model in SHAPES if len(message) <= MAX_ENVELOPE_BYTES else ():
-        try:
-            return model.model_validate_json(message)
-        except ValidationError:
-            continue
+    readers: tuple[Callable[[str], Shape], ...] = (read_request, read_order, read_document)
+    for read in readers:
+        with suppress(NotCanonical):
+            return read(message)
+    return None
+
+
+def _header(content: object) -> CommonHeader | Header2 | None:
+    """Return the header of a message that was not kept."""
+    models: tuple[type[Header | Header2], ...] = (Header, Header2)
+    for model in models:
+        with suppress(ValidationError):
+            return model.model_validate(content)
     return None
 
 

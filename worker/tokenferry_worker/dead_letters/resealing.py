@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenferry.configuration import Configuration, InvalidConfiguration
-from tokenferry.contract.envelope import Envelope
-from tokenferry.contract.onboarding import OnboardingEnvelope
-from tokenferry.sealing import Recipient, Signer, UnusableKey, seal_onboarding, seal_plaintext, sign_attach
+from tokenferry.contract.envelope2 import Envelope2, SealedRequest
+from tokenferry.contract.onboarding import OnboardingEnvelope, SealedDocument
+from tokenferry.sealing import Recipient, Signer, UnusableKey, seal2, seal_onboarding, seal_plaintext, sign_attach
 from tokenferry_worker.dead_letters.record import DeadLetter
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Signers, load_identities
@@ -53,7 +53,7 @@ class Resealer:
             )
         return cls(Opener(load_identities(configuration.path(keys.identities)), signers), recipient, signer)
 
-    def stale(self, dead_letter: DeadLetter) -> Envelope | OnboardingEnvelope | None:
+    def stale(self, dead_letter: DeadLetter) -> SealedRequest | SealedDocument | None:
         """Return the envelope of *dead_letter* that is sealed to another key, or None. Opens nothing.
 
         The signature of *dead_letter* must be verified. Raises `Unopenable` where an order carries a request that no
@@ -80,16 +80,19 @@ class Resealer:
         stale = self.stale(dead_letter)
         if stale is None:
             return dead_letter.message
-        envelope = self._seal(stale).model_dump_json()
+        envelope = self._seal(stale).text()
         if dead_letter.order is None:
             return envelope
         request = dead_letter.order.request.model_copy(update={"sealed": envelope, "signer_id": self.signer.signer_id})
-        return sign_attach(request, self.signer).model_dump_json()
+        return sign_attach(request, self.signer).text()
 
-    def _seal(self, stale: Envelope | OnboardingEnvelope) -> Envelope | OnboardingEnvelope:
+    def _seal(self, stale: SealedRequest | SealedDocument) -> SealedRequest | SealedDocument:
         to, signer = self.recipient, self.signer
         keys = {"key_id": to.key_id, "suite": to.suite, "producer_id": signer.signer_id}
         # The content gets no variable: it is gone when the call returns.
+        if isinstance(stale, Envelope2):
+            header2 = stale.header.model_copy(update=keys)
+            return seal2(self.opener.open_content(stale), header2, to=to, signer=signer)
         if isinstance(stale, OnboardingEnvelope):
             header = stale.header.model_copy(update=keys)
             return seal_onboarding(self.opener.open_onboarding(stale), header, to=to, signer=signer)

@@ -13,16 +13,17 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from tokenferry.contract import attach, envelope2
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
-from tokenferry.contract.onboarding import OnboardingEnvelope
+from tokenferry.contract.envelope2 import Envelope2
 from tokenferry.contract.queues import MAX_MESSAGE_BYTES
-from tokenferry_worker.dead_letters.record import FOREIGN, argument, json_object, shape_of
+from tokenferry_worker.dead_letters.record import FOREIGN, Shape, argument, json_object, shape_of
 
 HEAD: Final = 1024
 """Characters that are kept of a text longer than any work message: the queue itself has a limit."""
-MARKS: Final = ("realtime", "cvc_update")
-"""Words that occur only in a message with a verification code."""
+MARKS: Final = ("realtime", "cvc_update", f"{envelope2.PREFIX}.", f"{attach.PREFIX}.")
+"""Texts of which one occurs in every message with a verification code. Of version 2 nothing else is in clear."""
 
 
 def retained(body: str | bytes, reason: str, *, at: float, realtime: bool = True, **more: object) -> str:
@@ -43,7 +44,7 @@ def retained(body: str | bytes, reason: str, *, at: float, realtime: bool = True
     record |= {"bytes": len(raw), "sha256": sha256(raw).hexdigest()}
     if kept is None:
         try:
-            record["header"] = Header.model_validate(_loose_header(text)).model_dump()
+            record["header"] = _header_of(text)
         except ValidationError:
             pass  # no header of a request either: nothing of the message may be kept
     return json.dumps({**record, "message": (kept or "")[:HEAD]})
@@ -61,17 +62,30 @@ def _kept(text: str, realtime: bool) -> str | None:
     message = argument(text)
     read = shape_of(message)
     if read is not None:
-        return message if _carries_no_cvc(read) and _is_unambiguous(message) else None
+        return message if _carries_no_cvc(read) and (_is_version_2(message) or _is_unambiguous(message)) else None
     if any(mark in text.lower() for mark in MARKS):
         return None
     return text if not realtime or _loose_header(text).get("lane") == "bulk" else None
 
 
-def _carries_no_cvc(read: Envelope | SignedAttach | OnboardingEnvelope) -> bool:
+def _carries_no_cvc(read: Shape) -> bool:
     if not isinstance(read, SignedAttach):
         return not read.header.may_carry_cvc
     sealed = read.request.sealed  # its model refuses an envelope that may carry one
-    return sealed is None or isinstance(shape_of(sealed), Envelope)
+    return sealed is None or isinstance(shape_of(sealed), Envelope | Envelope2)
+
+
+def _header_of(text: str) -> dict[str, Any]:
+    """Return what the clear header says of a message that is not kept. Raises `ValidationError` where it has none."""
+    read = shape_of(argument(text))
+    if isinstance(read, Envelope2):
+        return read.header.model_dump(mode="json")
+    return Header.model_validate(_loose_header(text)).model_dump()
+
+
+def _is_version_2(message: str) -> bool:
+    """True if *message*, which was read, is of version 2: there each value has one spelling."""
+    return message.startswith((f"{envelope2.PREFIX}.", f"{attach.PREFIX}."))
 
 
 def _is_unambiguous(message: str) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import KEPT, Code
-from tokenferry.contract.envelope import Envelope
+from tokenferry.contract.envelope2 import read_request
 from tokenferry.contract.queues import ATTACH_TASK
 from tokenferry.contract.results import AttachResult
+from tokenferry.contract.text_form import NotCanonical
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
@@ -119,8 +118,8 @@ class Attacher:
         if order.sealed is None or order.attach_id != order.request_id:
             return None
         try:
-            header = Envelope.model_validate_json(order.sealed).header
-        except ValidationError:
+            header = read_request(order.sealed).header
+        except NotCanonical:
             return None
         if (header.request_id, header.platform, header.kind) != (order.request_id, order.platform, order.kind):
             return None

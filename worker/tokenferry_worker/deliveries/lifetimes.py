@@ -11,6 +11,7 @@ from typing import TypeVar
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import CommonHeader
+from tokenferry.contract.envelope2 import Header2
 from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
 from tokenferry.contract.targets import MOVES_MONEY, AttachTarget
@@ -30,7 +31,7 @@ class LifetimeCheck:
     now: Callable[[], float]
     """Unix seconds on the store's clock."""
 
-    def allows(self, header: CommonHeader) -> bool:
+    def allows(self, header: CommonHeader | Header2) -> bool:
         """True if a sealed message may be carried out."""
         return self.longest.allow(header, self.now())
 

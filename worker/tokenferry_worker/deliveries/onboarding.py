@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tokenferry.contract.codes import KEPT, Code
-from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, OnboardingHeader
+from tokenferry.contract.onboarding import DocumentHeader, Onboarding, SealedDocument
 from tokenferry.contract.queues import ONBOARD_TASK
 from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingResult, Requirements, StepResult
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
@@ -81,7 +81,7 @@ class Onboarder:
             lambda: self._failed(header, begun.deliveries, Code.DELIVERIES_EXHAUSTED),
         )
 
-    async def _deliver(self, envelope: OnboardingEnvelope, begun: Begun, body: str) -> Outcome:
+    async def _deliver(self, envelope: SealedDocument, begun: Begun, body: str) -> Outcome:
         header = envelope.header
         if begun.outcome is not None:
             return _outcome(Recorded(OnboardingResult.model_validate_json(begun.outcome), begun.outcome), header)
@@ -96,15 +96,15 @@ class Onboarder:
         recorded = await self.journal.record(header.request_id, offered, ours=not result.complete)
         return _outcome(what_counts(result, offered, recorded), header)
 
-    async def _reused(self, header: OnboardingHeader) -> Outcome:
+    async def _reused(self, header: DocumentHeader) -> Outcome:
         """Something else has this request id. The refusal gets an outcome id of its own."""
         refusal = self._failed(header, 1, Code.REQUEST_ID_REUSED)
         return _outcome(await record_refusal(self.journal, header.request_id, fingerprint(header), refusal), header)
 
-    def _refused(self, header: OnboardingHeader, missing: NotGranted, body: str) -> Outcome:
+    def _refused(self, header: DocumentHeader, missing: NotGranted, body: str) -> Outcome:
         return refused(self._failed(header, 1, Code.NOT_GRANTED), missing, body, header.reply_to)
 
-    async def _onboard(self, envelope: OnboardingEnvelope, deliveries: int) -> OnboardingResult:
+    async def _onboard(self, envelope: SealedDocument, deliveries: int) -> OnboardingResult:
         header = envelope.header
         platform = self.platforms.get(header.platform)
         if platform is None:
@@ -176,11 +176,11 @@ class Onboarder:
             failure=why,
         )
 
-    def _failed(self, header: OnboardingHeader, deliveries: int, code: str) -> OnboardingResult:
+    def _failed(self, header: DocumentHeader, deliveries: int, code: str) -> OnboardingResult:
         """The result of a message that was given up before anything is known of the account."""
         return OnboardingResult(**self._common(header, deliveries), failure=failure(code, None, 0))
 
-    def _common(self, header: OnboardingHeader, deliveries: int) -> dict[str, Any]:
+    def _common(self, header: DocumentHeader, deliveries: int) -> dict[str, Any]:
         return {
             "outcome_id": f"{header.request_id}:onboarding",
             "request_id": header.request_id,
@@ -190,7 +190,7 @@ class Onboarder:
         }
 
 
-def fingerprint(header: OnboardingHeader) -> str:
+def fingerprint(header: DocumentHeader) -> str:
     """Return the digest of what a request id stands for. It stays the same when the document is sealed anew.
 
     The version before wrote no digest for an onboarding. The journal takes an entry without one as the same.
@@ -219,7 +219,7 @@ def _is_kept(why: Failure) -> bool:
     return why.source == "tokenferry" and why.code in KEPT
 
 
-def _outcome(recorded: Recorded[OnboardingResult], header: OnboardingHeader) -> Outcome:
+def _outcome(recorded: Recorded[OnboardingResult], header: DocumentHeader) -> Outcome:
     result = recorded.result
     settled = Settled(result, header.reply_to, recorded.body)
     return DeadLettered(settled, result.failure.code) if result.failure and _is_kept(result.failure) else settled

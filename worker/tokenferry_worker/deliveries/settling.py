@@ -63,7 +63,7 @@ class Settler:
             case HandedOn(order):
                 request = order.request
                 queue = attach_queue(request.lane, request.platform)
-                await self._publish(Outgoing.task(queue, ATTACH_TASK, request.attach_id, order.model_dump_json()))
+                await self._publish(Outgoing.task(queue, ATTACH_TASK, request.attach_id, order.text()))
             case Retokenize(sealed, platform, lane, request_id):
                 await self._publish(Outgoing.task(tokenize_queue(lane, platform), TOKENIZE_TASK, request_id, sealed))
             case DeadLettered(settled, code):

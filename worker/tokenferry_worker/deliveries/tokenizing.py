@@ -6,22 +6,24 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.codes import KEPT, Code
-from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES
+from tokenferry.contract.envelope2 import Header2, RequestHeader, SealedRequest
 from tokenferry.contract.plaintext import Plaintext
 from tokenferry.contract.queues import TOKENIZE_TASK
+from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import TokenResult
-from tokenferry.contract.targets import AttachTarget
+from tokenferry.contract.targets import AttachTarget, digest
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
 from tokenferry_worker.deliveries.refusing import refused
-from tokenferry_worker.errors import NotGranted, Reused, Unopenable
+from tokenferry_worker.errors import HiddenCvc, NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Backpressure, Slot, all_slots, slots_of
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 2.0
 """Seconds between two looks for room for another token, give or take a half. Each is twice the one before."""
+SOME_PLAN: Final = "plan"
+"""Stands for the plan of a version 2 request in its fingerprint."""
 BESIDE_THE_REQUEST: Final = 16_384
 """Bytes of an attach order beside the sealed request and the plan. A longer order than an envelope cannot be read."""
 
@@ -84,7 +88,7 @@ class Tokenizer:
         except NotGranted as missing:
             return self._refused(header, missing, body)
         try:
-            begun = await self.journal.begin(header.request_id, fingerprint(header))
+            begun = await self._begin(envelope)
         except Reused:
             refusal = self.creator.failed(_token_call(header), Code.REQUEST_ID_REUSED)
             recorded = await record_refusal(self.journal, header.request_id, fingerprint(header), refusal)
@@ -97,7 +101,29 @@ class Tokenizer:
             keep=not header.may_carry_cvc,
         )
 
-    async def _deliver(self, envelope: Envelope, begun: Begun, body: str) -> Outcome:
+    async def _begin(self, envelope: SealedRequest) -> Begun:
+        """Note the delivery. The other version of the same request has its journal entry, too. Raises `Reused`."""
+        header = envelope.header
+        try:
+            return await self.journal.begin(header.request_id, fingerprint(header))
+        except Reused:
+            other = self._other_fingerprint(envelope) if header.has_plan else None
+            if other is None:
+                raise
+        return await self.journal.begin(header.request_id, other)
+
+    def _other_fingerprint(self, envelope: SealedRequest) -> str | None:
+        """Return the fingerprint of this request with a plan in the other version. None where it does not open."""
+        header = envelope.header
+        if not isinstance(header, Header2):
+            return _digest(header, SOME_PLAN)
+        try:
+            plan = self.opener.open(envelope).attach
+        except Unopenable:
+            return None
+        return _digest(header, digest(plan)) if plan else None
+
+    async def _deliver(self, envelope: SealedRequest, begun: Begun, body: str) -> Outcome:
         header = envelope.header
         if begun.outcome is not None:
             # A redelivery: publish the recorded outcome again, call nothing.
@@ -119,6 +145,8 @@ class Tokenizer:
             try:
                 async with uncounted_if_called_off(self.journal, header.request_id):
                     result, plan = await self._create(envelope, begun, platform)
+            except HiddenCvc:  # not kept: what it hides must not be stored
+                result = self.creator.failed(_token_call(header), Code.CVC_NOT_DECLARED)
             except Unopenable as error:
                 log.warning("request %s: %s", header.request_id, error)
                 result = self.creator.failed(_token_call(header), Code.UNOPENABLE)
@@ -131,7 +159,7 @@ class Tokenizer:
         return self._outcome(header, await self._record(platform, header, result, plan), plan, body)
 
     async def _create(
-        self, envelope: Envelope, begun: Begun, platform: PlatformContext
+        self, envelope: SealedRequest, begun: Begun, platform: PlatformContext
     ) -> tuple[TokenResult, AttachTarget | None]:
         """Open the request and create its token. Returns the result, and what the token is to be spent on.
 
@@ -154,13 +182,13 @@ class Tokenizer:
         wanted = _token_call(header, plaintext.form)
         return await self.creator.create(platform, wanted, begun.epoch, remembered=begun.deliveries > 1), plan
 
-    async def _open(self, envelope: Envelope) -> Plaintext:
+    async def _open(self, envelope: SealedRequest) -> Plaintext:
         """Return the content, if its signer may ask for it. Raises `Unopenable`, `NotGranted`."""
         plaintext = self.opener.open(envelope)
         await self.rights.check_content(envelope.header, plaintext)
         return plaintext
 
-    async def _has_room(self, header: Header, slots: tuple[Slot, ...]) -> bool:
+    async def _has_room(self, header: RequestHeader, slots: tuple[Slot, ...]) -> bool:
         """Take a place for one more token, if it can be spent while it is fresh.
 
         The place is held for as long as the request lasts: while nothing is spent, a token that got too old makes no
@@ -169,7 +197,7 @@ class Tokenizer:
         left = header.expires_at / 1000 - self.clock.now()
         return await self.backpressure.acquire(header.request_id, slots, lasts=max(self.token_lifetime, left))
 
-    async def _wait_for_room(self, header: Header, slots: tuple[Slot, ...]) -> None:
+    async def _wait_for_room(self, header: RequestHeader, slots: tuple[Slot, ...]) -> None:
         """Return when the request has a place. Raises `TooLate`."""
         pause = FIRST_PAUSE
         while not await self._has_room(header, slots):
@@ -179,17 +207,17 @@ class Tokenizer:
             await self.clock.sleep(min(left, pause * (0.5 + self.clock.random())))
             pause = min(2 * pause, LAST_PAUSE)
 
-    def _slots(self, header: Header, plan: AttachTarget | None = None) -> tuple[Slot, ...]:
+    def _slots(self, header: RequestHeader, plan: AttachTarget | None = None) -> tuple[Slot, ...]:
         """Return the slots where this request may hold a place: those of its plan, or all while that is unknown."""
         platform = self.platforms.get(header.platform)
-        if platform is None or header.attach_digest is None:
+        if platform is None or not header.has_plan:
             return ()
         if plan is None:
             return all_slots(platform.budgets)
         return slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
 
     async def _record(
-        self, platform: PlatformContext | None, header: Header, result: TokenResult, plan: AttachTarget | None
+        self, platform: PlatformContext | None, header: RequestHeader, result: TokenResult, plan: AttachTarget | None
     ) -> Recorded[TokenResult]:
         offered = to_json(result)
         if platform is None or result.token is None:
@@ -198,14 +226,14 @@ class Tokenizer:
                 header.request_id, offered, ours=is_ours, leaving=self._slots(header, plan)
             )
         else:
-            scope = TokenScope(platform.name, mode_of(platform), header.connected_account or "", header.kind)
+            scope = TokenScope(platform.name, mode_of(platform), header.connected_account or "", _kind(header))
             recorded = await self.journal.record_token(
                 header.request_id, offered, result.token, scope, at=result.settled_at
             )
         return what_counts(result, offered, recorded)
 
     def _outcome(
-        self, header: Header, recorded: Recorded[TokenResult], plan: AttachTarget | None, body: str
+        self, header: RequestHeader, recorded: Recorded[TokenResult], plan: AttachTarget | None, body: str
     ) -> Outcome:
         result = recorded.result
         if result.token is not None and plan is not None:
@@ -216,7 +244,9 @@ class Tokenizer:
             return settled
         return Dropped(settled) if header.may_carry_cvc else DeadLettered(settled, code)
 
-    def _order(self, header: Header, result: TokenResult, token: str, plan: AttachTarget, body: str) -> SignedAttach:
+    def _order(
+        self, header: RequestHeader, result: TokenResult, token: str, plan: AttachTarget, body: str
+    ) -> SignedAttach:
         made_at = result.settled_at
         fits = len(body) + len(plan.model_dump_json()) <= MAX_ENVELOPE_BYTES - BESIDE_THE_REQUEST
         return self.sign(
@@ -224,7 +254,7 @@ class Tokenizer:
                 attach_id=header.request_id,
                 request_id=header.request_id,
                 token=token,
-                kind=header.kind,
+                kind=_kind(header),
                 platform=header.platform,
                 lane=header.lane,
                 connected_account=header.connected_account,
@@ -236,36 +266,50 @@ class Tokenizer:
                 signer_id=self.signer_id,
                 display=result.display,
                 sealed=body if fits and not header.may_carry_cvc else None,
+                version=header.version,
+                group=header.group,
+                generation=header.generation,
+                batch=header.batch,
+                traceparent=header.traceparent,
             )
         )
 
-    async def _plan(self, envelope: Envelope) -> AttachTarget | None:
+    async def _plan(self, envelope: SealedRequest) -> AttachTarget | None:
         """Return the attach plan of a request whose token is made. Where its key is retired, nothing is attached.
 
         Raises `NotGranted`.
         """
-        if envelope.header.attach_digest is None:
+        if not envelope.header.has_plan:
             return None
         try:
             return (await self._open(envelope)).attach
         except Unopenable:
             return None
 
-    def _refused(self, header: Header, missing: NotGranted, body: str) -> Outcome:
+    def _refused(self, header: RequestHeader, missing: NotGranted, body: str) -> Outcome:
         result = self.creator.failed(_token_call(header), Code.NOT_GRANTED)
         return refused(result, missing, body, header.reply_to, keep=not header.may_carry_cvc)
 
 
-def fingerprint(header: Header) -> str:
-    """Return a digest of what a request id stands for, by the clear header. Sealed or sent again, it is the same."""
-    named = (header.platform, header.connected_account or "", header.kind, header.attach_digest or "")
+def fingerprint(header: RequestHeader) -> str:
+    """Return a digest of what a request id stands for, by the clear header. Sealed or sent again, it is the same.
+
+    The digest of a plan in version 2 is salted, so it is another one each time: only whether there is a plan counts.
+    """
+    if isinstance(header, Header2):
+        return _digest(header, SOME_PLAN if header.has_plan else "")
+    return _digest(header, header.attach_digest or "")
+
+
+def _digest(header: RequestHeader, plan: str) -> str:
+    named = (header.platform, header.connected_account or "", header.kind, plan)
     return hashlib.sha256("|".join(named).encode()).hexdigest()[:40]
 
 
-def _token_call(header: Header, form: str = "") -> TokenCall:
+def _token_call(header: RequestHeader, form: str = "") -> TokenCall:
     return TokenCall(
         header.request_id,
-        header.kind,
+        _kind(header),
         header.platform,
         header.connected_account,
         header.lane,
@@ -273,3 +317,8 @@ def _token_call(header: Header, form: str = "") -> TokenCall:
         may_park=not header.may_carry_cvc,
         form=form,
     )
+
+
+def _kind(header: RequestHeader) -> Kind:
+    """The kind of token. `read_request` refuses a header of an onboarding."""
+    return cast(Kind, header.kind)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import cast
 
 from tokenferry.contract.attach import AttachRequest
-from tokenferry.contract.envelope import Header
-from tokenferry.contract.onboarding import Onboarding, OnboardingHeader
+from tokenferry.contract.envelope2 import RequestHeader
+from tokenferry.contract.onboarding import DocumentHeader, Onboarding
 from tokenferry.contract.plaintext import Plaintext
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.errors import NotGranted
@@ -28,24 +29,24 @@ class Rights:
     policy: Callable[[], Awaitable[Policy | None]]
     """Returns the policy in force; None: there is none, and every signer may everything."""
 
-    async def check_request(self, header: Header) -> None:
+    async def check_request(self, header: RequestHeader) -> None:
         """Check what the header of a request shows."""
         grant = await self._grant(header.producer_id)
         _check(grant, header.reply_to, _missing_for(grant, "seal", header, kind=header.kind))
 
-    async def check_content(self, header: Header, plaintext: Plaintext) -> None:
+    async def check_content(self, header: RequestHeader, plaintext: Plaintext) -> None:
         """Check what is inside a request: on what the token is to be spent, and which fields are sent."""
         grant = await self._grant(header.producer_id)
         missing = None if plaintext.attach is None else grant.missing_for_target(plaintext.attach)
         _check(grant, header.reply_to, missing)
-        _check_form(grant, header.reply_to, header.kind, plaintext.form)
+        _check_form(grant, header.reply_to, cast(Kind, header.kind), plaintext.form)
 
-    async def check_onboarding(self, header: OnboardingHeader) -> None:
+    async def check_onboarding(self, header: DocumentHeader) -> None:
         """Check what the header of a sealed document shows."""
         grant = await self._grant(header.producer_id)
         _check(grant, header.reply_to, _missing_for(grant, "onboard", header))
 
-    async def check_document(self, header: OnboardingHeader, document: Onboarding) -> None:
+    async def check_document(self, header: DocumentHeader, document: Onboarding) -> None:
         """Check what is inside a sealed document. It has the fields of the contract only."""
         grant = await self._grant(header.producer_id)
         for each in document.external_accounts:
@@ -78,7 +79,9 @@ class Rights:
         return grant
 
 
-def _missing_for(grant: Grant, role: Role, header: Header | OnboardingHeader, *, kind: str | None = None) -> str | None:
+def _missing_for(
+    grant: Grant, role: Role, header: RequestHeader | DocumentHeader, *, kind: str | None = None
+) -> str | None:
     return grant.missing_for(
         role,
         platform=header.platform,

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from tokenferry.contract.onboarding import OnboardingHeader
+from tokenferry.contract.onboarding import DocumentHeader
 from tokenferry.contract.steps import Step
 from tokenferry.contract.target import Target
 from tokenferry_worker.onboarding.progress import Status, StepRecord
@@ -18,7 +18,7 @@ class DocumentRun:
     """One delivery's work on one onboarding."""
 
     platform: PlatformContext
-    header: OnboardingHeader
+    header: DocumentHeader
     onboarding_id: str
 
     @property

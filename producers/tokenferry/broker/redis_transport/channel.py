@@ -25,7 +25,7 @@ from tokenferry.broker.redis_transport.keeper import Keeper
 from tokenferry.broker.redis_transport.register import NOTED, Register, RegisterKeys, Taken
 from tokenferry.broker.redis_transport.waiter import Waiter, track_changes
 from tokenferry.contract.queues import QUARANTINE, register_of, results_queue
-from tokenferry.contract.work_messages import UNDECODABLE, ListItem, Refused, read_item
+from tokenferry.contract.work_messages import ENCODED_ALREADY, UNDECODABLE, ListItem, Refused, read_item
 
 logger = get_logger(__name__)
 
@@ -67,6 +67,14 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
     def _pool_of(self, params: dict[str, Any]) -> Any:
         """Every connection of this channel comes from here."""
         return redis.ConnectionPool(**params)
+
+    def encode_body(self, body: str | bytes, encoding: str | None = None) -> tuple[str | bytes, str | None]:
+        """Leave a work message of version 2 as it is: it is base64 already. Everything else is encoded as before."""
+        text = body.decode() if isinstance(body, bytes) else body
+        if text.startswith(ENCODED_ALREADY):
+            return text, None
+        encoded: tuple[str | bytes, str | None] = super().encode_body(body, encoding)
+        return encoded
 
     # -- consuming
 

@@ -1,0 +1,76 @@
+// The second oracle of version 2: opens vectors, verifies their signatures, and seals a request of its own.
+// `node vectors.mjs FOLDER` prints the sealed text on its last line.
+
+import { createHmac, createPrivateKey, createPublicKey, sign, verify } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import assert from "node:assert/strict";
+import { Aes256Gcm, CipherSuite, DhkemX25519HkdfSha256, HkdfSha256 } from "@hpke/core";
+
+const folder = process.argv[2];
+const suite = new CipherSuite({ kem: new DhkemX25519HkdfSha256(), kdf: new HkdfSha256(), aead: new Aes256Gcm() });
+const bytes = (hex) => Buffer.from(hex, "hex");
+const base64url = (content) => Buffer.from(content).toString("base64url");
+const ed25519Private = (raw) =>
+  createPrivateKey({ key: Buffer.concat([bytes("302e020100300506032b657004220420"), raw]), format: "der", type: "pkcs8" });
+const ed25519Public = (raw) =>
+  createPublicKey({ key: Buffer.concat([bytes("302a300506032b6570032100"), raw]), format: "der", type: "spki" });
+
+function verified(text, publicKey) {
+  const at = text.lastIndexOf(".");
+  const signature = Buffer.from(text.slice(at + 1), "base64url");
+  assert.ok(verify(null, Buffer.from(text.slice(0, at)), ed25519Public(bytes(publicKey)), signature));
+  return text.slice(0, at).split(".");
+}
+
+const canonical = (value) =>
+  Array.isArray(value)
+    ? `[${value.map(canonical).join(",")}]`
+    : value !== null && typeof value === "object"
+      ? `{${Object.keys(value).sort().map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`).join(",")}}`
+      : JSON.stringify(value).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
+function pad(content) {
+  let size = 512;
+  while (size < content.length + 4) size *= 2;
+  const padded = Buffer.alloc(size);
+  padded.writeUInt32BE(content.length);
+  content.copy(padded, 4);
+  return padded;
+}
+
+let last;
+for (const name of ["x25519_card", "x25519_bank_account_with_plan"]) {
+  const vector = JSON.parse(readFileSync(join(folder, `${name}.json`)));
+  const [prefix, header, ciphertext] = verified(vector.text, vector.producer_public);
+  assert.equal(Buffer.from(header, "base64url").toString(), canonical(vector.header));
+  const key = await suite.kem.importKey("raw", bytes(vector.identity.x25519_private), false);
+  const sealed = Buffer.from(ciphertext, "base64url");
+  const recipient = await suite.createRecipientContext({
+    recipientKey: key, enc: sealed.subarray(0, 32), info: Buffer.from(`${prefix}.${header}`),
+  });
+  const padded = Buffer.from(await recipient.open(sealed.subarray(32)));
+  const content = padded.subarray(4, 4 + padded.readUInt32BE()).toString();
+  assert.equal(content, canonical(vector.opens_to));
+  const { plan, salt } = vector.opens_to;
+  const digest = plan && createHmac("sha256", bytes(salt)).update(canonical(plan)).digest("hex");
+  assert.equal(digest, vector.header.plan_digest);
+  last = vector;
+}
+
+const order = JSON.parse(readFileSync(join(folder, "order.json")));
+const [, spelled] = verified(order.text, order.producer_public);
+assert.equal(Buffer.from(spelled, "base64url").toString(), canonical(order.order));
+
+const header = base64url(canonical({ ...last.header, request_id: "req-node" }));
+const { publicKey } = await (async () => {
+  const { createPrivateKey, createPublicKey } = await import("node:crypto");
+  const der = Buffer.concat([bytes("302e020100300506032b656e04220420"), bytes(last.identity.x25519_private)]);
+  const spki = createPublicKey(createPrivateKey({ key: der, format: "der", type: "pkcs8" })).export({ format: "der", type: "spki" });
+  return { publicKey: await suite.kem.importKey("raw", spki.subarray(-32), true) };
+})();
+const sender = await suite.createSenderContext({ recipientPublicKey: publicKey, info: Buffer.from(`tf2e.${header}`) });
+const sealed = Buffer.from(await sender.seal(pad(Buffer.from(canonical(last.opens_to)))));
+const signed = `tf2e.${header}.${base64url(Buffer.concat([Buffer.from(sender.enc), sealed]))}`;
+const signature = sign(null, Buffer.from(signed), ed25519Private(bytes(last.producer_private)));
+console.log(`${signed}.${base64url(signature)}`);
