@@ -12,7 +12,10 @@ import pytest
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 
+from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, TOKENIZE_TASK
 from tokenferry.sealing import key_id
+from tokenferry_worker.dead_letters.record import DeadLetter
+from tokenferry_worker.dead_letters.retention import retained
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Identity, Signers
 from tokenferry_worker.keys.opening import Opener, read_attach
@@ -81,3 +84,24 @@ def test_node_opens_the_vectors_and_what_it_seals_opens_here() -> None:
     envelope = opener(vector).read(run.stdout.strip())
     assert envelope.header.request_id == "req-node"
     assert opener(vector).open(envelope).form == vector["opens_to"]["body"]
+
+
+def test_what_a_producer_of_version_1_wrote_is_read_by_new_workers() -> None:
+    """The texts were written by the code of the version before. They are never written again."""
+    old = json.loads((FOLDER.parent / "version1" / "texts.json").read_text())
+    new = opener(old)
+    request = new.read(old["request"])
+    header = request.header
+    assert (header.version, header.group, header.generation, header.batch, header.traceparent) == (
+        1, "legacy", 1, None, None,
+    )  # fmt: skip
+    assert (header.operations, header.has_plan, header.may_carry_cvc) == (None, True, False)
+    plan = new.open(request).attach
+    document = new.open_onboarding(new.read_onboarding(old["document"]))
+    assert (document.reference, document.progress) == ("seller-7", True)
+    order = read_attach(old["order"], new.signers)
+    assert (order.request.target, order.request.sealed, order.request.group) == (plan, old["request"], "legacy")
+    assert (request.text(), order.text()) == (old["request"], old["order"])
+    for text, task in ((old["request"], TOKENIZE_TASK), (old["document"], ONBOARD_TASK), (old["order"], ATTACH_TASK)):
+        dead_letter = DeadLetter.read(retained(text, "attempts_exhausted", at=1.0))
+        assert (dead_letter.message, dead_letter.task()[1]) == (text, task)
