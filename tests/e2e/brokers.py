@@ -111,6 +111,11 @@ class OnRedis:
 
     def empty(self) -> None:
         self.client.flushdb()
+        self.note_birth()
+
+    def note_birth(self) -> None:
+        """The store begins before the first message, as an embedded server does at its first start."""
+        self.client.set("tokenferry:born", int(time.time() * 1000))
 
     def contents(self) -> Iterator[bytes]:
         for key in self.client.scan_iter("*", count=1000):
@@ -183,7 +188,6 @@ class SharedRedis(OnRedis):
         self.url = self.store = f"redis://{REDIS[0]}:{REDIS[1]}/{self.number}"
         self.client = redis.Redis(*REDIS, db=self.number)
         self.empty()
-        self.client.set("tokenferry:born", int(time.time() * 1000))  # before the first message, as with our own server
 
     def empty(self) -> None:
         """As everybody does; the mark stays, so that a later run may clear up what a killed one has left."""
@@ -191,6 +195,7 @@ class SharedRedis(OnRedis):
             pipeline.flushdb()
             pipeline.set(OURS, "a run of Tokenferry's tests; may be emptied")
             pipeline.execute()
+        self.note_birth()
 
     def cut(self) -> int:
         mine = self.client.client_id()
