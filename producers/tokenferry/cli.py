@@ -62,6 +62,7 @@ SUMMARIES: Final = {
     "results": "Print the results that wait on a route, or take them into a file.",
     "send": "Seal one request and send it to the broker.",
     "signers": "Say who may ask for what: the policy of the workers.",
+    "store": "Say when the store began, or that it is new or restored on purpose.",
     "worker": "Run a worker.",
 }
 """One line for each command: the list of commands must not load them."""

@@ -16,6 +16,7 @@ import pytest
 import redis
 from broker.authority import HERE, Authority
 from click.testing import CliRunner
+from conftest import KeyFolder
 from cryptography import x509
 from e2e.brokers import RabbitMQ
 
@@ -331,9 +332,11 @@ def test_a_valkey_refuses_password_database_and_right(
 
 
 def test_a_server_without_client_tracking_is_named_by_worker_doctor_and_results(
-    user: Callable[..., str], tmp_path: Path
+    user: Callable[..., str], tmp_path: Path, key_folder: KeyFolder
 ) -> None:
     config = configured(tmp_path, broker=user("-client|tracking"))
+    with config.open("a") as file:
+        file.write(f'[keys]\nresult_signers = "{key_folder.result_signers}"\n')
     refusal = "does not allow this user to run CLIENT TRACKING (NOPERM)"
     with pytest.raises(InvalidConfiguration, match=r"\[broker\] url: the broker does not allow .* CLIENT TRACKING"):
         connecting.check(load(config), ["tokenize.bulk.main"])

@@ -250,7 +250,7 @@ REFUSED = {
         ("CONFIG", "GET", "*"),
         ("ACL", "LIST"),
         ("SHUTDOWN",),
-        ("SCAN", 0),
+        ("KEYS", "*"),
     ],
     "operator": [
         *(("LRANGE", key, 0, -1) for key in WORK),

@@ -16,6 +16,7 @@ from tokenferry.contract.attach import AttachRequest, SignedAttach, read_order
 from tokenferry.contract.codes import Code
 from tokenferry.contract.envelope import Header
 from tokenferry.contract.envelope2 import Envelope2, Header2
+from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.onboarding import Onboarding, onboarding_from
 from tokenferry.contract.plaintext import Plaintext2, pad
 from tokenferry.contract.requests import BankAccountRequest, CardRequest, CvcUpdateRequest, TokenRequest
@@ -26,6 +27,7 @@ from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.dead_letters.record import DeadLetter
 from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.dead_letters.retention import retained
+from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.tokenizing import Tokenizer, fingerprint
 from tokenferry_worker.errors import HiddenCvc, Unopenable
 from tokenferry_worker.keys.identities import Signers, load_identities
@@ -37,6 +39,7 @@ from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
 
 from .standins import (
+    EVERYBODY,
     NOW,
     MemoryBackpressure,
     MemoryCircuits,
@@ -79,6 +82,8 @@ class Fleet:
             "lane": "realtime" if request.carries_cvc else "bulk",
             "plan_digest": content.plan_digest(),
         }
+        if request.carries_cvc:
+            fields["expires_at"] = int((NOW + 60) * 1000)
         return Header2(**{**fields, **changed})
 
     def sealed(self, request: TokenRequest = CARD, plan: AttachTarget | None = None, **changed: Any) -> str:
@@ -135,6 +140,8 @@ def fleet(request: pytest.FixtureRequest, key_folder: Any, quantum_key_folder: A
     budgets = Budgets("main", Platform(mode="test", base_url="http://127.0.0.1:1"))
     tokenizer = Tokenizer(
         opener=opener,
+        rights=EVERYBODY,
+        lifetimes=LifetimeCheck(Lifetimes.remembered(journal_days=7, onboarding_days=365), clock.now),
         creator=TokenCreator(journal, Caller(MemoryLimiter(), circuits, clock, attempts=8), clock),
         platforms={"main": PlatformContext("main", endpoint, budgets, False)},
         journal=journal,

@@ -104,7 +104,8 @@ def add_missing(out: Path, before: Collection[str]) -> bool:
     path = out / "policy.toml"
     is_new = not path.exists()
     text = PolicyText(path, FIRST_LINES) if is_new else PolicyText.read(path)
-    own = {Signer.load(out / f"{name}.pem").signer_id: name for name in ("producer", "worker")}
+    files = {name: out / f"{name}.pem" for name in ("producer", "worker")}
+    own = {Signer.load(path).signer_id: name for name, path in files.items() if path.exists()}
     known = text.policy
     for signer_id, name in signers_in(out / "signers").items():
         if known.grant_of(signer_id) is not None:

@@ -70,8 +70,8 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
 
     def encode_body(self, body: str | bytes, encoding: str | None = None) -> tuple[str | bytes, str | None]:
         """Leave a work message of version 2 as it is: it is base64 already. Everything else is encoded as before."""
-        text = body.decode() if isinstance(body, bytes) else body
-        if text.startswith(ENCODED_ALREADY):
+        text = body.decode("ascii") if isinstance(body, bytes) and body.isascii() else body
+        if isinstance(text, str) and text.startswith(ENCODED_ALREADY):
             return text, None
         encoded: tuple[str | bytes, str | None] = super().encode_body(body, encoding)
         return encoded
