@@ -28,7 +28,7 @@ def test_a_platform_with_a_long_queue_does_not_slow_another_and_realtime_overtak
         house.send(cargo.cards(WAITING, crowd.name, platform="paced"))
         until(lambda: crowd.look() >= PACE, "the crowd at its full rate")
 
-        good = 1.2 * alone + 1.0
+        good = 1.2 * alone + 3.0  # behind the crowd it would be half a minute
         assert least(lambda: seconds_for_a_hundred(house), good) <= good
 
         person = house.route()

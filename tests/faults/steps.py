@@ -51,9 +51,9 @@ def step_traps(scene_: Scene, lines: Lines) -> dict[str, tuple[Line, Trap]]:
     """Where to stop a worker to have it die between two steps: by name, the line and the trap on it."""
     store = {
         name: re.compile(_script(name, str(Path(tokenferry_worker.on_redis.__file__).parent)))
-        for name in ("begin", "record", "claim", "close")
+        for name in ("record", "claim", "close")
     }
-    permit = re.compile(hashlib.sha1(_permit_source()).hexdigest().encode())
+    store["begin"], permit = _joined("born", "begin"), _joined("budget", "permit")
     token_call, spend_call = re.compile(rb"POST /v1/tokens"), re.compile(rb"POST /v1/customers")
     if isinstance(scene_.house.broker, RabbitMQ):
         publish = rb"\x00\x3c\x00\x28\x00\x00\x0atokenferry."
@@ -90,6 +90,8 @@ def step_traps(scene_: Scene, lines: Lines) -> dict[str, tuple[Line, Trap]]:
     }
 
 
-def _permit_source() -> bytes:
+def _joined(*names: str) -> re.Pattern[bytes]:
+    """How a call of a script looks that is made of several files."""
     folder = Path(tokenferry_worker.on_redis.__file__).parent
-    return b"".join(folder.joinpath(f"{name}.lua").read_bytes() for name in ("budget", "permit"))
+    source = b"".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names)
+    return re.compile(hashlib.sha1(source).hexdigest().encode())

@@ -107,7 +107,10 @@ class CarefulConsumer(Consumer):
         pause = first
         while True:
             try:
-                conn.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
+                # Two tries. A broker that answers nothing takes the whole time of each.
+                conn.ensure_connection(
+                    max_retries=1, interval_start=0.05, reraise_as_library_errors=False, callback=self._show_life
+                )
             except failures as error:
                 failure = explain(error, BROKER)
                 log.error(
@@ -122,9 +125,13 @@ class CarefulConsumer(Consumer):
     def _sleep(self, seconds: int) -> None:
         """Wait, show the watchdog that we live, and end at once if we are asked to."""
         for _ in range(seconds):
-            self.pool.turns += 1
-            maybe_shutdown()
+            self._show_life()
             time.sleep(1.0)
+        self._show_life()
+
+    def _show_life(self) -> None:
+        self.pool.turns += 1
+        maybe_shutdown()
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Drop a lost connection, and cancel the deliveries that came over it.
