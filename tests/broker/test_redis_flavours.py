@@ -336,6 +336,7 @@ def guarded_rabbitmq(tmp_path: Path) -> Iterator[tuple[House, dict[str, str]]]:
             node.delete_user(name)
 
 
+@pytest.mark.foreign
 def test_the_documented_permissions_are_enough_for_every_role_and_for_no_more(
     guarded_rabbitmq: tuple[House, dict[str, str]],
 ) -> None:
