@@ -332,9 +332,9 @@ def test_a_valkey_refuses_password_database_and_right(
 
 
 def test_a_server_without_client_tracking_is_named_by_worker_doctor_and_results(
-    user: Callable[..., str], tmp_path: Path, key_folder: KeyFolder
+    user: Callable[..., str], valkey: Embedded, tmp_path: Path, key_folder: KeyFolder
 ) -> None:
-    config = configured(tmp_path, broker=user("-client|tracking"))
+    config = configured(tmp_path, broker=user("-client|tracking"), store=valkey.redis_url)
     with config.open("a") as file:
         file.write(f'[keys]\nresult_signers = "{key_folder.result_signers}"\n')
     refusal = "does not allow this user to run CLIENT TRACKING (NOPERM)"
