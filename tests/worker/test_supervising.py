@@ -283,3 +283,25 @@ def test_the_report_of_a_stand_in_is_a_report() -> None:
         b'"last_empty": null, "broker": true, "store": true}'
     )
     assert ProcessReport.read(line) is not None
+
+
+def test_a_process_stops_with_a_parent_that_was_killed_before_it_read_everything() -> None:
+    ours, theirs = socket.socketpair()
+    program = """
+import os, signal, sys, time
+from tokenferry_worker.engine.supervisor import end_with_parent
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+os.write(0, b"a report that nobody reads")
+end_with_parent()
+print("watching", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
+        theirs.close()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "watching\n"
+        ours.close()  # with unread data: the kernel resets the line
+        try:
+            assert process.wait(20) == 7
+        finally:
+            process.kill()

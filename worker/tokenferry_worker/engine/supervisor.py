@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
@@ -309,8 +309,9 @@ def end_with_parent() -> None:
     """In a child: stop as if by SIGTERM when the parent is gone, whatever killed it. Returns at once."""
 
     def watch() -> None:
-        while os.read(0, 1):
-            pass
+        with suppress(OSError):  # a killed parent that has not read our last report resets the line
+            while os.read(0, 1):
+                pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="tokenferry-parent", daemon=True).start()
