@@ -26,7 +26,7 @@ from e2e.own_rabbitmq import OwnRabbitMQ
 from tokenferry import AttachResult, Order, Producer, TokenResult
 from tokenferry.contract.results import parse_result
 from tokenferry_worker.commands.keys import keys
-from tokenferry_worker.commands.signers import Files, signers
+from tokenferry_worker.commands.signers import PolicyFiles, signers
 
 T = TypeVar("T")
 BrokerKind = Literal["embedded", "redis", "rabbitmq", "own-rabbitmq"]
@@ -186,7 +186,7 @@ class House:
         """Files of earlier tests, and how long they were."""
         CliRunner().invoke(keys, ["generate", "--out", str(folder / "keys")], catch_exceptions=False)
         grant = ["grant", "producer", "--role", "order"]
-        policy = Files(folder / "keys" / "policy.toml", folder / "keys" / "signers")
+        policy = PolicyFiles(folder / "keys" / "policy.toml", folder / "keys" / "signers")
         CliRunner().invoke(signers, grant, obj=policy, catch_exceptions=False)
         (folder / "attach-keys").mkdir(mode=0o700)
         (folder / "attach-keys" / "signers").symlink_to(folder / "keys" / "signers")

@@ -82,7 +82,7 @@ def stripe(platform: str) -> Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ConnectionFailure:
     """What happened, as words that follow the server's name, and what to do about it."""
 
     says: str
@@ -95,7 +95,7 @@ class Failure:
         return f"{server.name} {self.says}; {self.do}"
 
 
-def explain(error: BaseException, server: Server = BROKER) -> Failure:
+def explain(error: BaseException, server: Server = BROKER) -> ConnectionFailure:
     """What *error* of a client library means.
 
     >>> print(explain(ConnectionRefusedError(), STORE).of(STORE))
@@ -108,7 +108,7 @@ def explain(error: BaseException, server: Server = BROKER) -> Failure:
         for cause in chain:
             if (failure := reads(cause, server)) is not None:
                 return failure
-    return Failure(f"cannot be used ({type(error).__name__})", f"see {server.setting}")
+    return ConnectionFailure(f"cannot be used ({type(error).__name__})", f"see {server.setting}")
 
 
 def want_of_room(answer: BaseException) -> str | None:
@@ -164,9 +164,9 @@ def refused_message(answer: Exception, *, maybe_sent: bool) -> PublishError:
 # -- one function for each kind of cause
 
 
-def _room(cause: BaseException, server: Server) -> Failure | None:
+def _room(cause: BaseException, server: Server) -> ConnectionFailure | None:
     says, _, do = (want_of_room(cause) or "").partition("; ")
-    return Failure(says.removeprefix("it "), do or "make room there") if says else None
+    return ConnectionFailure(says.removeprefix("it "), do or "make room there") if says else None
 
 
 _CERTIFICATE: Final[Mapping[int, tuple[str, str]]] = {
@@ -178,53 +178,57 @@ _OTHER_NAME: Final = frozenset({62, 64})
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH", "RECORD_LAYER_FAILURE")
 
 
-def _tls(cause: BaseException, server: Server) -> Failure | None:
+def _tls(cause: BaseException, server: Server) -> ConnectionFailure | None:
     match cause:
         case ssl.SSLCertVerificationError():
             return _certificate(cause, server)
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             do = f"if it wants a certificate from us: {server.client_certificate}; if it speaks no TLS: {server.plain}"
-            return Failure("ended the TLS connection without giving a reason", do)
+            return ConnectionFailure("ended the TLS connection without giving a reason", do)
         case ssl.SSLError(reason=str(reason)):  # aiohttp's own have none, and are raised from one that has
             return _handshake(reason.upper(), server)
         case TimeoutError() if "handshake" in str(cause):
-            return Failure("did not answer the TLS handshake", f"if it speaks no TLS: {server.plain}", silent=True)
+            return ConnectionFailure(
+                "did not answer the TLS handshake", f"if it speaks no TLS: {server.plain}", silent=True
+            )
     return None
 
 
-def _certificate(cause: ssl.SSLCertVerificationError, server: Server) -> Failure:
+def _certificate(cause: ssl.SSLCertVerificationError, server: Server) -> ConnectionFailure:
     code = int(getattr(cause, "verify_code", 0))
     if code in _CERTIFICATE:
-        return Failure(*_CERTIFICATE[code])
+        return ConnectionFailure(*_CERTIFICATE[code])
     if code in _OTHER_NAME:
         do = f"write a name of its certificate into {server.setting}, or give it a certificate for this name"
-        return Failure("shows a certificate for another name", do)
+        return ConnectionFailure("shows a certificate for another name", do)
     what = "that is self-signed" if code == 18 else "of an authority"
-    return Failure(f"shows a certificate {what} which this machine does not trust", server.authority)
+    return ConnectionFailure(f"shows a certificate {what} which this machine does not trust", server.authority)
 
 
-def _handshake(reason: str, server: Server) -> Failure:
+def _handshake(reason: str, server: Server) -> ConnectionFailure:
     if any(word in reason for word in _NO_TLS):
-        return Failure("speaks no TLS on this port", server.plain)
+        return ConnectionFailure("speaks no TLS on this port", server.plain)
     if "CERTIFICATE_REQUIRED" in reason:
-        return Failure("wants a certificate from us", server.client_certificate)
+        return ConnectionFailure("wants a certificate from us", server.client_certificate)
     if "UNKNOWN_CA" in reason or "ALERT_BAD_CERTIFICATE" in reason or "CERTIFICATE_UNKNOWN" in reason:
-        return Failure("refuses the certificate we show", "let it trust the authority of ssl_certfile")
+        return ConnectionFailure("refuses the certificate we show", "let it trust the authority of ssl_certfile")
     if "PROTOCOL" in reason:
-        return Failure("speaks only TLS versions that are refused here", "enable TLS 1.2 or newer there")
+        return ConnectionFailure("speaks only TLS versions that are refused here", "enable TLS 1.2 or newer there")
     do = f"enable TLS 1.2 or newer there; if it wants a certificate from us: {server.client_certificate}"
-    return Failure(f"refused the TLS handshake ({reason})", do)
+    return ConnectionFailure(f"refused the TLS handshake ({reason})", do)
 
 
-def _proxy(cause: BaseException, server: Server) -> Failure | None:
+def _proxy(cause: BaseException, server: Server) -> ConnectionFailure | None:
     # By name: the public half does not have the HTTP client.
     match type(cause).__name__:
         case "ClientProxyConnectionError":
-            return Failure("could not be reached: the proxy does not answer", "correct the address of the proxy")
+            return ConnectionFailure(
+                "could not be reached: the proxy does not answer", "correct the address of the proxy"
+            )
         case "ClientHttpProxyError" | "ProxyError":
             status = getattr(cause, "status", None)
             text = f" ({status})" if isinstance(status, int) else ""
-            return Failure(
+            return ConnectionFailure(
                 f"could not be reached: the proxy refuses it{text}", "correct user and password of the proxy"
             )
     return None
@@ -235,105 +239,117 @@ _TOO_OLD: Final = ("unknown command", "unknown subcommand", "NOPROTO", "unsuppor
 RIGHTS: Final = "give the user the rights that docs/brokers.md lists for each program"
 
 
-def _redis(cause: BaseException, server: Server) -> Failure | None:
+def _redis(cause: BaseException, server: Server) -> ConnectionFailure | None:
     match cause:
         case redis.AuthenticationWrongNumberOfArgsError():
-            return Failure("knows passwords but no user names", f"leave the user name out of {server.setting}")
+            return ConnectionFailure(
+                "knows passwords but no user names", f"leave the user name out of {server.setting}"
+            )
         case redis.AuthenticationError() if getattr(cause, "status_code", None) == "NOAUTH":
-            return Failure("wants a user name or a password", f"write them into {server.setting}")
+            return ConnectionFailure("wants a user name or a password", f"write them into {server.setting}")
         case redis.AuthenticationError():
-            return Failure("refuses the user name or password", f"correct them in {server.setting}, or there")
+            return ConnectionFailure("refuses the user name or password", f"correct them in {server.setting}, or there")
         case redis.NoPermissionError():
             command = _COMMAND.search(str(cause))
             what = f"run {command[1].replace('|', ' ').upper()}" if command else "use a key that is needed"
-            return Failure(f"does not allow this user to {what} (NOPERM)", RIGHTS)
+            return ConnectionFailure(f"does not allow this user to {what} (NOPERM)", RIGHTS)
         case redis.ReadOnlyError() | redis.MasterDownError():
             do = f"name the primary in {server.setting}, or wait for the end of a failover"
-            return Failure("is a replica, which takes no writes (READONLY)", do)
+            return ConnectionFailure("is a replica, which takes no writes (READONLY)", do)
         case MasterNotFoundError():
             do = f"correct the Sentinels and master= in {server.setting}, or start the Sentinels"
-            return Failure("could not be reached: no Sentinel knows a primary of this name", do)
+            return ConnectionFailure("could not be reached: no Sentinel knows a primary of this name", do)
         case redis.BusyLoadingError():
-            return Failure("is still loading its data", "wait for it")
+            return ConnectionFailure("is still loading its data", "wait for it")
         case redis.InvalidResponse():
             do = f"correct host and port in {server.setting}; if it speaks TLS: {server.encrypted}"
-            return Failure("does not speak the protocol of Redis", do)
+            return ConnectionFailure("does not speak the protocol of Redis", do)
         case redis.ResponseError() | redis.ConnectionError():
             return _redis_text(cause, server)
     return None
 
 
-def _redis_text(cause: redis.RedisError, server: Server) -> Failure | None:
+def _redis_text(cause: redis.RedisError, server: Server) -> ConnectionFailure | None:
     """What a server says without a code of its own."""
     text = str(cause)
     if "max number of clients" in text:
-        return Failure("has no connection left (maxclients)", "raise maxclients there, or run fewer programs")
+        return ConnectionFailure("has no connection left (maxclients)", "raise maxclients there, or run fewer programs")
     if "DB index" in text:
-        return Failure("has no database of this number", f"correct the number behind the host in {server.setting}")
+        return ConnectionFailure(
+            "has no database of this number", f"correct the number behind the host in {server.setting}"
+        )
     if text.startswith(("MOVED ", "CLUSTERDOWN", "CROSSSLOT")) or "cluster mode" in text:
-        return Failure("is a node of a cluster", f"name a server in {server.setting} that is no cluster")
+        return ConnectionFailure("is a node of a cluster", f"name a server in {server.setting} that is no cluster")
     if any(word.lower() in text.lower() for word in _TOO_OLD):
         command = _COMMAND.search(text)
         what = f"the command {command[1].upper()}" if command else "a command that is needed"
         do = "use Redis 6.2 or newer, or Valkey, and no proxy that lacks commands"
-        return Failure(f"does not know {what}: it is too old, or a proxy", do)
+        return ConnectionFailure(f"does not know {what}: it is too old, or a proxy", do)
     return None
 
 
 _RESOURCE: Final = re.compile(r"access to (queue|exchange|topic) '([\w.-]{1,120})'")
 
 
-def _amqp(cause: BaseException, server: Server) -> Failure | None:
+def _amqp(cause: BaseException, server: Server) -> ConnectionFailure | None:
     match cause:
         case amqp.AccessRefused() if "Login" in str(cause.reply_text):
             do = f"correct them in {server.setting}, or there (`guest` is let in from RabbitMQ's own machine only)"
-            return Failure("refuses the user name or password", do)
+            return ConnectionFailure("refuses the user name or password", do)
         case amqp.AccessRefused():
             found = _RESOURCE.search(str(cause.reply_text))
             what = f"the {found[1]} {found[2]}" if found else "what is needed"
-            return Failure(f"does not allow this user to use {what}", "give it rights: `rabbitmqctl set_permissions`")
+            return ConnectionFailure(
+                f"does not allow this user to use {what}", "give it rights: `rabbitmqctl set_permissions`"
+            )
         case amqp.NotAllowed() if "not found" in str(cause.reply_text):
             do = f"correct the virtual host behind the host in {server.setting} (`/` is written //), or add it there"
-            return Failure("has no such virtual host", do)
+            return ConnectionFailure("has no such virtual host", do)
         case amqp.NotAllowed():
             do = f"`rabbitmqctl set_permissions` there, or correct {server.setting}"
-            return Failure("does not let this user into the virtual host", do)
+            return ConnectionFailure("does not let this user into the virtual host", do)
         case amqp.ConnectionForced():
-            return Failure("closes its connections (CONNECTION_FORCED)", "it is stopping, or somebody closed them")
+            return ConnectionFailure(
+                "closes its connections (CONNECTION_FORCED)", "it is stopping, or somebody closed them"
+            )
     return None
 
 
-def _network(cause: BaseException, server: Server) -> Failure | None:
+def _network(cause: BaseException, server: Server) -> ConnectionFailure | None:
     match cause:
         case OSError(errno=socket.EAI_AGAIN):
-            return Failure("could not be reached: the name server does not answer", "check DNS on this machine")
+            return ConnectionFailure(
+                "could not be reached: the name server does not answer", "check DNS on this machine"
+            )
         case OSError(errno=int(number)) if number < 0:  # socket.gaierror, and what asyncio makes of it
-            return Failure("could not be reached: its host name is not known", f"correct the host in {server.setting}")
+            return ConnectionFailure(
+                "could not be reached: its host name is not known", f"correct the host in {server.setting}"
+            )
         case TimeoutError() | redis.TimeoutError():
-            return Failure("did not answer in time", f"see {server.setting}", silent=True)
+            return ConnectionFailure("did not answer in time", f"see {server.setting}", silent=True)
         case ConnectionRefusedError() | OSError(errno=errno.ECONNREFUSED):  # asyncio has a type of its own
             do = f"start it, or correct host and port in {server.setting}"
-            return Failure("could not be reached (Connection refused)", do)
+            return ConnectionFailure("could not be reached (Connection refused)", do)
         case OSError(errno=(errno.ENOENT | errno.EACCES) as number):
             do = f"start it, or correct the path of the socket or certificate in {server.setting}"
-            return Failure(f"could not be reached ({os.strerror(number)})", do)
+            return ConnectionFailure(f"could not be reached ({os.strerror(number)})", do)
         case ConnectionError() | OSError(errno=errno.EINVAL | None):
-            return Failure(
+            return ConnectionFailure(
                 "could not be reached: it closed the connection",
                 f"its log says why; if it speaks TLS: {server.encrypted}",
             )
         case OSError(errno=int(number)):
             # asyncio and redis-py write sentences of their own where the system's words belong.
-            return Failure(
+            return ConnectionFailure(
                 f"could not be reached ({os.strerror(number)})", f"check network, firewall, {server.setting}"
             )
     return None
 
 
-def _lost(cause: BaseException, server: Server) -> Failure | None:
+def _lost(cause: BaseException, server: Server) -> ConnectionFailure | None:
     """After all the others: a lost connection of which the client library says no more."""
     if isinstance(cause, redis.ConnectionError | amqp.RecoverableConnectionError):
-        return Failure(f"could not be reached ({type(cause).__name__})", f"see its log and {server.setting}")
+        return ConnectionFailure(f"could not be reached ({type(cause).__name__})", f"see its log and {server.setting}")
     return None
 
 

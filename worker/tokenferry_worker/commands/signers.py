@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+from pydantic import ValidationError
 
 from tokenferry.configuration import load_to_look
 from tokenferry.contract.envelope import Suite
 from tokenferry.contract.names import LANES
+from tokenferry.contract.problems import reason_of
 from tokenferry.contract.requests import REQUESTS
 from tokenferry.contract.targets import TARGETS
 from tokenferry.options import Number, OneLine, config_option
@@ -91,7 +93,7 @@ def signers() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def list_(config: Path | None, as_json: bool) -> None:
     """Show who may what, and which keys and entries do not fit together."""
-    files = Files.of(config)
+    files = PolicyFiles.of(config)
     policy, keys = files.text().policy, files.keys()
     if as_json:
         entries = [
@@ -120,7 +122,7 @@ def add(file: Path, name: str, config: Path | None, **given: Any) -> None:
 
     Needs --role. Of what no option limits, it may everything but the rights of their own (--right).
     """
-    files = Files.of(config)
+    files = PolicyFiles.of(config)
     signer_id, _ = load_signer(file)
     text = files.text()
     if not given["roles"]:
@@ -148,7 +150,7 @@ def grant(signer: str, config: Path | None, **given: Any) -> None:
 
     It adds to what is granted. To narrow an entry, change it in the file.
     """
-    files = Files.of(config)
+    files = PolicyFiles.of(config)
     text = files.text()
     signer_id, known = _found(text, signer)
     more = {field: value for field, value in _fields(given).items() if value}
@@ -177,7 +179,7 @@ def revoke(signer: str, roles: tuple[Role, ...], config: Path | None) -> None:
     Its entry stays, without a role. Its messages become dead letters. Remove its file from [keys] signers, too, and
     they go to quarantine: its signature does not count any more.
     """
-    text = Files.of(config).text()
+    text = PolicyFiles.of(config).text()
     signer_id, known = _found(text, signer)
     left = tuple(role for role in known.roles if roles and role not in roles)
     text.put(signer_id, known.model_copy(update={"roles": left}))
@@ -186,14 +188,14 @@ def revoke(signer: str, roles: tuple[Role, ...], config: Path | None) -> None:
 
 
 @dataclass(frozen=True)
-class Files:
+class PolicyFiles:
     """Where the policy and the keys are."""
 
     policy: Path
     folder: Path
 
     @classmethod
-    def of(cls, config: Path | None) -> Files:
+    def of(cls, config: Path | None) -> PolicyFiles:
         """Return those of a configuration, or of whoever runs the command from a program."""
         given = click.get_current_context().find_object(cls)
         if given is not None:
@@ -242,8 +244,9 @@ def _amount(text: str) -> tuple[str, int]:
 def _checked(fields: Mapping[str, Any]) -> Grant:
     try:
         return Grant.model_validate(fields)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    except ValidationError as error:
+        first, *_ = error.errors(include_input=False, include_url=False)
+    raise click.UsageError(f"{'.'.join(map(str, first['loc']))}: {reason_of(first)}")
 
 
 def _once(values: tuple[Any, ...]) -> list[Any]:

@@ -19,6 +19,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from tokenferry.contract.envelope import Suite
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import Lane, Name
+from tokenferry.contract.problems import reason_of
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.target import Target
 from tokenferry.contract.targets import TARGETS
@@ -169,9 +170,9 @@ class Policy:
         except tomllib.TOMLDecodeError as error:
             raise UnusableKey(f"{path}: is not TOML: {error}") from None
         except ValidationError as error:
-            first, *_ = error.errors(include_input=False, include_context=False, include_url=False)
+            first, *_ = error.errors(include_input=False, include_url=False)
             line = ".".join(str(part) for part in first["loc"])
-            raise UnusableKey(f"{path}: {line}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise UnusableKey(f"{path}: {line}: {reason_of(first)}") from None
         for signer, grant in read.signers.items():
             if trouble := next(filter(None, map(_trouble_in, grant.targets)), None):
                 raise UnusableKey(f"{path}: signers.{signer}.targets: {trouble}")
