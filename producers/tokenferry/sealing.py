@@ -26,6 +26,7 @@ from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, Onboa
 from tokenferry.contract.plaintext import Plaintext, Plaintext2, pad
 from tokenferry.contract.requests import TokenRequest
 from tokenferry.contract.targets import AttachTarget
+from tokenferry.errors import ProducerError
 
 SUITES: Final[dict[Suite, hpke.Suite]] = {
     "x25519-hkdf-sha256-aes256gcm": hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM),
@@ -37,8 +38,10 @@ PublicKey = x25519.X25519PublicKey | hpke.MLKEM768X25519PublicKey
 BEGIN_PUBLIC: Final = b"-----BEGIN PUBLIC KEY-----"
 
 
-class UnusableKey(ValueError):
+class UnusableKey(ProducerError, ValueError):
     """A key file is missing, readable by others, or not the key it should be. Says which file and what to do."""
+
+    exit_code = 2
 
 
 def key_id(public: bytes) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from tokenferry.addresses import EMBEDDED, checked
 from tokenferry.contract.names import Name
+from tokenferry.errors import ProducerError
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -21,8 +22,10 @@ ENDPOINT_KEY: Final = re.compile(r"[srp]k_(test|live)_[A-Za-z0-9]{10,}")
 """A key of Stripe. No name of a variable or file looks like one."""
 
 
-class InvalidConfiguration(ValueError):
+class InvalidConfiguration(ProducerError, ValueError):
     """A setting is missing, unknown or out of range. The text says which, where, and what to write instead."""
+
+    exit_code = 2
 
 
 class Section(BaseModel):

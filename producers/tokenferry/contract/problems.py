@@ -11,6 +11,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import core_schema
 
+from tokenferry.errors import ProducerError
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -23,8 +25,14 @@ class Problem:
         return f"{self.field}: {self.reason}"
 
 
-class InvalidRequest(ValueError):
-    """The data cannot be a request. Safe to log and to show."""
+class InvalidInput(ProducerError, ValueError):
+    """What was made or sent is not valid. `problems` names each field to correct. Safe to log and to show."""
+
+    problems: tuple[Problem, ...] = ()
+
+
+class InvalidRequest(InvalidInput):
+    """The data cannot be a request, or the options of a send are not valid."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -32,6 +40,18 @@ class InvalidRequest(ValueError):
 
     def __reduce__(self) -> tuple[type[InvalidRequest], tuple[tuple[Problem, ...]]]:
         return type(self), (self.problems,)
+
+
+class InvalidTarget(InvalidInput):
+    """A token cannot be spent like this. The message says what to do, and contains no value."""
+
+    def __init__(self, text: str, problems: Iterable[Problem] = ()) -> None:
+        """*problems*: by field, where they are known."""
+        super().__init__(text)
+        self.problems = tuple(problems) or (Problem("attach", text),)
+
+    def __reduce__(self) -> tuple[type[InvalidTarget], tuple[str, tuple[Problem, ...]]]:
+        return type(self), (str(self), self.problems)
 
 
 _REASONS: Mapping[str, str] = {

@@ -376,7 +376,7 @@ def target_from(data: Mapping[str, Any]) -> Target:
         return model.model_validate(dict(data))
     except ValidationError as error:
         problems = problems_of(error, under=str(to), names=field_names(model))
-    raise InvalidTarget(", ".join(map(str, problems)))
+    raise InvalidTarget(", ".join(map(str, problems)), problems)
 
 
 def digest(target: Target) -> str:

@@ -15,6 +15,7 @@ from typing import get_args
 
 from tokenferry.contract.requests import REQUESTS, Kind
 from tokenferry.contract.targets import TARGETS
+from tokenferry.errors import ProducerError
 from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.inputs.shapes import Shape, shape_of
 
@@ -25,8 +26,10 @@ _LOOKS_LIKE_A_NAME = re.compile(r"[^\W\d][\w .:/()#&'-]{0,60}")
 _MANY_DIGITS = 5
 
 
-class InvalidMapping(ValueError):
+class InvalidMapping(ProducerError, ValueError):
     """A `--map` that is not valid. The message is safe to show."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
