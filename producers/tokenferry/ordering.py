@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 from pydantic import ValidationError
 
@@ -38,7 +38,7 @@ from tokenferry.contract.queues import (
 )
 from tokenferry.contract.requests import InvalidRequest, Kind, Problem, TokenRequest, field_names, problems_of
 from tokenferry.contract.results import TokenResult
-from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, target_from
+from tokenferry.contract.targets import AttachTarget, InvalidTarget, Target, digest, target_from
 from tokenferry.sealing import Recipient, Signer, seal, seal2, seal_onboarding, sign_attach
 
 KEPT_WITH_CVC = WITH_CVC
@@ -63,6 +63,7 @@ LOOKS_LIKE: Final = MappingProxyType(
 """What a field must look like, with an example."""
 
 Read = TypeVar("Read", bound=Message)
+Given = TypeVar("Given", bound=Message)
 
 
 class _PlatformName(Message):
@@ -81,6 +82,36 @@ class Order:
     attach: AttachTarget | None = None
     request_id: str | None = None
     keep_seconds: float | None = None
+
+
+class SendOptions(TypedDict, total=False):
+    """The options of `send` and `request`: the fields of `Order`, by name."""
+
+    platform: str | None
+    """A platform of the configuration. Default: the only one."""
+    connected_account: str | None
+    """Create the token on this connected account (`acct_...`)."""
+    lane: Lane | None
+    """`realtime` (a person waits) or `bulk`."""
+    request_id: str | None
+    """To repeat a request whose outcome is unknown: same id, one token. Default: a new id."""
+    keep_seconds: float | None
+    """Seconds that it may wait before it expires."""
+
+
+class OnboardOptions(TypedDict, total=False):
+    """The options of `onboard`."""
+
+    onboarding_id: str | None
+    """Default: the document's `reference`, else a new one."""
+    platform: str | None
+    """A platform of the configuration. Default: the only one."""
+    reply_to: str | None
+    """The route of the result. Default: no result is sent."""
+    keep_seconds: float | None
+    """Seconds that it may wait before it expires. Default: three days."""
+    progress: bool
+    """Send a message for each step too; `Results` hands it to `on_progress`."""
 
 
 class Sealer:
@@ -106,7 +137,7 @@ class Sealer:
 
         Raises `InvalidRequest` and `InvalidTarget` (field and reason, never the value), and `InvalidConfiguration`.
         """
-        request = order.request
+        request = _is_a(TokenRequest, order.request, "request", "request_from(kind, fields)")
         platform = self.platform(order.platform)
         lane: Lane = order.lane or ("realtime" if request.carries_cvc else "bulk")
         live = self.configuration.platform(platform).live
@@ -168,6 +199,7 @@ class Sealer:
         Raises `InvalidRequest` if *result* has no token or an id is not valid. Raises `InvalidTarget` if the target
         does not take tokens of this kind, or contains a card number. Both name field and reason, never the value.
         """
+        result = _is_a(TokenResult, result, "result", "Results, or request(...)")
         result = validated(TokenResult, **result.model_dump(warnings=False))
         if result.token is None:
             raise InvalidRequest([Problem("token", f"request {result.request_id} has none")])
@@ -211,6 +243,7 @@ class Sealer:
 
         Raises `InvalidRequest` (field and reason, never the value) and `InvalidConfiguration`.
         """
+        document = _is_a(Onboarding, document, "document", "onboarding_from(fields)")
         name = self.platform(platform)
         live = self.configuration.platform(name).live
         onboarding_id = onboarding_id or document.reference or new_id("onb")
@@ -267,6 +300,14 @@ class Sealer:
         return replace(message, bound=bound_of(queue, self.configuration), reply_to=header.reply_to)
 
 
+def _is_a(wanted: type[Given], given: object, name: str, maker: str) -> Given:
+    """Return *given*. Raises `InvalidRequest`, which says how to make one, if it is something else: a dict for instance."""
+    if isinstance(given, wanted):
+        return given
+    reason = f"must be a {wanted.__name__}, not a {type(given).__name__}; get one from {maker}"
+    raise InvalidRequest([Problem(name, reason)])
+
+
 def _problems(order: Order, lane: Lane, journal_days: float) -> Iterator[Problem]:
     """What is wrong with the options of *order*. `check` looks at the request itself."""
     request = order.request
@@ -314,6 +355,7 @@ def _explained(problem: Problem) -> Problem:
 
 def _checked(target: AttachTarget, kind: Kind) -> AttachTarget:
     """Return the target, validated again: a copy that was changed with `model_copy` was never validated."""
+    target = _is_a(Target, target, "attach", "target_from(fields)")  # type: ignore[assignment]
     validated = target_from(target.model_dump(exclude_none=True, warnings=False))
     validated.check(kind)
     if found := check_target(validated, today=datetime.now(UTC).date()):

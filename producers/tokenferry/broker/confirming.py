@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from amqp.exceptions import AccessRefused, ChannelError, MessageNacked, PreconditionFailed
@@ -14,7 +14,7 @@ from tokenferry.broker import connecting, depth
 from tokenferry.broker.depth import Depths
 from tokenferry.broker.errors import BrokerBlocked, BrokerFull, PublishError, Unroutable
 from tokenferry.broker.pending import MOST_PAUSE, PendingPublish
-from tokenferry.contract.queues import results_queue
+from tokenferry.contract.queues import life_of, results_queue
 
 RESULTS: Final = results_queue("")
 LATE: Final = 60.0
@@ -71,9 +71,12 @@ class ConfirmingChannel:
                 self._publish(producer, waiting)
             for waiting in fitting:
                 waiting.begin_try()
+            pipeline = batch.state.session.pipeline
+            for queue, life in _mortal(fitting):
+                pipeline.pexpire(producer.channel.global_keyprefix + queue, int(life * 1000))
             # Not the batch's own flush: it says that one was refused, but neither which nor why.
-            answers = batch.state.session.pipeline.execute(raise_on_error=False)
-        for waiting, answer in zip(fitting, answers, strict=True):
+            answers = pipeline.execute(raise_on_error=False)
+        for waiting, answer in zip(fitting, answers[: len(fitting)], strict=True):
             if isinstance(answer, Exception):
                 waiting.refused(answer)
             else:
@@ -181,3 +184,9 @@ class ConfirmingChannel:
                 wire.on_blocked, wire.on_unblocked = self._on_blocked, self._on_unblocked
             self._producer = self._connection.Producer(auto_declare=False)
         return self._producer
+
+
+def _mortal(fitting: Iterable[PendingPublish]) -> list[tuple[str, float]]:
+    """The queues of these messages that the broker drops some time after their last use, with the seconds."""
+    queues = sorted({waiting.message.queue for waiting in fitting})
+    return [(queue, life) for queue in queues if (life := life_of(queue)) is not None]

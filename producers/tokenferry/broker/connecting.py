@@ -20,7 +20,7 @@ from tokenferry.broker import amqp_transport, embedded, redis_transport
 from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.sentinel import Sentinels, is_sentinel
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, StoreSettings
-from tokenferry.contract.queues import DEAD_LETTERS
+from tokenferry.contract.queues import DEAD_LETTERS, life_of
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +203,8 @@ def quorum_arguments(name: str) -> dict[str, Any]:
     good order, so it is the last resort: what reaches it becomes a dead letter. Not in the realtime lane, where a
     verification code may be inside: such a message is never set aside, it ends with its deadline.
     """
+    if (life := life_of(name)) is not None:
+        return {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT, "x-expires": int(life * 1000)}
     if not name.startswith(KEPT_AT_LIMIT):
         return {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
     return {

@@ -117,11 +117,12 @@ class Configuration(BaseSettings):
             ) from None
 
 
-def load(path: Path | None = None) -> Configuration:
+def load(path: str | Path | None = None) -> Configuration:
     """Read *path* (default `tokenferry.toml` in the working folder, if there is one) and the environment.
 
     Raises `InvalidConfiguration`, which names the file and the setting and never quotes a value.
     """
+    path = None if path is None else Path(path)
     source = path or Path("tokenferry.toml")
     where = str(source)
     content: dict[str, Any] = {}
@@ -170,7 +171,7 @@ def _problem_text(where: str, problem: Mapping[str, Any]) -> str:
     return f"{where}: {place}{setting}: {_reason(problem)}"
 
 
-def load_to_look(path: Path | None, *sections: Literal["broker", "store"]) -> Configuration:
+def load_to_look(path: str | Path | None, *sections: Literal["broker", "store"]) -> Configuration:
     """As `load`, for a command that only reads: if *sections* are embedded, their server must run already.
 
     A server started for it in the wrong folder would be empty, answer that all is well, and stay. Raises

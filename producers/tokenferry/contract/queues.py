@@ -102,6 +102,21 @@ def parked_queue(scope: str) -> str:
     return f"parked.{scope.partition('/')[0]}.{hashlib.sha256(scope.encode()).hexdigest()[:8]}"
 
 
+PRIVATE: Final = "private-"
+"""Routes that one process made for the answers to its own requests begin with it (docs/formats.md)."""
+PRIVATE_SECONDS: Final = 3600.0
+"""Seconds after which the broker drops a private route that nobody uses: its process is gone."""
+
+
+def life_of(queue: str) -> float | None:
+    """Return the seconds for which *queue* outlives its last use; None: it stays.
+
+    >>> life_of("results.private-abc"), life_of("results.shop")
+    (3600.0, None)
+    """
+    return PRIVATE_SECONDS if queue.startswith(results_queue(PRIVATE)) else None
+
+
 def results_queue(route: str) -> str:
     """Where the requester who named this reply route reads outcomes."""
     return f"results.{route}"

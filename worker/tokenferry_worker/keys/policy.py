@@ -20,6 +20,7 @@ from tokenferry.contract.envelope import Suite
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import Lane, Name
 from tokenferry.contract.problems import reason_of
+from tokenferry.contract.queues import PRIVATE
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.target import Target
 from tokenferry.contract.targets import TARGETS
@@ -67,7 +68,7 @@ class Grant(Message):
     kinds: tuple[Kind, ...] | None = None
     lanes: tuple[Lane, ...] | None = None
     reply_routes: tuple[Pattern, ...] | None = None
-    """None: routes that begin with the group's name, and those of imports."""
+    """None: routes that begin with the group's name, those of imports, and private ones, whose names are random."""
     longest_life_hours: Annotated[float, Field(gt=0)] | None = None
     suites: tuple[Suite, ...] | None = None
     rights: tuple[Right, ...] = ()
@@ -117,7 +118,7 @@ class Grant(Message):
     @property
     def routes(self) -> tuple[Pattern, ...]:
         """The reply routes that it may name."""
-        usual = (self.group, f"{self.group}-*", "import-*", "onboard-*")
+        usual = (self.group, f"{self.group}-*", "import-*", "onboard-*", f"{PRIVATE}*")
         return usual if self.reply_routes is None else self.reply_routes
 
     def _lives(self, life_ms: int) -> bool:

@@ -23,6 +23,7 @@ from tokenferry.contract.queues import (
     PARKED_REGISTER,
     QUARANTINE,
     WORKER_REGISTERS,
+    life_of,
     register_of,
 )
 
@@ -148,7 +149,8 @@ class Register:
         numbered = [value for tag in acks for value in (number[_register_in(tag)], tag)]
         limits = [MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, MOST_PER_CALL]
         seed = f"{uuid4().hex}@{self._keys.lease:g}"
-        return keys, [seed, self._keys.quarantine, *limits, len(number), len(credit), *number, *counts, *numbered]
+        registers = [value for register in number for value in (register, int(1000 * (life_of(register) or 0)))]
+        return keys, [seed, self._keys.quarantine, *limits, len(number), len(credit), *registers, *counts, *numbered]
 
     # -- acknowledging
 
@@ -262,7 +264,11 @@ class Register:
         for tag, lease, value in registered:
             arguments += [tag, lease, *self._keys.way_back(value, register)]
         try:
-            return len(self._give_back(keys=self._keys.pair(register), args=arguments))
+            moved = self._give_back(keys=self._keys.pair(register), args=arguments)
+            if (life := life_of(register)) is not None:
+                for name in self._keys.lists_of(register):
+                    self._client.pexpire(name, int(life * 1000))
+            return len(moved)
         except ResponseError as error:
             if want_of_room(error):
                 raise
