@@ -117,13 +117,18 @@ class OnboardOptions(TypedDict, total=False):
 class Sealer:
     """Turns an order into a message that is ready to be sent. Both producers use it."""
 
-    def __init__(self, configuration: Configuration) -> None:
-        """Raises `UnusableKey` if a key file is missing, readable by others, or not the key it should be."""
+    def __init__(
+        self, configuration: Configuration, *, recipient: Recipient | None = None, signer: Signer | None = None
+    ) -> None:
+        """*recipient*, *signer*: default: the keys that *configuration* names.
+
+        Raises `UnusableKey` if a key file is missing, readable by others, or not the key it should be.
+        """
         self.configuration = configuration
         self.version = configuration.producer.written
         keys = configuration.keys
-        self.recipient = Recipient.load(configuration.path(keys.recipient))
-        self.signer = Signer.load(configuration.path(keys.producer_signing_key))
+        self.recipient = recipient or Recipient.load(configuration.path(keys.recipient))
+        self.signer = signer or Signer.load(configuration.path(keys.producer_signing_key))
 
     def platform(self, name: str | None) -> str:
         """Return the name of the platform: *name*, or without one the only platform that is configured.
@@ -301,7 +306,7 @@ class Sealer:
 
 
 def _is_a(wanted: type[Given], given: object, name: str, maker: str) -> Given:
-    """Return *given*. Raises `InvalidRequest`, which says how to make one, if it is something else: a dict for instance."""
+    """Return *given*. Raises `InvalidRequest`, which says how to make one, if it is a dict or anything else."""
     if isinstance(given, wanted):
         return given
     reason = f"must be a {wanted.__name__}, not a {type(given).__name__}; get one from {maker}"

@@ -19,6 +19,7 @@ from threading import Lock
 from typing import Final, Literal, Protocol, TypeVar, Unpack, overload
 
 from tokenferry.broker.errors import StillQueued
+from tokenferry.broker.fork_guard import ForkGuard
 from tokenferry.broker.publishing import BrokerFull, Outgoing, Publisher, PublishError, PublishTimeout, wait, wait_async
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Lane, new_id
@@ -174,6 +175,7 @@ class _ProducerBase:
         self.everything_sent = True
         """After `close`: True if the broker has everything that was accepted, False if the outbox still holds some."""
         self._full_pause = full_pause
+        self._process = ForkGuard("a Producer")
         self._replies: Replies | None = None
         self._opening = Lock()
         self._sender: Sender | None = None
@@ -199,6 +201,7 @@ class _ProducerBase:
 
     def _private(self) -> Replies:
         """The answers to this process, read from the first request on."""
+        self._process.check()
         with self._opening:
             if self._replies is None or not self._replies.is_alive:
                 self._replies = Replies(self.configuration)
