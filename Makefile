@@ -2,7 +2,7 @@
 # make test   installs, then runs the tests; needs no server
 # make test-all   the same, on Redis and RabbitMQ too: TOKENFERRY_TEST_REDIS_URL and TOKENFERRY_TEST_AMQP_URL name them
 # make campaigns  small fault campaigns as tests; the large ones are `make faults` and `make faults-mutations`
-# make check  format, lint, types, import fences, the examples in docstrings
+# make check  format, lint, types (also of examples and of each Python block in the pages), import fences, docstrings
 # make fields  what the pinned SDK's types know and we do not: after an update of stripe; WRITE=1 renews the emulator's tables
 # make bench  what a token costs beside other stacks, half an hour: ONLY=pipeline,latency ROUNDS=5 REQUESTS=500 JSON=FILE;
 #             with BASE=COMMIT beside that version of this project instead (docs/performance.md)
@@ -47,6 +47,7 @@ check: $(VENV)/installed
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python tools/typed.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m pytest --doctest-modules producers worker emulator
 

@@ -50,6 +50,7 @@ SUMMARIES: Final = {
     "emulator": "Run a local emulator of Stripe's token API.",
     "health": "Ask the workers on this machine how they are.",
     "import": "Tokenize every row of a CSV or JSONL file.",
+    "init": "Write a configuration, keys and sample files for a start.",
     "keys": "Create the keys of producers and workers.",
     "limits": "Show and change the rate budgets of running workers.",
     "outbox": "Show and send accepted requests that the broker does not have yet.",

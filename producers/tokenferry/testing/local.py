@@ -80,6 +80,16 @@ class LocalService:
         return found
 
 
+def check_installed(packages: Sequence[str]) -> None:
+    """Raise `MissingExtra` if one of *packages* is not installed. Imports none of them."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"local_service needs a worker and the emulator ({', '.join(missing)} missing): "
+            "pip install 'tokenferry[worker,emulator]'"
+        )
+
+
 @contextmanager
 def local_service(
     *,
@@ -96,12 +106,7 @@ def local_service(
 
     Raises `MissingExtra`, and `ChildProcessError` with what a child has said if it does not start.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtra(
-            f"local_service needs a worker and the emulator ({', '.join(missing)} missing): "
-            "pip install 'tokenferry[worker,emulator]'"
-        )
+    check_installed(NEEDED)
     with tempfile.TemporaryDirectory(prefix="tokenferry-testing-") as name, ExitStack() as stack:
         folder = Path(name)
         children = _Children(folder, popen, time.monotonic() + seconds)

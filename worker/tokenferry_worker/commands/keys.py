@@ -49,15 +49,10 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     open what was sealed to them. Workers that read the folder need no restart. Existing signing keys and
     entries of the policy are kept. Signers that were there before there was a policy keep every right.
     """
+    rotates = not if_missing and (out / "recipient.pem").exists()
     has_recipient = if_missing and (out / "recipient.pem").exists()
-    written: dict[str, str] = {}
     try:
-        before = signers_in(out / "signers")
-        if not has_recipient:
-            written |= _envelope_keys(out, post_quantum=post_quantum)
-        written |= _result_key(out)
-        if add_missing(out, before):
-            written["policy"] = str(out / "policy.toml")
+        written = make_keys(out, if_missing=if_missing, post_quantum=post_quantum)
         if producer_out is not None:
             _for_producer(out, producer_out, private=not has_recipient)
     except OSError as error:
@@ -69,11 +64,30 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
         click.echo(f"{out} holds a recipient already; nothing to do")
         return
     click.echo(f"wrote {'what was missing' if has_recipient else 'identity ' + written['identity']} to {out}")
+    if rotates:
+        click.echo("  this is a rotation: copy the new recipient.pem to every producer; the old identity still opens")
+    if producer_out is not None:
+        click.echo(f"  for one producer:      {producer_out}/ (copy it there as keys/)")
     click.echo("  to producers:          recipient.pem, producer.pem")
     click.echo("  to readers of results: result-signers/")
     click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, signers/, policy.toml")
     click.echo("  to attach workers:     result.pem, signers/, policy.toml")
     click.echo("  to onboard workers:    identities/, result.pem, signers/, policy.toml")
+
+
+def make_keys(out: Path, *, if_missing: bool = False, post_quantum: bool = False) -> dict[str, str]:
+    """Write a new identity and what else is missing to *out*. Return what was written.
+
+    *if_missing*: no new identity where there is a recipient already. Raises `OSError` and `UnusableKey`.
+    """
+    written: dict[str, str] = {}
+    before = signers_in(out / "signers")
+    if not (if_missing and (out / "recipient.pem").exists()):
+        written |= _envelope_keys(out, post_quantum=post_quantum)
+    written |= _result_key(out)
+    if add_missing(out, before):
+        written["policy"] = str(out / "policy.toml")
+    return written
 
 
 def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
