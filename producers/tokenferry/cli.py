@@ -196,7 +196,7 @@ def _with_alike(error: click.UsageError, name: str, known: Iterable[str]) -> cli
 
 
 def _alike(name: str, known: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return difflib.get_close_matches(name, list(known), n=2, cutoff=0.65)
 
 
 def _harmless(text: str) -> str:

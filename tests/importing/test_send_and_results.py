@@ -105,7 +105,7 @@ def test_a_request_id_can_be_named_to_repeat_a_send(house: House, worker: StandI
     ("data", "message", "code"),
     [
         ({**CARD, "number": CANARY + "9"}, "card.number: does not pass the Luhn check", 1),
-        ({**CARD, "attach": {"to": "topup"}}, "attach:", 1),
+        ({**CARD, "attach": {"to": "topup"}}, "attach.amount: is required", 1),
         (b"[1]", "standard input: is not a JSON object", 2),
         (b"", "standard input: is empty", 2),
         (b'{"number": "' + CANARY.encode() * 100_000 + b'"}', "is longer than 1 MiB", 2),

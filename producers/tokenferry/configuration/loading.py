@@ -177,8 +177,17 @@ def load_to_look(path: str | Path | None, *sections: Literal["broker", "store"])
     A server started for it in the wrong folder would be empty, answer that all is well, and stay. Raises
     `InvalidConfiguration` also if nothing says which server is meant. Whether it runs is found out when it is needed.
     """
-    configuration = load(path)
+    configuration = load_here(path, *sections)
     configuration._may_start_server = False
+    return configuration
+
+
+def load_here(path: str | Path | None, *sections: Literal["broker", "store"]) -> Configuration:
+    """As `load`, for a command that would not make sense in a folder without a configuration.
+
+    Raises `InvalidConfiguration` also if nothing says which server is meant.
+    """
+    configuration = load(path)
     embedded = any(getattr(configuration, section).url == EMBEDDED for section in sections)
     data = configuration.path(configuration.data)
     if path is None and embedded and not Path("tokenferry.toml").exists() and not data.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -101,8 +102,17 @@ def problems_of(error: ValidationError, *, under: str, names: frozenset[str]) ->
     An unknown field name is quoted if it is a plain word: otherwise it may be a value in the wrong place.
     """
     details = error.errors(include_input=False, include_url=False)
-    found = (Problem(_place(detail, under, names), reason_of(detail)) for detail in details)
+    found = (Problem(_place(detail, under, names), reason_of(detail) + _meant(detail, names)) for detail in details)
     return tuple(dict.fromkeys(found))
+
+
+def _meant(detail: Mapping[str, Any], names: frozenset[str]) -> str:
+    """Which known field an unknown one may be. Nothing if it may be a value in the wrong place."""
+    name = str(detail["loc"][-1]) if detail["loc"] else ""
+    if detail["type"] != "extra_forbidden" or name in names or not _FIELD_NAME.fullmatch(name):
+        return ""
+    alike = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.75)
+    return f"; did you mean {alike[0]}?" if alike else ""
 
 
 def reason_of(detail: Mapping[str, Any]) -> str:

@@ -28,11 +28,11 @@ EMULATOR_KEYS: Final = {"stripe-secret-key": "sk_test_emulator", "stripe-publish
 """They open the emulator and nothing else."""
 
 CARDS: Final = """\
-key,number,exp_month,exp_year,attach.to,attach.email
-card-1,4242424242424242,12,2040,,
-card-2,5555555555554444,07,2039,customer_create,ada@example.com
-card-3,4000000000000002,12,2040,customer_create,declined@example.com
-card-4,4242424242424241,12,2040,,
+key,kind,number,exp_month,exp_year,attach.to,attach.email
+card-1,card,4242424242424242,12,2040,,
+card-2,card,5555555555554444,07,2039,customer_create,ada@example.com
+card-3,card,4000000000000002,12,2040,customer_create,declined@example.com
+card-4,card,4242424242424241,12,2040,,
 """
 """Published test numbers: a token, a customer, a card that is declined when it is used, a mistyped number."""
 CARD: Final = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040}

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -69,14 +70,23 @@ def show(config: Path | None, as_json: bool) -> None:
     Console(soft_wrap=True, highlight=False).print(table)
 
 
+LEAST: Final = 0.001
+"""Calls per second: less is a pause."""
+
+
 @limits.command(name="set")
 @click.argument("budget")
-@click.argument("per_second", type=Number(min=0.001, max=100_000))
+@click.argument("per_second", type=Number(min=0, max=100_000))
 @why_option
 @for_option
 @config_option
 def set_(budget: str, per_second: float, why: str, lasts: float, config: Path | None) -> None:
     """Use PER_SECOND calls per second for BUDGET, fewer than the configuration allows. To allow no call, use pause."""
+    if per_second < LEAST:
+        raise click.BadParameter(
+            f"the least is {LEAST:g}; to allow no call, run `tokenferry limits pause {budget} --why ...`",
+            param_hint="PER_SECOND",
+        )
     change(config, "set", budget, why, rate=per_second, lasts=lasts)
     click.echo(f"{budget}: {per_second:g} calls per second")
 
