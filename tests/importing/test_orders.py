@@ -134,7 +134,7 @@ def test_defaults_apply_to_rows_that_do_not_say_themselves() -> None:
         ({"kind": "card", **CARD, "attach__to": "4242424242424242"}, "attach.to"),
         (
             {"kind": "card", **CARD, "attach__to": "charge", "attach__amount": "4242x", "attach__currency": "usd"},
-            "attach",
+            "attach.amount",
         ),
         ({"kind": "pii", "id_number": "1", "attach__to": "customer_create"}, "attach"),
         ({"kind": "account", "individual__dob__day": "first"}, "account.individual.dob.day"),
