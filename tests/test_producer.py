@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
 import os
@@ -852,3 +853,18 @@ class TestMisuse:
             os.close(writing)
             with os.fdopen(reading) as said:
                 assert "gunicorn's post_fork" in said.read()
+
+
+PUBLIC = sorted(name for name in dir(Producer) if not name.startswith("_") and callable(getattr(Producer, name)))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_both_producers_have_the_same_methods_each_explained_where_it_is(name: str) -> None:
+    """A docstring that only names the other class helps nobody in an editor."""
+    plain, for_asyncio = getattr(Producer, name), getattr(AsyncProducer, name)
+    assert list(inspect.signature(plain).parameters) == list(inspect.signature(for_asyncio).parameters)
+    for method in (plain, for_asyncio):
+        said = inspect.getdoc(method) or ""
+        assert len(said) > 60
+        assert "; see `" not in said
+        assert not said.startswith("As `")
