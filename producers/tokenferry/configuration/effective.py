@@ -41,7 +41,7 @@ def _platform(configuration: Configuration, platform: Platform) -> dict[str, Any
         "limits": platform.limits.model_dump(mode="json")
         | {
             "global_per_second": platform.global_per_second,
-            "endpoint_per_second": platform.endpoint_per_second("any other"),
+            "operation_per_second": platform.operation_per_second("any other"),
             "account_creation_per_second": platform.account_creation_per_second,
         },
     }
