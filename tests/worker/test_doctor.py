@@ -645,7 +645,7 @@ class TestLimits:
         assert found.exit_code == 0
         budgets = found.the("limits budgets")
         assert budgets["state"] == "warning"
-        assert budgets["says"].startswith("in all 20/s, each endpoint 40/s")
+        assert budgets["says"].startswith("in all 20/s, each operation 40/s, each resource 40/s")
         assert "make sure the account was granted that" in budgets["do"]
 
     def test_two_platforms_of_one_account_would_spend_its_budget_twice(self, practice: Practice) -> None:

@@ -166,7 +166,18 @@ def test_an_application_can_report_every_budget_that_it_can_draw_on(config: Path
     budgets.report("accounts", "resource-specific", **creating)
     budgets.report("customers", "resource-specific", connected_account="acct_1")
     budgets.report("customers", "endpoint-rate", connected_account="acct_2")
-    assert slowed() == {"main:global", "main:account_creation", "main:account:acct_1", "main:endpoint:customers"}
+    creates, updates = "main:operation:POST /v1/customers", "main:operation:POST /v1/customers/{id}"
+    assert slowed() == {
+        "main:global",
+        "main:account_creation",
+        "main:account:acct_1",
+        "main:endpoint:customers",
+        creates,
+        updates,
+    }
+    budgets.report("POST /v1/payment_methods", "endpoint-rate")
+    assert "main:operation:POST /v1/payment_methods" in slowed()
+    assert "main:operation:POST /v1/payment_methods/{id}/attach" not in slowed()
     budgets.report("accounts", "endpoint-rate")
     assert "main:endpoint:accounts" in slowed()
     assert budgets.available("accounts", **creating) < budgets.available("accounts") < 10.0
@@ -259,8 +270,10 @@ def test_what_is_no_rate_is_refused_also_where_no_command_line_has_looked_at_it(
     ("budget", "setting"),
     [
         ("main:global", "[platforms.main.limits] global_per_second"),
-        ("main:endpoint:customers", "[platforms.main.limits] endpoints.customers"),
-        ("main:endpoint:tokens", "[platforms.main.limits] endpoint_per_second"),
+        ("main:endpoint:customers", "[platforms.main.limits] operations.customers"),
+        ("main:endpoint:tokens", "[platforms.main.limits] operation_per_second"),
+        ("main:operation:POST /v1/tokens", "[platforms.main.limits] operation_per_second"),
+        ("main:operation:POST /v1/customers/{id}", "[platforms.main.limits] operations.customers"),
         ("main:account_creation", "[platforms.main.limits] account_creation_per_second"),
     ],
 )

@@ -10,15 +10,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-NEW_TOKEN: Final = "POST /v1/tokens"
-READ_TOKEN: Final = "GET /v1/tokens/{id}"
 NEW_ACCOUNT: Final = "POST /v1/accounts"
 """Stripe documents a rate of its own for this operation."""
 
 OPERATIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        NEW_TOKEN: "tokens",
-        READ_TOKEN: "tokens",
+        "POST /v1/tokens": "tokens",
+        "GET /v1/tokens/{id}": "tokens",
         "POST /v1/customers": "customers",
         "POST /v1/customers/{id}": "customers",
         "POST /v1/customers/{id}/sources": "customer_sources",

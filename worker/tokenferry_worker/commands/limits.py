@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
-from tokenferry.contract.operations import NEW_TOKEN, operations_of
+from tokenferry.contract.operations import operations_of
 from tokenferry.options import Duration, Number, OneLine, config_option
 from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.limits.budgets import Budgets
@@ -176,7 +176,9 @@ def named(configuration: Configuration, name: str) -> Budget:
     budgets = {budget.name: budget for budget in known_budgets(configuration)}
     platform, _, what = name.partition(":")
     if platform in configuration.platforms and what.startswith("account:"):
-        of_account = Budgets(platform, configuration.platforms[platform]).of(NEW_TOKEN, what.removeprefix("account:"))
+        of_account = Budgets(platform, configuration.platforms[platform]).of(
+            "POST /v1/tokens", what.removeprefix("account:")
+        )
         budgets |= {budget.name: budget for budget in of_account}
     if name not in budgets and what.startswith("endpoint:") and platform in configuration.platforms:
         names = operations_of(what.removeprefix("endpoint:"))

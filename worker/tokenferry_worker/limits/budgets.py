@@ -9,7 +9,6 @@ from typing import Final
 from tokenferry.configuration import Platform
 from tokenferry.contract.operations import (
     NEW_ACCOUNT,
-    NEW_TOKEN,
     OPERATIONS,
     operation_of,
     operations_of,
@@ -49,7 +48,7 @@ class Budgets:
 
     def tokens(self, connected_account: str | None = None) -> tuple[Budget, ...]:
         """Return the budgets of `POST /v1/tokens`."""
-        return self.of(NEW_TOKEN, connected_account)
+        return self.of("POST /v1/tokens", connected_account)
 
     def spending(self, target: Target, connected_account: str | None = None) -> tuple[Budget, ...]:
         """Return the budgets of the call that spends a token on *target*."""

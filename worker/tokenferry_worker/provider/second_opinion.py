@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from tokenferry.contract.operations import READ_TOKEN
 from tokenferry_worker.circuits.scopes import is_elsewhere
 from tokenferry_worker.errors import Blocked, Unavailable
 from tokenferry_worker.limits.budgets import Budgets
@@ -40,7 +39,7 @@ class SecondOpinion:
             return self._last
 
     async def _ask(self, client: ProviderClient, limiter: Limiter, budgets: Budgets) -> Unavailable | Blocked | None:
-        async with limiter.permit(budgets.of(READ_TOKEN), "realtime"):
+        async with limiter.permit(budgets.of("GET /v1/tokens/{id}"), "realtime"):
             try:
                 async with asyncio.timeout(PATIENCE):
                     refusal = (await client.greet()).refusal
