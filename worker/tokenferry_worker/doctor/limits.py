@@ -8,6 +8,8 @@ from typing import Final
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform
 from tokenferry.configuration.platforms import By
+from tokenferry.contract.operations import resource_of
+from tokenferry.contract.targets import TARGETS
 from tokenferry_worker import wiring
 from tokenferry_worker.doctor.verdicts import Check, ok, warning
 from tokenferry_worker.limits.budgets import Budgets
@@ -44,7 +46,17 @@ def examine(configuration: Configuration) -> Iterator[Check]:
             yield warning("limits budgets", name, says, do)
         else:
             yield ok("limits budgets", name, says)
+        yield from _old_targets(name, platform)
     yield from _shared(configuration)
+
+
+def _old_targets(name: str, platform: Platform) -> Iterator[Check]:
+    """Warn where limits name an operation that Stripe will remove: somebody uses it."""
+    named = {resource_of(each) for each in (*platform.limits.operations, *platform.limits.in_flight)}
+    for target in TARGETS.values():
+        if target.warning is not None and target.budget in named:
+            says, _, do = target.warning.partition("; ")
+            yield warning("limits targets", name, says, do)
 
 
 def _rates(name: str, platform: Platform) -> dict[str, float]:
