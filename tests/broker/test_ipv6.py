@@ -11,7 +11,8 @@ import redis
 from broker.places import Server
 
 from tokenferry.broker import connecting
-from tokenferry.broker.publishing import BrokerUnavailable, Outgoing, Publisher
+from tokenferry.broker.errors import PublishError
+from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Configuration, load
 
 Configure = Callable[[str], Configuration]
@@ -22,7 +23,7 @@ def configure(tmp_path: Path) -> Configure:
     def with_(url: str) -> Configuration:
         path = tmp_path / "tokenferry.toml"
         store = url if url.startswith("redis") else "embedded"
-        path.write_text(f'[broker]\nurl = "{url}"\npublish_timeout = 5\n[store]\nurl = "{store}"\n[platforms.main]\n')
+        path.write_text(f'[broker]\nurl = "{url}"\npublish_timeout = 1\n[store]\nurl = "{store}"\n[platforms.main]\n')
         return load(path)
 
     return with_
@@ -58,5 +59,5 @@ def test_an_amqp_address_leads_to_the_ipv6_host(configure: Configure) -> None:
             connection, _ = listening.accept()
             with connection:
                 assert connection.recv(4) == b"AMQP"
-            with pytest.raises(BrokerUnavailable):
+            with pytest.raises(PublishError):
                 sent.result(60)
