@@ -46,7 +46,9 @@ def seconds_left(
 class Reads(Protocol):
     """Something that reads a file, and knows how far it is."""
 
-    bytes_read: int
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the file read so far."""
 
 
 class Meter:

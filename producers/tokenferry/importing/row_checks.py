@@ -29,15 +29,15 @@ class Examiner:
         """Return the order of a row. None if it was rejected, which is recorded."""
         self._counts.rows += 1
         if isinstance(item, BrokenRow):
-            self.reject(item.number, item.key, [Problem(item.field, item.reason)])
+            self.reject(item, [Problem(item.field, item.reason)])
             return None
         if self._seen(item.key):
-            self.reject(item.number, item.key, [Problem("key", "is the key of an earlier row")])
+            self.reject(item, [Problem("key", "is the key of an earlier row")])
             return None
         try:
             return order_from(item, self._defaults)
         except InvalidRequest as error:
-            self.reject(item.number, item.key, error.problems)
+            self.reject(item, error.problems)
             return None
 
     def skip(self, item: Row | BrokenRow) -> None:
@@ -45,10 +45,10 @@ class Examiner:
         self._counts.rows += 1
         self._seen(item.key)
 
-    def reject(self, number: int, key: str, problems: Iterable[Problem]) -> None:
+    def reject(self, item: Row | BrokenRow, problems: Iterable[Problem]) -> None:
         """Record why a row is not sent."""
         problems = list(problems)
-        self._outputs.reject(number, key, problems)
+        self._outputs.reject(item.number, item.key, problems, record=item.record)
         self._counts.reject(problems)
 
     def _seen(self, key: str) -> bool:
@@ -79,6 +79,6 @@ def examine(rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer,
         try:
             sealer.message(order)
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
-            examiner.reject(item.number, item.key, problems_in_sealing(error))
+            examiner.reject(item, problems_in_sealing(error))
         else:
             counts.sealed += 1

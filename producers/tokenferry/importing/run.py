@@ -66,7 +66,7 @@ class Import(BulkRun[Row | BrokenRow]):
         try:
             _, message = self._producer.sealer.message(replace(order, request_id=request_id))
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
-            self._examiner.reject(item.number, item.key, problems_in_sealing(error))
+            self._examiner.reject(item, problems_in_sealing(error))
             return
         row = PendingRow(item.number, item.key, order.request.kind, attaches=order.attach is not None, message=message)
         if item.number in self._checkpoint.accepted:
