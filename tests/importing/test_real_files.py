@@ -5,10 +5,16 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
+import subprocess
+import sys
+import tempfile
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import generated
 
 from tokenferry.contract.requests import BankAccountRequest, CardRequest, InvalidRequest, PersonRequest
 from tokenferry.inputs.csv_rows import CsvRows
@@ -427,3 +433,37 @@ def test_every_column_is_described_by_kind_and_target() -> None:
     (line,) = [line for line in text.splitlines() if line.split()[:1] == ["expiry"]]
     assert "04/28" in line
     assert any(line.split()[:2] == ["number", "required;"] for line in text.splitlines())
+
+
+# -- encrypted files
+
+
+def test_an_encrypted_file_is_imported_through_a_pipe_and_never_written_in_clear(tmp_path: Path) -> None:
+    """The command of docs/files.md, with a passphrase for the test."""
+    (tmp_path / "tokenferry.toml").write_text('[platforms.main]\nmode = "test"\n')
+    generated(tmp_path / "keys")
+    home = Path(tempfile.mkdtemp(prefix="gpg"))  # its socket's path must be short
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "test"]
+    sealed = tmp_path / "cards.csv.gpg"
+    try:
+        made = subprocess.run([*gpg, "--symmetric", "--output", sealed], input=CSV.encode(), capture_output=True)
+        assert made.returncode == 0, made.stderr
+        with subprocess.Popen([*gpg, "--decrypt", sealed], stdout=subprocess.PIPE) as decrypting:
+            assert decrypting.stdout is not None
+            command = [sys.executable, "-m", "tokenferry", "import", "-", "--dry-run", "--json"]
+            done = subprocess.run(command, stdin=decrypting.stdout, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, json.loads(done.stdout)["sealed"]) == (0, 1), done.stderr
+        refused = subprocess.run(
+            [sys.executable, "-m", "tokenferry", "import", str(sealed), "--dry-run"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert refused.returncode == 2
+        assert "gpg --decrypt FILE | tokenferry import -" in refused.stderr
+        assert [
+            path.name for path in tmp_path.rglob("*") if path.is_file() and NUMBER.encode() in path.read_bytes()
+        ] == []
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+        shutil.rmtree(home, ignore_errors=True)
