@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import generated
 
+from tokenferry.contract.connect import CalendarDate
 from tokenferry.contract.requests import BankAccountRequest, CardRequest, InvalidRequest, PersonRequest
 from tokenferry.inputs.csv_rows import CsvRows
 from tokenferry.inputs.dates import read_date, read_expiry
@@ -260,8 +261,7 @@ def test_a_form_of_ones_own_is_named_in_the_map() -> None:
     (person,) = requests_of("kind,first_name,dob\nperson,Ada,01/31/1980\n", given)
     assert (card.exp_month, card.exp_year) == ("4", "2028")
     assert isinstance(person, PersonRequest)
-    assert person.dob is not None
-    assert (person.dob.day, person.dob.month, person.dob.year) == (31, 1, 1980)
+    assert person.dob == CalendarDate(day=31, month=1, year=1980)
 
 
 @pytest.mark.parametrize(("text", "day"), [("1980-01-31", 31), ("31.01.1980", 31), ("1980-01-31T00:00:00Z", 31)])
