@@ -20,8 +20,10 @@ from tokenferry.commands import bulk
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
 from tokenferry.importing.checkpoint import Checkpoint, CompletedRows, SameImport, done_in
+from tokenferry.importing.choosing import Chosen, spread
 from tokenferry.importing.import_window import ImportCounts, ImportWindow
-from tokenferry.importing.meter import Meter, RateInForce
+from tokenferry.importing.meter import CheckMeter, Meter, RateInForce
+from tokenferry.importing.preview import Preview
 from tokenferry.importing.row_checks import Examiner, examine
 from tokenferry.importing.run import Import
 from tokenferry.importing.summary import ImportSummary
@@ -54,6 +56,9 @@ class ImportOptions(bulk.BulkOptions):
     format_: str | None
     delimiter: str | None
     encoding: str | None
+    limit: int | None
+    sample: int | None
+    max_failures: int | None
     kind: str | None
     connected_account: str | None
     lane: Any
@@ -80,20 +85,32 @@ class ImportRun:
         self._size = _size(stream)
         self._budget = RateInForce.of(configuration, options.platform)
         self._given = options.column_map()
-        self._lines, self._rows = _opened_rows(stream, options, self._given)
+        self._lines, self._rows = self._chosen()
 
     def check(self) -> ImportSummary:
         """A dry run: check every row, and send nothing."""
         started = time.monotonic()
-        counts = ImportCounts()
+        counts, preview = ImportCounts(), Preview()
         sealer = Sealer(self._configuration)
         outputs = Outputs(None, self._options.rejects, force=self._options.force)
+        meter = CheckMeter(counts, self._lines, self._size)
         try:
-            examine(self._rows, Examiner(self._defaults(None), outputs, counts), sealer, counts)
+            with bulk.shown(meter.line, quiet=self._options.quiet):
+                examiner = Examiner(self._defaults(None), outputs, counts, preview)
+                examine(self._rows, examiner, sealer, counts, preview)
         finally:
             outputs.close()
-        seconds = time.monotonic() - started
-        return ImportSummary(counts, seconds, None, self._options.rejects, None, budget_per_second=self._budget.tokens)
+        return ImportSummary(
+            counts,
+            time.monotonic() - started,
+            None,
+            self._options.rejects,
+            None,
+            budget_per_second=self._budget.tokens,
+            chosen=self._rows.left_out,
+            preview=preview.as_json(self._configuration),
+            preview_lines=tuple(preview.lines(self._configuration)),
+        )
 
     def run(self) -> ImportSummary:
         """Send the rows and write their results. Continue where an earlier run stopped."""
@@ -108,6 +125,19 @@ class ImportRun:
                 checkpoint.close(done=not checkpoint.is_resumed)
                 raise
             return self._send(producer, checkpoint, done, outputs)
+
+    def _chosen(self) -> tuple[Lines, Chosen]:
+        """The lines of the file, and the rows of it that are wanted."""
+        options = self._options
+        lines, rows = _opened_rows(self._stream, options, self._given)
+        if options.sample is None:
+            return lines, Chosen(rows, limit=options.limit)
+        if self._size is None:
+            raise click.UsageError("--sample reads the file twice: it cannot be used with standard input")
+        records = spread(options.sample, of=sum(1 for _ in rows))
+        self._stream.seek(0)
+        lines, rows = _opened_rows(self._stream, options, self._given)
+        return lines, Chosen(rows, records=records)
 
     def _open_outputs(self, checkpoint: Checkpoint) -> tuple[CompletedRows, Outputs]:
         options, done = self._options, CompletedRows()
@@ -135,12 +165,14 @@ class ImportRun:
                 outputs,
                 checkpoint,
                 done=done.rows,
+                max_failures=options.max_failures,
                 limits=options.limits,
                 note=display.note,
             )
             try:
                 run.run(self._rows)
-                complete = run.read_all and not window.counts.unfinished and run.reason is None
+                finished = run.read_all and not window.counts.unfinished and run.reason is None
+                complete = finished and not self._rows.left_out
             finally:
                 outputs.close()
                 checkpoint.close(done=complete)
@@ -156,6 +188,7 @@ class ImportRun:
             budget_per_second=self._budget.tokens,
             resumable=checkpoint.path is not None and not complete,
             earlier=len(done.rows),
+            chosen=self._rows.left_out,
         )
 
     def _checkpoint(self, producer: Producer) -> Checkpoint:

@@ -12,6 +12,7 @@ from tokenferry.commands.import_run import DELIMITERS, ImportOptions, ImportRun,
 from tokenferry.configuration import load
 from tokenferry.contract.names import LANES
 from tokenferry.importing.repeats import refuse_to_attach_again
+from tokenferry.importing.run import SAME_FAILURES
 from tokenferry.inputs.describing import described
 from tokenferry.inputs.mapping import READY
 from tokenferry.inputs.orders import KINDS
@@ -40,6 +41,11 @@ The results file has one line for every row that was sent, readable by its owner
 The rejects file has a line for every reason why a row was rejected (not sent): row, key, field, reason, record.
   row is the line of the file, record counts the rows without the header.
 No file and no message ever repeats a value.
+
+\b
+Try first: --dry-run sends nothing. It shows what is in the file, what is wrong with it (with line numbers), the first
+row as it is understood, and how long the import will take. Then send a few rows with --limit 10, look at the results,
+and send the rest with the same command and --resume instead of --limit.
 
 \b
 After an interruption (Ctrl-C, a power cut, kill -9) continue with the same command and --resume. Rows that have a
@@ -127,6 +133,15 @@ def _show_columns(context: click.Context, _: click.Parameter, is_set: bool) -> N
     help="Default: UTF-8, or UTF-16 if the file shows it. Others: cp1252, latin-1, shift_jis, ...",
 )
 @click.option("--delimiter", type=click.Choice([*DELIMITERS]), help="Default: detected in the header.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N rows. See --resume.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Read only N rows from all over the file.")
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Stop when N rows have failed; 0 never stops. Default: stop if the first "
+    f"{SAME_FAILURES} outcomes are all the same failure.",
+)
 @click.option("--kind", type=click.Choice(KINDS), help="Token type of rows without a `kind` column.")
 @click.option("--platform", metavar="NAME", help="Platform of rows that name none. Default: the only one.")
 @click.option("--connected-account", metavar="ID", help="Connected account of rows that name none.")
@@ -161,6 +176,8 @@ def import_(context: click.Context, /, **options: Any) -> None:
         raise click.UsageError(
             "--resume continues with a file: it cannot be used with standard input, --dry-run or --force"
         )
+    if run_options.limit is not None and run_options.sample is not None:
+        raise click.UsageError("give --limit or --sample, not both")
     if run_options.again and not run_options.force:
         raise click.UsageError("--again needs --force: give both, or neither")
     configuration = load(run_options.config)

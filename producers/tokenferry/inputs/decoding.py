@@ -12,6 +12,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO, Final, Protocol, cast
 
 from tokenferry.inputs.rows import UnreadableFile
@@ -180,6 +181,10 @@ class _Recoded:
         self._text = io.TextIOWrapper(cast(io.BufferedReader, stream), encoding, errors, newline=None)
         self._encoding = encoding.removesuffix("-sig")
         self.position = 0
+
+    def __del__(self) -> None:
+        with suppress(ValueError, AttributeError):
+            self._text.detach()  # the stream is not ours to close
 
     def readline(self, limit: int) -> bytes:
         line = self._text.readline(limit)
