@@ -87,13 +87,6 @@ def _trimmed_unless_sealed(value: Any, info: ValidationInfo) -> Any:
     return value if info.mode == "json" else _trimmed(value)
 
 
-def _country_code(value: Any, info: ValidationInfo) -> Any:
-    code = _trimmed(value)
-    if info.mode != "json" and isinstance(code, str) and code.upper() == "UK":
-        raise ValueError("is no country code (ISO 3166): the United Kingdom is GB")
-    return code
-
-
 def _bank_code(value: Any, info: ValidationInfo) -> Any:
     return with_plain_dashes(_trimmed(value)) if info.mode != "json" and is_typed_number(value) else value
 
@@ -130,9 +123,9 @@ def _bare_account_number(value: Any, info: ValidationInfo) -> Any:
 
 
 def _one_line(value: Any) -> Any:
-    """Two lines of an address in one cell become one line; Stripe takes no line end."""
+    """Two lines of an address in one cell become one line, with a comma between them; Stripe takes no line end."""
     if isinstance(value, str) and ("\n" in value or "\r" in value):
-        return " ".join(filter(None, map(str.strip, value.splitlines())))
+        return ", ".join(filter(None, (line.strip(" \t,") for line in value.splitlines())))
     return value
 
 
@@ -152,7 +145,7 @@ Word = Annotated[str, shaped("[A-Za-z0-9_.-]{1,100}", 100)]
 IdNumber = Annotated[str, printable(100), BeforeValidator(_trimmed_unless_sealed)]
 
 # Codes
-Country = Annotated[str, shaped("[A-Za-z]{2}", 2), BeforeValidator(_country_code)]
+Country = Annotated[str, shaped("[A-Za-z]{2}", 2), BeforeValidator(_trimmed)]
 Currency = Annotated[str, shaped("[A-Za-z]{3}", 3), BeforeValidator(_trimmed)]
 IpAddress = Annotated[str, shaped("[0-9A-Fa-f:.]{2,45}", 45), BeforeValidator(_trimmed)]
 ObjectId = Annotated[str, shaped("[0-9]*[A-Za-z_][A-Za-z0-9_]*", 255)]

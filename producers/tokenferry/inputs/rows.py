@@ -15,6 +15,12 @@ class UnreadableFile(ProducerError, ValueError):
     exit_code = 2
 
 
+class InvalidMapping(ProducerError, ValueError):
+    """A `--map`, `--set` or map file that is not valid. The message is safe to show."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row: its line, its key, and its values, which `repr` does not show."""
@@ -26,6 +32,8 @@ class Row:
     """`kind`, `platform`, `connected_account`, `lane` and fields by dotted name, or nested as JSON has them."""
     typed: bool = True
     """True if values have types (JSON), False if all are text (CSV)."""
+    record: int = 0
+    """Which row of the file it is, counted from 1 without the header: what a spreadsheet shows, less one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +44,12 @@ class BrokenRow:
     key: str
     field: str
     reason: str
+    record: int = 0
+
+
+def suspicious(name: str, word: str) -> tuple[str, str]:
+    """Field and reason of a row with a *word* that may stand for "no value". The word is one of a fixed list."""
+    return name, (
+        f'holds {word}, which often stands for "no value": leave such values out with --null "{word}", or keep them as '
+        'text with --null ""'
+    )
