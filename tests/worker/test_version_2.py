@@ -81,6 +81,7 @@ class Fleet:
             "cvc": request.carries_cvc,
             "lane": "realtime" if request.carries_cvc else "bulk",
             "plan_digest": content.plan_digest(),
+            "operations": content.plan.operations() if content.plan else (),
         }
         if request.carries_cvc:
             fields["expires_at"] = int((NOW + 60) * 1000)

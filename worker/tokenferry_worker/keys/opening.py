@@ -112,6 +112,8 @@ class Opener:
             raise Unopenable(CHANGED) from None
         if envelope.header.plan_digest != content.plan_digest():
             raise Unopenable("attach plan and header do not agree")
+        if envelope.header.operations != (content.plan.operations() if content.plan is not None else ()):
+            raise Unopenable("the header names other operations than the attach plan")
         if not envelope.header.cvc and content.content_type != DOCUMENT and _carries_cvc(content):
             raise HiddenCvc("a verification code is inside and the header does not say so")
         return content
