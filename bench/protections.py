@@ -141,7 +141,7 @@ def _order(signer: Signer, plan: CustomerCreate, sealed: str) -> AttachRequest:
         version=2,
         attach_id="req-bench",
         request_id="req-bench",
-        token="tok_bench",
+        **SPENT,
         kind="card",
         platform="bench",
         target=plan,
