@@ -105,7 +105,7 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
     FailurePolicy(Code.UNKNOWN_PLATFORM, "no worker has this platform in its configuration", kept=True),
     FailurePolicy(
         Code.UNOPENABLE,
-        "no private key here opens it (retired key, other fleet), or its header contradicts its content",
+        "no private key here opens it (retired key, other fleet), or header and content disagree",
         kept=True,
     ),
     FailurePolicy(

@@ -77,7 +77,7 @@ class Target(Input):
         >>> CustomerSource(customer="cus_1").operations()
         ('POST /v1/customers/{customer}/sources',)
         """
-        given = {name: getattr(self, name) for name in self.local - {"to"}}
+        given = {name: getattr(self, name, None) for name in self.local - {"to"}}
         template = self.model_copy(update={name: f"{{{name}}}" for name, at in given.items() if isinstance(at, str)})
         paths = [unquote(template.path())]
         if (follow_up := self.follow_up(_MADE_BEFORE)) is not None:
