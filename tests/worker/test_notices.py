@@ -192,10 +192,24 @@ async def test_an_ordinary_budget_that_is_used_up_is_no_news() -> None:
 async def test_a_store_that_is_away_is_told_by_each_process_and_without_the_store() -> None:
     scene = Scene(is_away=True)
     with scene.waits.of(Asks()):
-        assert [(notice.reason, notice.scope) for _, notice in await scene.told()] == [("store_away", "store")]
+        assert await scene.told() == [], "it may be a moment"
+        told = await scene.told(after=2.0)
+        assert [(notice.reason, notice.scope) for _, notice in told] == [("store_away", "store")]
         assert scene.circuits.duties == {}
         scene.is_away = False
         assert [notice.over for _, notice in await scene.told()] == [True]
+
+
+async def test_while_the_store_is_away_nobody_hears_that_something_else_is_over() -> None:
+    scene = Scene()
+    scene.opened(OUTAGE)
+    with scene.waits.of(Asks()), scene.waits.on(scopes=("main/outage",)):
+        await scene.told()
+        scene.is_away = True
+        await scene.told()
+        assert [(notice.reason, notice.over) for _, notice in await scene.told(after=2.0)] == [("store_away", False)]
+        scene.is_away = False
+        assert [(notice.reason, notice.over) for _, notice in await scene.told(after=1.0)] == [("store_away", True)]
 
 
 async def test_one_process_tells_a_limited_number_of_routes() -> None:
@@ -203,7 +217,8 @@ async def test_one_process_tells_a_limited_number_of_routes() -> None:
     with ExitStack() as held:
         for number in range(2 * MOST_TOLD):
             held.enter_context(scene.waits.of(Asks(reply_to=f"shop-{number}")))
-        assert len(await scene.told()) == MOST_TOLD
+        await scene.told()
+        assert len(await scene.told(after=2.0)) == MOST_TOLD
 
 
 async def test_a_delivery_that_never_waits_leaves_nothing_and_wakes_nobody() -> None:

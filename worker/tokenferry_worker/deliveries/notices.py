@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 FIRST_INTERVAL: Final = 10.0
 LAST_INTERVAL: Final = 60.0
 """Seconds between two notices about the same thing on one route. Each interval is twice the one before."""
-PERMIT_WAIT: Final = 2.0
-"""Seconds that a call waits for a permit before anybody asks why: shorter waits are ordinary."""
+ORDINARY: Final = 2.0
+"""Seconds that a call waits for a permit, or the store is away, before anybody is told: shorter waits are ordinary."""
+LONGEST_LOOK: Final = 5.0
+"""Seconds after which a look is given up: the store has gone away in its middle. The next look says so."""
 MOST_TOLD: Final = 100
 """Routes and reasons that one process tells at a time. More are not told."""
 DUTY: Final = "notice:"
@@ -71,11 +73,13 @@ class Notifier:
     now: Callable[[], float] = time.time
     """Unix seconds."""
     interval: float = FIRST_INTERVAL
-    permit_wait: float = PERMIT_WAIT
+    ordinary: float = ORDINARY
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     _told: dict[Key, _Told] = field(default_factory=dict)
     _since: dict[Key, int] = field(default_factory=dict)
     """When this process saw first what has no beginning of its own."""
+    _away_since: float | None = None
+    """Monotonic seconds. None: the store was there at the last look."""
 
     async def run(self) -> None:
         """Tell whoever waits, for ever."""
@@ -88,7 +92,8 @@ class Notifier:
                 pass
             self.waits.changed.clear()
             try:
-                await self.look()
+                async with asyncio.timeout(LONGEST_LOOK):
+                    await self.look()
             except Exception as error:
                 alarm.failed(f"{type(error).__name__}; trying again")
             else:
@@ -96,9 +101,12 @@ class Notifier:
 
     async def look(self) -> None:
         """Tell what begins, what lasts, and what is over."""
-        found = dict(await self._found())
+        away = self.store_away()
+        found = dict(self._without_store() if away else await self._with_store())
         self._since = {key: notice.since for key, notice in found.items()}
-        for key in [key for key in self._told if key not in found]:
+        # Without the store nobody knows whether anything else is over.
+        over = [key for key in self._told if key not in found and (not away or key[1] == "store_away")]
+        for key in over:
             self._end(key, self._told.pop(key))
         for key, notice in found.items():
             if key in self._told or len(self._told) < MOST_TOLD:
@@ -127,9 +135,14 @@ class Notifier:
     def _publish(self, key: Key, notice: Notice) -> None:
         self.publisher.submit(self.results.message(key[0], notice.model_dump_json(exclude_none=True)))
 
-    async def _found(self) -> list[tuple[Key, Notice]]:
-        if self.store_away():
-            return [self._of(asker, "store_away", "no_answer", "store") for asker in list(self.waits.in_hand)]
+    def _without_store(self) -> list[tuple[Key, Notice]]:
+        now = self.waits.monotonic()
+        self._away_since = now if self._away_since is None else self._away_since
+        askers = list(self.waits.in_hand) if now - self._away_since >= self.ordinary else []
+        return [self._of(asker, "store_away", "no_answer", "store") for asker in askers]
+
+    async def _with_store(self) -> list[tuple[Key, Notice]]:
+        self._away_since = None
         waits = self.waits.current()
         return [*self._circuits(waits), *await self._budgets(waits)]
 
@@ -143,7 +156,7 @@ class Notifier:
             yield self._of(asker, "circuit_open", circuit.code, scope, since=int(circuit.opened_at * 1000))
 
     async def _budgets(self, waits: list[Wait]) -> list[tuple[Key, Notice]]:
-        late = self.waits.monotonic() - self.permit_wait
+        late = self.waits.monotonic() - self.ordinary
         askers: dict[Budget, set[Asker]] = {}
         for wait in waits:
             for budget in wait.budgets if wait.since <= late else ():
