@@ -25,6 +25,7 @@ _NAMES_OF: Final = MappingProxyType(
             " PersonVerification TosAcceptance"
         ),
         "contract.names": "Lane",
+        "contract.notices": "Notice",
         "contract.onboarding": "Onboarding onboarding_from",
         "contract.problems": "InvalidInput InvalidRequest InvalidTarget Problem",
         "contract.requests": (

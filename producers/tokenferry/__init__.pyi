@@ -21,6 +21,7 @@ from tokenferry.contract.connect import PersonRelationship as PersonRelationship
 from tokenferry.contract.connect import PersonVerification as PersonVerification
 from tokenferry.contract.connect import TosAcceptance as TosAcceptance
 from tokenferry.contract.names import Lane as Lane
+from tokenferry.contract.notices import Notice as Notice
 from tokenferry.contract.onboarding import Onboarding as Onboarding
 from tokenferry.contract.onboarding import onboarding_from as onboarding_from
 from tokenferry.contract.problems import InvalidInput as InvalidInput

@@ -28,10 +28,11 @@ from tokenferry.broker.fork_guard import ForkGuard
 from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Name
+from tokenferry.contract.notices import Notice, read_message
 from tokenferry.contract.problems import InvalidRequest, Problem
 from tokenferry.contract.queues import QUARANTINE, results_queue
 from tokenferry.contract.result_signature import UNVERIFIED, only_signature
-from tokenferry.contract.results import AnyResult, OnboardingProgress, parse_message
+from tokenferry.contract.results import AnyResult, OnboardingProgress
 from tokenferry.contract.work_messages import Refused
 from tokenferry.outbox import Outbox
 from tokenferry.result_signers import ResultSigners
@@ -64,6 +65,7 @@ class Results:
         *,
         outbox: Outbox | Literal[False] | None = None,
         on_progress: Callable[[OnboardingProgress], None] | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
         patience: float | None = None,
     ) -> None:
         """*configuration*: a loaded one, or the path of a `tokenferry.toml` (default: the one in this folder).
@@ -71,6 +73,7 @@ class Results:
         *outbox*: learns each outcome when its result is acknowledged. Default: the configured one; False: none.
 
         *on_progress*: called with the steps of accounts that were sent with `progress=True`; they are no results.
+        *on_notice*: called with what workers say about why requests wait; without it such messages are dropped.
         *patience*: seconds for which a RabbitMQ that cannot answer about the route is asked again, default ten.
 
         Raises `InvalidInput`, `InvalidConfiguration`, `UnusableOutbox`, and `UnusableKey` when there is no key to
@@ -99,6 +102,7 @@ class Results:
         self._patience: Patience | None = None
         """RabbitMQ only: from a lost connection until one works again."""
         self._on_progress = on_progress
+        self._on_notice = on_notice
         self._own_outbox = Outbox.of(configuration) if outbox is None else None
         self._outbox = outbox or self._own_outbox
         if self._outbox is not None:
@@ -270,7 +274,7 @@ class Results:
             refused = Refused(UNVERIFIED)
         if refused is None:
             try:
-                result = parse_message(delivery.body or b"")
+                result = read_message(delivery.body or b"")
             except Exception:  # pydantic's error, or any other that its content causes
                 refused = Refused(FOREIGN)
         if refused is not None:
@@ -283,6 +287,11 @@ class Results:
             delivery.ack()
             if self._on_progress is not None:
                 self._on_progress(result)
+            return None
+        if isinstance(result, Notice):
+            delivery.ack()
+            if self._on_notice is not None:
+                self._on_notice(result)
             return None
         if result.outcome_id in self._seen:
             self._settle(result)  # it may have been sent again since
@@ -374,22 +383,31 @@ class AsyncResults:
         *,
         outbox: Outbox | Literal[False] | None = None,
         on_progress: Callable[[OnboardingProgress], None] | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
         patience: float | None = None,
     ) -> None:
         """*configuration*: a loaded one, or the path of a `tokenferry.toml` (default: the one in this folder).
 
         *outbox*: learns each outcome when its result is acknowledged. Default: the configured one; False: none.
-        *on_progress*: called in the reader's thread with the steps of accounts that were sent with `progress=True`.
+        *on_notice*: called in the loop that reads with what workers say about why requests wait.
+        *on_progress*: called in the loop that reads with the steps of accounts that were sent with `progress=True`.
         *patience*: seconds for which a RabbitMQ that cannot answer about the route is asked again, default ten.
 
         Raises `InvalidInput`, `InvalidConfiguration`, `UnusableOutbox`, and `UnusableKey` when there is no key to
         verify results with. The broker is only asked when the first result is.
         """
-        self._results = Results(route, configuration, outbox=outbox, on_progress=on_progress, patience=patience)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._results = Results(
+            route,
+            configuration,
+            outbox=outbox,
+            on_progress=self._in_loop(on_progress),
+            on_notice=self._in_loop(on_notice),
+            patience=patience,
+        )
         self._thread = ThreadPoolExecutor(1, "tokenferry-results")
         self._taking: asyncio.Future[AnyResult | None] | None = None
         """The next result, under way. It outlives a cancelled wait, so that no result is lost."""
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def take(self, timeout: float | None = None) -> AnyResult | None:
         """Return the next result, or None after *timeout* seconds without one. Acknowledges the one taken before.
@@ -406,6 +424,15 @@ class AsyncResults:
             if result is not None or (deadline is not None and time.monotonic() >= deadline):
                 return result
         return None
+
+    def _in_loop(self, callback: Callable[[T], None] | None) -> Callable[[T], None] | None:
+        """A callback for the thread that reads: it calls *callback* in the loop."""
+
+        def pass_on(message: T) -> None:
+            if self._loop is not None and callback is not None:
+                self._loop.call_soon_threadsafe(callback, message)
+
+        return None if callback is None else pass_on
 
     async def __aiter__(self) -> AsyncIterator[AnyResult]:
         """Yield every result until `stop`, also when the broker restarts."""

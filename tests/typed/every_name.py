@@ -50,6 +50,7 @@ from tokenferry import (
     Kind,
     Lane,
     Losses,
+    Notice,
     Onboarding,
     OnboardingProgress,
     OnboardingResult,
@@ -167,7 +168,10 @@ def read(path: str | Path) -> None:
         done: StepResult = progress.step
         print(done.status)
 
-    with Results("sellers", path, on_progress=step) as results:
+    def notice(why: Notice) -> None:
+        print(why.reason)
+
+    with Results("sellers", path, on_progress=step, on_notice=notice) as results:
         result: AnyResult | None = results.take(timeout=1.0)
         if isinstance(result, OnboardingResult):
             print(result.account)
