@@ -155,6 +155,10 @@ class KeySettings(Section):
     """Folder of public keys of the workers whose results are believed. Readers of results only."""
     policy: Path = Path("keys/policy.toml")
     """Who of them may ask for what. Workers only."""
+    state_key: Path = Path("keys/state.key")
+    """Secret key with which workers of every role tag what they write to the store."""
+    old_state_keys: Path = Path("keys/state.old")
+    """Folder of earlier state keys (`*.key`), whose tags still count. May be missing."""
 
 
 class Worker(Section):

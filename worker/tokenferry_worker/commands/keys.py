@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tokenferry.sealing import key_id
 from tokenferry_worker.keys.policy_text import add_missing, signers_in
+from tokenferry_worker.keys.state_keys import StateKey
 
 Private = x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey | ed25519.Ed25519PrivateKey
 
@@ -43,6 +45,7 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     OUT/signers/*.pem         public: workers accept the signatures of these keys
     OUT/result.pem            private: workers of every role sign results with it
     OUT/result-signers/*.pem  public: readers believe the results that these keys signed
+    OUT/state.key             secret: workers of every role tag with it what they write to the store
     OUT/policy.toml           who of them may ask for what (tokenferry signers): all workers read it
 
     If you run it again with the same folder, it adds a new identity and makes it the recipient. Older identities still
@@ -56,6 +59,7 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
         if not has_recipient:
             written |= _envelope_keys(out, post_quantum=post_quantum)
         written |= _result_key(out)
+        written |= _state_key(out)
         if add_missing(out, before):
             written["policy"] = str(out / "policy.toml")
         if producer_out is not None:
@@ -71,9 +75,9 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     click.echo(f"wrote {'what was missing' if has_recipient else 'identity ' + written['identity']} to {out}")
     click.echo("  to producers:          recipient.pem, producer.pem")
     click.echo("  to readers of results: result-signers/")
-    click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, signers/, policy.toml")
-    click.echo("  to attach workers:     result.pem, signers/, policy.toml")
-    click.echo("  to onboard workers:    identities/, result.pem, signers/, policy.toml")
+    click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, state.key, signers/, policy.toml")
+    click.echo("  to attach workers:     result.pem, state.key, signers/, policy.toml")
+    click.echo("  to onboard workers:    identities/, result.pem, state.key, signers/, policy.toml")
 
 
 def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
@@ -95,6 +99,16 @@ def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
 def _result_key(out: Path) -> dict[str, str]:
     """Write the key that signs results, if it is missing."""
     return _signing_key(out, "result", out / "result-signers")
+
+
+def _state_key(out: Path) -> dict[str, str]:
+    """Write the key of the tags in the store, if it is missing."""
+    path = out / "state.key"
+    if path.exists():
+        return {}
+    secret = secrets.token_bytes(32)
+    _write(path, f"{secret.hex()}\n".encode(), 0o600)
+    return {"state": StateKey.of(secret).key_id}
 
 
 def _signing_key(out: Path, name: str, signers: Path) -> dict[str, str]:

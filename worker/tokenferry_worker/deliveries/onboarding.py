@@ -24,9 +24,10 @@ from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.onboarding.calls import AccountCalls
 from tokenferry_worker.onboarding.plan import DocumentRun
-from tokenferry_worker.onboarding.progress import StepRecord, StepRecords, as_known
+from tokenferry_worker.onboarding.progress import Known, StepRecords, as_known
 from tokenferry_worker.onboarding.steps import StepRunner
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Settled
+from tokenferry_worker.provider.attempts import KEY_IS_SAFE
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Begun, Journal
 from tokenferry_worker.tokens.ledger import Ledger
@@ -118,12 +119,17 @@ class Onboarder:
             log.warning("onboarding message %s: %s", header.request_id, error)
             return self._failed(header, deliveries, Code.DELIVERIES_EXHAUSTED if given_up else Code.UNOPENABLE)
         await self.rights.check_document(header, document)
-        run = DocumentRun(platform, header, document.reference or header.request_id)
+        run = self._run_of(platform, header, document)
         if given_up:
             return await self._give_up(run, document, deliveries)
         # Two messages about one account follow each other, whichever workers have them.
         async with self.ledgers[platform.name].writing(f"onboarding:{run.onboarding_id}", lease=HOLD):
             return await self._carry_out(run, document, deliveries)
+
+    def _run_of(self, platform: PlatformContext, header: DocumentHeader, document: Onboarding) -> DocumentRun:
+        is_new = self.clock.now() - header.issued_at / 1000 <= KEY_IS_SAFE
+        onboarding_id = document.reference or header.request_id
+        return DocumentRun(platform, header, onboarding_id, may_repeat=is_new and onboarding_id == header.request_id)
 
     async def _carry_out(self, run: DocumentRun, document: Onboarding, deliveries: int) -> OnboardingResult:
         known = await self._known(run)
@@ -149,7 +155,7 @@ class Onboarder:
         results = [as_known(step.name, known.get(step.name), run.header.request_id) for step in steps(document)]
         return self._result(run, document, deliveries, results, failure(Code.DELIVERIES_EXHAUSTED, None, 0))
 
-    async def _known(self, run: DocumentRun) -> dict[str, StepRecord]:
+    async def _known(self, run: DocumentRun) -> dict[str, Known]:
         return await self.records.read(run.namespace, run.onboarding_id)
 
     def _result(

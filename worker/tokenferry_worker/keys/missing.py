@@ -11,8 +11,16 @@ log = logging.getLogger("tokenferry.worker")
 
 def missing_keys(configuration: Configuration) -> list[str]:
     """Each file that is not there, and what follows."""
-    path = configuration.path(configuration.keys.result_signing_key)
-    return [] if path.exists() else [f"{path} is missing, so results are not signed"]
+    keys = configuration.keys
+    needed = (
+        (keys.result_signing_key, "results are not signed"),
+        (keys.state_key, "whoever can write to the store can change outcomes"),
+    )
+    return [
+        f"{path} is missing, so {follows}"
+        for path, follows in ((configuration.path(name), follows) for name, follows in needed)
+        if not path.exists()
+    ]
 
 
 def warn_of_missing_keys(configuration: Configuration) -> None:

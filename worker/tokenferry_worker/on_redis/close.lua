@@ -1,5 +1,6 @@
 -- close(KEYS = [token, journal of the order?],
---       ARGV = [by, fence, state, ttl ms, by afterwards, object, type, stored, outcome, 1 if it is a failure of ours])
+--       ARGV = [by, fence, state, ttl ms, by afterwards, object, type, stored, outcome, 1 if it is a failure of ours,
+--               tag of the spending, the same where the record of the making is gone])
 --   -> 1 | 0
 -- Ends a lease. An older lease changes nothing, except that its order has spent the token: Stripe said so, whichever
 -- delivery got the answer. A token that is spent, burnt or expired stays so.
@@ -16,6 +17,9 @@ end
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'by', ARGV[5], 'fence', held[2] or ARGV[2])
 if ARGV[6] ~= '' then
   redis.call('HSET', KEYS[1], 'object', ARGV[6], 'type', ARGV[7], 'stored', ARGV[8])
+  redis.call('HDEL', KEYS[1], 'doubted', 'spent_tag')
+  local tag = redis.call('HEXISTS', KEYS[1], 'made') == 1 and ARGV[11] or ARGV[12]
+  if tag ~= '' then redis.call('HSET', KEYS[1], 'spent_tag', tag) end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if KEYS[2] and (ARGV[10] == '0' or redis.call('HEXISTS', KEYS[2], 'deliveries') == 1) then

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tokenferry_worker.errors import Forgotten, Reused
+from tokenferry_worker.keys.state_tags import StateTags, untagged
 from tokenferry_worker.limits.backpressure import Slot
 from tokenferry_worker.on_redis.birth import SHARED as BIRTH
+from tokenferry_worker.on_redis.ledger import made_tag
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.tokens.journal import Begun
 from tokenferry_worker.tokens.ledger import TokenScope
@@ -17,8 +19,19 @@ from tokenferry_worker.tokens.ledger import TokenScope
 class RedisJournal:
     """Implements `tokens.journal.Journal`."""
 
-    def __init__(self, store: Store, subject: Literal["request", "attach"], *, days: float) -> None:
-        """*subject*: `request` or `attach`. *days*: how long an entry outlives its last change."""
+    def __init__(
+        self,
+        store: Store,
+        subject: Literal["request", "attach"],
+        *,
+        days: float,
+        tags: StateTags | None = None,
+    ) -> None:
+        """*subject*: `request` or `attach`. *days*: how long an entry outlives its last change.
+
+        *tags*: None: entries have no tags, and all are believed.
+        """
+        self._tags = tags or untagged()
         self._store = store
         self._subject = subject
         self._ttl_ms = int(days * 86_400_000)
@@ -61,6 +74,7 @@ class RedisJournal:
         """
         keys = [self._key(id_), self._store.keys.token(token)]
         args = [outcome, self._ttl_ms, scope.platform, scope.mode, scope.account, scope.kind, at]
+        args.append(made_tag(self._tags, keys[1], scope, str(at)))
         counts, round_ = await self._store.run(self._made, keys, args)
         return _of_round(counts, round_)
 

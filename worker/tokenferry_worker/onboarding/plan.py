@@ -20,6 +20,10 @@ class DocumentRun:
     platform: PlatformContext
     header: DocumentHeader
     onboarding_id: str
+    may_repeat: bool = False
+    """True if Stripe still knows the keys of every call that was made for this onboarding: no other message is about
+    it, and this one is not old.
+    """
 
     @property
     def namespace(self) -> str:

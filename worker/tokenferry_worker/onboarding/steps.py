@@ -18,7 +18,7 @@ from tokenferry.contract.steps import Step
 from tokenferry_worker.errors import Reused
 from tokenferry_worker.onboarding.calls import AccountCalls
 from tokenferry_worker.onboarding.plan import DocumentRun, StepPlan
-from tokenferry_worker.onboarding.progress import StepRecord, StepRecords, as_known, is_final, resume
+from tokenferry_worker.onboarding.progress import Known, StepRecord, StepRecords, Unverified, as_known, is_final, resume
 from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
 from tokenferry_worker.tokens.journal import Journal
 from tokenferry_worker.tokens.results import failure
@@ -42,9 +42,13 @@ class StepRunner:
     token_lifetime: float
     """Seconds after which an unspent token is replaced by a new one."""
 
-    async def run(self, run: DocumentRun, step: Step, known: StepRecord | None, made: Mapping[str, str]) -> StepResult:
+    async def run(self, run: DocumentRun, step: Step, known: Known | None, made: Mapping[str, str]) -> StepResult:
         """Carry out *step*. *known*: its record. *made*: ids of the objects of earlier steps. Raises `Park`."""
         message = run.header.request_id
+        if isinstance(known, Unverified):
+            if not run.may_repeat:
+                return as_known(step.name, known, message)
+            known = None  # the same calls again, under the same keys: Stripe says what was made
         resumption = resume(known, message, with_token=step.request is not None)
         if resumption is None:
             return as_known(step.name, known, message)

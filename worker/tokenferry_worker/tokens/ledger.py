@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from tokenferry_worker.tokens.lifecycle import Ending
@@ -30,12 +30,12 @@ class Became:
     stored_id: str | None = None
 
 
-Past = Literal["untried", "held", "used", "unrecorded"]
+Past = Literal["untried", "held", "used", "unrecorded", "unverified"]
 """What the ledger knows about a token that it grants.
 
 untried: nobody has called with it. held: an earlier claim was not given back, so a call may have been made. used:
 Stripe has called it used, and nobody knows by whom. unrecorded: the ledger has no record of the token, because it was
-made elsewhere, or because the store was wiped.
+made elsewhere, or because the store was wiped. unverified: its record was not written by a worker, so it says nothing.
 """
 
 ScopePart = Literal["platform", "mode", "account", "kind"]
@@ -57,6 +57,8 @@ class Granted(Lease):
     past: Past = "untried"
     made_at: int | None = None
     """When the token was made, in Unix milliseconds. None: the ledger has no record of it."""
+    recorded: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """What the ledger's record of the making says, as its tag covers it. Empty: there is no record."""
 
 
 @dataclass(frozen=True)
