@@ -19,6 +19,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local held = redis.call('HMGET', KEYS[1], 'state', 'by', 'until', 'fence', 'object', 'type', 'stored', 'made',
   'platform', 'mode', 'account', 'kind', 'made_tag', 'spent_tag', 'doubted')
 local state, by, fence = held[1], held[2] or '', tonumber(held[4] or 0) or 0
+if not (fence >= 0 and fence < 2 ^ 53) then fence = 0 end -- none that a worker wrote
 local function reply(answer, who, past, outcome)
   local number = string.format('%.0f', fence)
   return {answer, who, number, past, held[5] or '', held[6] or '', held[7] or '', held[8] or '', outcome or '',

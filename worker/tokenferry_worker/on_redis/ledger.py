@@ -84,8 +84,7 @@ class RedisLedger:
             if row.answer in ("told", "held") or row.is_authentic(keys[0], self._tags):
                 return _claim(row)
             self._tags.refuse(keys[0])
-            seen = [row.fence, row.made_tag, row.spent_tag, self._ttl_ms]
-            await self._store.run(self._doubt, keys[:1], seen)
+            await self._store.run(self._doubt, keys[:1], [row.made_tag, row.spent_tag, self._ttl_ms])
 
     @asynccontextmanager
     async def keeping(self, token: str, lease: Lease, *, seconds: float) -> AsyncIterator[RenewedLease]:

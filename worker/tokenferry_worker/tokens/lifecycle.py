@@ -60,6 +60,6 @@ STEPS: Final[tuple[Transition, ...]] = (
     Transition("burnt", "doubt", "unknown", "the same"),
     Transition("expired", "doubt", "unknown", "the same"),
 )
-"""Every step there is. Spent, burnt and expired are final where the record verifies. Closing an unknown token as unknown
-changes nothing.
+"""Every step there is. Spent, burnt and expired are final where the record verifies. Closing an unknown token as
+unknown changes nothing.
 """
