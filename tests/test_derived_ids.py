@@ -213,7 +213,7 @@ def test_the_hash_by_which_an_interrupted_import_knows_its_file_again() -> None:
 
 
 def test_the_names_of_keys_queues_and_circuits() -> None:
-    assert key_id(bytes(32)) == "k66687aadf862bd77"
+    assert key_id(bytes(32)) == "k66687aadf862bd776c8fc18b8e9f8e20"
     assert tokenize_queues("main") == ["tokenize.realtime.main", "tokenize.bulk.main"]
     assert attach_queues("main") == ["attach.realtime.main", "attach.bulk.main"]
     assert (onboard_queue("main"), results_queue("shop")) == ("onboard.main", "results.shop")

@@ -39,7 +39,7 @@ from tokenferry.contract.queues import (
 from tokenferry.contract.requests import InvalidRequest, Kind, Problem, TokenRequest, field_names, problems_of
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, target_from
-from tokenferry.sealing import Recipient, Signer, seal, seal2, seal_onboarding, sign_attach
+from tokenferry.sealing import Recipient, Signer, id_in, seal, seal2, seal_onboarding, sign_attach
 
 KEPT_WITH_CVC = WITH_CVC
 """Seconds that a request with a card verification code may wait. PCI DSS 3.3.1 forbids storing it, even encrypted."""
@@ -190,7 +190,7 @@ class Sealer:
             reply_to=reply_to,
             token_created_at=made_at,
             attach_before=made_at + int(min(self.configuration.worker.token_lifetime, longest) * 1000),
-            signer_id=self.signer.signer_id,
+            signer_id=id_in(self.version, self.signer.signer_id),
             display=result.display,
         )
         body = sign_attach(request, self.signer).text()
@@ -253,13 +253,13 @@ class Sealer:
         issued = time.time()
         return {
             "suite": self.recipient.suite,
-            "key_id": self.recipient.key_id,
+            "key_id": id_in(self.version, self.recipient.key_id),
             "platform": platform,
             "lane": lane,
             "reply_to": reply_to,
             "issued_at": int(issued * 1000),
             "expires_at": int((issued + keep) * 1000),
-            "producer_id": self.signer.signer_id,
+            "producer_id": id_in(self.version, self.signer.signer_id),
         }
 
     def _outgoing(self, queue: str, task: str, header: RequestHeader | OnboardingHeader, body: str) -> Outgoing:

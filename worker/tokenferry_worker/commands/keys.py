@@ -8,14 +8,16 @@ import secrets
 from pathlib import Path
 
 import click
-from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tokenferry.sealing import key_id
+from tokenferry.xwing import write_public
 from tokenferry_worker.keys.policy_text import add_missing, signers_in
 from tokenferry_worker.keys.state_keys import StateKey
+from tokenferry_worker.keys.xwing_seed import SEED_BYTES, expand, write_seed
 
-Private = x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey | ed25519.Ed25519PrivateKey
+Private = x25519.X25519PrivateKey | ed25519.Ed25519PrivateKey
 
 
 @click.group()
@@ -82,15 +84,18 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
 
 def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
     """Write a new identity, make it the recipient, and write the signing keys that are missing."""
-    parts: list[x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey] = []
     if post_quantum:
-        parts.append(mlkem.MLKEM768PrivateKey.generate())
-    parts.append(x25519.X25519PrivateKey.generate())
-    identity = key_id(b"".join(part.public_key().public_bytes_raw() for part in parts))
+        seed = secrets.token_bytes(SEED_BYTES)
+        _, raw = expand(seed)
+        identity, private, public = key_id(raw), write_seed(seed), write_public(raw)
+    else:
+        classic = x25519.X25519PrivateKey.generate()
+        identity = key_id(classic.public_key().public_bytes_raw())
+        private, public = _private(classic), _public(classic)
     written = {"identity": identity, "recipient": str(out / "recipient.pem")}
     _folders(out, out / "identities")
-    _write(out / "identities" / f"{identity}.pem", b"".join(map(_private, parts)), 0o600)
-    _write(out / "recipient.pem", b"".join(map(_public, parts)), 0o644)
+    _write(out / "identities" / f"{identity}.pem", private, 0o600)
+    _write(out / "recipient.pem", public, 0o644)
     for role in ("producer", "worker"):
         written |= _signing_key(out, role, out / "signers")
     return written

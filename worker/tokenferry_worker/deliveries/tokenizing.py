@@ -17,6 +17,7 @@ from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, digest
+from tokenferry.sealing import id_in
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
@@ -263,7 +264,7 @@ class Tokenizer:
                 token_created_at=made_at,
                 # The requester waits for token and attach together, so the request's deadline holds for both.
                 attach_before=min(made_at + int(self.token_lifetime * 1000), header.expires_at),
-                signer_id=self.signer_id,
+                signer_id=id_in(header.version, self.signer_id),
                 display=result.display,
                 sealed=body if fits and not header.may_carry_cvc else None,
                 version=header.version,
