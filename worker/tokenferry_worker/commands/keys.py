@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 
 import click
@@ -43,6 +44,7 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     OUT/signers/*.pem         public: workers accept the signatures of these keys
     OUT/result.pem            private: workers of every role sign results with it
     OUT/result-signers/*.pem  public: readers believe the results that these keys signed
+    OUT/content.key           secret: tokenize and onboard workers tell the same content from another with it
     OUT/policy.toml           who of them may ask for what (tokenferry signers): all workers read it
 
     If you run it again with the same folder, it adds a new identity and makes it the recipient. Older identities still
@@ -56,6 +58,7 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
         if not has_recipient:
             written |= _envelope_keys(out, post_quantum=post_quantum)
         written |= _result_key(out)
+        written |= _secret(out, "content")
         if add_missing(out, before):
             written["policy"] = str(out / "policy.toml")
         if producer_out is not None:
@@ -71,9 +74,9 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     click.echo(f"wrote {'what was missing' if has_recipient else 'identity ' + written['identity']} to {out}")
     click.echo("  to producers:          recipient.pem, producer.pem")
     click.echo("  to readers of results: result-signers/")
-    click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, signers/, policy.toml")
+    click.echo("  to tokenize workers:   identities/, worker.pem, content.key, result.pem, signers/, policy.toml")
     click.echo("  to attach workers:     result.pem, signers/, policy.toml")
-    click.echo("  to onboard workers:    identities/, result.pem, signers/, policy.toml")
+    click.echo("  to onboard workers:    identities/, content.key, result.pem, signers/, policy.toml")
 
 
 def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
@@ -95,6 +98,16 @@ def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
 def _result_key(out: Path) -> dict[str, str]:
     """Write the key that signs results, if it is missing."""
     return _signing_key(out, "result", out / "result-signers")
+
+
+def _secret(out: Path, name: str) -> dict[str, str]:
+    """Write 32 random bytes in hex to NAME.key, if it is missing."""
+    path = out / f"{name}.key"
+    if path.exists():
+        return {}
+    _folders(out)
+    _write(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
+    return {name: str(path)}
 
 
 def _signing_key(out: Path, name: str, signers: Path) -> dict[str, str]:

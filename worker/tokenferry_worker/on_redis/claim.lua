@@ -1,10 +1,11 @@
 -- claim(KEYS = [token, journal of the order?],
---       ARGV = [by, lease ms, ttl ms, lost, platform, mode, account, kind, account as well])
+--       ARGV = [by, lease ms, ttl ms, lost, generation, platform, mode, account, kind, account as well])
 --   -> {state, by, fence, past, object, type, stored, made, outcome}
 -- {token}  hash: state (lifecycle.py), by = attach id, fence = number of the lease, until = server ms;
 --          of a token made here, to whom it belongs: platform, mode, account, kind; and made = when (Unix ms);
 --          of a spent one, what it became: object, type, stored.
 -- state: granted | held | spent | burnt | expired | unknown | misfit | told (it has its outcome, and gets no token)
+--        | superseded (a later generation of the order has begun)
 -- by: who has or had the token; for misfit, the part of the scope that differs
 -- past: 0 untried, 1 held and not given back, or used up by this order, 2 used by nobody knows whom, 3 no record of it
 -- The same order gets the token again at any time: the delivery that had it is dead, or stops as soon as it notices.
@@ -19,12 +20,13 @@ local function reply(answer, who, past, outcome)
   local number = string.format('%.0f', fence)
   return {answer, who, number, past, held[5] or '', held[6] or '', held[7] or '', held[8] or '', outcome or ''}
 end
-local outcome = KEYS[2] and redis.call('HGET', KEYS[2], 'outcome')
-if outcome then return reply('told', ARGV[1], 0, outcome) end
+local journal = KEYS[2] and redis.call('HMGET', KEYS[2], 'outcome', 'generation') or {}
+if tonumber(journal[2] or 1) > tonumber(ARGV[5]) then return reply('superseded', ARGV[1], 0) end
+if journal[1] then return reply('told', ARGV[1], 0, journal[1]) end
 local scope = redis.call('HMGET', KEYS[1], 'platform', 'mode', 'account', 'kind')
 for i, name in ipairs({'platform', 'mode', 'account', 'kind'}) do
-  local asked = ARGV[4 + i]
-  if scope[i] and asked and scope[i] ~= asked and not (name == 'account' and scope[i] == ARGV[9]) then
+  local asked = ARGV[5 + i]
+  if scope[i] and asked and scope[i] ~= asked and not (name == 'account' and scope[i] == ARGV[10]) then
     return reply('misfit', name, 0)
   end
 end

@@ -24,6 +24,7 @@ from tokenferry_worker.tokens.ledger import (
     Misfit,
     Past,
     Spent,
+    Superseded,
     TokenScope,
 )
 from tokenferry_worker.tokens.lifecycle import Ending
@@ -66,12 +67,13 @@ class RedisLedger:
         scope: TokenScope | None = None,
         lost: int | None = None,
         journaled: bool = False,
+        generation: int = 1,
     ) -> Claim:
         """Take *token* for *lease* seconds, or learn why not.
 
         *lost*: fence of the lease that this delivery has lost. *journaled*: the order has an entry in the journal.
         """
-        args = [by, int(lease * 1000), self._ttl_ms, "" if lost is None else lost]
+        args = [by, int(lease * 1000), self._ttl_ms, "" if lost is None else lost, generation]
         if scope is not None:
             args += [scope.platform, scope.mode, scope.account, scope.kind, scope.also or scope.account]
         return _claim(await self._store.run(self._claim, self._keys(token, by if journaled else None), args))
@@ -174,6 +176,8 @@ def _claim(answer: Sequence[Any]) -> Claim:
             return InDoubt(who)
         case "misfit":
             return Misfit(who)
+        case "superseded":
+            return Superseded()
         case "told":
             return HasOutcome(outcome)
         case _:
