@@ -105,8 +105,8 @@ class Attacher:
 
     async def _reused(self, order: AttachRequest, reused: Reused) -> Outcome:
         """Another order has this attach id. The refusal gets an outcome id of its own."""
-        refusal, of = self._failed(order, Code.ATTACH_ID_REUSED), f"{fingerprint(order)}|{order.generation}"
-        return _outcome(await record_refusal(self.journal, name_of(order).key, of, refusal, reused), order)
+        refusal = self._failed(order, Code.ATTACH_ID_REUSED)
+        return _outcome(await record_refusal(self.journal, name_of(order), fingerprint(order), refusal, reused), order)
 
     async def _attach(self, order: AttachRequest, begun: Begun) -> AttachResult:
         platform = self.platforms.get(order.platform)

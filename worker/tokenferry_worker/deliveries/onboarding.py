@@ -116,8 +116,8 @@ class Onboarder:
 
     async def _reused(self, name: GroupedId, header: DocumentHeader, reused: Reused) -> Outcome:
         """Something else has this request id. The refusal gets an outcome id of its own."""
-        refusal, of = self._failed(name, header, 1, Code.REQUEST_ID_REUSED), f"{fingerprint(header)}|{name.generation}"
-        return _outcome(await record_refusal(self.journal, name.key, of, refusal, reused), header)
+        refusal = self._failed(name, header, 1, Code.REQUEST_ID_REUSED)
+        return _outcome(await record_refusal(self.journal, name, fingerprint(header), refusal, reused), header)
 
     def _refused(self, name: GroupedId, header: DocumentHeader, missing: NotGranted, body: str) -> Outcome:
         return refused(self._failed(name, header, 1, Code.NOT_GRANTED), missing, body, header.reply_to)

@@ -49,15 +49,17 @@ async def check_same(journal: Journal, name: GroupedId, begun: Begun, mark: str)
         raise Reused(await journal.next_generation(name.key, name.generation, begun.outcome or ""), mark=mark)
 
 
-async def record_refusal(journal: Journal, key: str, of: str, refusal: R, reused: Reused) -> Recorded[R]:
+async def record_refusal(journal: Journal, name: GroupedId, of: str, refusal: R, reused: Reused) -> Recorded[R]:
     """Record *refusal* of a message whose id stands for something else. Its outcome gets an id of its own.
 
-    *key*: the id in the store. *of*: digest of what the id stands for in this message.
+    *of*: digest of what the id stands for in this message.
     """
     assert refusal.failure is not None
-    own = hashlib.sha256(f"{of}|{reused.mark}|{reused.param}".encode()).hexdigest()[:12]
+    if reused.mark or name.generation > 1 or reused.next_generation is not None:  # else as in version 1
+        of = hashlib.sha256(f"{of}|{name.generation}|{reused.mark}|{reused.param}".encode()).hexdigest()
+    own = of[:12]
     failure = refusal.failure.model_copy(update={"param": reused.param})
     refusal = with_own_id(refusal, own).model_copy(update={"failure": failure})
     offered = to_json(refusal)
     # Three parts at least: no id in a group has as many.
-    return what_counts(refusal, offered, await journal.record(f"{key}:reused:{own}", offered))
+    return what_counts(refusal, offered, await journal.record(f"{name.key}:reused:{own}", offered))

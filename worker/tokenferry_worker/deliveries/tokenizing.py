@@ -335,8 +335,8 @@ class Tokenizer:
 
     async def _reused(self, name: GroupedId, header: RequestHeader, reused: Reused) -> Outcome:
         """Something else has this request id. The refusal gets an outcome id of its own."""
-        refusal, of = self._failed(name, header, Code.REQUEST_ID_REUSED), f"{fingerprint(header)}|{name.generation}"
-        recorded = await record_refusal(self.journal, name.key, of, refusal, reused)
+        refusal = self._failed(name, header, Code.REQUEST_ID_REUSED)
+        recorded = await record_refusal(self.journal, name, fingerprint(header), refusal, reused)
         return Settled(recorded.result, header.reply_to, recorded.body)
 
     def _refused(self, name: GroupedId, header: RequestHeader, missing: NotGranted, body: str) -> Outcome:
