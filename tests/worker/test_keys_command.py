@@ -68,10 +68,11 @@ def test_it_writes_its_files_each_with_the_doors_it_needs(tmp_path: Path, option
         f"signers/producer-{told['producer']}.pem",
         f"signers/worker-{told['worker']}.pem",
         "result.pem",
+        "content.key",
         f"result-signers/result-{told['result']}.pem",
     }
     private = {name for name, path in files.items() if b"PRIVATE" in path.read_bytes()}
-    assert private == {"producer.pem", "worker.pem", "result.pem", f"identities/{told['identity']}.pem"}
+    assert private == {"producer.pem", "worker.pem", "result.pem", "content.key", f"identities/{told['identity']}.pem"}
     assert {mode(files[name]) for name in private} == {0o600}
     assert mode(out) == mode(out / "identities") == 0o700
     assert Recipient.load(out / "recipient.pem").key_id == told["identity"]
@@ -93,7 +94,7 @@ def test_private_files_are_closed_from_the_first_moment_whatever_the_umask(tmp_p
 def test_without_json_it_says_who_gets_what(tmp_path: Path) -> None:
     answer = generate(tmp_path / "keys")
     assert "to producers:" in answer.output
-    assert "identities/, worker.pem, result.pem, signers/" in answer.output
+    assert "identities/, worker.pem, content.key, result.pem, signers/" in answer.output
     assert "to readers of results: result-signers/" in answer.output
 
 

@@ -688,8 +688,11 @@ async def test_the_longest_request_that_travels_with_an_order_still_makes_one_th
     tell: Tell, more: int, travels: bool
 ) -> None:
     story = tell()
-    made = {"outcome_id": "o", "request_id": "r", "kind": "card", "platform": "main", "settled_at": int(NOW * 1000)}
-    result, header = TokenResult(**made), Envelope.model_validate_json(story.sealed()).header
+    made: dict[str, Any] = {"outcome_id": "o", "request_id": "r", "kind": "card", "platform": "main", "token": "tok_1"}
+    result, header = (
+        TokenResult(**made, settled_at=int(NOW * 1000)),
+        Envelope.model_validate_json(story.sealed()).header,
+    )
     plan = PLAN.model_copy(update={"metadata": {f"{n:040}": "\x01" * 500 for n in range(50)}})
     length = MAX_ENVELOPE_BYTES - BESIDE_THE_REQUEST - len(plan.model_dump_json()) + more
     order = story.tokenizer._order(GroupedId("req-1"), header, result, plan, '{"a":"' + "x" * (length - 8) + '"}')

@@ -21,7 +21,7 @@ local function reply(answer, who, past, outcome)
   return {answer, who, number, past, held[5] or '', held[6] or '', held[7] or '', held[8] or '', outcome or ''}
 end
 local journal = KEYS[2] and redis.call('HMGET', KEYS[2], 'outcome', 'generation') or {}
-if tonumber(journal[2] or 1) > tonumber(ARGV[5]) then return reply('superseded', ARGV[1], 0) end
+if tonumber(journal[2] or 1) > tonumber(ARGV[5] or 1) then return reply('superseded', ARGV[1], 0) end
 if journal[1] then return reply('told', ARGV[1], 0, journal[1]) end
 local scope = redis.call('HMGET', KEYS[1], 'platform', 'mode', 'account', 'kind')
 for i, name in ipairs({'platform', 'mode', 'account', 'kind'}) do
