@@ -101,8 +101,15 @@ class Sealer:
         """
         return self.configuration.meant(name if name is None else validated(_PlatformName, platform=name).platform)
 
-    def message(self, order: Order) -> tuple[str, Outgoing]:
+    @property
+    def group(self) -> str:
+        """The group that version 2 claims."""
+        return self.configuration.producer.group or LEGACY
+
+    def message(self, order: Order, *, generation: int = 1) -> tuple[str, Outgoing]:
         """Check and seal one order. Return its request id and the message.
+
+        *generation*: 2 or more begins an id again whose last outcome has left nothing behind (docs/formats.md).
 
         Raises `InvalidRequest` and `InvalidTarget` (field and reason, never the value), and `InvalidConfiguration`.
         """
@@ -113,6 +120,7 @@ class Sealer:
         problems = (
             *check(request, today=datetime.now(UTC).date(), live=live),
             *_problems(order, lane, self._journal_days),
+            *self._generation_problems(generation),
         )
         if problems:
             raise InvalidRequest(problems)
@@ -129,14 +137,18 @@ class Sealer:
             "kind": request.kind,
             "connected_account": order.connected_account,
         }
-        header, body = self._sealed(request, attach, fields)
+        header, body = self._sealed(request, attach, fields, generation)
         message = self._outgoing(tokenize_queue(lane, platform), TOKENIZE_TASK, header, body)
         if request.carries_cvc:  # without `expires_at` it is never stored in an outbox
             return header.request_id, replace(message, keep_seconds=keep)
         return header.request_id, replace(message, expires_at=header.expires_at)
 
+    def _generation_problems(self, generation: int) -> Iterator[Problem]:
+        if generation != 1 and self.version == 1:
+            yield Problem("generation", "needs envelope = 2 below [producer]: version 1 cannot say it")
+
     def _sealed(
-        self, request: TokenRequest, attach: AttachTarget | None, fields: dict[str, Any]
+        self, request: TokenRequest, attach: AttachTarget | None, fields: dict[str, Any], generation: int
     ) -> tuple[RequestHeader, str]:
         """Seal *request* in the version that is configured. Return the header and the text."""
         to, signer = self.recipient, self.signer
@@ -147,7 +159,8 @@ class Sealer:
         header2 = validated(
             Header2,
             **fields,
-            group=LEGACY,
+            group=self.group,
+            generation=generation,
             cvc=request.carries_cvc,
             operations=attach.operations() if attach else (),
             plan_digest=content.plan_digest(),
@@ -192,6 +205,7 @@ class Sealer:
             attach_before=made_at + int(min(self.configuration.worker.token_lifetime, longest) * 1000),
             signer_id=id_in(self.version, self.signer.signer_id),
             display=result.display,
+            group=self.group if self.version == 2 else LEGACY,
         )
         body = sign_attach(request, self.signer).text()
         queue = attach_queue(request.lane, request.platform)
@@ -234,7 +248,7 @@ class Sealer:
         if self.version == 1:
             header = validated(OnboardingHeader, **fields)
             return header, seal_onboarding(document, header, to=to, signer=signer).text()
-        header2 = validated(Header2, **fields, group=LEGACY, kind="onboarding", progress=bool(document.progress))
+        header2 = validated(Header2, **fields, group=self.group, kind="onboarding", progress=bool(document.progress))
         return header2, seal2(Plaintext2.of_document(document), header2, to=to, signer=signer).text()
 
     def _onboarding_keep(self, keep_seconds: float | None) -> float:

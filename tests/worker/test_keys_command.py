@@ -69,13 +69,15 @@ def test_it_writes_its_files_each_with_the_doors_it_needs(tmp_path: Path, option
         f"signers/producer-{told['producer']}.pem",
         f"signers/worker-{told['worker']}.pem",
         "result.pem",
+        "content.key",
         f"result-signers/result-{told['result']}.pem",
         "state.key",
     }
     private = {name for name, path in files.items() if b"PRIVATE" in path.read_bytes()}
-    assert private == {"producer.pem", "worker.pem", "result.pem", f"identities/{told['identity']}.pem"}
-    assert {mode(files[name]) for name in (*private, "state.key")} == {0o600}
-    assert StateKey.load(files["state.key"]).key_id == told["state"]
+    secret = {"content.key", "state.key"}
+    assert private == {"producer.pem", "worker.pem", "result.pem", "content.key", f"identities/{told['identity']}.pem"}
+    assert {mode(files[name]) for name in (*private, *secret)} == {0o600}
+    assert StateKey.load(files["state.key"])
     assert mode(out) == mode(out / "identities") == 0o700
     assert Recipient.load(out / "recipient.pem").key_id == told["identity"]
     assert Signer.load(out / "producer.pem").signer_id == told["producer"]
@@ -96,7 +98,7 @@ def test_private_files_are_closed_from_the_first_moment_whatever_the_umask(tmp_p
 def test_without_json_it_says_who_gets_what(tmp_path: Path) -> None:
     answer = generate(tmp_path / "keys")
     assert "to producers:" in answer.output
-    assert "identities/, worker.pem, result.pem, state.key, signers/" in answer.output
+    assert "identities/, worker.pem, content.key, result.pem, state.key, signers/" in answer.output
     assert "to readers of results: result-signers/" in answer.output
 
 

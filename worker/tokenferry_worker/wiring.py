@@ -39,6 +39,7 @@ from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
 from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.health.vitals import Vitals
+from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.policy import Policy
@@ -139,6 +140,7 @@ def check(configuration: Configuration, role: Role) -> None:
         Policy.read(policy)
     if role != "attach":
         load_identities(configuration.path(configuration.keys.identities))
+        ContentMarks.load(configuration.path(configuration.keys.content_key))
     if role in ("tokenize", "all"):
         Signer.load(configuration.path(configuration.keys.worker_signing_key))
 
@@ -277,6 +279,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         clock=parts.clock,
         sign=partial(sign_attach, signer=signer),
         signer_id=signer.signer_id,
+        marks=ContentMarks.load(configuration.path(configuration.keys.content_key)),
         deliveries=configuration.worker.deliveries,
         token_lifetime=configuration.worker.token_lifetime,
         lifetimes=parts.lifetimes,
@@ -312,6 +315,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         clock=parts.clock,
         deliveries=settings.deliveries,
         lifetimes=parts.lifetimes,
+        marks=ContentMarks.load(parts.configuration.path(parts.configuration.keys.content_key)),
         publish_progress=partial(_publish_progress, publisher, parts.results),
     )
 

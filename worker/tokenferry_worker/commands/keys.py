@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tokenferry.sealing import key_id
 from tokenferry.xwing import write_public
 from tokenferry_worker.keys.policy_text import add_missing, signers_in
-from tokenferry_worker.keys.state_keys import StateKey
 from tokenferry_worker.keys.xwing_seed import SEED_BYTES, expand, write_seed
 
 Private = x25519.X25519PrivateKey | ed25519.Ed25519PrivateKey
@@ -48,6 +47,7 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     OUT/result.pem            private: workers of every role sign results with it
     OUT/result-signers/*.pem  public: readers believe the results that these keys signed
     OUT/state.key             secret: workers of every role tag with it what they write to the store
+    OUT/content.key           secret: tokenize and onboard workers tell the same content from another with it
     OUT/policy.toml           who of them may ask for what (tokenferry signers): all workers read it
 
     If you run it again with the same folder, it adds a new identity and makes it the recipient. Older identities still
@@ -61,7 +61,7 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
         if not has_recipient:
             written |= _envelope_keys(out, post_quantum=post_quantum)
         written |= _result_key(out)
-        written |= _state_key(out)
+        written |= _secret(out, "content") | _secret(out, "state")
         if add_missing(out, before):
             written["policy"] = str(out / "policy.toml")
         if producer_out is not None:
@@ -77,9 +77,10 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     click.echo(f"wrote {'what was missing' if has_recipient else 'identity ' + written['identity']} to {out}")
     click.echo("  to producers:          recipient.pem, producer.pem")
     click.echo("  to readers of results: result-signers/")
-    click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, state.key, signers/, policy.toml")
-    click.echo("  to attach workers:     result.pem, state.key, signers/, policy.toml")
-    click.echo("  to onboard workers:    identities/, result.pem, state.key, signers/, policy.toml")
+    everybody = "result.pem, state.key, signers/, policy.toml"
+    click.echo(f"  to tokenize workers:   identities/, worker.pem, content.key, {everybody}")
+    click.echo(f"  to attach workers:     {everybody}")
+    click.echo(f"  to onboard workers:    identities/, content.key, {everybody}")
 
 
 def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
@@ -106,14 +107,14 @@ def _result_key(out: Path) -> dict[str, str]:
     return _signing_key(out, "result", out / "result-signers")
 
 
-def _state_key(out: Path) -> dict[str, str]:
-    """Write the key of the tags in the store, if it is missing."""
-    path = out / "state.key"
+def _secret(out: Path, name: str) -> dict[str, str]:
+    """Write 32 random bytes in hex to NAME.key, if it is missing."""
+    path = out / f"{name}.key"
     if path.exists():
         return {}
-    secret = secrets.token_bytes(32)
-    _write(path, f"{secret.hex()}\n".encode(), 0o600)
-    return {"state": StateKey.of(secret).key_id}
+    _folders(out)
+    _write(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
+    return {name: str(path)}
 
 
 def _signing_key(out: Path, name: str, signers: Path) -> dict[str, str]:

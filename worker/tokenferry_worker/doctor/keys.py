@@ -10,6 +10,7 @@ from tokenferry.configuration import Configuration
 from tokenferry.sealing import Recipient, Signer, UnusableKey
 from tokenferry_worker.doctor import results, rights
 from tokenferry_worker.doctor.verdicts import Check, failed, ok, refused, warning
+from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.wiring import Role
 
@@ -30,6 +31,7 @@ def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
     identities = configuration.path(configuration.keys.identities)
     yield from _folder(identities, 0o077, "can see into it")
     yield from _ring(identities, configuration.path(configuration.keys.recipient))
+    yield _content(configuration.path(configuration.keys.content_key))
     worker, producer = configuration.keys.worker_signing_key, configuration.keys.producer_signing_key
     if role != "onboard":
         yield from _own("keys worker", configuration.path(worker), signers)
@@ -90,6 +92,17 @@ def _ring(folder: Path, recipient: Path) -> Iterator[Check]:
         yield failed(
             "keys recipient", str(recipient), says, f"put {seals_to}.pem into {folder}, or replace the recipient"
         )
+
+
+def _content(path: Path) -> Check:
+    try:
+        marks = ContentMarks.load(path)
+    except UnusableKey as error:
+        return refused("keys content", str(path), error, results.MAKE)
+    if marks.key is None:
+        says = "is missing: another content under a known id counts as the same"
+        return warning("keys content", str(path), says, results.MAKE)
+    return ok("keys content", str(path), "tells the same content from another")
 
 
 def _own(name: str, path: Path, signers: Signers | None) -> Iterator[Check]:

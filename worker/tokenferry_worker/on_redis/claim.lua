@@ -1,5 +1,5 @@
 -- claim(KEYS = [token, journal of the order?],
---       ARGV = [by, lease ms, ttl ms, lost, platform, mode, account, kind, account as well])
+--       ARGV = [by, lease ms, ttl ms, lost, generation, platform, mode, account, kind, account as well])
 --   -> {state, by, fence, past, object, type, stored, made, outcome,
 --       recorded state, recorded by, platform, mode, account, kind, made_tag, spent_tag}
 -- {token}  hash: state (lifecycle.py), by = attach id, fence = number of the lease, until = server ms;
@@ -7,6 +7,7 @@
 --          of a spent one, what it became: object, type, stored; the tags of both: made_tag, spent_tag;
 --          doubted = 1 once its record did not verify (doubt.lua).
 -- state: granted | held | spent | burnt | expired | unknown | misfit | told (it has its outcome, and gets no token)
+--        | superseded (a later generation of the order has begun)
 -- by: who has or had the token; for misfit, the part of the scope that differs
 -- past: 0 untried, 1 held and not given back, or used up by this order, 2 used by nobody knows whom, 3 no record of it,
 --       4 its record did not verify
@@ -25,11 +26,12 @@ local function reply(answer, who, past, outcome)
   return {answer, who, number, past, held[5] or '', held[6] or '', held[7] or '', held[8] or '', outcome or '',
     state or '', by, held[9] or '', held[10] or '', held[11] or '', held[12] or '', held[13] or '', held[14] or ''}
 end
-local outcome = KEYS[2] and redis.call('HGET', KEYS[2], 'outcome')
-if outcome then return reply('told', ARGV[1], 0, outcome) end
+local journal = KEYS[2] and redis.call('HMGET', KEYS[2], 'outcome', 'generation') or {}
+if tonumber(journal[2] or 1) > tonumber(ARGV[5] or 1) then return reply('superseded', ARGV[1], 0) end
+if journal[1] then return reply('told', ARGV[1], 0, journal[1]) end
 for i, name in ipairs({'platform', 'mode', 'account', 'kind'}) do
-  local recorded, asked = held[8 + i], ARGV[4 + i]
-  if recorded and asked and recorded ~= asked and not (name == 'account' and recorded == ARGV[9]) then
+  local recorded, asked = held[8 + i], ARGV[5 + i]
+  if recorded and asked and recorded ~= asked and not (name == 'account' and recorded == ARGV[10]) then
     return reply('misfit', name, 0)
   end
 end

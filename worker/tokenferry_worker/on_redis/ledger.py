@@ -26,6 +26,7 @@ from tokenferry_worker.tokens.ledger import (
     Past,
     ScopePart,
     Spent,
+    Superseded,
     TokenScope,
 )
 from tokenferry_worker.tokens.lifecycle import Ending
@@ -70,18 +71,19 @@ class RedisLedger:
         scope: TokenScope | None = None,
         lost: int | None = None,
         journaled: bool = False,
+        generation: int = 1,
     ) -> Claim:
         """Take *token* for *lease* seconds, or learn why not.
 
         *lost*: fence of the lease that this delivery has lost. *journaled*: the order has an entry in the journal.
         """
-        args = [by, int(lease * 1000), self._ttl_ms, "" if lost is None else lost]
+        args = [by, int(lease * 1000), self._ttl_ms, "" if lost is None else lost, generation]
         if scope is not None:
             args += [scope.platform, scope.mode, scope.account, scope.kind, scope.also or scope.account]
         keys = self._keys(token, by if journaled else None)
         while True:
             row = LedgerRow(*await self._store.run(self._claim, keys, args))
-            if row.answer in ("told", "held") or row.is_authentic(keys[0], self._tags):
+            if row.answer in ("told", "held", "superseded") or row.is_authentic(keys[0], self._tags):
                 return _claim(row)
             self._tags.refuse(keys[0])
             await self._store.run(self._doubt, keys[:1], [row.made_tag, row.spent_tag, self._ttl_ms])
@@ -245,6 +247,8 @@ def _claim(row: LedgerRow) -> Claim:
             return InDoubt(who)
         case "misfit":
             return Misfit(cast(ScopePart, who))
+        case "superseded":
+            return Superseded()
         case "told":
             return HasOutcome(row.outcome)
         case _:

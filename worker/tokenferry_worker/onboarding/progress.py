@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
+
+from pydantic import StringConstraints
 
 from tokenferry.contract.codes import DOUBTFUL, Code
 from tokenferry.contract.message import Message
-from tokenferry.contract.names import EndpointId, Id
+from tokenferry.contract.names import EndpointId
 from tokenferry.contract.results import Failure, StepResult
 from tokenferry_worker.tokens.results import failure
 
@@ -26,8 +28,10 @@ class StepRecord(Message):
     """Generation of the step's id. A later message tries a refused or stopped step in a new round, under new keys. So
     does the same message, where Stripe has stored a 500 for the old keys.
     """
-    message: Id
-    """The request id of the message that wrote this: the record is about that message's document."""
+    message: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(:[0-9]{1,7})?$")]
+    """The request id of the message that wrote this: the record is about that message's document. A later generation of
+    it follows the colon.
+    """
     at: int
     """Unix milliseconds. Of a begun step: when its token was made, or when its call began."""
     token: EndpointId | None = None

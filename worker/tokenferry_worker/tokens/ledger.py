@@ -111,7 +111,12 @@ class HasOutcome:
     outcome: str
 
 
-Claim = Granted | Held | Spent | Burnt | Expired | InDoubt | Misfit | HasOutcome
+@dataclass(frozen=True)
+class Superseded:
+    """A later generation of the order has begun: this one spends nothing any more."""
+
+
+Claim = Granted | Held | Spent | Burnt | Expired | InDoubt | Misfit | HasOutcome | Superseded
 """The ledger's answer to an order that wants to spend a token."""
 
 
@@ -135,11 +140,13 @@ class Ledger(Protocol):
         scope: TokenScope | None = None,
         lost: int | None = None,
         journaled: bool = False,
+        generation: int = 1,
     ) -> Claim:
         """Take the token for *lease* seconds. The order that holds it gets it again, with a new fence.
 
         *lost*: the fence of the lease that this delivery has lost. While a later lease lives, the answer is `Held`.
-        *journaled*: the order has an entry in the journal of orders. Then the ledger looks for its outcome first.
+        *journaled*: the order has an entry in the journal of orders. Then the ledger looks for its outcome first, and
+        whether *generation* still counts.
         """
         ...
 

@@ -14,7 +14,7 @@ from tokenferry.contract.results import AttachResult, Attempt
 from tokenferry.contract.targets import MOVES_MONEY, InvalidTarget
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
-from tokenferry_worker.errors import Declined, TokenferryError, Unavailable
+from tokenferry_worker.errors import Declined, Reused, TokenferryError, Unavailable
 from tokenferry_worker.outcomes import own_failure_code
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Attempts, Caller, CallPlan, Exhausted, TooLate
@@ -34,9 +34,10 @@ from tokenferry_worker.tokens.ledger import (
     Past,
     ScopePart,
     Spent,
+    Superseded,
 )
 from tokenferry_worker.tokens.lifecycle import Ending
-from tokenferry_worker.tokens.orders import SpendPlan, begin_before, plan_of
+from tokenferry_worker.tokens.orders import SpendPlan, begin_before, name_of, plan_of
 from tokenferry_worker.tokens.reconciling import Finding, Reconciler
 from tokenferry_worker.tokens.results import attached, failed
 
@@ -178,20 +179,29 @@ class Spender:
         *journaled*: the order has an entry in the journal of orders, and its result is recorded there. *forgotten*: if
         the ledger has no record of the token, it may have lost the record of an earlier try.
 
-        Raises `Park`, and `AlreadySettled` where the journal has the outcome already.
+        Raises `Park`, `AlreadySettled` where the journal has the outcome already, and `Reused` where a later generation
+        of the order has begun.
         """
         try:
             plan = plan_of(platform, request, journaled=journaled, was_recorded=forgotten or request.sealed is not None)
         except InvalidTarget:
             known = request.kind in request.target.kinds
             return self._failed(request, Code.WRONG_OPTIONS if known else Code.WRONG_KIND)
-        ledger, order_id = self.ledgers[request.platform], request.attach_id
+        ledger, order_id = self.ledgers[request.platform], name_of(request).key
         tried, lost = False, None
         while True:
             claim = await ledger.claim(
-                request.token, order_id, lease=LEASE, scope=plan.token_scope, lost=lost, journaled=journaled
+                request.token,
+                order_id,
+                lease=LEASE,
+                scope=plan.token_scope,
+                lost=lost,
+                journaled=journaled,
+                generation=request.generation,
             )
             match claim:
+                case Superseded():
+                    raise Reused
                 case HasOutcome(outcome):
                     raise AlreadySettled(outcome)
                 case Held():
@@ -418,7 +428,7 @@ class Spender:
             plan.call_scope,
             plan.order.lane,
             plan.budgets,
-            plan.order.attach_id,
+            name_of(plan.order).key,
             until_begun=until_begun,
         )
         return Attempts(self.caller, call_plan)
