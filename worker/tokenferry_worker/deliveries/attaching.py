@@ -116,7 +116,7 @@ class Attacher:
             return self._failed(order, Code.DELIVERIES_EXHAUSTED)
         if store_is_younger(order.attach_id, order.target, order.token_created_at, begun):
             return self._failed(order, Code.STORE_IS_YOUNGER)
-        return await self.spender.spend(platform, order, journaled=True)
+        return await self.spender.spend(platform, order, journaled=True, doubted=begun.doubted)
 
     def _slots(self, order: AttachRequest) -> tuple[Slot, ...]:
         """The slots that the order may have under the backpressure limit."""

@@ -39,7 +39,7 @@ from tokenferry_worker.outcomes import (
     Settled,
     own_failure_code,
 )
-from tokenferry_worker.provider.attempts import TooLate
+from tokenferry_worker.provider.attempts import KEY_IS_SAFE, TooLate
 from tokenferry_worker.provider.platforms import PlatformContext, mode_of
 from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
 from tokenferry_worker.tokens.grouped_ids import GroupedId
@@ -212,6 +212,8 @@ class Tokenizer:
         plaintext = await self._open(envelope)
         seen = _Seen(plaintext.attach, self.marks.of_request(name.key, plaintext))
         await check_same(self.journal, name, begun, seen.mark)
+        if begun.doubted and self.clock.now() - header.issued_at / 1000 > KEY_IS_SAFE:
+            return self._failed(name, header, Code.OUTCOME_UNKNOWN), seen  # a call could make another token
         if seen.plan is not None:
             if store_is_younger(header.request_id, seen.plan, header.issued_at, begun):
                 return self._failed(name, header, Code.STORE_IS_YOUNGER), seen

@@ -1,7 +1,7 @@
 -- claim(KEYS = [token, journal of the order?],
 --       ARGV = [by, lease ms, ttl ms, lost, generation, platform, mode, account, kind, account as well])
 --   -> {state, by, fence, past, object, type, stored, made, outcome,
---       recorded state, recorded by, platform, mode, account, kind, made_tag, spent_tag}
+--       recorded state, recorded by, platform, mode, account, kind, made_tag, spent_tag, tag of the outcome, facts...}
 -- {token}  hash: state (lifecycle.py), by = attach id, fence = number of the lease, until = server ms;
 --          of a token made here, to whom it belongs: platform, mode, account, kind; and made = when (Unix ms);
 --          of a spent one, what it became: object, type, stored; the tags of both: made_tag, spent_tag;
@@ -28,7 +28,12 @@ local function reply(answer, who, past, outcome)
 end
 local journal = KEYS[2] and redis.call('HMGET', KEYS[2], 'outcome', 'generation') or {}
 if tonumber(journal[2] or 1) > tonumber(ARGV[5] or 1) then return reply('superseded', ARGV[1], 0) end
-if journal[1] then return reply('told', ARGV[1], 0, journal[1]) end
+if journal[1] then
+  local answer = reply('told', ARGV[1], 0, journal[1])
+  table.insert(answer, redis.call('HGET', KEYS[2], 'tag') or '')
+  for _, fact in ipairs(facts_of(KEYS[2])) do table.insert(answer, fact) end
+  return answer
+end
 for i, name in ipairs({'platform', 'mode', 'account', 'kind'}) do
   local recorded, asked = held[8 + i], ARGV[5 + i]
   if recorded and asked and recorded ~= asked and not (name == 'account' and recorded == ARGV[10]) then

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple, cast
 
 from tokenferry_worker.cancelling import cancel_and_wait
 from tokenferry_worker.keys.state_tags import StateTags, untagged
+from tokenferry_worker.on_redis.entry import SHARED as ENTRY
+from tokenferry_worker.on_redis.entry import OutcomeTag
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.tokens.ledger import (
     Became,
@@ -55,10 +57,11 @@ class RedisLedger:
         self._store = store
         self._platform = platform
         self._ttl_ms = int(days * 86_400_000)
-        self._claim = Script("claim")
+        self._claim = Script("claim", after=ENTRY)
+        self._distrust = Script("distrust")
         self._doubt = Script("doubt")
         self._renew = Script("renew")
-        self._close = Script("close")
+        self._close = Script("close", after=ENTRY)
         self._hold = Script("hold")
         self._let_go = Script("let_go")
 
@@ -82,11 +85,23 @@ class RedisLedger:
             args += [scope.platform, scope.mode, scope.account, scope.kind, scope.also or scope.account]
         keys = self._keys(token, by if journaled else None)
         while True:
-            row = LedgerRow(*await self._store.run(self._claim, keys, args))
+            answer = await self._store.run(self._claim, keys, args)
+            row = LedgerRow(*answer[:ROW])
+            if row.answer == "told" and await self._distrusted(keys[1], row.outcome, answer[ROW:]):
+                continue
             if row.answer in ("told", "held", "superseded") or row.is_authentic(keys[0], self._tags):
                 return _claim(row)
             self._tags.refuse(keys[0])
             await self._store.run(self._doubt, keys[:1], [row.made_tag, row.spent_tag, self._ttl_ms])
+
+    async def _distrusted(self, name: str, outcome: str, more: Sequence[str]) -> bool:
+        """True if no worker wrote the outcome of the order, which is deleted then."""
+        tag, *facts = more
+        if self._tags.is_authentic(tag, "journal", name, *facts, outcome):
+            return False
+        self._tags.refuse(name)
+        await self._store.run(self._distrust, [name], [outcome, tag, self._ttl_ms])
+        return True
 
     @asynccontextmanager
     async def keeping(self, token: str, lease: Lease, *, seconds: float) -> AsyncIterator[RenewedLease]:
@@ -116,7 +131,11 @@ class RedisLedger:
         args = [lease.by, lease.fence, state, self._ttl_ms, "" if used_by_unknown else lease.by, *object_]
         keys = self._keys(token, lease.by if outcome is not None else None)
         tags = self._spent_tags(keys[0], lease, object_) if became else ("", "")
-        return bool(await self._store.run(self._close, keys, [*args, outcome or "", int(ours), *tags]))
+        written = OutcomeTag(keys[-1], outcome or "", self._tags)
+        while True:
+            closed = await self._store.run(self._close, keys, [*args, outcome or "", int(ours), *tags, *written.args()])
+            if not written.has_learnt(closed):
+                return bool(closed[0])
 
     def _spent_tags(self, name: str, lease: Lease, object_: tuple[str, str, str]) -> tuple[str, str]:
         """Return the tags of a spent token: with the record of its making, and where that is gone by now."""
@@ -186,6 +205,10 @@ def made_tag(tags: StateTags, name: str, scope: TokenScope, made: str) -> str:
 def spent_tag(tags: StateTags, name: str, recorded: Sequence[str], by: str, *became: str) -> str:
     """Return the tag of a spent token. *became*: id and type of the object, and what is stored."""
     return tags.tag("token spent", name, *recorded, by, *became)
+
+
+ROW: Final = 17
+"""Values in the answer of `claim.lua` that are about the token."""
 
 
 class LedgerRow(NamedTuple):

@@ -24,6 +24,8 @@ class Begun:
     """When the store began, in Unix milliseconds. 0: unknown, or accepted by an operator."""
     content: str = ""
     """The mark of the content that the outcome is about. Empty: none was recorded."""
+    doubted: bool = False
+    """True if the entry had an outcome that no worker had written: nobody knows what an earlier delivery did."""
 
 
 @dataclass(frozen=True)

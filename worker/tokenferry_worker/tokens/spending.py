@@ -171,13 +171,20 @@ class Spender:
     clock: Clock
 
     async def spend(
-        self, platform: PlatformContext, request: AttachRequest, *, journaled: bool = False, forgotten: bool = False
+        self,
+        platform: PlatformContext,
+        request: AttachRequest,
+        *,
+        journaled: bool = False,
+        forgotten: bool = False,
+        doubted: bool = False,
     ) -> AttachResult:
         """Claim the token and make the one call that spends it. The same order repeated has one effect.
 
         Of several deliveries at once the newest decides the outcome, unless one of them has spent the token.
         *journaled*: the order has an entry in the journal of orders, and its result is recorded there. *forgotten*: if
-        the ledger has no record of the token, it may have lost the record of an earlier try.
+        the ledger has no record of the token, it may have lost the record of an earlier try. *doubted*: the journal had
+        an outcome of the order that no worker had written, so nobody knows what an earlier delivery did.
 
         Raises `Park`, `AlreadySettled` where the journal has the outcome already, and `Reused` where a later generation
         of the order has begun.
@@ -211,6 +218,7 @@ class Spender:
                     # The worker died before the outcome was recorded.
                     return await self._follow_up(plan, became)
                 case Granted(past=past, made_at=made_at):
+                    past = "unverified" if doubted else past
                     wiped = past == "unrecorded" and plan.was_recorded
                     turn = _Turn(plan, claim, tried or wiped or past in MAYBE_TRIED, past, made_at)
                 case Spent() | Burnt() if claim.by == order_id:
