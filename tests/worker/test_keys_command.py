@@ -74,10 +74,11 @@ def test_it_writes_its_files_each_with_the_doors_it_needs(tmp_path: Path, option
         "state.key",
     }
     private = {name for name, path in files.items() if b"PRIVATE" in path.read_bytes()}
-    secret = {"content.key", "state.key"}
-    assert private == {"producer.pem", "worker.pem", "result.pem", "content.key", f"identities/{told['identity']}.pem"}
-    assert {mode(files[name]) for name in (*private, *secret)} == {0o600}
-    assert StateKey.load(files["state.key"])
+    assert private == {"producer.pem", "worker.pem", "result.pem", f"identities/{told['identity']}.pem"}
+    assert {mode(files[name]) for name in (*private, "content.key", "state.key")} == {0o600}
+    assert len(bytes.fromhex(files["content.key"].read_text())) == 32
+    assert files["content.key"].read_text().strip() not in answer.output
+    assert StateKey.load(files["state.key"]).secret.hex() not in answer.output
     assert mode(out) == mode(out / "identities") == 0o700
     assert Recipient.load(out / "recipient.pem").key_id == told["identity"]
     assert Signer.load(out / "producer.pem").signer_id == told["producer"]

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from tokenferry.configuration import Configuration, load
 from tokenferry.sealing import UnusableKey
+from tokenferry_worker.errors import Reused
 from tokenferry_worker.keys.state_keys import StateKey, StateKeys
 from tokenferry_worker.keys.state_tags import ALARM_SECONDS, StateTags, untagged
 from tokenferry_worker.on_redis.journal import RedisJournal
@@ -23,7 +24,7 @@ from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.state_since import StateSince
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.onboarding.progress import StepRecord
-from tokenferry_worker.tokens.ledger import Became, Claim, Granted, Misfit, Spent, TokenScope
+from tokenferry_worker.tokens.ledger import Became, Claim, Granted, HasOutcome, Misfit, Spent, TokenScope
 
 pytestmark = pytest.mark.anyio
 
@@ -467,3 +468,108 @@ async def test_a_step_that_a_worker_of_the_version_before_went_on_with_is_believ
     done = step("done", "acct_1")
     await store._client.hset(store.keys.onboarding("main", "seller-7"), "account", done)
     assert await new.records("main", "seller-7") == {"account": done}
+
+
+# -- the journal
+
+
+OUTCOME = '{"outcome_id":"req-1:token","token":"tok_1"}'
+FORGED = '{"outcome_id":"req-1:token","token":"tok_attacker"}'
+
+
+@pytest.fixture
+def journal(store: Store) -> RedisJournal:
+    return RedisJournal(store, "request", days=1, tags=strict())
+
+
+async def test_an_outcome_that_a_worker_wrote_is_told_again(journal: RedisJournal) -> None:
+    await journal.begin("req-1", "what")
+    assert await journal.record("req-1", OUTCOME) == OUTCOME
+    begun = await journal.begin("req-1", "what")
+    assert (begun.outcome, begun.deliveries, begun.doubted) == (OUTCOME, 2, False)
+    assert await journal.record("req-1", FORGED) == OUTCOME
+
+
+async def test_an_outcome_is_told_again_after_a_new_epoch_and_a_new_round(journal: RedisJournal) -> None:
+    failure = '{"outcome_id":"req-1:token","failure":{"source":"tokenferry","status":500}}'
+    await journal.begin("req-1", "what")
+    assert await journal.next_epoch("req-1", 0) == 1
+    assert await journal.record("req-1", failure) == failure
+    assert await journal.reopen("req-1", told=1) == "open"
+    assert (await journal.begin("req-1", "what")).outcome is None
+    await journal.record_token("req-1", OUTCOME, "tok_1", SCOPE, at=MADE_AT)
+    begun = await journal.begin("req-1", "what")
+    assert (begun.epoch, begun.doubted) == (2, False)
+    assert begun.outcome is not None
+    assert "req-1:token:2" in begun.outcome
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it comes", "instead of the real one"])
+async def test_a_planted_outcome_is_not_told_and_the_entry_says_that_it_is_doubted(
+    journal: RedisJournal, store: Store, client: Redis, before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = store.keys.journal("request", "req-1")
+    if not before:
+        await journal.begin("req-1", "what")
+        await journal.record("req-1", OUTCOME)
+    await client.hset(name, "outcome", FORGED)
+    begun = await journal.begin("req-1", "what")
+    assert (begun.outcome, begun.doubted) == (None, True)
+    assert f"the entry {name} was not written by a worker" in caplog.text
+    assert await journal.record("req-1", OUTCOME) == OUTCOME
+    assert (await journal.begin("req-1", "what")).outcome == OUTCOME
+
+
+async def test_an_outcome_planted_under_way_gives_way_to_the_real_one(
+    journal: RedisJournal, store: Store, client: Redis
+) -> None:
+    await journal.begin("req-1", "what")
+    await client.hset(store.keys.journal("request", "req-1"), "outcome", FORGED)
+    assert await journal.record_token("req-1", OUTCOME, "tok_1", SCOPE, at=MADE_AT) == OUTCOME
+    assert await client.hget(store.keys.token("tok_1"), "state") == "available"
+
+
+async def test_an_outcome_planted_for_an_order_is_not_taken_by_its_claim(store: Store, client: Redis) -> None:
+    tags = strict()
+    orders = RedisJournal(store, "attach", days=1, tags=tags)
+    await orders.begin("a", "what")
+    await client.hset(store.keys.journal("attach", "a"), "outcome", FORGED)
+    ledger = RedisLedger(store, "main", days=1, tags=tags)
+    claim = await ledger.claim("tok_1", "a", lease=60, journaled=True)
+    assert isinstance(claim, Granted)
+    assert await ledger.close("tok_1", claim, "available", outcome=OUTCOME)
+    assert await ledger.claim("tok_1", "a", lease=60, journaled=True) == HasOutcome(OUTCOME)
+    assert tags.refused == 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_of_1000_forged_entries_none_is_told_with_another_meaning(
+    journal: RedisJournal, store: Store, client: Redis, seed: int
+) -> None:
+    keys = store.keys
+    for id_, of in (("req-1", "what"), ("req-2", "other")):
+        await journal.begin(id_, of)
+        await journal.record(id_, OUTCOME.replace("req-1", id_).replace("tok_1", f"tok_{id_}"))
+    rows = [await client.hgetall(keys.journal("request", id_)) for id_ in ("req-1", "req-2")]
+    dice, fields = random.Random(seed), sorted({*rows[0], "content", "epoch", "generation", "round", "doubted"})
+    own = [FORGED, "", "0", "2", "k0.00", "what"]
+    logging.disable(logging.ERROR)
+    try:
+        for _ in range(1000):
+            forged = dict(rows[0])
+            for name in dice.sample(fields, dice.randint(1, 3)):
+                forged[name] = dice.choice([*(row[name] for row in rows if name in row), *own])
+            if not forged["deliveries"].isdecimal() or not forged.get("epoch", "0").isdecimal():
+                continue  # the script fails, and the delivery waits
+            await client.delete(keys.journal("request", "req-1"))
+            await client.hset(keys.journal("request", "req-1"), mapping=forged)
+            await client.pexpire(keys.journal("request", "req-1"), 60_000)
+            if forged.get("round", "1") not in ("1", "2", "0") or not forged.get("generation", "1").isdecimal():
+                continue
+            try:
+                begun = await journal.begin("req-1", "what")
+            except Reused:
+                continue
+            assert begun.outcome in (None, rows[0]["outcome"]), forged
+    finally:
+        logging.disable(logging.NOTSET)

@@ -138,6 +138,8 @@ def summary(grant: Grant) -> str:
     ]
     if grant.roles != ("worker",):  # that one orders whatever an opened request asks for
         parts.append(f"targets {_listed(tuple(dict.fromkeys(targets)))}")
+    if grant.group != LEGACY:
+        parts.append(f"group {grant.group}")
     if grant.rights:
         parts.append(f"rights {_listed(grant.rights)}")
     return "; ".join(parts if grant.roles else parts[:1])
