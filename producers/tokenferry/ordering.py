@@ -290,10 +290,6 @@ class Sealer:
         return replace(message, bound=bound_of(queue, self.configuration), reply_to=header.reply_to)
 
 
-PAYS_OUT: Final = (ExternalAccount, AccountCreate, AccountUpdate)
-"""Targets that add a bank account or debit card for payouts."""
-
-
 def _problems(order: Order, lane: Lane, journal_days: float) -> Iterator[Problem]:
     """What is wrong with the options of *order*. `check` looks at the request itself."""
     request = order.request
@@ -303,9 +299,9 @@ def _problems(order: Order, lane: Lane, journal_days: float) -> Iterator[Problem
         yield Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
     if request.needs_connected_account and order.connected_account is None:
         yield Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
-    pays_out = isinstance(order.attach, PAYS_OUT) and isinstance(request, CardRequest) and request.number is not None
-    if pays_out and request.currency is None:
-        yield Problem("card.currency", f"is required for {order.attach.to}: which payouts the debit card receives")
+    match request, order.attach:
+        case CardRequest(number=str(), currency=None), ExternalAccount() | AccountCreate() | AccountUpdate() as target:
+            yield Problem("card.currency", f"is required for {target.to}: which payouts the debit card receives")
     if order.keep_seconds is not None:
         if problem := _trouble_with(order.keep_seconds):
             yield problem
