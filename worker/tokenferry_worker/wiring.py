@@ -66,6 +66,7 @@ from tokenferry_worker.outcomes import Outcome
 from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.provider.way import way_to
 from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
 
@@ -133,6 +134,7 @@ def check(configuration: Configuration, role: Role) -> None:
         )
     for name, platform in configuration.platforms.items():
         api_keys(configuration, name, platform)
+        way_to(configuration, platform)
     Signers.load(configuration.path(configuration.keys.signers))
     ResultSigner.load(configuration)
     StateKeys.load(configuration)
@@ -219,7 +221,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     stack.push_async_callback(limiter.aclose)
     signers = Signers.load(configuration.path(configuration.keys.signers))
     policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
-    platforms = _open_platforms(stack, configuration)
+    platforms = open_platforms(stack, configuration)
     state_keys = StateKeys.load(configuration)
     since = StateSince(store, state_keys, days=days)
     tags = StateTags(state_keys, believes_untagged=since.believes_untagged)
@@ -251,7 +253,8 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     )
 
 
-def _open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+def open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+    """Open a client for every platform. *stack* closes them."""
     settings, contexts = configuration.worker, {}
     for name, platform in configuration.platforms.items():
         client = StripeClient(
@@ -260,6 +263,7 @@ def _open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapp
             connections=2 * settings.concurrency,
             read_timeout=settings.read_timeout,
             connect_timeout=settings.connect_timeout,
+            way=way_to(configuration, platform),
         )
         stack.push_async_callback(client.aclose)
         contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)

@@ -217,7 +217,7 @@ class Tokenizer:
         if seen.plan is not None:
             if store_is_younger(header.request_id, seen.plan, header.issued_at, begun):
                 return self._failed(name, header, Code.STORE_IS_YOUNGER), seen
-            slots = self._slots(header, seen.plan)
+            slots = slots_of(platform.budgets, seen.plan, header.lane, lifetime=self.token_lifetime)
             if not await self._has_room(name, header, slots):
                 del plaintext  # nothing stays open for as long as the wait may take
                 try:
@@ -259,9 +259,7 @@ class Tokenizer:
         platform = self.platforms.get(header.platform)
         if platform is None or not header.has_plan:
             return ()
-        if plan is None:
-            return all_slots(platform.budgets)
-        return slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
+        return all_slots(platform.budgets, plan)
 
     async def _give_way(self, name: GroupedId, header: RequestHeader) -> None:
         """Release the slots of a request that makes no token."""

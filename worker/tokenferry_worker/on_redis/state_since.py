@@ -68,17 +68,16 @@ class StateSince:
                 self._store.keys.state_since,
             )
             found = 0
-            held = await self._write(held, found)
-        if self._since is not None and self._since < found:
-            found = self._since
-            await self._write(held, found)
-        self._since = found
+        self._since = found if self._since is None else min(self._since, found)
+        if held != self._spelled(self._since):  # changed, or tagged with an earlier key
+            await self._write(held, self._since)
         self._known.set()
 
     async def _write(self, seen: str, since: int) -> str:
-        name = self._store.keys.state_since
-        value = f"{since} {self._keys.tag('since', name, str(since))}"
-        return str(await self._store.run(self._swap, [name], [seen, value]))
+        return str(await self._store.run(self._swap, [self._store.keys.state_since], [seen, self._spelled(since)]))
+
+    def _spelled(self, since: int) -> str:
+        return f"{since} {self._keys.tag('since', self._store.keys.state_since, str(since))}"
 
     def _read(self, held: str) -> int | None:
         """Return the time, or None where no worker wrote it."""
