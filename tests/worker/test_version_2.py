@@ -82,6 +82,7 @@ class Fleet:
             "cvc": request.carries_cvc,
             "lane": "realtime" if request.carries_cvc else "bulk",
             "plan_digest": content.plan_digest(),
+            "operations": content.plan.operations() if content.plan else (),
         }
         if request.carries_cvc:
             fields["expires_at"] = int((NOW + 60) * 1000)
@@ -184,6 +185,32 @@ async def test_a_plan_of_version_2_becomes_an_order_of_version_2_that_carries_it
     assert body in json.loads(decoded(text.split(".")[1]))["sealed"]
 
 
+@pytest.mark.parametrize("plan", [None, PLAN])
+@pytest.mark.parametrize("named", [(), ("POST /v1/charges",), ("POST /v1/customers/{customer}",)])
+async def test_a_header_that_names_other_operations_than_its_plan_is_refused_and_nothing_is_called(
+    fleet: Fleet, plan: AttachTarget | None, named: tuple[str, ...]
+) -> None:
+    if plan is None and not named:
+        named = ("POST /v1/customers",)
+    outcome = await fleet.handle(fleet.sealed(plan=plan, operations=named))
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.code == Code.UNOPENABLE
+    assert fleet.endpoint.calls == []
+
+
+async def test_the_answer_names_what_version_2_adds_and_the_journal_does_not(fleet: Fleet) -> None:
+    told = await fleet.handle(fleet.sealed(batch="june"))
+    assert isinstance(told, Settled)
+    assert (told.result.group, told.result.generation, told.result.batch) == ("legacy", 1, "june")
+    [entry] = fleet.journal.entries.values()
+    assert "june" not in str(entry.outcome)
+    again = await fleet.handle(fleet.sealed_1())
+    assert isinstance(again, Settled)
+    assert again.recorded == entry.outcome
+    assert again.result.batch is None
+    assert again.result.outcome_id == told.result.outcome_id
+
+
 async def test_a_plan_of_version_1_still_becomes_an_order_of_version_1(fleet: Fleet) -> None:
     outcome = await fleet.handle(fleet.sealed_1(plan=PLAN))
     assert isinstance(outcome, HandedOn)
@@ -253,10 +280,11 @@ async def test_the_same_content_is_the_same_in_both_versions_and_with_a_code(mar
     seals = {1: marking.sealed_1, 2: marking.sealed}
     first = await marking.handle(seals[version]())
     assert isinstance(first, Settled)
-    assert first == await marking.handle(seals[3 - version]())
-    again = await marking.handle(marking.sealed(CARD_WITH_CVC))
-    assert isinstance(again, Settled)
-    assert again.result == first.result
+    for body in (seals[3 - version](), marking.sealed(CARD_WITH_CVC)):
+        again = await marking.handle(body)
+        assert isinstance(again, Settled)
+        assert isinstance(again.result, TokenResult)
+        assert (again.result.outcome_id, again.result.token) == ("req-1:token", "tok_1")
     assert len(marking.endpoint.calls) == 1
 
 

@@ -34,6 +34,7 @@ from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
+from tokenferry_worker.deliveries.notices import Notifier
 from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
@@ -49,9 +50,11 @@ from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.keys.state_keys import StateKeys
 from tokenferry_worker.keys.state_tags import StateTags
 from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.birth import StoreBirth
 from tokenferry_worker.on_redis.circuits import RedisCircuits
+from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
@@ -170,6 +173,7 @@ class _Parts:
     caller: Caller
     creator: TokenCreator
     spender: Spender
+    waits: Waits
 
 
 @asynccontextmanager
@@ -229,7 +233,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
     ledgers = {name: RedisLedger(store, name, days=days, tags=tags) for name in platforms}
-    caller = Caller(limiter, circuits, clock, settings.attempts)
+    caller = Caller(limiter, circuits, clock, settings.attempts, waits := Waits())
     return _Parts(
         configuration=configuration,
         store=store,
@@ -250,6 +254,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
         caller=caller,
         creator=TokenCreator(journal, caller, clock),
         spender=Spender(ledgers, caller, clock),
+        waits=waits,
     )
 
 
@@ -287,6 +292,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         deliveries=configuration.worker.deliveries,
         token_lifetime=configuration.worker.token_lifetime,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
     )
 
 
@@ -300,6 +306,7 @@ def _attacher(parts: _Parts) -> Attacher:
         clock=parts.clock,
         deliveries=parts.configuration.worker.deliveries,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
     )
 
 
@@ -320,6 +327,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         deliveries=settings.deliveries,
         lifetimes=parts.lifetimes,
         marks=ContentMarks.load(parts.configuration.path(parts.configuration.keys.content_key)),
+        waits=parts.waits,
         publish_progress=partial(_publish_progress, publisher, parts.results),
     )
 
@@ -327,7 +335,17 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
 def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
+    notifier = Notifier(
+        parts.waits,
+        circuits,
+        store,
+        Controls(parts.store).look,
+        lambda: parts.store.away,
+        publisher,
+        parts.results,
+    )
     return {
+        "notices": notifier.run(),
         "birth": parts.birth.watch(),
         "state": _watch_state(parts),
         "circuits": circuits.watch(),

@@ -25,8 +25,18 @@ class Recorded(Generic[R]):
 
 
 def to_json(result: TokenResult | AttachResult | OnboardingResult) -> str:
-    """Return *result* as the journal keeps it and the requester reads it."""
+    """Return *result* as the requester reads it."""
     return result.model_dump_json(exclude_none=True)
+
+
+def to_record(result: TokenResult | AttachResult | OnboardingResult) -> str:
+    """Return *result* as the journal keeps it: as in version 1, so that workers of the version before read it.
+
+    What version 2 adds is known from the message that asks, except for the id of Stripe's answer.
+    """
+    if not isinstance(result, AttachResult):
+        return to_json(result)
+    return result.model_dump_json(exclude_none=True, exclude={"endpoint_request_id"})
 
 
 def what_counts(result: R, offered: str, recorded: str) -> Recorded[R]:
@@ -60,6 +70,6 @@ async def record_refusal(journal: Journal, name: GroupedId, of: str, refusal: R,
     own = of[:12]
     failure = refusal.failure.model_copy(update={"param": reused.param})
     refusal = with_own_id(refusal, own).model_copy(update={"failure": failure})
-    offered = to_json(refusal)
+    offered = to_record(refusal)
     # Three parts at least: no id in a group has as many.
     return what_counts(refusal, offered, await journal.record(f"{name.key}:reused:{own}", offered))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from tokenferry.contract.attach import AttachRequest, SignedAttach
@@ -20,15 +20,17 @@ from tokenferry.contract.targets import AttachTarget, digest
 from tokenferry.sealing import id_in
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
+from tokenferry_worker.deliveries.answering import answer
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
-from tokenferry_worker.deliveries.recording import Recorded, check_same, record_refusal, to_json, what_counts
+from tokenferry_worker.deliveries.recording import Recorded, check_same, record_refusal, to_record, what_counts
 from tokenferry_worker.deliveries.refusing import refused, unopenable
 from tokenferry_worker.errors import HiddenCvc, NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.contents import UNMARKED, ContentMarks
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Backpressure, Slot, all_slots, slots_of
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.outcomes import (
     DeadLettered,
     Dropped,
@@ -88,6 +90,7 @@ class Tokenizer:
     """Seconds."""
     lifetimes: LifetimeCheck
     marks: ContentMarks = UNMARKED
+    waits: Waits = field(default_factory=Waits)
 
     async def handle(self, body: str) -> Outcome:
         """Open, call, record. Safe to repeat at any point, because of the journal and the idempotency key."""
@@ -95,6 +98,9 @@ class Tokenizer:
             envelope = self.opener.read(body)
         except Unopenable as error:
             return Quarantined(str(error))
+        return await answer(self._handle(envelope, body), envelope.header, self.waits)
+
+    async def _handle(self, envelope: SealedRequest, body: str) -> Outcome:
         header = envelope.header
         name = GroupedId(header.request_id, await self.rights.group_of(header), header.generation)
         if not self.lifetimes.allows(header):
@@ -273,7 +279,7 @@ class Tokenizer:
         result: TokenResult,
         seen: _Seen,
     ) -> Recorded[TokenResult]:
-        offered, about = to_json(result), About(seen.mark, name.generation)
+        offered, about = to_record(result), About(seen.mark, name.generation)
         if platform is None or result.token is None:
             is_ours = own_failure_code(result) is not None
             leaving = self._slots(header, seen.plan)

@@ -28,6 +28,8 @@ class Became:
     object_id: str
     object_type: str
     stored_id: str | None = None
+    answer_id: str | None = field(default=None, compare=False)
+    """Stripe's `Request-Id` of the call, where its answer is at hand. The ledger does not keep it."""
 
 
 Past = Literal["untried", "held", "used", "unrecorded", "unverified"]

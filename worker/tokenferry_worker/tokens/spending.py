@@ -326,7 +326,7 @@ class Spender:
             raise
         display = plan.order.display
         stored_id = answer.text("default_source") or (display.object_id if display else None)
-        return Became(answer.id, answer.object, stored_id)
+        return Became(answer.id, answer.object, stored_id, answer.request_id)
 
     async def _look_first(self, turn: _Turn) -> Became | _Unspent | None:
         """Find out what became of a token whose record says nothing that can be believed. None: the call may be made.
