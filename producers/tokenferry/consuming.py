@@ -27,6 +27,7 @@ from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.fork_guard import ForkGuard
 from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
+from tokenferry.contract.envelope import LEGACY
 from tokenferry.contract.names import Name
 from tokenferry.contract.notices import Notice, read_message
 from tokenferry.contract.problems import InvalidRequest, Problem
@@ -350,8 +351,13 @@ class Results:
             self._seen.popitem(last=False)
 
     def _settle(self, result: AnyResult) -> None:
-        if self._outbox is not None:
+        if self._outbox is not None and self._is_ours(result.outcome_id):
             self._outbox.settled(result.request_id, route=self.route)
+
+    def _is_ours(self, outcome_id: str) -> bool:
+        """False for the same id in another group than this reader's configuration names."""
+        group = self._configuration.producer.group
+        return group is None or (outcome_id.rpartition("/")[0] or LEGACY) == group
 
     def _forget_connection(self) -> None:
         self._consumer = None

@@ -48,7 +48,7 @@ from tokenferry.contract.requests import (
 )
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, InvalidTarget, Target, digest, target_from
-from tokenferry.sealing import Recipient, Signer, seal, seal2, seal_onboarding, sign_attach
+from tokenferry.sealing import Recipient, Signer, id_in, seal, seal2, seal_onboarding, sign_attach
 
 KEPT_WITH_CVC = WITH_CVC
 """Seconds that a request with a card verification code may wait. PCI DSS 3.3.1 forbids storing it, even encrypted."""
@@ -167,8 +167,15 @@ class Sealer:
         """
         return self.configuration.meant(name if name is None else validated(_PlatformName, platform=name).platform)
 
-    def message(self, order: Order) -> tuple[str, Outgoing]:
+    @property
+    def group(self) -> str:
+        """The group that version 2 claims."""
+        return self.configuration.producer.group or LEGACY
+
+    def message(self, order: Order, *, generation: int = 1) -> tuple[str, Outgoing]:
         """Check and seal one order. Return its request id and the message.
+
+        *generation*: 2 or more begins an id again whose last outcome has left nothing behind (docs/formats.md).
 
         Raises `InvalidRequest` and `InvalidTarget` (field and reason, never the value), and `InvalidConfiguration`.
         """
@@ -179,6 +186,7 @@ class Sealer:
         problems = (
             *check(request, today=datetime.now(UTC).date(), live=live),
             *_problems(order, lane, self._journal_days),
+            *self._generation_problems(generation),
         )
         if problems:
             raise InvalidRequest(problems)
@@ -196,11 +204,17 @@ class Sealer:
             "connected_account": order.connected_account,
         }
         context = validated(_Context, batch=order.batch, traceparent=order.traceparent)
+        if self.version == 2:
+            fields["generation"] = generation
         header, body = self._sealed(request, attach, fields, context)
         message = self._outgoing(tokenize_queue(lane, platform), TOKENIZE_TASK, header, body)
         if request.carries_cvc:  # without `expires_at` it is never stored in an outbox
             return header.request_id, replace(message, keep_seconds=keep)
         return header.request_id, replace(message, expires_at=header.expires_at)
+
+    def _generation_problems(self, generation: int) -> Iterator[Problem]:
+        if generation != 1 and self.version == 1:
+            yield Problem("generation", "needs envelope = 2 below [producer]: version 1 cannot say it")
 
     def _sealed(
         self, request: TokenRequest, attach: AttachTarget | None, fields: dict[str, Any], context: _Context
@@ -215,7 +229,7 @@ class Sealer:
             Header2,
             **fields,
             **context.model_dump(),
-            group=LEGACY,
+            group=self.group,
             cvc=request.carries_cvc,
             operations=attach.operations() if attach else (),
             plan_digest=content.plan_digest(),
@@ -264,8 +278,9 @@ class Sealer:
             reply_to=reply_to,
             token_created_at=made_at,
             attach_before=made_at + int(min(self.configuration.worker.token_lifetime, longest) * 1000),
-            signer_id=self.signer.signer_id,
+            signer_id=id_in(self.version, self.signer.signer_id),
             display=result.display,
+            group=self.group if self.version == 2 else LEGACY,
             **(context.model_dump() if self.version == 2 else {}),
         )
         body = sign_attach(request, self.signer).text()
@@ -317,7 +332,7 @@ class Sealer:
         if self.version == 1:
             header = validated(OnboardingHeader, **fields)
             return header, seal_onboarding(document, header, to=to, signer=signer).text()
-        about = {"group": LEGACY, "kind": "onboarding", "progress": bool(document.progress), **context.model_dump()}
+        about = {"group": self.group, "kind": "onboarding", "progress": bool(document.progress), **context.model_dump()}
         header2 = validated(Header2, **fields, **about)
         return header2, seal2(Plaintext2.of_document(document), header2, to=to, signer=signer).text()
 
@@ -337,13 +352,13 @@ class Sealer:
         issued = time.time()
         return {
             "suite": self.recipient.suite,
-            "key_id": self.recipient.key_id,
+            "key_id": id_in(self.version, self.recipient.key_id),
             "platform": platform,
             "lane": lane,
             "reply_to": reply_to,
             "issued_at": int(issued * 1000),
             "expires_at": int((issued + keep) * 1000),
-            "producer_id": self.signer.signer_id,
+            "producer_id": id_in(self.version, self.signer.signer_id),
         }
 
     def _outgoing(self, queue: str, task: str, header: RequestHeader | OnboardingHeader, body: str) -> Outgoing:

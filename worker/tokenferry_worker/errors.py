@@ -36,6 +36,18 @@ class Forgotten(TokenferryError):
 class Reused(TokenferryError):
     """This id stands for another request or order, which is not touched."""
 
+    def __init__(self, next_generation: int | None = None, *, mark: str = "") -> None:
+        """*mark*: of the content that was refused, if it was opened."""
+        super().__init__("the id stands for something else")
+        self.next_generation = next_generation
+        """The generation that would begin the id again. None: none would."""
+        self.mark = mark
+
+    @property
+    def param(self) -> str:
+        """What the requester is told of it."""
+        return "none" if self.next_generation is None else f"generation={self.next_generation}"
+
 
 @dataclass
 class NotGranted(TokenferryError):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tokenferry.broker import connecting
 from tokenferry.broker.publishing import CanPublish
@@ -40,12 +40,15 @@ from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
 from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.health.vitals import Vitals
+from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.policy import Policy
 from tokenferry_worker.keys.policy_source import PolicySource
 from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.keys.rights import Rights
+from tokenferry_worker.keys.state_keys import StateKeys
+from tokenferry_worker.keys.state_tags import StateTags
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
@@ -57,6 +60,7 @@ from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.policy_note import RedisPolicyNote
+from tokenferry_worker.on_redis.state_since import StateSince
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.onboarding.calls import AccountCalls
 from tokenferry_worker.onboarding.progress import StepRecords
@@ -72,6 +76,8 @@ from tokenferry_worker.tokens.spending import Spender
 log = logging.getLogger(__name__)
 
 Role = Literal["tokenize", "attach", "onboard", "all"]
+ADOPT_EVERY: Final = 21_600.0
+"""Seconds between two searches for onboardings that a worker of the version before has written."""
 
 
 def queues_of(configuration: Configuration, role: Role) -> list[str]:
@@ -134,10 +140,12 @@ def check(configuration: Configuration, role: Role) -> None:
         way_to(configuration, platform)
     Signers.load(configuration.path(configuration.keys.signers))
     ResultSigner.load(configuration)
+    StateKeys.load(configuration)
     if (policy := configuration.path(configuration.keys.policy)).exists():
         Policy.read(policy)
     if role != "attach":
         load_identities(configuration.path(configuration.keys.identities))
+        ContentMarks.load(configuration.path(configuration.keys.content_key))
     if role in ("tokenize", "all"):
         Signer.load(configuration.path(configuration.keys.worker_signing_key))
 
@@ -159,6 +167,8 @@ class _Parts:
     ledgers: Mapping[str, RedisLedger]
     clock: SystemClock
     birth: StoreBirth
+    tags: StateTags
+    since: StateSince
     lifetimes: LifetimeCheck
     caller: Caller
     creator: TokenCreator
@@ -179,11 +189,16 @@ async def handlers(
         if vitals is not None:
             vitals.store_away = lambda: parts.store.away
             vitals.policy_trouble = lambda: parts.policy.trouble
+            vitals.state_trouble = lambda: parts.tags.trouble
             vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
         set_aside = vitals.set_aside if vitals is not None else Counter[str]()
         settler = Settler(publisher, parts.circuit_store, parts.store.now, parts.results, set_aside)
         by_task: dict[str, Handler] = {}
-        known = parts.birth.known
+
+        async def known() -> None:
+            await parts.birth.known()
+            await parts.since.known()
+
         if role != "attach":
             opener = Opener(load_identities(configuration.path(configuration.keys.identities)), parts.signers)
         if role in ("tokenize", "all"):
@@ -211,10 +226,13 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     signers = Signers.load(configuration.path(configuration.keys.signers))
     policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
     platforms = open_platforms(stack, configuration)
-    journal = RedisJournal(store, "request", days=days)
+    state_keys = StateKeys.load(configuration)
+    since = StateSince(store, state_keys, days=days)
+    tags = StateTags(state_keys, believes_untagged=since.believes_untagged)
+    journal = RedisJournal(store, "request", days=days, tags=tags)
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
-    ledgers = {name: RedisLedger(store, name, days=days) for name in platforms}
+    ledgers = {name: RedisLedger(store, name, days=days, tags=tags) for name in platforms}
     caller = Caller(limiter, circuits, clock, settings.attempts, waits := Waits())
     return _Parts(
         configuration=configuration,
@@ -230,6 +248,8 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
         ledgers=ledgers,
         clock=clock,
         birth=birth,
+        tags=tags,
+        since=since,
         lifetimes=LifetimeCheck(longest, birth.now),
         caller=caller,
         creator=TokenCreator(journal, caller, clock),
@@ -268,6 +288,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         clock=parts.clock,
         sign=partial(sign_attach, signer=signer),
         signer_id=signer.signer_id,
+        marks=ContentMarks.load(configuration.path(configuration.keys.content_key)),
         deliveries=configuration.worker.deliveries,
         token_lifetime=configuration.worker.token_lifetime,
         lifetimes=parts.lifetimes,
@@ -281,7 +302,7 @@ def _attacher(parts: _Parts) -> Attacher:
         rights=parts.rights,
         spender=parts.spender,
         platforms=parts.platforms,
-        journal=RedisJournal(parts.store, "attach", days=parts.configuration.store.journal_days),
+        journal=RedisJournal(parts.store, "attach", days=parts.configuration.store.journal_days, tags=parts.tags),
         clock=parts.clock,
         deliveries=parts.configuration.worker.deliveries,
         lifetimes=parts.lifetimes,
@@ -291,7 +312,7 @@ def _attacher(parts: _Parts) -> Attacher:
 
 def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarder:
     settings, days = parts.configuration.worker, parts.configuration.store.onboarding_days
-    records = StepRecords(RedisOnboardings(parts.store, days=days))
+    records = StepRecords(RedisOnboardings(parts.store, days=days, tags=parts.tags))
     calls = AccountCalls(records, parts.caller, parts.clock)
     return Onboarder(
         opener=opener,
@@ -305,6 +326,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         clock=parts.clock,
         deliveries=settings.deliveries,
         lifetimes=parts.lifetimes,
+        marks=ContentMarks.load(parts.configuration.path(parts.configuration.keys.content_key)),
         waits=parts.waits,
         publish_progress=partial(_publish_progress, publisher, parts.results),
     )
@@ -325,12 +347,24 @@ def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[
     return {
         "notices": notifier.run(),
         "birth": parts.birth.watch(),
+        "state": _watch_state(parts),
         "circuits": circuits.watch(),
         "policy": parts.policy.watch(),
         "parked": ParkedRequeuer(configuration, publisher, store, circuits).run(),
         "open": Reminder(configuration, store, circuits).run(),
         "aside": ExpirySweeper(configuration, publisher, store, parts.store.now).run(),
     }
+
+
+async def _watch_state(parts: _Parts) -> None:
+    """Keep the time since when entries have tags, and give tags to the longest-lived entries that have none."""
+    onboardings = RedisOnboardings(parts.store, days=parts.configuration.store.onboarding_days, tags=parts.tags)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(parts.since.watch(), name="tokenferry-state-since")
+        await parts.since.known()
+        while parts.since.believes_untagged():
+            await onboardings.adopt()
+            await asyncio.sleep(ADOPT_EVERY)
 
 
 def _publish_progress(publisher: CanPublish, results: ResultSigner, route: str, progress: OnboardingProgress) -> None:

@@ -96,6 +96,9 @@ class ProducerSettings(Section):
     """Version of the messages. 1 during an upgrade, while workers of the version before run: then unsigned results
     are believed, too."""
 
+    group: Name | None = None
+    """Whose ids this producer's are, as the workers' policy says. Not set: `legacy`. Version 1 does not say it."""
+
     @property
     def written(self) -> Literal[1, 2]:
         """The version that a producer writes."""
@@ -156,8 +159,14 @@ class KeySettings(Section):
     """Private Ed25519 key with which workers of every role sign results."""
     result_signers: Path = Path("keys/result-signers")
     """Folder of public keys of the workers whose results are believed. Readers of results only."""
+    content_key: Path = Path("keys/content.key")
+    """Secret that tells the same content from another under one id. Tokenize and onboard workers only."""
     policy: Path = Path("keys/policy.toml")
     """Who of them may ask for what. Workers only."""
+    state_key: Path = Path("keys/state.key")
+    """Secret key with which workers of every role tag what they write to the store."""
+    old_state_keys: Path = Path("keys/state.old")
+    """Folder of earlier state keys (`*.key`), whose tags still count. May be missing."""
 
 
 class Worker(Section):

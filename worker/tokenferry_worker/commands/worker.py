@@ -76,7 +76,7 @@ def worker(
     if health is not None:
         configuration = _with_health(configuration, health)
     wiring.check(configuration, role)
-    warn_of_missing_keys(configuration)
+    warn_of_missing_keys(configuration, opens=role != "attach")
     arguments = ["--role", role, *(["--config", str(config)] if config else [])]
     supervisor = Supervisor(
         arguments,

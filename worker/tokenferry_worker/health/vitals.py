@@ -37,6 +37,8 @@ class ProcessReport(BaseModel):
     store: bool
     policy: str | None = None
     """Why there is no policy, or why its file cannot be used. None: all is well."""
+    state: str | None = None
+    """What in the store no worker wrote. None: nothing, for an hour."""
     circuits: tuple[str, ...] = ()
     """Scopes of open circuits."""
     set_aside: int = 0
@@ -62,7 +64,7 @@ class ProcessReport(BaseModel):
             return f"{' and '.join(away)} away"
         if self.refused_to_reap:
             return "the broker refuses to give back what lost workers had in hand"
-        return f"policy: {self.policy}" if self.policy is not None else None
+        return f"policy: {self.policy}" if self.policy is not None else self.state
 
 
 class Pool(Protocol):
@@ -97,6 +99,7 @@ class Vitals:
         self.empty_at: Callable[[], float | None] = lambda: None
         self.store_away: Callable[[], bool] = lambda: False
         self.policy_trouble: Callable[[], str | None] = lambda: None
+        self.state_trouble: Callable[[], str | None] = lambda: None
         self.open_circuits: Callable[[], Sequence[str]] = lambda: ()
         self.set_aside: Counter[str] = Counter()
         """Messages moved to the quarantine, by reason."""
@@ -126,6 +129,7 @@ class Vitals:
             broker=self.connected() and self.reached() is not False,
             store=not self.store_away(),
             policy=self.policy_trouble(),
+            state=self.state_trouble(),
             circuits=tuple(sorted(self.open_circuits())),
             refused_to_reap=self.refused_to_reap(),
             set_aside=sum(list(self.set_aside.values())) + sum(list(self.noted.values())),

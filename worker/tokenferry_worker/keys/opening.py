@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidTag
 
 from tokenferry.contract.attach import SignedAttach, read_order
 from tokenferry.contract.attach import signed_bytes as attach_bytes
-from tokenferry.contract.envelope import LEGACY, MAX_ENVELOPE_BYTES, CommonHeader, Envelope, signed_bytes
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, CommonHeader, Envelope, signed_bytes
 from tokenferry.contract.envelope2 import Envelope2, Header2, SealedRequest, info, read_request
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, SealedDocument, read_document
 from tokenferry.contract.plaintext import DOCUMENT, FORM, Plaintext, Plaintext2, unpad
@@ -65,7 +65,6 @@ class Opener:
         )
         if not self.signers.verify(header.producer_id, envelope.signature, signed):
             raise Unopenable("not signed by a known producer")
-        _check_group(header.group, header.generation)
 
     def open(self, envelope: SealedRequest) -> Plaintext:
         """Return the content. The caller must not keep it longer than its call.
@@ -148,16 +147,7 @@ def read_attach(body: str, signers: Signers) -> SignedAttach:
     what = body.rpartition(".")[0].encode() if is_second else attach_bytes(signed.request)
     if not signers.verify(signed.request.signer_id, signed.signature, what):
         raise Unopenable("not signed by a known signer")
-    _check_group(signed.request.group, signed.request.generation)
     return signed
-
-
-def _check_group(group: str, generation: int) -> None:
-    """Raises `Unopenable`: ids of other groups and generations are not derived yet."""
-    if group != LEGACY:
-        raise Unopenable("of a group that this worker does not know")
-    if generation != 1:
-        raise Unopenable("of a generation that this worker does not know")
 
 
 def _carries_cvc(content: Plaintext2) -> bool:

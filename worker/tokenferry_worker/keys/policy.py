@@ -99,6 +99,11 @@ class Grant(Message):
         )
         return next((line for line, granted in checks if not granted), None)
 
+    @property
+    def orders_for_others(self) -> bool:
+        """True if what the signer orders are tokens of requests that it has opened: it is a worker and nothing else."""
+        return "worker" in self.roles and "order" not in self.roles
+
     def missing_for_target(self, target: Target) -> str | None:
         """Return the missing line for spending a token on *target*."""
         of_its_kind = [grant for grant in self.targets if grant.to in (target.to, "*")]
@@ -198,6 +203,16 @@ class Policy:
             grant for name, grant in self.signers.items() if signer_id.startswith(name) or name.startswith(signer_id)
         ]
         return alike[0] if len(alike) == 1 else None
+
+    def group_of(self, signer_id: str, *, orders: bool = False) -> str:
+        """Return the group of what *signer_id* has signed in version 1, which does not say it.
+
+        *orders*: True for an order. Those of a worker are in `legacy`.
+        """
+        grant = self.grant_of(signer_id)
+        if grant is None or (orders and grant.orders_for_others):
+            return LEGACY
+        return grant.group
 
 
 class PolicyFile:

@@ -56,6 +56,15 @@ class StoreKeys:
         """The steps of one onboarding."""
         return f"{self.prefix}:onboarding:{platform}:{onboarding_id}"
 
+    def onboarding_tags(self, platform: str, onboarding_id: str) -> str:
+        """The tags of these steps. A hash of its own, because earlier versions read every field as a step."""
+        return f"{self.prefix}:onboarding-tags:{platform}:{onboarding_id}"
+
+    @property
+    def state_since(self) -> str:
+        """When the first worker with a state key started, with a tag."""
+        return f"{self.prefix}:state-since"
+
     @property
     def policy(self) -> str:
         """Set for ever by the first worker that has read a policy."""

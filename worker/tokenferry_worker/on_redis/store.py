@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,6 +143,14 @@ class Store:
                     raise
                 log.warning("store: cannot be looked through (it %s)", explain(error, STORE).says)
             await asyncio.sleep(LONGEST_PAUSE)
+
+    async def names(self, pattern: str) -> AsyncIterator[str]:
+        """Yield the names of all keys like *pattern*, some of them twice. Ends early where the store is away."""
+        try:
+            async for name in self._client.scan_iter(match=pattern, count=1000):
+                yield name
+        except (*AWAY, ResponseError) as error:
+            log.warning("store: cannot be looked through (it %s)", explain(error, STORE).says)
 
     async def aclose(self) -> None:
         """Close the connection."""
