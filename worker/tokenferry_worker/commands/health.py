@@ -81,6 +81,8 @@ def _state_of(process: ProcessHealth) -> str:
         parts.append(f"{report.set_aside} set aside in quarantine since its start")
     if report.circuits:
         parts.append(f"open circuits: {', '.join(report.circuits)}")
+    if report.paused:
+        parts.append(f"paused budgets: {', '.join(report.paused)}")
     if process.silent > 5:
         parts.append(f"silent for {_span(process.silent)}")
     return ", ".join(parts)

@@ -19,7 +19,7 @@ from tokenferry.broker.embedded import EmbeddedServerError
 from tokenferry.configuration import Configuration, InvalidConfiguration, Worker, load
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import config_option
-from tokenferry_worker import wiring
+from tokenferry_worker import logs, wiring
 from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.engine.app import run
 from tokenferry_worker.engine.supervisor import Supervisor, ending_at_once
@@ -41,6 +41,20 @@ log = logging.getLogger("tokenferry.worker")
     metavar="HOST:PORT",
     help="Answer the probes /live and /ready on this address, over HTTP.  [default: [worker] health; off]",
 )
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="debug: one line for each failed call. Lines of libraries are shown from warning on.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: one object per line (docs/logs.md).",
+)
 @click.option("--child", type=int, hidden=True, help="Be worker process number N of a supervisor.")
 @click.pass_obj
 def worker(
@@ -49,6 +63,8 @@ def worker(
     processes: int,
     config: Path | None,
     health: str | None,
+    log_level: logs.Level,
+    log_format: logs.Format,
     child: int | None,
 ) -> None:
     """Open sealed requests, create tokens at Stripe, and spend them.
@@ -67,8 +83,7 @@ def worker(
     Example
       tokenferry worker --role tokenize --processes 2 --health 127.0.0.1:8081
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    log.setLevel(logging.INFO)
+    logs.configure(log_level, log_format)
     configuration = load(config)
     if child is not None:
         sys.exit(run(configuration, role, name=f"tokenferry-{role}-{child}"))
@@ -77,6 +92,7 @@ def worker(
     wiring.check(configuration, role)
     warn_of_missing_keys(configuration)
     arguments = ["--role", role, *(["--config", str(config)] if config else [])]
+    arguments += ["--log-level", log_level, "--log-format", log_format]
     supervisor = Supervisor(
         arguments,
         processes,

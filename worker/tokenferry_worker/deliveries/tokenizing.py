@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from tokenferry.contract.attach import AttachRequest, SignedAttach
@@ -27,6 +27,8 @@ from tokenferry_worker.errors import HiddenCvc, NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Backpressure, Slot, all_slots, slots_of
+from tokenferry_worker.metrics.names import WAITING
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.outcomes import (
     DeadLettered,
     Dropped,
@@ -71,6 +73,7 @@ class Tokenizer:
     token_lifetime: float
     """Seconds."""
     lifetimes: LifetimeCheck
+    meters: Meters = field(default_factory=NoMeters)
 
     async def handle(self, body: str) -> Outcome:
         """Open, call, record. Safe to repeat at any point, because of the journal and the idempotency key."""
@@ -92,7 +95,7 @@ class Tokenizer:
         except Reused:
             refusal = self.creator.failed(_token_call(header), Code.REQUEST_ID_REUSED)
             recorded = await record_refusal(self.journal, header.request_id, fingerprint(header), refusal)
-            return Settled(recorded.result, header.reply_to, recorded.body)
+            return Settled(recorded.result, header.reply_to, recorded.body, header.lane, _trace(header))
         return await unless_poison(
             self._deliver(envelope, begun, body),
             begun,
@@ -174,10 +177,13 @@ class Tokenizer:
             slots = self._slots(header, plan)
             if not await self._has_room(header, slots):
                 del plaintext  # nothing stays open for as long as the wait may take
+                self.meters.count(WAITING, "slot")
                 try:
                     await self._wait_for_room(header, slots)
                 except TooLate:
                     return self.creator.failed(_token_call(header), Code.EXPIRED), plan
+                finally:
+                    self.meters.count(WAITING, "slot", by=-1)
                 plaintext = await self._open(envelope)
         wanted = _token_call(header, plaintext.form)
         return await self.creator.create(platform, wanted, begun.epoch, remembered=begun.deliveries > 1), plan
@@ -238,7 +244,7 @@ class Tokenizer:
         result = recorded.result
         if result.token is not None and plan is not None:
             return HandedOn(self._order(header, result, result.token, plan, body))
-        settled = Settled(result, header.reply_to, recorded.body)
+        settled = Settled(result, header.reply_to, recorded.body, header.lane, _trace(header))
         code = own_failure_code(result)
         if code is None or code not in KEPT:
             return settled
@@ -316,7 +322,12 @@ def _token_call(header: RequestHeader, form: str = "") -> TokenCall:
         header.expires_at,
         may_park=not header.may_carry_cvc,
         form=form,
+        trace=_trace(header),
     )
+
+
+def _trace(header: RequestHeader) -> str | None:
+    return header.traceparent if isinstance(header, Header2) else None
 
 
 def _kind(header: RequestHeader) -> Kind:

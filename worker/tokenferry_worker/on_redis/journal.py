@@ -8,6 +8,8 @@ from typing import Literal
 
 from tokenferry_worker.errors import Forgotten, Reused
 from tokenferry_worker.limits.backpressure import Slot
+from tokenferry_worker.metrics.names import TOKENS
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.on_redis.birth import SHARED as BIRTH
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.tokens.journal import Begun
@@ -17,8 +19,11 @@ from tokenferry_worker.tokens.ledger import TokenScope
 class RedisJournal:
     """Implements `tokens.journal.Journal`."""
 
-    def __init__(self, store: Store, subject: Literal["request", "attach"], *, days: float) -> None:
+    def __init__(
+        self, store: Store, subject: Literal["request", "attach"], *, days: float, meters: Meters | None = None
+    ) -> None:
         """*subject*: `request` or `attach`. *days*: how long an entry outlives its last change."""
+        self._meters = meters or NoMeters()
         self._store = store
         self._subject = subject
         self._ttl_ms = int(days * 86_400_000)
@@ -62,6 +67,8 @@ class RedisJournal:
         keys = [self._key(id_), self._store.keys.token(token)]
         args = [outcome, self._ttl_ms, scope.platform, scope.mode, scope.account, scope.kind, at]
         counts, round_ = await self._store.run(self._made, keys, args)
+        if counts == outcome:
+            self._meters.count(TOKENS, scope.platform, "available")
         return _of_round(counts, round_)
 
     async def retokenize(self, id_: str, token: str, places: Sequence[Slot]) -> bool:

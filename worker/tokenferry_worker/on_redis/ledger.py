@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tokenferry_worker.cancelling import cancel_and_wait
+from tokenferry_worker.metrics.names import TOKENS
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.on_redis.store import Script, Store
 from tokenferry_worker.tokens.ledger import (
     Became,
@@ -46,8 +48,9 @@ class RenewedLease:
 class RedisLedger:
     """Implements `tokens.ledger.Ledger`. Tokens are known by their id alone. Write locks belong to one platform."""
 
-    def __init__(self, store: Store, platform: str, *, days: float) -> None:
+    def __init__(self, store: Store, platform: str, *, days: float, meters: Meters | None = None) -> None:
         """*days*: how long the ledger remembers a token."""
+        self._meters = meters or NoMeters()
         self._store = store
         self._platform = platform
         self._ttl_ms = int(days * 86_400_000)
@@ -56,6 +59,7 @@ class RedisLedger:
         self._close = Script("close")
         self._hold = Script("hold")
         self._let_go = Script("let_go")
+        self._note = Script("object_note")
 
     async def claim(
         self,
@@ -103,7 +107,15 @@ class RedisLedger:
         object_ = (became.object_id, became.object_type, became.stored_id or "") if became else ("", "", "")
         args = [lease.by, lease.fence, state, self._ttl_ms, "" if used_by_unknown else lease.by, *object_]
         keys = self._keys(token, lease.by if outcome is not None else None)
-        return bool(await self._store.run(self._close, keys, [*args, outcome or "", int(ours)]))
+        closing = self._store.run(self._close, keys, [*args, outcome or "", int(ours)])
+        if became is None:
+            closed = bool(await closing)
+        else:  # in the same round trip
+            note = self._store.run(self._note, [self._store.keys.object(became.object_id)], [token, self._ttl_ms])
+            closed = bool((await asyncio.gather(closing, note))[0])
+        if closed:
+            self._meters.count(TOKENS, self._platform, state)
+        return closed
 
     @asynccontextmanager
     async def writing(self, object_id: str | None, *, lease: float) -> AsyncIterator[None]:

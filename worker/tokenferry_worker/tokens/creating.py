@@ -39,6 +39,8 @@ class TokenCall:
     may_park: bool
     """True if it may wait in a queue of its own while a circuit is open."""
     form: str = ""
+    trace: str | None = None
+    """`traceparent` of the request, for logs."""
 
     def __repr__(self) -> str:
         return f"TokenCall({self.request_id}, {self.kind})"
@@ -163,6 +165,7 @@ def _plan(platform: PlatformContext, wanted: TokenCall) -> CallPlan:
         request=wanted.request_id,
         until=wanted.expires_at / 1000,
         may_park=wanted.may_park,
+        trace=wanted.trace,
     )
 
 

@@ -396,6 +396,7 @@ class Spender:
             plan.budgets,
             plan.order.attach_id,
             until_begun=until_begun,
+            trace=plan.order.traceparent,
         )
         return Attempts(self.caller, call_plan)
 
