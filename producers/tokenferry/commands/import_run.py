@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from tokenferry.bulk.outputs import Outputs
 from tokenferry.commands import bulk
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
+from tokenferry.import_notes import ImportNote, State, noting
 from tokenferry.importing.checkpoint import Checkpoint, CompletedRows, SameImport, done_in
 from tokenferry.importing.import_window import ImportCounts, ImportWindow
 from tokenferry.importing.meter import Meter, RateInForce
@@ -105,7 +107,11 @@ class ImportRun:
         if checkpoint.is_resumed:
             notes.insert(0, f"resuming: {len(done.rows)} rows are done")
         complete = False
-        with bulk.shown(meter.line, *notes, quiet=options.quiet) as display:
+        note = partial(_note, options, checkpoint.name, window, meter, time.time())
+        with (
+            noting(self._configuration.path(self._configuration.data), note, window.pending_keys) as ended,
+            bulk.shown(meter.line, *notes, quiet=options.quiet) as display,
+        ):
             run = Import(
                 producer,
                 Results(route, self._configuration, outbox=False),
@@ -120,6 +126,7 @@ class ImportRun:
             try:
                 run.run(self._rows)
                 complete = run.read_all and not window.counts.unfinished and run.reason is None
+                ended("finished" if complete else "stopped")
             finally:
                 outputs.close()
                 checkpoint.close(done=complete)
@@ -157,6 +164,26 @@ class ImportRun:
     def _defaults(self, route: str | None) -> RowDefaults:
         options, names = self._options, frozenset(self._configuration.platforms)
         return RowDefaults(names, options.kind, options.platform, options.connected_account, options.lane, route)
+
+
+def _note(
+    options: ImportOptions, name: str, window: ImportWindow, meter: Meter, started: float, state: State
+) -> ImportNote:
+    counts, results = window.counts, options.results
+    names = ("rows", "sealed", "tokenized", "attached", "failed", "rejected")
+    runs = state == "running"
+    return ImportNote(
+        name=name,
+        file=os.path.basename(options.file) if options.file != "-" else "-",
+        results=str(results.resolve()) if results is not None else None,
+        started=started,
+        noted=time.time(),
+        state=state,
+        counts={each: getattr(counts, each) for each in names} | {"unfinished": len(window) or counts.unfinished},
+        rows_expected=meter.rows_expected() if runs else None,
+        seconds_left=meter.seconds_left() if runs else None,
+        waits=window.waits,
+    )
 
 
 def _size(stream: BufferedReader) -> int | None:

@@ -24,6 +24,7 @@ from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.engine.app import run
 from tokenferry_worker.engine.supervisor import Supervisor, ending_at_once
 from tokenferry_worker.errors import Blocked
+from tokenferry_worker.fleet.gauges import MetricsPage
 from tokenferry_worker.health import probes
 from tokenferry_worker.keys.missing import warn_of_missing_keys
 from tokenferry_worker.provider.client import StripeClient
@@ -39,7 +40,7 @@ log = logging.getLogger("tokenferry.worker")
 @click.option(
     "--health",
     metavar="HOST:PORT",
-    help="Answer the probes /live and /ready on this address, over HTTP.  [default: [worker] health; off]",
+    help="Answer /live, /ready and /metrics on this address, over HTTP.  [default: [worker] health; off]",
 )
 @click.option(
     "--log-level",
@@ -103,7 +104,7 @@ def worker(
     )
     with ExitStack() as stack:
         stack.enter_context(ending_at_once())
-        _answer_probes(stack, configuration, supervisor)
+        _answer_probes(stack, configuration, supervisor, MetricsPage(configuration, supervisor.metrics))
         # After the probes: these checks may take half a minute, and whatever watches the worker should see it start.
         asyncio.run(_check_keys(configuration))
         connecting.check(configuration, [*wiring.queues_of(configuration, role), DEAD_LETTERS, QUARANTINE])
@@ -121,20 +122,22 @@ def _with_health(configuration: Configuration, address: str) -> Configuration:
     return configuration.model_copy(update={"worker": settings})
 
 
-def _answer_probes(stack: ExitStack, configuration: Configuration, supervisor: Supervisor) -> None:
+def _answer_probes(
+    stack: ExitStack, configuration: Configuration, supervisor: Supervisor, metrics: probes.Metrics
+) -> None:
     try:
-        stack.enter_context(probes.on_socket(configuration.path(configuration.data), supervisor.health))
+        stack.enter_context(probes.on_socket(configuration.path(configuration.data), supervisor.health, metrics))
     except OSError as error:
         log.warning(
             "`tokenferry health` will not find this worker: no socket in the data folder (%s)", error.strerror or error
         )
     if (address := configuration.worker.health) is not None:
         try:
-            port = stack.enter_context(probes.on_port(address, supervisor.health))
+            port = stack.enter_context(probes.on_port(address, supervisor.health, metrics))
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no such port"
             raise InvalidConfiguration(f"[worker] health: cannot listen on {address} ({reason})") from None
-        log.info("answering /live and /ready on port %d", port)
+        log.info("answering /live, /ready and /metrics on port %d", port)
 
 
 def _tend(configuration: Configuration) -> None:
