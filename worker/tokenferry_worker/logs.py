@@ -22,6 +22,7 @@ def configure(level: Level, format_: Format) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if format_ == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(format_ == "json")  # Python's own warnings would be lines of text
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
 

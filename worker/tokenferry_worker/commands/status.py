@@ -177,7 +177,7 @@ def _import(note: ImportNote) -> str:
     parts = [f"import of {note.file} {note.state}: {counts['rows']}{of} rows read, {numbers}"]
     if counts["unfinished"]:
         parts.append(f"{counts['unfinished']} without an outcome")
-    if note.seconds_left is not None and note.state == "running":
+    if note.seconds_left is not None and counts["rows"] and note.state == "running":
         parts.append(f"about {span(note.seconds_left)} left")
     if note.waits:
         parts.append(f"waiting: {note.waits}")

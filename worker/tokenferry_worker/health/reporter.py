@@ -86,9 +86,10 @@ class Reporter:
     async def run(self) -> None:
         """Report for ever."""
         activity = Activity(self.vitals.meters)
-        due = time.monotonic() + self.minute
+        due, pause = time.monotonic() + self.minute, min(1.0, self.every)
         while True:
-            await asyncio.sleep(self.every)
+            await asyncio.sleep(pause)
+            pause = self.every
             activity.look()
             if time.monotonic() >= due:
                 due = time.monotonic() + self.minute
