@@ -185,7 +185,8 @@ def test_from_the_command_line_alone_one_learns_how_far_it_is_and_what_happened_
     with house.working():
         until(lambda: "paused by " in ask(house, "status")[1], "the reason why")
         until(lambda: "paused budgets: main:global" in ask(house, "health")[1], "the pause in health")
-        until(lambda: "wait for a permit" in ask(house, "status")[1], "requests that wait for a permit")
+        # A row that is to be attached waits before its token is made.
+        until(lambda: "wait for a slot" in ask(house, "status")[1], "requests that wait for a slot")
         said = ask(house, "show", "--key", "4711")[1]
         assert "under way" in said
         assert "budget main:global: paused by" in said

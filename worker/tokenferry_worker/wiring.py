@@ -152,6 +152,7 @@ class _Parts:
     circuit_store: RedisCircuits
     circuits: CircuitBreaker
     limiter: RedisLimiter
+    budget_watch: BudgetWatch
     meters: Meters
     signers: Signers
     results: ResultSigner
@@ -182,7 +183,7 @@ async def handlers(
         vitals.store_away = lambda: parts.store.away
         vitals.policy_trouble = lambda: parts.policy.trouble
         vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
-        vitals.paused_budgets = lambda: parts.limiter.paused
+        vitals.paused_budgets = lambda: sorted({*parts.limiter.paused, *parts.budget_watch.paused})
         settler = Settler(
             publisher,
             parts.circuit_store,
@@ -222,6 +223,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration, meters: Met
     signers = Signers.load(configuration.path(configuration.keys.signers))
     policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
     platforms = _open_platforms(stack, configuration, meters)
+    budgets = [budget for platform in platforms.values() for budget in platform.budgets.all()]
     journal = RedisJournal(store, "request", days=days, meters=meters)
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
@@ -233,6 +235,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration, meters: Met
         circuit_store=circuit_store,
         circuits=circuits,
         limiter=limiter,
+        budget_watch=BudgetWatch(Controls(store), circuit_store, budgets),
         meters=meters,
         signers=signers,
         results=ResultSigner.load(configuration),
@@ -325,10 +328,9 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
 def _background(parts: _Parts, publisher: CanPublish, vitals: Vitals) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
-    budgets = [budget for platform in parts.platforms.values() for budget in platform.budgets.all()]
     return {
         "reports": Reporter(vitals, RedisProcesses(parts.store), configuration.worker.concurrency).run(),
-        "budgets": BudgetWatch(Controls(parts.store), store, budgets).run(),
+        "budgets": parts.budget_watch.run(),
         "birth": parts.birth.watch(),
         "circuits": circuits.watch(),
         "policy": parts.policy.watch(),

@@ -1,4 +1,4 @@
-"""Logs each change of a budget once, by one process for the whole fleet: paused, lowered, slowed, and back again."""
+"""Watches the budgets. Each change is logged once, by one process of the fleet: paused, lowered, and back again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenferry_worker.on_redis.controls import Controls, State
 
 log = logging.getLogger("tokenferry.worker")
 
-EVERY: Final = 10.0
+EVERY: Final = 5.0
 """Seconds between two looks."""
 DUTY: Final = "budget-changes"
 
@@ -30,6 +30,8 @@ class BudgetWatch:
     budgets: Sequence[Budget]
     every: float = EVERY
     name: str = field(default_factory=lambda: secrets.token_hex(8))
+    paused: Sequence[str] = ()
+    """The budgets that an operator has paused, by the latest look."""
     _known: dict[str, State] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -43,10 +45,12 @@ class BudgetWatch:
 
     async def look(self) -> None:
         """Log what has changed, if this process has the duty. A pause that it finds at first is logged too."""
+        states = await self.controls.show(self.budgets)
+        self.paused = [state.name for state in states if state.paused]
         if not await self.circuits.try_lead(DUTY, self.name, lease=3 * self.every):
             self._known.clear()
             return
-        for state in await self.controls.show(self.budgets):
+        for state in states:
             for line in changes(self._known.get(state.name), state):
                 log.warning("budget %s: %s", state.name, line)
             self._known[state.name] = state
