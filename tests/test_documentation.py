@@ -57,7 +57,7 @@ def test_every_setting_is_on_its_page() -> None:
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TRIED = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("slow.md", "failed.md", "operations.md"))]
+TRIED = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("watch.md", "slow.md", "failed.md", "operations.md"))]
 """Pages whose fenced commands are run, in this order: the later ones need what the README has started."""
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"]
 WIDEST = 110
