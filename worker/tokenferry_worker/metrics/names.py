@@ -155,7 +155,10 @@ CIRCUITS: Final = Metric(
     ("platform", "sort"),
 )
 PARKED: Final = Metric(
-    "tokenferry_parked", "gauge", "Messages that wait for open circuits. Fleet: take max, not sum.", ("platform",)
+    "tokenferry_parked_messages",
+    "gauge",
+    "Messages that wait for open circuits. Fleet: take max, not sum.",
+    ("platform",),
 )
 DEAD_LETTERS: Final = Metric("tokenferry_dead_letters", "gauge", "Dead letters kept. Fleet: take max, not sum.")
 QUARANTINED: Final = Metric("tokenferry_quarantined", "gauge", "Messages in the quarantine. Fleet: take max, not sum.")

@@ -27,11 +27,7 @@ def _lines(metric: Metric, snapshot: Snapshot) -> Iterator[str]:
         if metric.kind == "histogram":
             yield from _histogram(metric, labels, value)
         else:
-            yield (
-                f"{metric.name}{_labels(metric.labels, labels)} {value:g}"
-                if value < 1e6
-                else (f"{metric.name}{_labels(metric.labels, labels)} {value!r}")
-            )
+            yield f"{metric.name}{_labels(metric.labels, labels)} {value!r}"
 
 
 def _histogram(metric: Metric, labels: Labels, value: Any) -> Iterator[str]:
