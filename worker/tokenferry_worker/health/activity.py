@@ -87,8 +87,9 @@ class Activity:
     def last(self, seconds: float) -> Period:
         """Return what was counted in the last *seconds*, or since the start."""
         now, numbers = self._taken[-1]
-        # Half a second less: two looks are seldom exactly that far apart.
-        began, before = next((each for each in reversed(self._taken) if each[0] <= now - seconds + 0.5), self._taken[0])
+        # A little less: two looks are seldom exactly that far apart.
+        earlier = [each for each in self._taken if each[0] <= now - 0.98 * seconds]
+        began, before = earlier[-1] if earlier else self._taken[0]
         return Period(now - began, since(numbers, before), numbers)
 
 
