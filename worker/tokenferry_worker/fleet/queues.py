@@ -8,6 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from amqp.exceptions import AccessRefused
+from kombu.exceptions import ChannelError
+from redis.exceptions import NoPermissionError
+
 from tokenferry.broker import connecting
 from tokenferry.broker.depth import waiting_in
 from tokenferry.broker.patience import is_missing
@@ -35,33 +39,38 @@ class QueueState:
 def look(configuration: Configuration, scopes: Sequence[str]) -> list[QueueState]:
     """Return every work queue, then the parked messages of *scopes*, then what was set aside.
 
-    RabbitMQ shows no message without delivering it, so there no age is known. Raises what the broker's client raises.
+    RabbitMQ shows no message without delivering it, so there no age is known. A queue that this user may not read is
+    left out: workers of a role have rights for their own queues. Raises what the broker's client raises.
     """
     amqp = connecting.is_amqp(connecting.broker_url(configuration))
     names = [*queues_of(configuration, "all"), *map(parked_queue, scopes), *SET_ASIDE]
     with connecting.connect(configuration) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
-        return [_state(connection, name, amqp) for name in names]
+        state = _on_rabbitmq if amqp else _on_redis
+        return [found for name in names if (found := state(connection, name)) is not None]
 
 
-def _state(connection: Any, name: str, amqp: bool) -> QueueState:
-    if amqp:
-        return QueueState(name, _waiting_on_rabbitmq(connection, name))
+def _on_redis(connection: Any, name: str) -> QueueState | None:
     channel = connection.default_channel
-    waiting = waiting_in(channel, name, amqp=False)
-    payload = channel.client.lindex(name, -1) if waiting else None
+    try:
+        waiting = waiting_in(channel, name, amqp=False)
+        payload = channel.client.lindex(name, -1) if waiting else None
+    except NoPermissionError:
+        return None
     return QueueState(name, waiting, _age(payload) if isinstance(payload, bytes) else None)
 
 
-def _waiting_on_rabbitmq(connection: Any, name: str) -> int:
-    """Return 0 for a queue that is not there: no worker has started yet."""
+def _on_rabbitmq(connection: Any, name: str) -> QueueState | None:
+    """Count 0 for a queue that is not there: no worker has started yet."""
     with connection.channel() as channel:
         try:
-            return waiting_in(channel, name, amqp=True, declare=False)
-        except connection.channel_errors as error:
-            if is_missing(error):
-                return 0
-            raise
+            return QueueState(name, waiting_in(channel, name, amqp=True, declare=False))
+        except AccessRefused:
+            return None
+        except ChannelError as error:
+            if not is_missing(error):
+                raise
+    return QueueState(name, 0)
 
 
 def _age(payload: bytes) -> float | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from redis.exceptions import NoPermissionError
 
 from tokenferry.broker import connecting
 from tokenferry.configuration import Configuration
@@ -44,8 +47,9 @@ def find(configuration: Configuration, id_: str, queues: Sequence[str]) -> Waiti
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
         client = connection.default_channel.client
         for queue in queues:
-            for place in _places(client, queue, f'"{id_}"'.encode()):
-                return Waiting(queue, place)
+            with suppress(NoPermissionError):  # this user may not read the queue
+                for place in _places(client, queue, f'"{id_}"'.encode()):
+                    return Waiting(queue, place)
     return None
 
 

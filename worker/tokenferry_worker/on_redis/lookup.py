@@ -49,9 +49,9 @@ class Lookup:
     async def ids_of(self, what: str) -> Sequence[str]:
         """Return the ids of the request and the order that made or used *what*: a token, an object, or an id itself."""
         keys = self._store.keys
-        token, object_ = await self._store.run(self._read, [keys.token(what), keys.object(what)], [])
+        token, object_ = await self._store.run(self._read, [keys.token(what), keys.object(what)], ["hash", "string"])
         if object_:
-            (token,) = await self._store.run(self._read, [keys.token(object_[0])], [])
+            (token,) = await self._store.run(self._read, [keys.token(object_[0])], ["hash"])
             what = str(object_[0])
         if not token:
             return [] if object_ else [what]
@@ -63,12 +63,12 @@ class Lookup:
         """Return what is known of one id."""
         keys = self._store.keys
         names = [keys.journal("request", id_), keys.journal("attach", id_)]
-        request, order = map(_entry, await self._store.run(self._read, names, []))
+        request, order = map(_entry, await self._store.run(self._read, names, ["hash", "hash"]))
         outcomes = [each.outcome for each in (order, request) if each is not None and each.outcome is not None]
         token = next((str(each["token"]) for each in outcomes if each.get("token")), None)
         ledger: Mapping[str, str] = {}
         if token is not None:
-            ledger = _fields(*await self._store.run(self._read, [keys.token(token)], []))
+            ledger = _fields(*await self._store.run(self._read, [keys.token(token)], ["hash"]))
         return Known(id_, request, order, await self._attempts.of(id_), token, ledger)
 
 
