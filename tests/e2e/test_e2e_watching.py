@@ -181,6 +181,10 @@ def test_from_the_command_line_alone_one_learns_how_far_it_is_and_what_happened_
     assert code == 0, said
     for word in (": waiting", "waits in tokenize.bulk.main, at place 2", "no worker reports to the store"):
         assert word in said
+    watching = [sys.executable, "-m", "tokenferry.cli", "status", "--watch", "--every", "0.1", *config]
+    watch = house.start(watching, "watch")
+    until(lambda: watch.said().count("tokenize.bulk.main") > 2, "the same again and again")
+    assert watch.stop(signal.SIGINT) == 0
     assert ask(house, "limits", "pause", "main:global", "--why", "support asked us to")[0] == 0
     with house.working():
         until(lambda: "paused by " in ask(house, "status")[1], "the reason why")
