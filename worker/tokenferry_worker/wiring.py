@@ -68,6 +68,7 @@ from tokenferry_worker.outcomes import Outcome
 from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.provider.way import way_to
 from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
 
@@ -133,6 +134,7 @@ def check(configuration: Configuration, role: Role) -> None:
         )
     for name, platform in configuration.platforms.items():
         api_keys(configuration, name, platform)
+        way_to(configuration, platform)
     Signers.load(configuration.path(configuration.keys.signers))
     ResultSigner.load(configuration)
     if (policy := configuration.path(configuration.keys.policy)).exists():
@@ -222,7 +224,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration, meters: Met
     stack.push_async_callback(limiter.aclose)
     signers = Signers.load(configuration.path(configuration.keys.signers))
     policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
-    platforms = _open_platforms(stack, configuration, meters)
+    platforms = open_platforms(stack, configuration, meters)
     budgets = [budget for platform in platforms.values() for budget in platform.budgets.all()]
     journal = RedisJournal(store, "request", days=days, meters=meters)
     birth = StoreBirth(store)
@@ -253,9 +255,10 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration, meters: Met
     )
 
 
-def _open_platforms(
-    stack: AsyncExitStack, configuration: Configuration, meters: Meters
+def open_platforms(
+    stack: AsyncExitStack, configuration: Configuration, meters: Meters | None = None
 ) -> Mapping[str, PlatformContext]:
+    """Open a client for every platform. *stack* closes them."""
     settings, contexts = configuration.worker, {}
     for name, platform in configuration.platforms.items():
         client = StripeClient(
@@ -264,6 +267,7 @@ def _open_platforms(
             connections=2 * settings.concurrency,
             read_timeout=settings.read_timeout,
             connect_timeout=settings.connect_timeout,
+            way=way_to(configuration, platform),
             name=name,
             meters=meters,
         )

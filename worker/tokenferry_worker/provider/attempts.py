@@ -250,8 +250,8 @@ class Attempts:
         if error.rate_limited is not None:
             # Stripe did not execute the call, so it is no attempt. The whole fleet slows down at once.
             self.caller.meters.count(RATE_LIMITED, self.plan.platform.name, _reason(error.rate_limited))
-            budget = self.plan.platform.budgets.refused(error.rate_limited, self.plan.budgets)
-            await self.caller.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
+            for budget in self.plan.platform.budgets.refused(error.rate_limited, self.plan.budgets):
+                await self.caller.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
         elif not await self._waits_for_circuit(error, scopes):
             await self._count(error, renew_key)
 
