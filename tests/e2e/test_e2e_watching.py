@@ -125,7 +125,7 @@ def test_the_sums_of_four_processes_equal_what_the_endpoint_saw_to_the_last_call
         until(is_complete, "the last numbers of every process")
     last = pages[-1]
     assert total(last, "tokenferry_provider_seconds_count") == calls
-    assert total(last, "tokenferry_provider_seconds_count", operation="POST tokens", status="2xx") == REQUESTS
+    assert total(last, "tokenferry_provider_seconds_count", operation="POST /v1/tokens", status="2xx") == REQUESTS
     assert total(last, "tokenferry_outcomes_total", code="none") == REQUESTS
     assert total(last, "tokenferry_outcomes_total", platform="main", lane="bulk", kind="card") == REQUESTS
     assert total(last, "tokenferry_ledger_total", state="available") == REQUESTS

@@ -35,8 +35,8 @@ def busy() -> Meters:
     meters = Meters()
     meters.count(names.OUTCOMES, "main", "bulk", "card", "none", by=3)
     meters.count(names.IN_FLIGHT, "main", by=2)
-    meters.observe(names.CALLS, 0.21, "main", "POST tokens", "2xx")
-    meters.observe(names.CALLS, 500.0, "main", "POST tokens", "none")
+    meters.observe(names.CALLS, 0.21, "main", "POST /v1/tokens", "2xx")
+    meters.observe(names.CALLS, 500.0, "main", "POST /v1/tokens", "none")
     return meters
 
 
@@ -93,11 +93,11 @@ def test_there_is_an_end_to_different_labels_and_nothing_is_lost_beyond_it() -> 
 def test_a_snapshot_stays_as_it_was_taken() -> None:
     meters = busy()
     before = meters.snapshot()
-    meters.observe(names.CALLS, 0.2, "main", "POST tokens", "2xx")
+    meters.observe(names.CALLS, 0.2, "main", "POST /v1/tokens", "2xx")
     meters.count(names.OUTCOMES, "main", "bulk", "card", "none")
     grown = since(meters.snapshot(), before)
     assert grown["tokenferry_outcomes_total"] == {("main", "bulk", "card", "none"): 1}
-    assert sum(grown["tokenferry_provider_seconds"]["main", "POST tokens", "2xx"][:-1]) == 1
+    assert sum(grown["tokenferry_provider_seconds"]["main", "POST /v1/tokens", "2xx"][:-1]) == 1
     assert "tokenferry_in_flight" not in grown
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenferry.configuration import Configuration
+from tokenferry.contract.operations import resource_of
 from tokenferry_worker.circuits.scopes import Circuit, CircuitSnapshot, plainly
 from tokenferry_worker.fleet.queues import SET_ASIDE, QueueState
 from tokenferry_worker.fleet.useful import Work, useful_processes
@@ -106,5 +107,5 @@ def _covers(scope: str, platform: str, what: str) -> bool:
     """True if an open *scope* stops all calls of a budget."""
     if scope in (platform, f"{platform}/outage"):
         return what == "global"
-    endpoint = what.removeprefix("endpoint:")
+    endpoint = resource_of(what.partition(":")[2])
     return scope in (f"{platform}/outage/{endpoint}", f"{platform}/endpoint/{endpoint}")

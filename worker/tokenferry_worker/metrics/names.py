@@ -197,16 +197,6 @@ def status_class(status: int | None) -> str:
     return "429" if status == 429 else f"{min(max(status // 100, 1), 5)}xx"
 
 
-def operation(method: str, path: str) -> str:
-    """Return the call without the ids in its path.
-
-    >>> operation("POST", "/v1/tokens"), operation("POST", "/v1/accounts/acct_1/persons/person_1")
-    ('POST tokens', 'POST accounts/*/persons/*')
-    """
-    parts = path.strip("/").split("/")[1:]
-    return f"{method} {'/'.join('*' if number % 2 else part for number, part in enumerate(parts))}"
-
-
 def sort_of(scope: str) -> str:
     """Return what sort of circuit *scope* is.
 

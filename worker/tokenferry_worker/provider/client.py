@@ -20,9 +20,10 @@ from httpx_aiohttp import AiohttpTransport
 
 from tokenferry.configuration import InvalidConfiguration, Platform
 from tokenferry.contract.codes import Code
+from tokenferry.contract.operations import operation_of
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
-from tokenferry_worker.metrics.names import CALLS, IN_FLIGHT, operation, status_class
+from tokenferry_worker.metrics.names import CALLS, IN_FLIGHT, status_class
 from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.provider.answers import Answer, Greeting, read
 from tokenferry_worker.provider.way import DIRECT, Way
@@ -231,7 +232,7 @@ class StripeClient:
         finally:
             self._meters.count(IN_FLIGHT, self._name, by=-1)
             how = status_class(answer[0] if answer else None)
-            self._meters.observe(CALLS, time.perf_counter() - began, self._name, operation(method, path), how)
+            self._meters.observe(CALLS, time.perf_counter() - began, self._name, operation_of(method, path), how)
 
     def _headers(self, use: KeyUse, idempotency_key: str | None, connected_account: str | None) -> Mapping[str, str]:
         key = self._keys.secret if use == "secret" else self._keys.publishable
