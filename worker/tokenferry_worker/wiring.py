@@ -33,6 +33,7 @@ from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
+from tokenferry_worker.deliveries.notices import Notifier
 from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
@@ -46,6 +47,7 @@ from tokenferry_worker.keys.policy_source import PolicySource
 from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.metrics.names import WAITING
 from tokenferry_worker.metrics.registry import Meters
 from tokenferry_worker.on_redis.attempts import RedisAttempts
@@ -169,6 +171,7 @@ class _Parts:
     caller: Caller
     creator: TokenCreator
     spender: Spender
+    waits: Waits
 
 
 @asynccontextmanager
@@ -230,7 +233,8 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration, meters: Met
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
     ledgers = {name: RedisLedger(store, name, days=days, meters=meters) for name in platforms}
-    caller = Caller(limiter, circuits, clock, settings.attempts, RedisAttempts(store, days=days), meters)
+    waits = Waits()
+    caller = Caller(limiter, circuits, clock, settings.attempts, waits, RedisAttempts(store, days=days), meters)
     return _Parts(
         configuration=configuration,
         store=store,
@@ -252,6 +256,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration, meters: Met
         caller=caller,
         creator=TokenCreator(journal, caller, clock),
         spender=Spender(ledgers, caller, clock),
+        waits=waits,
     )
 
 
@@ -293,6 +298,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         token_lifetime=configuration.worker.token_lifetime,
         lifetimes=parts.lifetimes,
         meters=parts.meters,
+        waits=parts.waits,
     )
 
 
@@ -306,6 +312,7 @@ def _attacher(parts: _Parts) -> Attacher:
         clock=parts.clock,
         deliveries=parts.configuration.worker.deliveries,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
     )
 
 
@@ -325,6 +332,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         clock=parts.clock,
         deliveries=settings.deliveries,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
         publish_progress=partial(_publish_progress, publisher, parts.results),
     )
 
@@ -332,7 +340,17 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
 def _background(parts: _Parts, publisher: CanPublish, vitals: Vitals) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
+    notifier = Notifier(
+        parts.waits,
+        circuits,
+        store,
+        Controls(parts.store).look,
+        lambda: parts.store.away,
+        publisher,
+        parts.results,
+    )
     return {
+        "notices": notifier.run(),
         "reports": Reporter(vitals, RedisProcesses(parts.store), configuration.worker.concurrency).run(),
         "budgets": parts.budget_watch.run(),
         "birth": parts.birth.watch(),
