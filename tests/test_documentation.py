@@ -59,7 +59,10 @@ def test_every_setting_is_on_its_page() -> None:
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRIED = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("python.md", "testing-your-code.md", "slow.md", "failed.md", "operations.md")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("watch", "python", "testing-your-code", "slow", "failed", "operations")
+    ),
 ]
 """Pages whose fenced commands are run, in this order: the later ones need what the README has started."""
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"]

@@ -57,7 +57,9 @@ SUMMARIES: Final = {
     "onboard": "Create every connected account of a file, with its persons and bank accounts.",
     "results": "Print the results that wait on a route, or take them into a file.",
     "send": "Seal one request and send it to the broker.",
+    "show": "Say what happened to one request, token, object or row.",
     "signers": "Say who may ask for what: the policy of the workers.",
+    "status": "Say how far the work is, and what slows it.",
     "store": "Say when the store began, or that it is new or restored on purpose.",
     "worker": "Run a worker.",
 }

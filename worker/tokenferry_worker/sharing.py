@@ -56,7 +56,7 @@ class SharedBudgets:
         """
         rates = []
         for budget in self._budgets.of(endpoint, connected_account, creates_account=creates_account):
-            per_second, _, _, paused, _ = self._ask(
+            per_second, _, _, paused, *_ = self._ask(
                 self._look, [self._keys.budget(budget.name)], numbers(budget, "realtime")[:2]
             )
             rates.append(0.0 if paused else float(per_second))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
 from tokenferry_worker.errors import Forgotten
+from tokenferry_worker.health.reporter import Reporter
 from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
@@ -51,8 +51,12 @@ from tokenferry_worker.keys.state_keys import StateKeys
 from tokenferry_worker.keys.state_tags import StateTags
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.waits import Waits
+from tokenferry_worker.metrics.names import WAITING
+from tokenferry_worker.metrics.registry import Meters
+from tokenferry_worker.on_redis.attempts import RedisAttempts
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.birth import StoreBirth
+from tokenferry_worker.on_redis.budget_watch import BudgetWatch
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.journal import RedisJournal
@@ -60,6 +64,7 @@ from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.policy_note import RedisPolicyNote
+from tokenferry_worker.on_redis.processes import RedisProcesses
 from tokenferry_worker.on_redis.state_since import StateSince
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.onboarding.calls import AccountCalls
@@ -158,6 +163,9 @@ class _Parts:
     store: Store
     circuit_store: RedisCircuits
     circuits: CircuitBreaker
+    limiter: RedisLimiter
+    budget_watch: BudgetWatch
+    meters: Meters
     signers: Signers
     results: ResultSigner
     policy: PolicySource
@@ -185,14 +193,22 @@ async def handlers(
     *vitals* learns how to read the state of the store and of the circuits.
     """
     async with AsyncExitStack() as stack:
-        parts = _open_parts(stack, configuration)
-        if vitals is not None:
-            vitals.store_away = lambda: parts.store.away
-            vitals.policy_trouble = lambda: parts.policy.trouble
-            vitals.state_trouble = lambda: parts.tags.trouble
-            vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
-        set_aside = vitals.set_aside if vitals is not None else Counter[str]()
-        settler = Settler(publisher, parts.circuit_store, parts.store.now, parts.results, set_aside)
+        vitals = vitals or Vitals(role)
+        parts = _open_parts(stack, configuration, vitals.meters)
+        vitals.store_away = lambda: parts.store.away
+        vitals.policy_trouble = lambda: parts.policy.trouble
+        vitals.state_trouble = lambda: parts.tags.trouble
+        vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
+        vitals.paused_budgets = lambda: sorted({*parts.limiter.paused, *parts.budget_watch.paused})
+        settler = Settler(
+            publisher,
+            parts.circuit_store,
+            parts.store.now,
+            parts.results,
+            vitals.set_aside,
+            vitals.meters,
+            configuration.platforms.keys(),
+        )
         by_task: dict[str, Handler] = {}
 
         async def known() -> None:
@@ -208,12 +224,12 @@ async def handlers(
         if role in ("onboard", "all"):
             onboarder = _onboarder(parts, opener, publisher)
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, known, realtime=False)
-        for name, job in _background(parts, publisher).items():
+        for name, job in _background(parts, publisher, vitals).items():
             stack.push_async_callback(cancel_and_wait, asyncio.create_task(job, name=f"tokenferry-{name}"))
         yield by_task
 
 
-def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
+def _open_parts(stack: AsyncExitStack, configuration: Configuration, meters: Meters) -> _Parts:
     """Make the parts. *stack* closes them."""
     settings, days = configuration.worker, configuration.store.journal_days
     store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
@@ -221,24 +237,30 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     clock = SystemClock()
     circuit_store = RedisCircuits(store)
     circuits = CircuitBreaker(circuit_store)
-    limiter = RedisLimiter(store, alone=settings.alone_share)
+    meters.ask(lambda: [(WAITING, ("circuit",), circuits.waiting)])
+    limiter = RedisLimiter(store, alone=settings.alone_share, meters=meters)
     stack.push_async_callback(limiter.aclose)
     signers = Signers.load(configuration.path(configuration.keys.signers))
     policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
-    platforms = open_platforms(stack, configuration)
+    platforms = open_platforms(stack, configuration, meters)
+    budgets = [budget for platform in platforms.values() for budget in platform.budgets.all()]
     state_keys = StateKeys.load(configuration)
     since = StateSince(store, state_keys, days=days)
     tags = StateTags(state_keys, believes_untagged=since.believes_untagged)
-    journal = RedisJournal(store, "request", days=days, tags=tags)
+    journal = RedisJournal(store, "request", days=days, tags=tags, meters=meters)
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
-    ledgers = {name: RedisLedger(store, name, days=days, tags=tags) for name in platforms}
-    caller = Caller(limiter, circuits, clock, settings.attempts, waits := Waits())
+    ledgers = {name: RedisLedger(store, name, days=days, tags=tags, meters=meters) for name in platforms}
+    waits = Waits()
+    caller = Caller(limiter, circuits, clock, settings.attempts, waits, RedisAttempts(store, days=days), meters)
     return _Parts(
         configuration=configuration,
         store=store,
         circuit_store=circuit_store,
         circuits=circuits,
+        limiter=limiter,
+        budget_watch=BudgetWatch(Controls(store), circuit_store, budgets),
+        meters=meters,
         signers=signers,
         results=ResultSigner.load(configuration),
         policy=policy,
@@ -258,7 +280,9 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     )
 
 
-def open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+def open_platforms(
+    stack: AsyncExitStack, configuration: Configuration, meters: Meters | None = None
+) -> Mapping[str, PlatformContext]:
     """Open a client for every platform. *stack* closes them."""
     settings, contexts = configuration.worker, {}
     for name, platform in configuration.platforms.items():
@@ -269,6 +293,8 @@ def open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mappi
             read_timeout=settings.read_timeout,
             connect_timeout=settings.connect_timeout,
             way=way_to(configuration, platform),
+            name=name,
+            meters=meters,
         )
         stack.push_async_callback(client.aclose)
         contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)
@@ -292,6 +318,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         deliveries=configuration.worker.deliveries,
         token_lifetime=configuration.worker.token_lifetime,
         lifetimes=parts.lifetimes,
+        meters=parts.meters,
         waits=parts.waits,
     )
 
@@ -332,7 +359,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
     )
 
 
-def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[Any, Any, None]]:
+def _background(parts: _Parts, publisher: CanPublish, vitals: Vitals) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
     notifier = Notifier(
@@ -346,6 +373,8 @@ def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[
     )
     return {
         "notices": notifier.run(),
+        "reports": Reporter(vitals, RedisProcesses(parts.store), configuration.worker.concurrency).run(),
+        "budgets": parts.budget_watch.run(),
         "birth": parts.birth.watch(),
         "state": _watch_state(parts),
         "circuits": circuits.watch(),

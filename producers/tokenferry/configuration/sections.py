@@ -206,4 +206,4 @@ class Worker(Section):
     At least twice `[broker] publish_timeout`, so that an ordinary wait for the broker is no hang.
     """
     health: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}$")] | None = None
-    """`HOST:PORT` for the probes /live and /ready (HTTP, no secrets). Not set: `tokenferry health` still answers."""
+    """`HOST:PORT` for /live, /ready and /metrics (HTTP, no secrets). Not set: `tokenferry health` still answers."""

@@ -121,8 +121,8 @@ class _RecordingSealer(Sealer):
         )
         self._fake = fake
 
-    def message(self, order: Order) -> tuple[str, Outgoing]:
-        request_id, message = super().message(order)
+    def message(self, order: Order, *, generation: int = 1) -> tuple[str, Outgoing]:
+        request_id, message = super().message(order, generation=generation)
         if self._fake.fails_with is None:
             self._fake.sent.append(replace(order, request_id=request_id))
         return request_id, message

@@ -31,6 +31,8 @@ from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Backpressure, Slot, all_slots, slots_of
 from tokenferry_worker.limits.waits import Waits
+from tokenferry_worker.metrics.names import WAITING
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.outcomes import (
     DeadLettered,
     Dropped,
@@ -90,6 +92,7 @@ class Tokenizer:
     """Seconds."""
     lifetimes: LifetimeCheck
     marks: ContentMarks = UNMARKED
+    meters: Meters = field(default_factory=NoMeters)
     waits: Waits = field(default_factory=Waits)
 
     async def handle(self, body: str) -> Outcome:
@@ -226,10 +229,13 @@ class Tokenizer:
             slots = slots_of(platform.budgets, seen.plan, header.lane, lifetime=self.token_lifetime)
             if not await self._has_room(name, header, slots):
                 del plaintext  # nothing stays open for as long as the wait may take
+                self.meters.count(WAITING, "slot")
                 try:
                     await self._wait_for_room(name, header, slots)
                 except TooLate:
                     return self._failed(name, header, Code.EXPIRED), seen
+                finally:
+                    self.meters.count(WAITING, "slot", by=-1)
                 plaintext = await self._open(envelope)
         wanted = _token_call(name, header, plaintext.form)
         made = await self.creator.create(platform, wanted, begun.epoch, remembered=begun.deliveries > 1)
@@ -302,7 +308,7 @@ class Tokenizer:
         result = recorded.result
         if result.token is not None and plan is not None:
             return HandedOn(self._order(name, header, result, plan, body))
-        settled = Settled(result, header.reply_to, recorded.body)
+        settled = Settled(result, header.reply_to, recorded.body, header.lane, _trace(header))
         code = own_failure_code(result)
         if code is None or code not in KEPT:
             return settled
@@ -379,7 +385,12 @@ def _token_call(name: GroupedId, header: RequestHeader, form: str = "") -> Token
         header.expires_at,
         may_park=not header.may_carry_cvc,
         form=form,
+        trace=_trace(header),
     )
+
+
+def _trace(header: RequestHeader) -> str | None:
+    return header.traceparent if isinstance(header, Header2) else None
 
 
 def _kind(header: RequestHeader) -> Kind:

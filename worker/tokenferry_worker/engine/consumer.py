@@ -18,6 +18,7 @@ from celery.worker.loops import asynloop
 from celery.worker.state import maybe_shutdown
 from redis.exceptions import ResponseError
 
+from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.publishing import Outgoing, PublishError
 from tokenferry.contract.queues import QUARANTINE, tokenize_queue
@@ -64,6 +65,8 @@ class CarefulConsumer(Consumer):
 
     app: EngineApp
     """Celery's base class sets it."""
+    _away: Alarm = Alarm(log, "broker", level=logging.ERROR)
+    """Of a process, which has one consumer."""
 
     class Blueprint(Consumer.Blueprint):
         """Celery's, without the step that declares 28 quorum queues for delays on RabbitMQ: we delay no message."""
@@ -113,10 +116,9 @@ class CarefulConsumer(Consumer):
                 )
             except failures as error:
                 failure = explain(error, BROKER)
-                log.error(
-                    "the broker at %s %s: %s; trying again in %g s", _address(conn), failure.says, failure.do, pause
-                )
+                self._away.failed(f"at {_address(conn)} it {failure.says}: {failure.do}; trying again")
             else:
+                self._away.worked()
                 self.first_connection_attempt = False
                 return conn
             self._sleep(pause)

@@ -10,6 +10,8 @@ from tokenferry_worker.errors import Forgotten, Reused
 from tokenferry_worker.keys.contents import differ
 from tokenferry_worker.keys.state_tags import StateTags, untagged
 from tokenferry_worker.limits.backpressure import Slot
+from tokenferry_worker.metrics.names import TOKENS
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.on_redis.birth import SHARED as BIRTH
 from tokenferry_worker.on_redis.entry import FACTS, ExpectedFacts, OutcomeTag, Told
 from tokenferry_worker.on_redis.entry import SHARED as ENTRY
@@ -33,12 +35,14 @@ class RedisJournal:
         *,
         days: float,
         tags: StateTags | None = None,
+        meters: Meters | None = None,
     ) -> None:
         """*subject*: `request` or `attach`. *days*: how long an entry outlives its last change.
 
         *tags*: None: entries have no tags, and all are believed.
         """
         self._tags = tags or untagged()
+        self._meters = meters or NoMeters()
         self._expected = ExpectedFacts()
         self._store = store
         self._subject = subject
@@ -146,7 +150,10 @@ class RedisJournal:
         args += [about.content, about.generation, made_tag(self._tags, keys[1], scope, str(at))]
         known = await self._write(self._made, keys, args, self._tag_of(keys[0], outcome, about))
         assert known is not None
-        return await self._counts(id_, about, known)
+        counts = await self._counts(id_, about, known)
+        if counts == outcome:
+            self._meters.count(TOKENS, scope.platform, "available")
+        return counts
 
     async def _counts(self, id_: str, about: About, known: Sequence[Any]) -> str:
         """Return the outcome that a script has found. Raises `Reused` where it is not about the same."""

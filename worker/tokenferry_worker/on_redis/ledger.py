@@ -11,6 +11,8 @@ from typing import Final, NamedTuple, cast
 
 from tokenferry_worker.cancelling import cancel_and_wait
 from tokenferry_worker.keys.state_tags import StateTags, untagged
+from tokenferry_worker.metrics.names import TOKENS
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.on_redis.entry import SHARED as ENTRY
 from tokenferry_worker.on_redis.entry import OutcomeTag
 from tokenferry_worker.on_redis.store import Script, Store
@@ -51,9 +53,12 @@ class RenewedLease:
 class RedisLedger:
     """Implements `tokens.ledger.Ledger`. Tokens are known by their id alone. Write locks belong to one platform."""
 
-    def __init__(self, store: Store, platform: str, *, days: float, tags: StateTags | None = None) -> None:
+    def __init__(
+        self, store: Store, platform: str, *, days: float, tags: StateTags | None = None, meters: Meters | None = None
+    ) -> None:
         """*days*: how long the ledger remembers a token. *tags*: None: entries have none, and all are believed."""
         self._tags = tags or untagged()
+        self._meters = meters or NoMeters()
         self._store = store
         self._platform = platform
         self._ttl_ms = int(days * 86_400_000)
@@ -64,6 +69,7 @@ class RedisLedger:
         self._close = Script("close", after=ENTRY)
         self._hold = Script("hold")
         self._let_go = Script("let_go")
+        self._note = Script("object_note")
 
     async def claim(
         self,
@@ -133,9 +139,17 @@ class RedisLedger:
         tags = self._spent_tags(keys[0], lease, object_) if became else ("", "")
         written = OutcomeTag(keys[-1], outcome or "", self._tags)
         while True:
-            closed = await self._store.run(self._close, keys, [*args, outcome or "", int(ours), *tags, *written.args()])
+            closing = self._store.run(self._close, keys, [*args, outcome or "", int(ours), *tags, *written.args()])
+            if became is None:
+                closed = await closing
+            else:  # in the same round trip
+                note = self._store.run(self._note, [self._store.keys.object(became.object_id)], [token, self._ttl_ms])
+                closed, _ = await asyncio.gather(closing, note)
             if not written.has_learnt(closed):
-                return bool(closed[0])
+                break
+        if closed[0]:
+            self._meters.count(TOKENS, self._platform, state)
+        return bool(closed[0])
 
     def _spent_tags(self, name: str, lease: Lease, object_: tuple[str, str, str]) -> tuple[str, str]:
         """Return the tags of a spent token: with the record of its making, and where that is gone by now."""

@@ -11,7 +11,7 @@ if not known or known == ARGV[13] then
   if others then return others end
   if redis.call('EXISTS', KEYS[2]) == 0 then
     redis.call('HSET', KEYS[2], 'state', 'available', 'platform', ARGV[3], 'mode', ARGV[4], 'account', ARGV[5],
-      'kind', ARGV[6], 'made', ARGV[7])
+      'kind', ARGV[6], 'made', ARGV[7], 'request', string.match(KEYS[1], ':request:(.*)$') or '')
     if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'made_tag', ARGV[10]) end
     redis.call('PEXPIRE', KEYS[2], ARGV[2])
   end

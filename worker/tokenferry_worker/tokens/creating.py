@@ -40,6 +40,8 @@ class TokenCall:
     may_park: bool
     """True if it may wait in a queue of its own while a circuit is open."""
     form: str = ""
+    trace: str | None = None
+    """`traceparent` of the request, for logs."""
 
     def __repr__(self) -> str:
         return f"TokenCall({self.name.shown}, {self.kind})"
@@ -164,6 +166,7 @@ def _plan(platform: PlatformContext, wanted: TokenCall) -> CallPlan:
         request=wanted.name.key,
         until=wanted.expires_at / 1000,
         may_park=wanted.may_park,
+        trace=wanted.trace,
     )
 
 

@@ -439,6 +439,7 @@ class Spender:
             plan.budgets if path is None else budgets.call("POST", path, account),
             name_of(plan.order).key,
             until_begun=until_begun,
+            trace=plan.order.traceparent,
         )
         return Attempts(self.caller, call_plan)
 
