@@ -20,7 +20,8 @@ from tokenferry.broker import amqp_transport, embedded, redis_transport
 from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.sentinel import Sentinels, is_sentinel
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, StoreSettings
-from tokenferry.contract.queues import DEAD_LETTERS
+from tokenferry.contract.names import is_hash_tag
+from tokenferry.contract.queues import DEAD_LETTERS, full_name
 
 log = logging.getLogger(__name__)
 
@@ -153,12 +154,14 @@ def _connect_timeout(configuration: Configuration) -> float:
 
 def transport_options(url: str, configuration: Configuration) -> dict[str, Any]:
     """Options with which nothing is lost and nothing waits for ever."""
-    timeout = configuration.broker.publish_timeout
+    timeout, prefix = configuration.broker.publish_timeout, configuration.broker.prefix
     if is_amqp(url):
-        return {"confirm_publish": True, "read_timeout": timeout, "write_timeout": timeout}
+        return {"confirm_publish": True, "read_timeout": timeout, "write_timeout": timeout, "name_prefix": prefix}
     theirs = _with_ca_file(configuration, "broker", configuration.broker.url)
     behind = {"sentinels": Sentinels.parse(theirs)} if is_sentinel(theirs) else {}
     return behind | {
+        "global_keyprefix": full_name(prefix, ""),
+        "cluster": is_hash_tag(prefix),
         "lease_seconds": configuration.broker.lease_seconds,
         "socket_timeout": timeout,
         "socket_connect_timeout": _connect_timeout(configuration),
@@ -177,6 +180,11 @@ def connect(configuration: Configuration) -> Connection:
         connect_timeout=_connect_timeout(configuration),
         heartbeat=10 if is_amqp(url) else 0,
     )
+
+
+def full(configuration: Configuration, name: str) -> str:
+    """The name of a queue or exchange as the broker's own tools show it."""
+    return full_name(configuration.broker.prefix, name)
 
 
 def queue(name: str, *, amqp: bool) -> Queue:
@@ -253,7 +261,7 @@ def check(configuration: Configuration, names: Iterable[str]) -> None:
             try:
                 queue(name, amqp=True).bind(connection.channel()).declare()
             except PreconditionFailed as error:
-                raise InvalidConfiguration(mismatch(name, error)) from None
+                raise InvalidConfiguration(mismatch(full(configuration, name), error)) from None
     except (OSError, *connection.connection_errors, *connection.channel_errors):
         return  # the worker waits for it, and says so
     finally:

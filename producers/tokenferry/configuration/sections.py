@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tokenferry.addresses import EMBEDDED, checked
-from tokenferry.contract.names import Name
+from tokenferry.contract.names import Prefix
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -58,6 +58,11 @@ class Broker(Section):
 
     url: str = EMBEDDED
     """`embedded`, `redis://`, `rediss://`, `unix://`, `sentinel://`, `sentinels://` or `amqp://`, `amqps://`."""
+    prefix: Prefix | None = None
+    """Every queue, key and exchange begins with it: one for each fleet that uses the same broker. Not set: none.
+
+    Workers, producers and readers of one fleet need the same. For a cluster of Redis or Valkey: a name in braces.
+    """
     ca_file: Path | None = None
     """PEM file of the authority that signed the server's certificate. Not set: those this machine trusts."""
     lease_seconds: Annotated[float, Field(ge=0.5, le=3600)] = 6.0
@@ -120,8 +125,8 @@ class StoreSettings(Section):
     url: str = EMBEDDED
     ca_file: Path | None = None
     """PEM file of the authority that signed the server's certificate. Not set: those this machine trusts."""
-    prefix: Name = "tokenferry"
-    """Every key in the store begins with it."""
+    prefix: Prefix = "tokenferry"
+    """Every key in the store begins with it. For a cluster of Redis or Valkey: a name in braces."""
     journal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """Days for which an outcome is kept: longer than a message can still be redelivered."""
     onboarding_days: Annotated[float, Field(gt=0, le=3650)] = 365.0

@@ -48,7 +48,7 @@ class Attacher:
         try:
             signed = read_attach(body, self.signers)
         except Unopenable as error:
-            return Quarantined(str(error))
+            return Quarantined(str(error), error.signer_id)
         order = signed.request
         if not self.lifetimes.allows_order(order):
             refusal = self._failed(order, Code.INVALID_LIFETIME)

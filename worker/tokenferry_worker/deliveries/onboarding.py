@@ -61,7 +61,7 @@ class Onboarder:
         try:
             envelope = self.opener.read_onboarding(body)
         except Unopenable as error:
-            return Quarantined(str(error))
+            return Quarantined(str(error), error.signer_id)
         header = envelope.header
         if not self.lifetimes.allows(header):
             refusal = self._failed(header, 1, Code.INVALID_LIFETIME)

@@ -77,7 +77,7 @@ class Tokenizer:
         try:
             envelope = self.opener.read(body)
         except Unopenable as error:
-            return Quarantined(str(error))
+            return Quarantined(str(error), error.signer_id)
         header = envelope.header
         if not self.lifetimes.allows(header):
             refusal = self.creator.failed(_token_call(header), Code.INVALID_LIFETIME)

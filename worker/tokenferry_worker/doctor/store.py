@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from tokenferry.addresses import masked
-from tokenferry.broker import connecting, sentinel
+from tokenferry.broker import cluster, connecting
 from tokenferry.broker.error_text import STORE, explain
 from tokenferry.configuration import Configuration
 from tokenferry_worker.doctor import servers
@@ -31,8 +31,9 @@ LIVES_MS: Final = 5_000
 def examine(configuration: Configuration) -> Iterator[Check]:
     """Check the store, and leave no key behind."""
     where = masked(configuration.store.url)
-    client = sentinel.client(
+    client = cluster.client(
         connecting.store_url(configuration),
+        configuration.store.prefix,
         decode_responses=True,
         socket_timeout=5.0,
         socket_connect_timeout=5.0,
@@ -47,7 +48,7 @@ def examine(configuration: Configuration) -> Iterator[Check]:
         yield ok("store connection", where, "answers")
         yield from servers.certificate("store", where, configuration.store.url)
         told = servers.facts(client)
-        yield from servers.version("store", where, told)
+        yield from servers.version("store", where, told, prefix=configuration.store.prefix)
         yield from servers.eviction("store", where, told)
         yield _script(client, where, configuration.store.prefix)
         says = f"{seconds * 1000:.1f} ms"

@@ -131,9 +131,10 @@ class Register:
         keys, arguments = self._take_arguments(credit, acks)
         return ["EVALSHA", self._take.sha, len(keys), *keys, *arguments]
 
-    def load_take(self) -> None:
-        """Load the script again after the server has forgotten it."""
-        self._client.script_load(_TAKE)
+    @property
+    def take_source(self) -> str:
+        """The script of a take."""
+        return _TAKE
 
     def _take_arguments(self, credit: dict[str, Credit], acks: list[str]) -> tuple[list[str], list[Any]]:
         for queue in credit:
