@@ -146,11 +146,21 @@ _CLASSES: Final = {
 }
 
 
+class OwnerClient(redis.Redis):
+    """A client for single commands and scripts: one that met the wrong node is sent to the owner at once."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except SlotAway:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
 def client(url: str, prefix: str, **options: Any) -> redis.Redis:
     """A client for *url*, whose keys begin with *prefix*. *options*: redis-py's, for a connection."""
     if sentinel.is_sentinel(url):
         return sentinel.Sentinels.parse(url).client(**options)
-    return redis.Redis.from_pool(_following(_untyped.ConnectionPool.from_url(url, **options), prefix))
+    return OwnerClient.from_pool(_following(_untyped.ConnectionPool.from_url(url, **options), prefix))
 
 
 def async_client(url: str, prefix: str, **options: Any) -> redis.asyncio.Redis:

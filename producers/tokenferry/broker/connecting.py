@@ -6,6 +6,7 @@ import logging
 import re
 import ssl
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED, trusts_anybody
 from tokenferry.broker import amqp_transport, embedded, redis_transport
-from tokenferry.broker.error_text import BROKER, explain
+from tokenferry.broker.error_text import BROKER, explain, in_one_slot
 from tokenferry.broker.sentinel import Sentinels, is_sentinel
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, StoreSettings
 from tokenferry.contract.names import is_hash_tag
@@ -241,6 +242,17 @@ def mismatch(name: str, error: PreconditionFailed) -> str:
     return f"the queue '{name}' exists with other settings than ours ({difference(error)}); {cure(name)}"
 
 
+def _check_redis(channel: Any, configuration: Configuration) -> None:
+    """Raise `InvalidConfiguration` for a server that no worker could work with, however long it waited."""
+    try:
+        redis_transport.ask_to_track(channel)
+    except ResponseError as error:
+        raise InvalidConfiguration(f"[broker] url: {explain(error, BROKER).of(BROKER)}") from None
+    with suppress(ResponseError):  # INFO is refused: the first command will tell
+        if channel.bare_client.info("cluster").get("cluster_enabled") and not is_hash_tag(configuration.broker.prefix):
+            raise InvalidConfiguration(f"[broker] url: the server is a node of a cluster; {in_one_slot('broker')}")
+
+
 def check(configuration: Configuration, names: Iterable[str]) -> None:
     """Declare these queues on RabbitMQ, and ask Redis or Valkey for what a reader needs, if it answers.
 
@@ -252,10 +264,7 @@ def check(configuration: Configuration, names: Iterable[str]) -> None:
     try:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
         if not is_amqp(url):
-            try:
-                redis_transport.ask_to_track(connection.default_channel)
-            except ResponseError as error:
-                raise InvalidConfiguration(f"[broker] url: {explain(error, BROKER).of(BROKER)}") from None
+            _check_redis(connection.default_channel, configuration)
             return
         for name in names:
             try:

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
-from tokenferry.broker.cluster import Slot
+from tokenferry.broker.cluster import OwnerClient, Slot
 from tokenferry.broker.redis_transport.bell import Bell
 from tokenferry.broker.redis_transport.connections import PlainConnection, TlsConnection
 from tokenferry.broker.redis_transport.credit import QoS
@@ -77,7 +77,7 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
     @cached_property
     def bare_client(self) -> redis.Redis:
         """A client that is given whole names of keys. `client` adds the prefix to some commands only."""
-        return redis.Redis(connection_pool=self.pool)
+        return OwnerClient(connection_pool=self.pool)
 
     def key_of(self, queue: str) -> str:
         """The whole name of a queue's list."""
@@ -181,10 +181,9 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
         # As the stock one, which forgets the prefix.
-        with self.bare_client.pipeline() as pipe:
-            for step in self.priority_steps:
-                pipe.exists(self.key_of(self._q_for_pri(queue, step)))
-            return any(pipe.execute())
+        return bool(
+            self.bare_client.exists(*(self.key_of(self._q_for_pri(queue, step)) for step in self.priority_steps))
+        )
 
     def _read(self) -> bool:
         self._taken.extend(self._hold(self._waiter.read()))
