@@ -53,6 +53,12 @@ def outcomes(config: Path, route: str, count: int) -> set[str]:
     return {result.request_id for result in found}
 
 
+def told(house: House, config: str, *command: str, given: str | None = None) -> str:
+    """What a command prints, errors included. *given*: its standard input."""
+    options = [*command, "--config", str(house.folder / config)]
+    return CliRunner().invoke(main, options, input=given, env=dict(house.environment)).output
+
+
 def test_two_fleets_with_prefixes_never_meet(house: House) -> None:
     """The same platform, the same route, the same broker: each gets its own outcomes, and nothing is set aside."""
     fleets = [fleet(house, name, prefix=prefix) for name, prefix in (("blue", "blue"), ("green", "{green}"))]
@@ -77,14 +83,17 @@ def test_messages_of_another_fleet_are_kept_sealed_and_named_by_log_and_doctor(h
     with house.working(config="here.toml") as worker:
         house.until_all_is_done()
         until(lambda: worker.said().count("moved to quarantine") == SENT, "all of them set aside")
-        answer = CliRunner().invoke(
-            main, ["doctor", "--config", str(house.folder / "here.toml"), "--json"], env=dict(house.environment)
-        )
-        checks = json.loads(answer.output)["checks"]
+        card = json.dumps({"number": "4242424242424242", "exp_month": 12, "exp_year": 2040})
+        options = ["--kind", "card", "--json-input", "-", "--lane", "bulk", "--platform", "main", "--wait"]
+        said = told(house, "there.toml", "send", *options, "--timeout", "2", given=card)
+        assert "its queue is empty, so a worker has taken it" in said.lower()
+        assert "set [broker] prefix for each" in said
+        checks = json.loads(told(house, "here.toml", "doctor", "--json"))["checks"]
         (stranger,) = [check for check in checks if check["name"] == "broker strangers"]
+    sent += [line for line in said.splitlines() if line.startswith("req-")]
     kept = [DeadLetter.read(body.decode()) for body in house.broker.take(QUARANTINE)]
     assert {one.id for one in kept if one.sealed is not None} == set(sent)
     (signer,) = {one.header.producer_id for one in kept if one.header is not None}
     assert f"of signer '{signer}': if another fleet uses this broker, set [broker] prefix" in worker.said()
-    assert stranger["says"] == f"{SENT} messages of signer '{signer}', which this fleet does not know"
+    assert stranger["says"] == f"{SENT + 1} messages of signer '{signer}', which this fleet does not know"
     assert "[broker] prefix" in stranger["do"]
