@@ -57,7 +57,7 @@ class Node:
     def messages(self, vhost: str) -> dict[str, int]:
         """Every queue and its messages, those in somebody's hand included; -1 where the queue does not say yet."""
         said = self._evaluate(COUNTED % vhost)
-        return {queue: int(count) for queue, count in re.findall(r"([\w.-]+)=(-?\d+)", said)}
+        return {queue: int(count) for queue, count in re.findall(r"([\w.:{}-]+)=(-?\d+)", said)}
 
     def quorum_queue(self, verb: str, vhost: str, queue: str) -> None:
         """Call a function of `ra` on the process of one quorum queue."""

@@ -289,6 +289,14 @@ def _redis_text(cause: redis.RedisError, server: Server) -> ConnectionFailure | 
     text = str(cause)
     if "max number of clients" in text:
         return ConnectionFailure("has no connection left (maxclients)", "raise maxclients there, or run fewer programs")
+    if "ACL failure in script" in text or "executing the script can't" in text:
+        says = "does not allow this user a command that a script of ours runs"
+        return ConnectionFailure(says, f"`ACL LOG` there names it: {RIGHTS}")
+    if "command called from script" in text:
+        says = "does not know a command that a script of ours runs"
+        return ConnectionFailure(says, "let no command be renamed there; its own name must work in scripts")
+    if "EXEC without MULTI" in text:
+        return ConnectionFailure("does not allow this user to run MULTI (NOPERM)", RIGHTS)
     if "DB index" in text:
         return ConnectionFailure(
             "has no database of this number", f"correct the number behind the host in {server.setting}"

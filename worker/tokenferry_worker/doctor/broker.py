@@ -65,9 +65,12 @@ def _redis(channel: Any, configuration: Configuration, queues: Sequence[str], *,
         yield from servers.eviction("broker", where, told)
     if reads:
         yield _notifications(channel, where)
+        yield servers.scripts("broker", where, channel.bare_client, BROKER)
     for queue in queues:
         try:
-            yield _counted(queue, int(channel.bare_client.llen(channel.key_of(queue))), channel.key_of(queue))
+            with channel.bare_client.pipeline(transaction=True) as pipe:  # as workers and producers count
+                (waiting,) = pipe.llen(channel.key_of(queue)).execute()
+            yield _counted(queue, int(waiting), channel.key_of(queue))
         except ResponseError as error:
             if "WRONGTYPE" in str(error):
                 do = "give Tokenferry a database of its own, or set [broker] prefix"

@@ -14,11 +14,13 @@ from redis.exceptions import ResponseError
 
 from tokenferry.addresses import trusts_anybody
 from tokenferry.broker.connecting import UNVERIFIED
-from tokenferry.broker.error_text import in_one_slot
+from tokenferry.broker.error_text import Server, explain, in_one_slot
 from tokenferry.contract.names import is_hash_tag
 from tokenferry_worker.doctor.verdicts import Check, failed, ok, warning
 
 OLDEST: Final = (6, 2)
+CLOCK: Final = "return redis.call('TIME')"
+"""What every script of ours may do, and nothing that leaves a trace."""
 
 
 def facts(client: Redis) -> Mapping[str, Any]:
@@ -35,6 +37,17 @@ def certificate(area: str, subject: str, url: str) -> Iterator[Check]:
     if trusts_anybody(url):
         says, _, do = UNVERIFIED.partition("; ")
         yield warning(f"{area} certificate", subject, says, do)
+
+
+def scripts(area: str, subject: str, client: Redis, server: Server) -> Check:
+    """Check that a script can be loaded, run, and ask for the time."""
+    name = f"{area} scripts"
+    try:
+        client.evalsha(str(client.script_load(CLOCK)), 0)
+    except ResponseError as error:
+        failure = explain(error, server)
+        return failed(name, subject, failure.says, failure.do)
+    return ok(name, subject, "can be loaded and run")
 
 
 def version(area: str, subject: str, info: Mapping[str, Any], *, prefix: str | None) -> Iterator[Check]:

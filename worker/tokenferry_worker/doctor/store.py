@@ -50,7 +50,9 @@ def examine(configuration: Configuration) -> Iterator[Check]:
         told = servers.facts(client)
         yield from servers.version("store", where, told, prefix=configuration.store.prefix)
         yield from servers.eviction("store", where, told)
+        yield servers.scripts("store", where, client, STORE)
         yield _script(client, where, configuration.store.prefix)
+        yield from _names(client, where)
         says = f"{seconds * 1000:.1f} ms"
         if seconds > FAR:
             yield warning(
@@ -72,6 +74,16 @@ def _round_trip(client: Redis) -> tuple[float, float]:
         seconds = time.perf_counter() - asked
         found.append((seconds, whole + millionths / 1e6 - before - seconds / 2))
     return min(found)
+
+
+def _names(client: Redis, where: str) -> Iterator[Check]:
+    """Check that a worker may look through the names of keys. It does so where nobody has noted when a store began."""
+    try:
+        client.scan(count=1)
+    except RedisError as error:
+        failure = explain(error, STORE)
+        says = f"{failure.says}: no worker can tell a new store from one that lost its data"
+        yield warning("store names", where, says, failure.do)
 
 
 def _script(client: Redis, where: str, prefix: str) -> Check:

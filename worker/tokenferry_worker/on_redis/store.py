@@ -146,7 +146,8 @@ class Store:
             except (*AWAY, ResponseError) as error:
                 if not self._patient:
                     raise
-                log.warning("store: cannot be looked through (it %s)", explain(error, STORE).says)
+                failure = explain(error, STORE)
+                log.warning("store: cannot be looked through (it %s: %s); trying again", failure.says, failure.do)
             await asyncio.sleep(LONGEST_PAUSE)
 
     async def aclose(self) -> None:
