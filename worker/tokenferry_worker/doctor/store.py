@@ -52,7 +52,7 @@ def examine(configuration: Configuration) -> Iterator[Check]:
         yield from servers.eviction("store", where, told)
         yield servers.scripts("store", where, client, STORE)
         yield _script(client, where, configuration.store.prefix)
-        yield from _names(client, where)
+        yield from _names(client, where, configuration.store.prefix)
         says = f"{seconds * 1000:.1f} ms"
         if seconds > FAR:
             yield warning(
@@ -76,10 +76,11 @@ def _round_trip(client: Redis) -> tuple[float, float]:
     return min(found)
 
 
-def _names(client: Redis, where: str) -> Iterator[Check]:
-    """Check that a worker may look through the names of keys. It does so where nobody has noted when a store began."""
+def _names(client: Redis, where: str, prefix: str) -> Iterator[Check]:
+    """Check that a worker may look through the names of keys, where nobody has noted yet when the store began."""
     try:
-        client.scan(count=1)
+        if not client.exists(StoreKeys(prefix).born):
+            client.scan(count=1)
     except RedisError as error:
         failure = explain(error, STORE)
         says = f"{failure.says}: no worker can tell a new store from one that lost its data"
