@@ -6,7 +6,6 @@ import logging
 import re
 import ssl
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -245,12 +244,11 @@ def mismatch(name: str, error: PreconditionFailed) -> str:
 def _check_redis(channel: Any, configuration: Configuration) -> None:
     """Raise `InvalidConfiguration` for a server that no worker could work with, however long it waited."""
     try:
-        redis_transport.ask_to_track(channel)
+        in_cluster = redis_transport.ask_to_track(channel)
     except ResponseError as error:
         raise InvalidConfiguration(f"[broker] url: {explain(error, BROKER).of(BROKER)}") from None
-    with suppress(ResponseError):  # INFO is refused: the first command will tell
-        if channel.bare_client.info("cluster").get("cluster_enabled") and not is_hash_tag(configuration.broker.prefix):
-            raise InvalidConfiguration(f"[broker] url: the server is a node of a cluster; {in_one_slot('broker')}")
+    if in_cluster and not is_hash_tag(configuration.broker.prefix):
+        raise InvalidConfiguration(f"[broker] url: the server is a node of a cluster; {in_one_slot('broker')}")
 
 
 def check(configuration: Configuration, names: Iterable[str]) -> None:

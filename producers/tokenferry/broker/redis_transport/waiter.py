@@ -184,8 +184,8 @@ def track_changes(connection: Any) -> None:
     connection.read_response()
 
 
-def ask_to_track(channel: Any) -> None:
-    """Return if the server of *channel* would tell a reader of changed queues.
+def ask_to_track(channel: Any) -> bool:
+    """Return if the server of *channel* would tell a reader of changed queues. True: it is a node of a cluster.
 
     Raises `ResponseError`: the user lacks the right, or a proxy lacks the command.
     """
@@ -194,5 +194,7 @@ def ask_to_track(channel: Any) -> None:
         connection.connect()
         connection.send_command(*TRACK)
         connection.read_response()
+        told = connection.handshake_metadata or {}
+        return b"cluster" in (told.get(b"mode"), str(told.get("mode")).encode())
     finally:
         connection.disconnect()
