@@ -20,6 +20,7 @@ from tokenferry.broker.depth import bound_of
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.checks import check, check_onboarding, check_target
 from tokenferry.configuration import Configuration
+from tokenferry.contract.account_targets import AccountCreate, AccountUpdate, ExternalAccount
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import LEGACY, Header
 from tokenferry.contract.envelope2 import Header2, RequestHeader
@@ -36,7 +37,15 @@ from tokenferry.contract.queues import (
     onboard_queue,
     tokenize_queue,
 )
-from tokenferry.contract.requests import InvalidRequest, Kind, Problem, TokenRequest, field_names, problems_of
+from tokenferry.contract.requests import (
+    CardRequest,
+    InvalidRequest,
+    Kind,
+    Problem,
+    TokenRequest,
+    field_names,
+    problems_of,
+)
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, target_from
 from tokenferry.sealing import Recipient, Signer, seal, seal2, seal_onboarding, sign_attach
@@ -267,6 +276,10 @@ class Sealer:
         return replace(message, bound=bound_of(queue, self.configuration), reply_to=header.reply_to)
 
 
+PAYS_OUT: Final = (ExternalAccount, AccountCreate, AccountUpdate)
+"""Targets that add a bank account or debit card for payouts."""
+
+
 def _problems(order: Order, lane: Lane, journal_days: float) -> Iterator[Problem]:
     """What is wrong with the options of *order*. `check` looks at the request itself."""
     request = order.request
@@ -276,6 +289,9 @@ def _problems(order: Order, lane: Lane, journal_days: float) -> Iterator[Problem
         yield Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
     if request.needs_connected_account and order.connected_account is None:
         yield Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
+    pays_out = isinstance(order.attach, PAYS_OUT) and isinstance(request, CardRequest) and request.number is not None
+    if pays_out and request.currency is None:
+        yield Problem("card.currency", f"is required for {order.attach.to}: which payouts the debit card receives")
     if order.keep_seconds is not None:
         if problem := _trouble_with(order.keep_seconds):
             yield problem

@@ -67,7 +67,8 @@ async def test_a_token_is_spent_and_the_requester_learns_what_it_became(tell: Te
     assert (result.token, result.to, result.attach_id) == ("tok_1", "customer_source", "attach-1")
     (call,) = story.endpoint.calls
     assert (call.where, call.form, call.account) == ("/v1/customers/cus_1/sources", "source=tok_1", "acct_1")
-    assert story.limiter.permits == [(("main:global", "main:endpoint:customer_sources"), "bulk")]
+    sources = ("main:endpoint:customer_sources", "main:operation:POST /v1/customers/{id}/sources")
+    assert story.limiter.permits == [(("main:global", *sources), "bulk")]
     assert story.state == "spent"
 
 

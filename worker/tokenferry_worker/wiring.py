@@ -62,6 +62,7 @@ from tokenferry_worker.outcomes import Outcome
 from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.provider.way import way_to
 from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
 
@@ -127,6 +128,7 @@ def check(configuration: Configuration, role: Role) -> None:
         )
     for name, platform in configuration.platforms.items():
         api_keys(configuration, name, platform)
+        way_to(configuration, platform)
     Signers.load(configuration.path(configuration.keys.signers))
     ResultSigner.load(configuration)
     if (policy := configuration.path(configuration.keys.policy)).exists():
@@ -204,7 +206,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     stack.push_async_callback(limiter.aclose)
     signers = Signers.load(configuration.path(configuration.keys.signers))
     policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
-    platforms = _open_platforms(stack, configuration)
+    platforms = open_platforms(stack, configuration)
     journal = RedisJournal(store, "request", days=days)
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
@@ -231,7 +233,8 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     )
 
 
-def _open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+def open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+    """Open a client for every platform. *stack* closes them."""
     settings, contexts = configuration.worker, {}
     for name, platform in configuration.platforms.items():
         client = StripeClient(
@@ -240,6 +243,7 @@ def _open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapp
             connections=2 * settings.concurrency,
             read_timeout=settings.read_timeout,
             connect_timeout=settings.connect_timeout,
+            way=way_to(configuration, platform),
         )
         stack.push_async_callback(client.aclose)
         contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)

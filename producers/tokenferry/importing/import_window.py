@@ -85,7 +85,7 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
             self.attaches_open += 1
         if result.failure is not None:
             counts.failed += 1
-            counts.failures_by_code[result.failure.code] += 1
+            counts.fail(result.failure.code, result.failure.param)
         counts.settled += last
 
     def rate(self) -> float:

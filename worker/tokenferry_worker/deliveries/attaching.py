@@ -21,7 +21,7 @@ from tokenferry_worker.errors import NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.keys.opening import read_attach
 from tokenferry_worker.keys.rights import Rights
-from tokenferry_worker.limits.backpressure import Slot, slots_of
+from tokenferry_worker.limits.backpressure import Slot, all_slots
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Retokenize, Settled, own_failure_code
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Begun, Journal
@@ -111,7 +111,7 @@ class Attacher:
     def _slots(self, order: AttachRequest) -> tuple[Slot, ...]:
         """The slots that the order may have under the backpressure limit."""
         platform = self.platforms.get(order.platform)
-        return slots_of(platform.budgets, order.target, order.lane, lifetime=1.0) if platform is not None else ()
+        return all_slots(platform.budgets, order.target) if platform is not None else ()
 
     def _sealed_request(self, order: AttachRequest) -> Retokenize | None:
         """The request of the token, if it came with the order, and if there is time left to make another token."""

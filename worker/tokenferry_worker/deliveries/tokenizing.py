@@ -171,7 +171,7 @@ class Tokenizer:
         if plan is not None:
             if store_is_younger(header.request_id, plan, header.issued_at, begun):
                 return self.creator.failed(_token_call(header), Code.STORE_IS_YOUNGER), plan
-            slots = self._slots(header, plan)
+            slots = slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
             if not await self._has_room(header, slots):
                 del plaintext  # nothing stays open for as long as the wait may take
                 try:
@@ -212,9 +212,7 @@ class Tokenizer:
         platform = self.platforms.get(header.platform)
         if platform is None or not header.has_plan:
             return ()
-        if plan is None:
-            return all_slots(platform.budgets)
-        return slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
+        return all_slots(platform.budgets, plan)
 
     async def _record(
         self, platform: PlatformContext | None, header: RequestHeader, result: TokenResult, plan: AttachTarget | None

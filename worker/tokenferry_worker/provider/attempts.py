@@ -213,8 +213,8 @@ class Attempts:
         await self._end_failed_probe(error, probed)
         if error.rate_limited is not None:
             # Stripe did not execute the call, so it is no attempt. The whole fleet slows down at once.
-            budget = self.plan.platform.budgets.refused(error.rate_limited, self.plan.budgets)
-            await self.caller.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
+            for budget in self.plan.platform.budgets.refused(error.rate_limited, self.plan.budgets):
+                await self.caller.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
         elif not await self._waits_for_circuit(error, scopes):
             await self._count(error, renew_key)
 
