@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from tokenferry.addresses import masked
 from tokenferry.broker import connecting, redis_transport
+from tokenferry.broker.depth import waiting_in
 from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.errors import QueueUnanswered
 from tokenferry.broker.patience import ask
@@ -68,9 +69,7 @@ def _redis(channel: Any, configuration: Configuration, queues: Sequence[str], *,
         yield servers.scripts("broker", where, channel.bare_client, BROKER)
     for queue in queues:
         try:
-            with channel.bare_client.pipeline(transaction=True) as pipe:  # as workers and producers count
-                (waiting,) = pipe.llen(channel.key_of(queue)).execute()
-            yield _counted(queue, int(waiting), channel.key_of(queue))
+            yield _counted(queue, waiting_in(channel, queue, amqp=False), channel.key_of(queue))
         except ResponseError as error:
             if "WRONGTYPE" in str(error):
                 do = "give Tokenferry a database of its own, or set [broker] prefix"

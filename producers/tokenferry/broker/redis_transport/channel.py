@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
-from tokenferry.broker.cluster import OwnerClient, Slot
+from tokenferry.broker.cluster import OwnerClient, Slot, SlotAway
 from tokenferry.broker.redis_transport.bell import Bell
 from tokenferry.broker.redis_transport.connections import PlainConnection, TlsConnection
 from tokenferry.broker.redis_transport.credit import QoS
@@ -178,6 +178,12 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
             self.bare_client.delete(*self._lists_of(queue))
         else:
             super()._delete(queue, *args, **kwargs)
+
+    def _size(self, queue: str) -> int:
+        try:
+            return int(super()._size(queue))
+        except SlotAway:
+            return int(super()._size(queue))  # the owner is known now
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
         # As the stock one, which forgets the prefix.
