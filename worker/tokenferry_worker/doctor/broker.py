@@ -12,7 +12,6 @@ from redis.exceptions import ResponseError
 
 from tokenferry.addresses import masked
 from tokenferry.broker import connecting, redis_transport
-from tokenferry.broker.depth import waiting_in
 from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.errors import QueueUnanswered
 from tokenferry.broker.patience import ask
@@ -69,13 +68,21 @@ def _redis(channel: Any, configuration: Configuration, queues: Sequence[str], *,
         yield servers.scripts("broker", where, channel.bare_client, BROKER)
     for queue in queues:
         try:
-            yield _counted(queue, waiting_in(channel, queue, amqp=False), channel.key_of(queue))
+            yield _counted(queue, _waiting(channel, channel.key_of(queue)), channel.key_of(queue))
         except ResponseError as error:
             if "WRONGTYPE" in str(error):
                 do = "give Tokenferry a database of its own, or set [broker] prefix"
                 yield failed("broker queue", channel.key_of(queue), "is a key of another type", do)
             else:
                 yield unreachable("broker queue", channel.key_of(queue), error, BROKER)
+
+
+def _waiting(channel: Any, key: str) -> int:
+    """Count a list, and again within a transaction, as workers and producers do: a user may lack the right."""
+    channel.bare_client.llen(key)  # in a cluster, this finds the node that has it
+    with channel.bare_client.pipeline(transaction=True) as pipe:
+        (waiting,) = pipe.llen(key).execute()
+    return int(waiting)
 
 
 def _notifications(channel: Any, where: str) -> Check:
