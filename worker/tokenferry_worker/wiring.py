@@ -34,6 +34,7 @@ from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
+from tokenferry_worker.deliveries.notices import Notifier
 from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
@@ -46,9 +47,11 @@ from tokenferry_worker.keys.policy_source import PolicySource
 from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.birth import StoreBirth
 from tokenferry_worker.on_redis.circuits import RedisCircuits
+from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
@@ -160,6 +163,7 @@ class _Parts:
     caller: Caller
     creator: TokenCreator
     spender: Spender
+    waits: Waits
 
 
 @asynccontextmanager
@@ -211,7 +215,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
     ledgers = {name: RedisLedger(store, name, days=days) for name in platforms}
-    caller = Caller(limiter, circuits, clock, settings.attempts)
+    caller = Caller(limiter, circuits, clock, settings.attempts, waits := Waits())
     return _Parts(
         configuration=configuration,
         store=store,
@@ -230,6 +234,7 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
         caller=caller,
         creator=TokenCreator(journal, caller, clock),
         spender=Spender(ledgers, caller, clock),
+        waits=waits,
     )
 
 
@@ -266,6 +271,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         deliveries=configuration.worker.deliveries,
         token_lifetime=configuration.worker.token_lifetime,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
     )
 
 
@@ -279,6 +285,7 @@ def _attacher(parts: _Parts) -> Attacher:
         clock=parts.clock,
         deliveries=parts.configuration.worker.deliveries,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
     )
 
 
@@ -298,6 +305,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         clock=parts.clock,
         deliveries=settings.deliveries,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
         publish_progress=partial(_publish_progress, publisher, parts.results),
     )
 
@@ -305,7 +313,17 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
 def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
+    notifier = Notifier(
+        parts.waits,
+        circuits,
+        store,
+        Controls(parts.store).look,
+        lambda: parts.store.away,
+        publisher,
+        parts.results,
+    )
     return {
+        "notices": notifier.run(),
         "birth": parts.birth.watch(),
         "circuits": circuits.watch(),
         "policy": parts.policy.watch(),

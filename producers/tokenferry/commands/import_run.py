@@ -16,6 +16,7 @@ import click
 
 from tokenferry.broker.reachability import reach
 from tokenferry.bulk.outputs import Outputs, UnusableOutput
+from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.commands import bulk
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
@@ -159,7 +160,7 @@ class ImportRun:
         with bulk.shown(meter.line, *notes, quiet=options.quiet) as display:
             run = Import(
                 producer,
-                Results(route, self._configuration, outbox=False),
+                Results(route, self._configuration, outbox=False, on_notice=WaitingReasons(display.note).take),
                 Examiner(self._defaults(route), outputs, window.counts),
                 window,
                 outputs,

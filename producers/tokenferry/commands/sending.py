@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker import depth
 from tokenferry.broker.errors import PublishError
+from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.commands.printing import print_line
 from tokenferry.commands.taking import process_own
 from tokenferry.configuration import Configuration, load
@@ -120,7 +121,7 @@ def send(context: click.Context, /, **given: Any) -> None:
     if not options.as_json:
         print_line(request_id, done)
     row = PendingRow(1, "request", options.kind, attaches=order.attach is not None, handed_over="yes")
-    results = Results(route, configuration)
+    results = Results(route, configuration, on_notice=WaitingReasons(_note).take)
     line = _outcome(results, request_id, row, options.timeout, own_route=own_route is not None)
     print_line(json.dumps(line) if options.as_json else _one_line(line), done)
     if line["status"] == "unfinished":
@@ -168,6 +169,10 @@ def _why_silent(order: Order, configuration: Configuration) -> str:
     queues = tokenize_queues(configuration.meant(order.platform))
     why = depth.why_silent(depth.ask(configuration, queues))
     return why[0].upper() + why[1:]
+
+
+def _note(text: str) -> None:
+    click.echo(f"tokenferry: {text}", err=True)
 
 
 def _check(type_: Any, text: str | None, message: str) -> None:

@@ -77,7 +77,7 @@ class Import(BulkRun[Row | BrokenRow]):
             return
         request_id = self._checkpoint.request_id(item.number)
         try:
-            _, message = self._producer.sealer.message(replace(order, request_id=request_id))
+            _, message = self._producer.sealer.message(replace(order, request_id=request_id, batch=order.reply_to))
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
             self._examiner.reject(item, problems_in_sealing(error))
             return

@@ -302,7 +302,7 @@ class Spender:
             raise
         display = plan.order.display
         stored_id = answer.text("default_source") or (display.object_id if display else None)
-        return Became(answer.id, answer.object, stored_id)
+        return Became(answer.id, answer.object, stored_id, answer.request_id)
 
     async def _declined(self, turn: _Turn, error: Declined, attempts: Attempts) -> Became | _Unspent:
         """Stripe refused the call. Where an earlier call may have spent the token, the refusal may prove nothing."""

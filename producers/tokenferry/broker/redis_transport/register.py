@@ -220,7 +220,7 @@ class Register:
         used = set(self._used())
         if used & WORKER_REGISTERS:
             used |= {PARKED_REGISTER, SHARED} - self._left_to_others
-        return sorted(used or {SHARED})
+        return sorted(used)
 
     def _reap(self, register: str, limits: list[Any], refusals: list[ResponseError]) -> None:
         # In the shared register there may be deliveries of other applications, which kombu's own transport gives back.
