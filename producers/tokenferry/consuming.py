@@ -23,6 +23,7 @@ from kombu.message import Message as Delivery
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.fork_guard import ForkGuard
 from tokenferry.broker.patience import Patience, ask
@@ -201,13 +202,16 @@ class Results:
 
     def __iter__(self) -> Iterator[AnyResult]:
         """Yield every result until `stop`, also when the broker restarts."""
+        alarm = Alarm(log, "results")
         while not self._stop.is_set():
             try:
                 result = self.take(timeout=0.5)
             except self._connection_errors() as error:
-                log.warning("results: the broker is away (it %s); trying again", explain(error, BROKER).says)
+                failure = explain(error, BROKER)
+                alarm.failed(f"the broker {failure.says}: {failure.do}; trying again")
                 self._stop.wait(1.0)
                 continue
+            alarm.worked()
             if result is not None:
                 yield result
         self._acknowledge()

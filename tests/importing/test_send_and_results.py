@@ -71,6 +71,8 @@ def test_wait_does_not_wait_for_ever(house: House) -> None:
     assert done.exit_code == 1
     assert json.loads(done.stdout)["status"] == "unfinished"
     assert "tokenferry results send-" in done.stderr
+    queue = f"tokenize.realtime.{house.platform}"
+    assert f"A message waits in {queue}: does a worker of this fleet read it?" in done.stderr
 
 
 def test_waiting_on_a_shared_route_leaves_the_results_of_other_requests_there(house: House, worker: StandIn) -> None:

@@ -15,6 +15,12 @@ Every text here is safe to log: ids, codes, parameter names. Free text of Stripe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+NOT_OF_A_PRODUCER: Final = "not signed by a known producer"
+NOT_OF_A_SIGNER: Final = "not signed by a known signer"
+OF_STRANGERS: Final = frozenset({NOT_OF_A_PRODUCER, NOT_OF_A_SIGNER})
+"""The reasons with which messages of unknown signers are set aside."""
 
 
 class TokenferryError(Exception):
@@ -23,6 +29,18 @@ class TokenferryError(Exception):
 
 class Unopenable(TokenferryError):
     """Not a well-formed, known, correctly signed envelope for this worker. The text is a reason, never content."""
+
+    signer_id: str | None = None
+    """Who is said to have signed it, where no known key has."""
+
+
+class OfStranger(Unopenable):
+    """No known key has signed it. Where another fleet uses the same queues, these are its messages."""
+
+    def __init__(self, reason: str, signer_id: str) -> None:
+        """*signer_id*: who is said to have signed it."""
+        super().__init__(reason)
+        self.signer_id = signer_id
 
 
 class HiddenCvc(Unopenable):

@@ -66,6 +66,8 @@ class Quarantined:
     """Not a message of ours, or not readable. It moves to the quarantine as it came, and no result is published."""
 
     reason: str
+    stranger: str | None = None
+    """Who is said to have signed it, where no known key has."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tokenferry.broker import connecting, depth
 from tokenferry.broker.depth import Depths
 from tokenferry.broker.errors import BrokerBlocked, BrokerFull, PublishError, Unroutable
 from tokenferry.broker.pending import MOST_PAUSE, PendingPublish
-from tokenferry.contract.queues import life_of, results_queue
+from tokenferry.contract.queues import full_name, life_of, results_queue
 
 RESULTS: Final = results_queue("")
 LATE: Final = 60.0
@@ -32,6 +32,8 @@ class ConfirmingChannel:
     def __init__(self, connection: Connection, *, amqp: bool) -> None:
         self._connection = connection
         self._amqp = amqp
+        self._prefix: str | None = connection.transport_options.get("name_prefix")
+        """RabbitMQ only: what the names of queues begin with there, for words about them."""
         self._producer: Producer | None = None
         self._blocked = False
         """RabbitMQ only: whether an alarm is on, and it reads nothing."""
@@ -104,7 +106,7 @@ class ConfirmingChannel:
             if waiting.message.queue.startswith(RESULTS) and waiting.message.queue not in self._theirs:
                 self._theirs.add(waiting.message.queue)
                 raise
-            mismatch = connecting.mismatch(waiting.message.queue, error)
+            mismatch = connecting.mismatch(full_name(self._prefix, waiting.message.queue), error)
             waiting.future.set_exception(PublishError(mismatch, maybe_sent=waiting.maybe_sent))
             raise  # the broker has closed the channel: the others need another
 

@@ -6,12 +6,13 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from tokenferry.addresses import EMBEDDED
+from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED
 from tokenferry.configuration.platforms import Platform
 from tokenferry.configuration.sections import (
     Broker,
@@ -64,6 +65,14 @@ class Configuration(BaseSettings):
     def file(self) -> Path | None:
         """The file that was read; None: there was none."""
         return self._file
+
+    @model_validator(mode="after")
+    def _two_prefixes(self) -> Self:
+        """Refuse one prefix for both: a user with the right to the store could read every queue."""
+        amqp = urlsplit(self.broker.url).scheme in AMQP_SCHEMES
+        if not amqp and self.broker.prefix == self.store.prefix:
+            raise ValueError("[broker] prefix is the same as [store] prefix; write another one")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -162,6 +171,8 @@ def _refuse_misspelled(environment: Mapping[str, str]) -> None:
 
 def _problem_text(where: str, problem: Mapping[str, Any]) -> str:
     """One problem: where the setting was read, which it is, and what is wrong with it."""
+    if not problem["loc"]:  # about two settings, which the reason names
+        return f"{where}: {_reason(problem)}"
     *section, setting = path = [str(part) for part in problem["loc"]]
     names = [f"{PREFIX}{'__'.join(path[:most])}".upper() for most in range(1, len(path) + 1)]
     for variable in sorted(map(str.upper, os.environ)):

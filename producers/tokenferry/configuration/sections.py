@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tokenferry.addresses import EMBEDDED, ENVIRONMENT, checked, checked_proxy
-from tokenferry.contract.names import Name
+from tokenferry.contract.names import Name, Prefix
 from tokenferry.errors import ProducerError
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -61,6 +61,11 @@ class Broker(Section):
 
     url: str = EMBEDDED
     """`embedded`, `redis://`, `rediss://`, `unix://`, `sentinel://`, `sentinels://` or `amqp://`, `amqps://`."""
+    prefix: Prefix | None = None
+    """Every queue, key and exchange begins with it: one for each fleet that uses the same broker. Not set: none.
+
+    Workers, producers and readers of one fleet need the same. For a cluster of Redis or Valkey: a name in braces.
+    """
     ca_file: Path | None = None
     """PEM file of the authority that signed the server's certificate. Not set: those this machine trusts."""
     lease_seconds: Annotated[float, Field(ge=0.5, le=3600)] = 6.0
@@ -126,8 +131,8 @@ class StoreSettings(Section):
     url: str = EMBEDDED
     ca_file: Path | None = None
     """PEM file of the authority that signed the server's certificate. Not set: those this machine trusts."""
-    prefix: Name = "tokenferry"
-    """Every key in the store begins with it."""
+    prefix: Prefix = "tokenferry"
+    """Every key in the store begins with it. For a cluster of Redis or Valkey: a name in braces."""
     journal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """Days for which an outcome is kept: longer than a message can still be redelivered."""
     onboarding_days: Annotated[float, Field(gt=0, le=3650)] = 365.0

@@ -32,6 +32,17 @@ ROOM_PER_MESSAGE: Final = 4_096
 """Bytes for each message of the prefetch count: an ordinary one is below that, so that it is the count that ends."""
 
 
+def full_name(prefix: str | None, name: str) -> str:
+    """The name of a queue, key or exchange on the broker. *prefix*: `[broker] prefix`.
+
+    The transports add the prefix. Everywhere else a queue has its plain name, also inside of what is signed.
+
+    >>> full_name(None, "results.shop"), full_name("shop", "results.shop"), full_name("{shop}", "results.shop")
+    ('results.shop', 'shop:results.shop', '{shop}:results.shop')
+    """
+    return name if prefix is None else f"{prefix}:{name}"
+
+
 PARKED_REGISTER: Final = "parked"
 WORKER_REGISTERS: Final = frozenset({"tokenize", "attach", "onboard", PARKED_REGISTER})
 """Registers of deliveries whose queues workers read."""

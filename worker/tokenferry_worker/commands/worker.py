@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from tokenferry.broker import connecting
 from tokenferry.broker.embedded import EmbeddedServerError
+from tokenferry.broker.error_text import explain, stripe
 from tokenferry.configuration import Configuration, InvalidConfiguration, Worker, load
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import config_option
@@ -23,7 +24,7 @@ from tokenferry_worker import logs, wiring
 from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.engine.app import run
 from tokenferry_worker.engine.supervisor import Supervisor, ending_at_once
-from tokenferry_worker.errors import Blocked
+from tokenferry_worker.errors import Blocked, Unavailable
 from tokenferry_worker.fleet.gauges import MetricsPage
 from tokenferry_worker.health import probes
 from tokenferry_worker.keys.missing import warn_of_missing_keys
@@ -155,13 +156,23 @@ async def check_keys(configuration: Configuration) -> None:
         if isinstance(accepted, Blocked):
             fault, advice = (text(name, accepted.status, accepted.code) for text in (plainly, remedy))
             log.error("platform '%s': %s; requests will wait. %s", name, fault, advice)
-        elif accepted is None:
-            log.warning("platform '%s': Stripe is out of reach; requests will wait for it", name)
+        elif isinstance(accepted, Unavailable):
+            log.warning(
+                "platform '%s': Stripe is out of reach: %s. Requests will wait for it", name, _why(name, accepted)
+            )
         elif not accepted:
             raise InvalidConfiguration(f"[platforms.{name}] secret_key: Stripe does not accept this key")
 
 
-async def _ask(configuration: Configuration, name: str) -> bool | Blocked | None:
+def _why(name: str, error: Unavailable) -> str:
+    """Why Stripe could not be asked, and what to do."""
+    if error.status is not None:
+        return f"it answers {error.status} now; `tokenferry doctor` asks again"
+    failure = explain(error, stripe(name))
+    return f"it {failure.says}; {failure.do}"
+
+
+async def _ask(configuration: Configuration, name: str) -> bool | Blocked | Unavailable:
     platform = configuration.platforms[name]
     keys = wiring.api_keys(configuration, name, platform)
     way = way_to(configuration, platform)
@@ -170,7 +181,7 @@ async def _ask(configuration: Configuration, name: str) -> bool | Blocked | None
     client = StripeClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0, way=way)
     try:
         return await client.key_is_accepted()
-    except Blocked as error:
+    except (Blocked, Unavailable) as error:
         return error
     finally:
         await client.aclose()

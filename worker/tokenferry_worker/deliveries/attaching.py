@@ -51,7 +51,7 @@ class Attacher:
         try:
             signed = read_attach(body, self.signers)
         except Unopenable as error:
-            return Quarantined(str(error))
+            return Quarantined(str(error), error.signer_id)
         return await answer(self._handle(signed, body), signed.request, self.waits)
 
     async def _handle(self, signed: SignedAttach, body: str) -> Outcome:

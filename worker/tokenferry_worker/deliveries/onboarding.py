@@ -68,7 +68,7 @@ class Onboarder:
         try:
             envelope = self.opener.read_onboarding(body)
         except Unopenable as error:
-            return Quarantined(str(error))
+            return Quarantined(str(error), error.signer_id)
         return await answer(self._handle(envelope, body), envelope.header, self.waits)
 
     async def _handle(self, envelope: SealedDocument, body: str) -> Outcome:

@@ -107,11 +107,13 @@ class Settler:
             case Dropped(settled):
                 await self._publish_result(settled)
                 self._count(settled)
-            case Quarantined(reason):
+            case Quarantined(reason, stranger):
                 kept = retained(body, reason, at=await self.clock(), realtime=realtime)
                 await self._publish(Outgoing(QUARANTINE, kept))
                 self.set_aside[reason] += 1
-                log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
+                log.warning(
+                    "a message is not ours or not readable (%s); moved to %s%s", reason, QUARANTINE, _of(stranger)
+                )
             case Parked(scope, task, id_):
                 await self._publish(Outgoing.task(parked_queue(scope), task, id_, body))
                 # Only now: the process that carries parked messages back forgets a queue that it finds empty.
@@ -157,6 +159,13 @@ class Settler:
                 log.warning("publish to %s failed (%s); trying again", message.queue, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 10.0)
+
+
+def _of(stranger: str | None) -> str:
+    """What a line of the log adds about an unknown signer."""
+    if stranger is None:
+        return ""
+    return f". It says it is of signer '{stranger}': if another fleet uses this broker, set [broker] prefix for each"
 
 
 def _history(settled: Settled) -> dict[str, Any]:

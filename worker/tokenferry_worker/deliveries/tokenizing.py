@@ -100,7 +100,7 @@ class Tokenizer:
         try:
             envelope = self.opener.read(body)
         except Unopenable as error:
-            return Quarantined(str(error))
+            return Quarantined(str(error), error.signer_id)
         return await answer(self._handle(envelope, body), envelope.header, self.waits)
 
     async def _handle(self, envelope: SealedRequest, body: str) -> Outcome:

@@ -54,7 +54,7 @@ def _engine(configuration: Configuration, role: Role) -> Engine:
     return Engine(
         open_handlers=lambda: wiring.handlers(configuration, role, publisher(), vitals),
         publisher=publisher,
-        now=ServerClock(lambda: now_at(connecting.store_url(configuration))),
+        now=ServerClock(lambda: now_at(connecting.store_url(configuration), configuration.store.prefix)),
         vitals=vitals,
         grace_seconds=configuration.worker.grace_seconds,
         hold_seconds=configuration.broker.hold_seconds if amqp else None,

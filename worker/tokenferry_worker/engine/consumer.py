@@ -73,6 +73,18 @@ class CarefulConsumer(Consumer):
 
         default_steps: ClassVar = [step for step in Consumer.Blueprint.default_steps if "DelayedDelivery" not in step]
 
+        def start(self, parent: CarefulConsumer) -> None:
+            """Start and consume. A closed channel or a refused command is a lost connection, not our end."""
+            try:
+                super().start(parent)
+            except (AccessRefused, ResponseError) as error:
+                failure = explain(error, BROKER).of(BROKER)
+                log.error("%s; trying again in %g s", failure, RETRY_EVERY[-1])
+                parent._sleep(RETRY_EVERY[-1])  # Celery would try again at once
+                raise ConnectionResetError(failure) from None
+            except ChannelError as error:
+                raise RecoverableConnectionError(str(error)) from None
+
     def is_reading(self) -> bool:
         """True if it is connected and the broker has reported no trouble with handing out messages."""
         consumer = getattr(self, "task_consumer", None)
@@ -89,16 +101,8 @@ class CarefulConsumer(Consumer):
         return channel is not None and bool(channel.is_full(queue))
 
     def loop(self, *arguments: Any) -> None:
-        """Celery's. A closed channel (RabbitMQ) or a refused command (Redis) is a lost connection, not our end."""
-        try:
-            asynloop(*arguments)
-        except ChannelError as error:
-            raise RecoverableConnectionError(str(error)) from None
-        except ResponseError as error:
-            failure = explain(error, BROKER).of(BROKER)
-            log.error("%s; trying again in %g s", failure, RETRY_EVERY[-1])
-            self._sleep(RETRY_EVERY[-1])  # Celery would try again at once
-            raise ConnectionResetError(failure) from None
+        """Consume. Celery's own choice is the same while there is an event loop, and there always is one."""
+        asynloop(*arguments)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, trying for ever; each try shows the watchdog that we do.

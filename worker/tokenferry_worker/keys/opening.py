@@ -18,7 +18,7 @@ from tokenferry.contract.plaintext import DOCUMENT, FORM, Plaintext, Plaintext2,
 from tokenferry.contract.targets import digest
 from tokenferry.contract.text_form import NotCanonical
 from tokenferry.sealing import SUITES
-from tokenferry_worker.errors import HiddenCvc, Unopenable
+from tokenferry_worker.errors import NOT_OF_A_PRODUCER, NOT_OF_A_SIGNER, HiddenCvc, OfStranger, Unopenable
 from tokenferry_worker.keys.identities import Identity, Signers
 
 CHANGED: Final = "does not open: header or ciphertext changed"
@@ -64,7 +64,7 @@ class Opener:
             else signed_bytes(envelope.header.canonical(), envelope.ciphertext)
         )
         if not self.signers.verify(header.producer_id, envelope.signature, signed):
-            raise Unopenable("not signed by a known producer")
+            raise OfStranger(NOT_OF_A_PRODUCER, header.producer_id)
 
     def open(self, envelope: SealedRequest) -> Plaintext:
         """Return the content. The caller must not keep it longer than its call.
@@ -146,7 +146,7 @@ def read_attach(body: str, signers: Signers) -> SignedAttach:
     is_second = signed.request.version == 2
     what = body.rpartition(".")[0].encode() if is_second else attach_bytes(signed.request)
     if not signers.verify(signed.request.signer_id, signed.signature, what):
-        raise Unopenable("not signed by a known signer")
+        raise OfStranger(NOT_OF_A_SIGNER, signed.request.signer_id)
     return signed
 
 

@@ -147,17 +147,15 @@ class StripeClient:
             raise Unavailable(type(error).__name__, maybe_done=False) from None
         return read(status, answered, content)
 
-    async def key_is_accepted(self) -> bool | None:
-        """Return whether Stripe accepts the secret key. None when Stripe could not be reached.
+    async def key_is_accepted(self) -> bool:
+        """Return whether Stripe accepts the secret key.
 
-        Raises `Blocked` where something else answers: base_url is wrong, or a proxy answers instead.
+        Raises `Unavailable` when Stripe could not be reached, and `Blocked` where something else answers: base_url is
+        wrong, or a proxy answers instead.
         """
-        try:
-            refusal = (await self.greet()).refusal
-        except Unavailable:
-            return None
+        refusal = (await self.greet()).refusal
         if isinstance(refusal, Unavailable) and not refusal.answered:
-            return None
+            raise refusal
         if not isinstance(refusal, Blocked):
             return True
         if refusal.code == Code.NOT_THE_ENDPOINT or refusal.status not in (401, 403):

@@ -132,9 +132,10 @@ class Register:
         keys, arguments = self._take_arguments(credit, acks)
         return ["EVALSHA", self._take.sha, len(keys), *keys, *arguments]
 
-    def load_take(self) -> None:
-        """Load the script again after the server has forgotten it."""
-        self._client.script_load(_TAKE)
+    @property
+    def take_source(self) -> str:
+        """The script of a take."""
+        return _TAKE
 
     def _take_arguments(self, credit: dict[str, Credit], acks: list[str]) -> tuple[list[str], list[Any]]:
         for queue in credit:
@@ -221,7 +222,7 @@ class Register:
         used = set(self._used())
         if used & WORKER_REGISTERS:
             used |= {PARKED_REGISTER, SHARED} - self._left_to_others
-        return sorted(used or {SHARED})
+        return sorted(used)
 
     def _reap(self, register: str, limits: list[Any], refusals: list[ResponseError]) -> None:
         # In the shared register there may be deliveries of other applications, which kombu's own transport gives back.
