@@ -80,8 +80,8 @@ async def call(exchange: Exchange, key: str = "key-1", body: bytes = SECRET.enco
     try:
         return await exchange.send("POST", "/v1/tokens", {"Idempotency-Key": key}, body)
     except NoAnswer as error:
-        assert SECRET not in f"{error!r} {error}"
-        return error.reason + ("!" if error.maybe_done else "")
+        told = f"{error!r} {error}"
+        return "the number is in the error" if SECRET in told else error.reason + ("!" if error.maybe_done else "")
 
 
 WHOLE = {
@@ -242,9 +242,7 @@ async def test_a_kept_connection_that_the_server_has_closed_is_not_used_again() 
     "raw",
     [
         pytest.param(answer(b"x" * (MOST_BODY + 1)), id="long"),
-        pytest.param(
-            b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 80_000 + b"\r\nContent-Length: 0\r\n\r\n", id="long header"
-        ),
+        pytest.param(answer(b"", "X: " + "y" * 80_000), id="long header"),
         pytest.param(answer(b"\x1f\x8b" + b"0" * 50, "Content-Encoding: gzip"), id="encoded"),
         pytest.param(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", id="upgrade"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", id="two lengths"),
@@ -372,8 +370,7 @@ async def test_generated_answers_are_the_calls_own_or_none() -> None:
     assert held < 20 << 20
 
 
-def test_the_client_of_tools_is_httpx() -> None:
-    assert isinstance(
-        exchange_with("http://127.0.0.1:1", http="httpx", connections=1, read_timeout=1, connect_timeout=1),
-        HttpxExchange,
-    )
+async def test_the_client_of_tools_is_httpx() -> None:
+    exchange = exchange_with("http://127.0.0.1:1", http="httpx", connections=1, read_timeout=1, connect_timeout=1)
+    assert isinstance(exchange, HttpxExchange)
+    await exchange.aclose()

@@ -178,8 +178,8 @@ def remedy(scope: str, status: int, code: str = "") -> str:
     match what:
         case "" | "kind" if code == Code.CERTIFICATE_NOT_TRUSTED:
             return (
-                f"Find out who answers at [platforms.{platform}] base_url: an attacker, or a proxy of your own that opens "
-                "TLS. Only for the latter name its authority in [worker] ca_file. Look at this machine's clock as well."
+                f"Find out who answers at [platforms.{platform}] base_url: an attacker, or a proxy of your own that "
+                "opens TLS. Only for the latter name its authority in [worker] ca_file. Check this machine's clock."
             )
         case "outage" if name:
             return f"Look at Stripe's status page for {name.replace('_', ' ')}; requests go on by themselves."

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import quote
 
 from tokenferry.configuration import InvalidConfiguration, Platform
 from tokenferry.contract.codes import Code
+from tokenferry.contract.operations import operation_of
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
+from tokenferry_worker.metrics.names import CALLS, IN_FLIGHT, status_class
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.provider.answers import Answer, Greeting, read
 from tokenferry_worker.provider.exchange import Exchange, Exchanged, NoAnswer, NotTrusted
 
@@ -74,8 +78,13 @@ class ApiKeys:
 class StripeClient:
     """Calls of one platform. One per process and platform; close it at the end."""
 
-    def __init__(self, platform: Platform, keys: ApiKeys, exchange: Exchange) -> None:
+    def __init__(
+        self, platform: Platform, keys: ApiKeys, exchange: Exchange, *, name: str = "", meters: Meters | None = None
+    ) -> None:
+        """*name*: of the platform, for *meters*."""
         self._platform = platform
+        self._name = name
+        self._meters = meters or NoMeters()
         self._keys = keys
         self._exchange = exchange
 
@@ -102,17 +111,15 @@ class StripeClient:
         answered = await self._send("GET", path, headers, b"")
         return read(answered.status, answered.headers, answered.body)
 
-    async def key_is_accepted(self) -> bool | None:
-        """Return whether Stripe accepts the secret key. None when Stripe could not be reached.
+    async def key_is_accepted(self) -> bool:
+        """Return whether Stripe accepts the secret key.
 
-        Raises `Blocked` where something else answers: base_url is wrong, or a proxy answers instead.
+        Raises `Unavailable` when Stripe could not be reached, and `Blocked` where something else answers: base_url is
+        wrong, or a proxy answers instead.
         """
-        try:
-            refusal = (await self.greet()).refusal
-        except Unavailable:
-            return None
+        refusal = (await self.greet()).refusal
         if isinstance(refusal, Unavailable) and not refusal.answered:
-            return None
+            raise refusal
         if not isinstance(refusal, Blocked):
             return True
         if refusal.code == Code.NOT_THE_ENDPOINT or refusal.status not in (401, 403):
@@ -153,12 +160,28 @@ class StripeClient:
     async def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Exchanged:
         """Exchange one request. Raises `Unavailable`, and `Blocked` where a certificate does not verify."""
         try:
-            return await self._exchange.send(method, path, headers, body)
+            with self._measured(method, path) as answer:
+                answered = await self._exchange.send(method, path, headers, body)
+                answer.append(answered.status)
         except NotTrusted:
             raise Blocked(0, Code.CERTIFICATE_NOT_TRUSTED, ours=True) from None
         except NoAnswer as error:
             # A GET changes nothing, whether it was done or not.
             raise Unavailable(error.reason, maybe_done=error.maybe_done and method != "GET") from None
+        return answered
+
+    @contextmanager
+    def _measured(self, method: str, path: str) -> Iterator[list[int]]:
+        """Count the call that the block makes. The block puts the status into the list, if there is one."""
+        answer: list[int] = []
+        began = time.perf_counter()
+        self._meters.count(IN_FLIGHT, self._name)
+        try:
+            yield answer
+        finally:
+            self._meters.count(IN_FLIGHT, self._name, by=-1)
+            how = status_class(answer[0] if answer else None)
+            self._meters.observe(CALLS, time.perf_counter() - began, self._name, operation_of(method, path), how)
 
     def _headers(self, use: KeyUse, idempotency_key: str | None, connected_account: str | None) -> Mapping[str, str]:
         key = self._keys.secret if use == "secret" else self._keys.publishable

@@ -18,6 +18,7 @@ class Link(asyncio.Protocol):
         self._parser: Any = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Exchanged] | None = None
         self._closed = False
+        self._headers: dict[str, str] = {}
         self._begin()
 
     @property
@@ -111,7 +112,7 @@ class Link(asyncio.Protocol):
     # -- inside
 
     def _begin(self) -> None:
-        self._headers: dict[str, str] = {}
+        self._headers = {}
         self._headed = False
         self._body: list[bytes] = []
         self._size = 0

@@ -1,7 +1,7 @@
 """Requests over HTTP/1.1 by our own client: a pool of kept connections, one timer for each call.
 
-Why not a ready client: httpx with aiohttp's transport takes about ten times the CPU of this one for a call, and that was
-the largest part of what a token cost (`docs/performance.md`). The parser is httptools, that of uvicorn and Node.
+Why not a ready client: httpx with aiohttp's transport takes about ten times the CPU of this one for a call, and that
+was the largest part of what a token cost (`docs/performance.md`). The parser is httptools, that of uvicorn and Node.
 
 A call that fails says whether it may have been done. "Not sent" is said only before the first byte of a request is
 handed to a connection. A kept connection that dies while its call is under way may have carried it.
@@ -33,7 +33,7 @@ class Http11Exchange:
     def __init__(
         self, base_url: str, way: Way, *, connections: int, read_timeout: float, connect_timeout: float
     ) -> None:
-        """Time-outs in seconds. *read_timeout*: for a whole call. *connections*: calls that may be in flight at once."""
+        """Time-outs in seconds. *read_timeout*: for a whole call. *connections*: calls in flight at once, at most."""
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
         self._host = parts.hostname or ""
@@ -141,7 +141,7 @@ class Http11Exchange:
         secure = proxy.scheme == "https"
         port = proxy.port or (443 if secure else 80)
         tls = ssl.create_default_context() if secure else None
-        transport, tunnel = await loop.create_connection(Tunnel, proxy.hostname, port, ssl=tls)
+        transport, tunnel = await loop.create_connection(Tunnel, proxy.hostname or "", port, ssl=tls)
         try:
             transport.write(_connect(self._authority, proxy.username, proxy.password))
             if not await tunnel.opened:

@@ -69,10 +69,13 @@ class HttpxExchange:
 async def _read(response: httpx.Response) -> bytes:
     """Read the body as it came, within its bound. Half an answer would keep its connection, so it is closed."""
     try:
+        if response.status_code < 200:
+            raise NoAnswer("RemoteProtocolError")
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise NoAnswer("DecodingError")
         parts, size = [], 0
-        async for part in response.aiter_raw():
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        async for part in response.stream:
             size += len(part)
             if size > MOST_BODY:
                 raise NoAnswer("AnswerTooLong")
