@@ -19,7 +19,6 @@ from tokenferry.configuration import Configuration, InvalidConfiguration, Platfo
 from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import Kind
 from tokenferry_worker import wiring
-from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.doctor.deadline import SECONDS
 from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, refused, warning
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
@@ -126,8 +125,9 @@ def _without_publishable(name: str, platform: Platform, role: Role) -> list[Chec
 def _greeted(name: str, platform: Platform, greeting: Greeting) -> Iterator[Check]:
     where = host(platform.base_url)
     match greeting.refusal:
-        case Blocked(code=Code.CERTIFICATE_NOT_TRUSTED as code):
-            yield failed("endpoint connection", name, f"{where}: {plainly(name, 0, code)}", remedy(name, 0, code))
+        case Blocked(code=Code.CERTIFICATE_NOT_TRUSTED) as refusal:
+            found = explain(refusal, stripe(name))
+            yield failed("endpoint connection", name, f"{where} {found.says}", found.do)
         case Blocked(status=status, code=Code.NOT_THE_ENDPOINT):
             yield failed(
                 "endpoint connection", name, f"{where} does not answer like Stripe ({status})", _other(name, platform)

@@ -42,6 +42,22 @@ class NotTrusted(NoAnswer):
         super().__init__("CertificateNotTrusted", maybe_done=False)
 
 
+class ProxyAway(NoAnswer):
+    """The proxy does not answer. Nothing was sent."""
+
+    def __init__(self) -> None:
+        super().__init__("ProxyError", maybe_done=False)
+
+
+class ProxyError(NoAnswer):
+    """The proxy opens no tunnel to Stripe. Nothing was sent."""
+
+    def __init__(self, status: int | None) -> None:
+        """*status*: with which it answers. None: it does not speak HTTP."""
+        super().__init__("ProxyError", maybe_done=False)
+        self.status = status
+
+
 class Exchange(Protocol):
     """Sends requests to one base URL."""
 

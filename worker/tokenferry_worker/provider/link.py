@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, Final
 
 import httptools
 
@@ -143,26 +144,31 @@ class Link(asyncio.Protocol):
             answer.set_result(Exchanged(self._parser.get_status_code(), self._headers, b"".join(self._body)))
 
 
+OPENED: Final = 200
+"""The status with which a proxy opens a tunnel."""
+
+
 class Tunnel(asyncio.Protocol):
-    """The first bytes of a connection to a proxy. `opened` becomes true when the proxy has opened the tunnel."""
+    """The first bytes of a connection to a proxy."""
 
     def __init__(self) -> None:
-        self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        """The status of the proxy's answer; None where it is none. Bytes behind the answer spoil it: we speak first."""
         self._head = b""
 
     def data_received(self, data: bytes) -> None:
         self._head += data
         if b"\r\n\r\n" in self._head or len(self._head) > MOST_HEAD:
-            status = self._head.split(b"\r\n", 1)[0].split(b" ")
-            ends_there = self._head.endswith(b"\r\n\r\n")
-            good = (
-                len(status) > 1 and status[0].startswith(b"HTTP/1.") and len(status[1]) == 3 and status[1][:1] == b"2"
-            )
-            self._settle(good and ends_there)
+            self._settle(_status(self._head))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._settle(False)
+        self._settle(None)
 
-    def _settle(self, opened: bool) -> None:
-        if not self.opened.done():
-            self.opened.set_result(opened)
+    def _settle(self, status: int | None) -> None:
+        if not self.answered.done():
+            self.answered.set_result(status)
+
+
+def _status(head: bytes) -> int | None:
+    found = re.match(rb"HTTP/1\.[01] ([0-9]{3})[ \r]", head)
+    return int(found[1]) if found and head.endswith(b"\r\n\r\n") else None

@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 import certifi
 
-from tokenferry_worker.provider.exchange import Exchanged, NoAnswer, NotTrusted
-from tokenferry_worker.provider.link import Link, Tunnel
+from tokenferry_worker.provider.exchange import Exchanged, NoAnswer, NotTrusted, ProxyAway, ProxyError
+from tokenferry_worker.provider.link import OPENED, Link, Tunnel
 from tokenferry_worker.provider.way import Way
 
 KEPT: Final = 50.0
@@ -141,11 +141,14 @@ class Http11Exchange:
         secure = proxy.scheme == "https"
         port = proxy.port or (443 if secure else 80)
         tls = ssl.create_default_context() if secure else None
-        transport, tunnel = await loop.create_connection(Tunnel, proxy.hostname or "", port, ssl=tls)
+        try:
+            transport, tunnel = await loop.create_connection(Tunnel, proxy.hostname or "", port, ssl=tls)
+        except OSError:
+            raise ProxyAway from None
         try:
             transport.write(_connect(self._authority, proxy.username, proxy.password))
-            if not await tunnel.opened:
-                raise NoAnswer("ProxyError", maybe_done=False)
+            if (status := await tunnel.answered) != OPENED:
+                raise ProxyError(status)
             link = Link()
             inside = await loop.start_tls(transport, link, self._tls or _tls(self._way), server_hostname=self._host)
         except BaseException:
