@@ -208,30 +208,43 @@ def load() -> None:
     import tokenferry_worker.engine.consumer
     import tokenferry_worker.engine.pool  # noqa: F401
 
-    # Loaded late, by their names. Not the emulator: each of its processes has dice of its own.
     for name in (
+        # Loaded late, by their names.
+        "billiard.pool",
         "celery.app.amqp",
+        "celery.app.control",
+        "celery.app.events",
         "celery.app.log",
         "celery.apps.worker",
+        "celery.backends.base",
         "celery.bin.celery",
+        "celery.fixups.django",
         "celery.loaders.app",
+        "celery.worker.autoscale",
         "celery.worker.components",
         "celery.worker.strategy",
         "certifi",
+        "click._textwrap",
+        "cryptography.hazmat.backends.openssl.backend",
         "encodings.idna",
         "fakeredis",
         "hypothesis",
+        "kombu.pidbox",
         "kombu.transport.pyamqp",
         "kombu.utils.amq_manager",
         "pytest",
+        "rich._emoji_codes",
         "starlette.applications",
+        "tokenferry_emulator.server",
         "uvicorn.lifespan.off",
+        "uvicorn.loops.auto",
         "uvicorn.loops.uvloop",
         "uvicorn.protocols.http.h11_impl",
         "uvloop",
         "yaml",
     ):
         importlib.import_module(name)
+    os.register_at_fork(after_in_child=sys.modules["tokenferry_emulator.ids"]._dice.seed)
     gc.collect()
     gc.freeze()  # a collection must not write to what is shared
 
