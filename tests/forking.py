@@ -115,9 +115,28 @@ def run(
     return done
 
 
-def stand_in(*arguments: str) -> str:
-    """A shell command that is forked if it can be: with *arguments* of an interpreter, and those that follow it."""
-    return shlex.join([sys.executable, "-S", __file__, "stand-in", *arguments])
+def stand_in(*arguments: str, address: str = "") -> str:
+    """A shell command that is forked if it can be: with *arguments* of an interpreter, and those that follow it.
+
+    *address*: of another server than that of the tests.
+    """
+    return shlex.join([sys.executable, "-S", __file__, f"stand-in:{address}", *arguments])
+
+
+@contextmanager
+def tests_imported(paths: Sequence[str]) -> Iterator[str]:
+    """A shell command that stands for Python and has imported the test modules below *paths* when it begins.
+
+    They are read, rewritten and imported once for all processes of a run.
+    """
+    with tempfile.TemporaryDirectory(prefix="tests-") as folder:
+        address = f"{folder}/socket"
+        code = f"import forking; forking.serve_tests({address!r}, {list(paths)!r})"
+        with start([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            yield stand_in(address=address if ready else "")  # a module that cannot be imported is for pytest to say
+            process.communicate()
 
 
 def stand_in_path(folder: Path) -> str:
@@ -249,13 +268,37 @@ def load() -> None:
     gc.freeze()  # a collection must not write to what is shared
 
 
+def serve_tests(address: str, paths: Sequence[str]) -> None:
+    """In a fork: import the test modules below *paths*, and fork from there."""
+    from _pytest.assertion.rewrite import AssertionRewritingHook
+    from _pytest.config import _prepareconfig
+    from _pytest.pathlib import import_path
+
+    search = list(sys.path)
+    config = _prepareconfig(["--capture=no"])
+    for path in paths:
+        top = Path(path.partition("::")[0]).resolve()
+        for file in [top] if top.is_file() else sorted((*top.rglob("conftest.py"), *top.rglob("test_*.py"))):
+            import_path(file, mode="importlib", root=config.rootpath, consider_namespace_packages=False)
+    sys.path[:] = search
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, AssertionRewritingHook)]
+    gc.collect()
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(100)
+        print("ready", flush=True)
+        if (asked := Server(listener, loaded=True).serve()) is not None:
+            become(asked)
+
+
 class Server:
     """Forks programs, and says how they end."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, *, loaded: bool = False) -> None:
         self._listener = listener
         self._programs: dict[int, tuple[int, socket.socket]] = {}
-        self._loaded = False
+        self._loaded = loaded
         self._woken, self._wakes = socket.socketpair()
         self._woken.setblocking(False)
         self._wakes.setblocking(False)
@@ -427,7 +470,8 @@ def _stand_in(arguments: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-if __name__ == "__main__" and sys.argv[1] == "stand-in":
+if __name__ == "__main__" and sys.argv[1].startswith("stand-in:"):
+    find(sys.argv[1].partition(":")[2] or _address)
     sys.exit(_stand_in([argument for argument in sys.argv[2:] if argument != "-u"]))
 elif __name__ == "__main__":
     find(sys.argv[2])
