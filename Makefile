@@ -5,12 +5,15 @@
 # make check  format, lint, types, import fences, the examples in docstrings
 # make fields  what the pinned SDK's types know and we do not: after an update of stripe; WRITE=1 renews the emulator's tables
 # make bench  what a token costs beside other stacks, half an hour: ONLY=pipeline,latency ROUNDS=5 REQUESTS=500 JSON=FILE;
+#             ONLY=protections: what each protection costs, a minute;
 #             with BASE=COMMIT beside that version of this project instead (docs/performance.md)
 # make bench-smoke  a minute of it, which fails where something cannot be measured
 # make faults the fault campaign: REQUESTS=20000 SEED=1 BROKER=all, `--only` and more in ARGS; takes minutes
 # make faults-mutations  proves that the campaign's checker notices broken workers: SEED=1 BROKER=all, some alone in ONLY
 # make outages the endpoint is away for a minute: ROWS=2000 SECONDS=60 SEED=1 BROKER=all, some kinds alone in ONLY; takes minutes
 # make bench-onboarding  200 whole accounts at the endpoint's own latencies; two minutes
+# make upgrade  the version before and this one together under load, and the way back: BASE=COMMIT; on RabbitMQ too where
+#             TOKENFERRY_TEST_AMQP_URL names it
 # make clean  removes what the above made
 
 PYTHON ?= python3
@@ -26,7 +29,7 @@ BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages clean
+.PHONY: help demo test test-all campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages upgrade clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -53,9 +56,14 @@ check: $(VENV)/installed
 fields: $(VENV)/installed
 	@$(BIN)/python tools/fields.py $(if $(WRITE),--write)
 
+ifeq ($(ONLY),protections)
+bench: $(VENV)/installed
+	@$(BIN)/python -m bench.protections
+else
 bench: $(VENV)/installed $(BENCH)/installed
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BASE),--base $(BASE)) $(if $(JSON),--json $(JSON))
+endif
 
 bench-smoke: $(VENV)/installed $(BENCH)/installed
 	@$(BIN)/python -m bench --only pipeline --rounds 1 --requests 50
@@ -73,6 +81,9 @@ faults-mutations: $(VENV)/installed
 outages: $(VENV)/installed
 	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --seed $(or $(SEED),1) --broker $(or $(BROKER),all) --rows $(or $(ROWS),2000) \
 	  --seconds $(or $(SECONDS),60) $(ARGS) --outages $(ONLY)
+
+upgrade: $(VENV)/installed
+	@BASE=$(BASE) $(BIN)/python -m pytest -q tests/e2e/test_e2e_upgrade.py
 
 clean:
 	rm -rf $(VENV) $(BENCH) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

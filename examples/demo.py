@@ -26,7 +26,7 @@ from rich.table import Table
 from tokenferry.broker import embedded
 
 ROWS = Path(__file__).with_name("onboarding.csv")
-PER_ENDPOINT, OVERALL, ACCOUNT_CREATIONS, BURST = 40, 80, 20, 5
+PER_OPERATION, OVERALL, ACCOUNT_CREATIONS, BURST = 40, 80, 20, 5
 """Calls per second that the endpoint grants here, and above which it answers 429."""
 
 CONFIGURATION = """\
@@ -38,8 +38,9 @@ secret_key = {{ env = "DEMO_SECRET_KEY" }}
 publishable_key = {{ env = "DEMO_PUBLISHABLE_KEY" }}
 
 [platforms.demo.limits]
+by = "operation"
 global_per_second = {overall}
-endpoint_per_second = {per_endpoint}
+operation_per_second = {per_operation}
 account_creation_per_second = {account_creations}
 """
 
@@ -62,14 +63,14 @@ def main() -> int:
         emulator, endpoint = stack.enter_context(start_emulator(house))
         say(
             "endpoint",
-            f"Stripe-compatible emulator at {endpoint}, pid {emulator.pid}, {PER_ENDPOINT} calls/s per endpoint",
+            f"Stripe-compatible emulator at {endpoint}, pid {emulator.pid}, {PER_OPERATION} calls/s per operation",
         )
 
         (house / "tokenferry.toml").write_text(
             CONFIGURATION.format(
                 endpoint=endpoint,
                 overall=OVERALL,
-                per_endpoint=PER_ENDPOINT,
+                per_operation=PER_OPERATION,
                 account_creations=ACCOUNT_CREATIONS,
             )
         )
@@ -141,7 +142,7 @@ def start(house: Path, name: str, *arguments: str) -> Iterator[subprocess.Popen[
 def start_emulator(house: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The endpoint, on a free port."""
     limits = {
-        "--endpoint-rate": PER_ENDPOINT,
+        "--endpoint-rate": PER_OPERATION,
         "--global-rate": OVERALL,
         "--account-creation-rate": ACCOUNT_CREATIONS,
         "--burst": BURST,
@@ -213,8 +214,8 @@ def ledger_checks(ledger: dict[str, object]) -> Iterator[tuple[str, bool, str]]:
     tokens, overall = peaks["tokens"], peaks["global"]
     # Calls of a machine that stood still arrive in a heap: the endpoint refuses a few, and they are made again.
     few = refused <= calls["total"] / 100
-    within = tokens <= PER_ENDPOINT + BURST and overall <= OVERALL + BURST and few
-    allowed = f"{PER_ENDPOINT}/s and {OVERALL}/s, and a burst of {BURST}"
+    within = tokens <= PER_OPERATION + BURST and overall <= OVERALL + BURST and few
+    allowed = f"{PER_OPERATION}/s and {OVERALL}/s, and a burst of {BURST}"
     evidence = f"peak {tokens}/s of tokens, {overall}/s in all ({allowed}, allowed), "
     yield "the rate never exceeded its budget", within, evidence + f"{refused} refused with 429"
 

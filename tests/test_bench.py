@@ -17,8 +17,12 @@ from bench.contenders import Other
 from bench.measuring import ratios, tree_cpu
 from bench.pieces import Bench, Contender, Figure, Piece
 from bench.processes import NotMeasured, answer, started, tree
+from bench.protections import microseconds, protections
 from bench.svg import bars
 from bench.versions import same_needs
+from click.testing import CliRunner
+
+from tokenferry_worker.commands.keys import keys
 
 ROOT = Path(__file__).parent.parent
 CPU = Figure("cpu", "worker CPU")
@@ -173,3 +177,16 @@ def test_the_options_of_the_bench_are_explained() -> None:
     ).stdout
     for name in ("pipeline", "latency", "--base", "--rounds", "--requests", "--json"):
         assert name in said
+
+
+def test_every_protection_that_is_timed_does_its_work(tmp_path: Path) -> None:
+    CliRunner().invoke(keys, ["generate", "--out", str(tmp_path / "keys")], catch_exceptions=False)
+    rows = protections(tmp_path / "keys")
+    done = {row.name: row.step() for row in rows}
+    verified = [value for name, value in done.items() if "verify its" in name or name == "verify the result"]
+    assert verified == [True, True]
+    assert done["read and verify the order"].request.group == "legacy"
+    assert done["write the answer in the asker's version"][1].result.generation == 1
+    taken = microseconds(rows, rounds=1, calls=2)
+    assert taken.keys() == done.keys()
+    assert min(taken.values()) > 0

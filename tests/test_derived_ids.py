@@ -229,8 +229,15 @@ def test_the_names_of_keys_queues_and_circuits() -> None:
 
 def test_the_keys_in_the_store() -> None:
     keys = StoreKeys("tokenferry")
-    budgets = Budgets("main", Platform(limits=LimitSettings(connected_account_per_second=5.0)))
+    limits = LimitSettings(by="resource", connected_account_per_second=5.0)
+    budgets = Budgets("main", Platform(limits=limits))
     used = budgets.of("accounts", "acct_1", creates_account=True)
+    both = Budgets("main", Platform(limits=limits.model_copy(update={"by": "both"})))
+    assert [keys.budget(budget.name) for budget in both.of("POST /v1/customers/{id}")] == [
+        "tokenferry:budget:main:global",
+        "tokenferry:budget:main:endpoint:customers",
+        "tokenferry:budget:main:operation:POST /v1/customers/{id}",
+    ]
     assert [keys.budget(budget.name) for budget in used] == [
         "tokenferry:budget:main:global",
         "tokenferry:budget:main:endpoint:accounts",

@@ -6,6 +6,7 @@ import json
 import random
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,10 +18,11 @@ from broker.places import KINDS, Place, place
 from click.testing import CliRunner
 from result_signing import signature, signed, write_result_key
 
-from tokenferry import CardRequest, Producer, Results, TokenResult, UnusableKey
+from tokenferry import AsyncResults, CardRequest, Producer, Results, TokenResult, UnusableKey
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, load
+from tokenferry.contract.notices import Notice
 from tokenferry.contract.queues import QUARANTINE, results_queue
 from tokenferry.contract.result_signature import (
     SIGNATURE_HEADER,
@@ -33,6 +35,7 @@ from tokenferry.contract.result_signature import (
 from tokenferry.contract.results import AnyResult, OnboardingProgress, StepResult
 from tokenferry.outbox.store import OutboxStore
 from tokenferry.result_signers import ResultSigners
+from tokenferry.sealing import Signer
 from tokenferry_worker.keys.missing import warn_of_missing_keys
 from tokenferry_worker.keys.result_signing import ResultSigner
 
@@ -183,6 +186,74 @@ def test_a_key_that_signs_other_things_signs_no_results(reader: Reader) -> None:
         reader.put(reader.genuine("a", other))
     assert reader.read() == []
     assert len(reader.quarantined()) == 2
+
+
+NOTICE = Notice(platform="main", reason="circuit_open", code="no_answer", scope="main/outage", since=1)
+
+
+def notice(reader: Reader, **changed: Any) -> Outgoing:
+    body = NOTICE.model_copy(update=changed).model_dump_json(exclude_none=True)
+    return signed(reader.queue, body, reader.keys.result)
+
+
+def test_a_notice_goes_to_whoever_asks_for_notices_and_is_no_result(reader: Reader) -> None:
+    with Producer(reader.config) as producer:
+        producer.send(CARD, reply_to=reader.name)
+    kept = reader.in_outbox()
+    told: list[Notice] = []
+    reader.put(notice(reader), notice(reader, over=True), reader.genuine("a"))
+    with Results(reader.name, load(reader.config), on_notice=told.append) as results:
+        assert token(results.take(10.0)) == "tok_a"
+        assert results.take(0.2) is None
+        assert not results.refused
+    assert [(each.reason, each.over) for each in told] == [("circuit_open", False), ("circuit_open", True)]
+    assert reader.in_outbox() == kept
+    assert reader.broker.take(reader.queue) == []
+
+
+def test_a_reader_that_asks_for_no_notices_never_sees_one(reader: Reader) -> None:
+    reader.put(notice(reader), reader.genuine("a"), notice(reader, over=True))
+    assert reader.read() == ["tok_a"]
+    assert reader.broker.take(reader.queue) == []
+    assert reader.quarantined() == []
+
+
+def test_a_forged_notice_is_set_aside_and_so_is_one_that_is_signed_as_a_result(reader: Reader) -> None:
+    body = NOTICE.model_dump_json(exclude_none=True)
+    key = Signer.load(reader.keys.result)
+    as_result = key.sign(b"\0".join((b"tokenferry/v2/result", reader.queue.encode(), body.encode())))
+    value = header_value(ResultSignature(key.signer_id, as_result))
+    reader.put(Outgoing(reader.queue, body), Outgoing(reader.queue, body, {SIGNATURE_HEADER: value}))
+    told: list[Notice] = []
+    with Results(reader.name, load(reader.config), on_notice=told.append) as results:
+        assert results.take(1.0) is None
+        assert results.refused == {NOTE: 2}
+    assert told == []
+
+
+def test_the_results_command_says_why_requests_wait_and_prints_results_only(reader: Reader) -> None:
+    reader.put(notice(reader), reader.genuine("a"))
+    looked = reader.look()
+    assert [json.loads(line)["token"] for line in looked.stdout.splitlines()] == ["tok_a"]
+    assert "waiting: the workers make no call of main/outage (no_answer), since " in looked.stderr
+    taken = reader.look("--out", str(reader.folder / "taken.jsonl"))
+    assert "waiting: the workers make no call of main/outage" in taken.stderr
+    assert (reader.folder / "taken.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.anyio
+async def test_a_program_with_asyncio_gets_notices_in_its_own_loop(reader: Reader) -> None:
+    told: list[tuple[Notice, int]] = []
+    reader.put(notice(reader), reader.genuine("a"))
+
+    def keep(each: Notice) -> None:
+        told.append((each, threading.get_ident()))
+
+    async with AsyncResults(reader.name, load(reader.config), on_notice=keep) as results:
+        async for result in results:
+            assert token(result) == "tok_a"
+            results.stop()
+    assert told == [(NOTICE, threading.get_ident())]
 
 
 def test_progress_is_verified_too(reader: Reader) -> None:

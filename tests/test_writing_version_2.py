@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tokenferry import CardRequest, Order, TokenResult, onboarding_from
+from tokenferry import CardRequest, InvalidRequest, Order, TokenResult, onboarding_from
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.outgoing import Outgoing
 from tokenferry.broker.publishing import Publisher, wait
@@ -86,6 +86,33 @@ def test_a_document_and_an_order_are_written_in_version_2(second: Sealer, opener
     _, order = second.attach_message(result, PLAN, reply_to=None, attach_id=None)
     assert text_of(order).startswith("tf2o.")
     assert read_attach(text_of(order), opener.signers).request.target == PLAN
+
+
+def test_batch_and_trace_context_are_written_in_version_2_and_checked_in_both(
+    tmp_path: Path, key_folder: Any, second: Sealer, opener: Opener
+) -> None:
+    named = {"batch": "june", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    made = TokenResult(
+        outcome_id="req-1:token", request_id="req-1", kind="card", platform="main", settled_at=1, token="tok_1"
+    )
+    document = onboarding_from({"account": {"country": "US", "type": "custom"}})
+    _, message = second.message(Order(CARD, **named))
+    _, order = second.attach_message(made, PLAN, reply_to=None, attach_id=None, **named)
+    _, _, whole = second.onboarding_message(document, **named)
+    told = [
+        opener.read(text_of(message)).header,
+        read_attach(text_of(order), opener.signers).request,
+        opener.read_onboarding(text_of(whole)).header,
+    ]
+    assert {(each.batch, each.traceparent) for each in told} == {tuple(named.values())}
+
+    first = sealer(tmp_path, key_folder, "[producer]\nenvelope = 1")
+    assert opener.read(text_of(first.message(Order(CARD, **named))[1])).header.batch is None
+    for each in (first, second):
+        for wrong in ({"batch": "4242 xyz"}, {"traceparent": "00-xyz"}):
+            with pytest.raises(InvalidRequest, match=next(iter(wrong))) as refused:
+                each.message(Order(CARD, **wrong))
+            assert "xyz" not in str(refused.value)
 
 
 @pytest.mark.parametrize("setting", ["", "[producer]\nenvelope = 1", "[producer]"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from tokenferry_emulator.card_countries import COUNTRIES
 from tokenferry_emulator.errors import Refusal, card_error, invalid, missing
 from tokenferry_emulator.fingerprints import fingerprint
 from tokenferry_emulator.ids import new_id
@@ -100,7 +101,6 @@ _INCORRECT_CVC_NUMBER = "4000000000000127"
 _DEBIT = frozenset({"4000056655665556", "5200828282828210", "6011981111111113"})
 _PREPAID = frozenset({"5105105105105100"})
 _CO_BADGED = frozenset({"4000002500001001", "5555552500001001"})
-_FOREIGN = {"4000002500001001": "FR", "5555552500001001": "FR", "4000050360000001": "AU", "5555050360000080": "AU"}
 
 _BRANDS = (
     (re.compile(r"3[47]\d{13}\Z"), "American Express"),
@@ -123,8 +123,8 @@ MAGIC = {
     "tok_diners": "3056930009020004",
     "tok_jcb": "3566002020360505",
     "tok_unionpay": "6200000000000005",
-    "tok_jp": "4242424242424242",
-    "tok_cn": "4242424242424242",
+    "tok_jp": "4000003920000003",
+    "tok_cn": "4000001560000002",
     "tok_bypassPending": "4242424242424242",
     "tok_visa_chargeDeclined": "4000000000000002",
     "tok_visa_chargeDeclinedInsufficientFunds": "4000000000009995",
@@ -139,16 +139,11 @@ MAGIC = {
     "tok_chargeCustomerFail": "4000000000000341",
 }
 """Names that stand for a card in test mode, without a number and without single use."""
-_MAGIC_COUNTRIES = {"tok_jp": "JP", "tok_cn": "CN"}
 
 
 def magic_card(name: str, secret: bytes, now: float) -> tuple[dict[str, Any], Behaviour]:
     year = datetime.fromtimestamp(now, UTC).year + 1
-    body, behaviour = read_card(
-        {"number": MAGIC[name], "exp_month": "12", "exp_year": str(year), "cvc": "123"}, secret, now
-    )
-    body["country"] = _MAGIC_COUNTRIES.get(name, body["country"])
-    return body, behaviour
+    return read_card({"number": MAGIC[name], "exp_month": "12", "exp_year": str(year), "cvc": "123"}, secret, now)
 
 
 def read_card(fields: Mapping[str, Any], secret: bytes, now: float) -> tuple[dict[str, Any], Behaviour]:
@@ -174,7 +169,7 @@ def read_card(fields: Mapping[str, Any], secret: bytes, now: float) -> tuple[dic
         "address_zip": fields.get("address_zip"),
         "address_zip_check": "unchecked" if fields.get("address_zip") else None,
         "brand": brand,
-        "country": _FOREIGN.get(number, "US"),
+        "country": COUNTRIES.get(number, "US"),
         "cvc_check": "unchecked",
         "dynamic_last4": None,
         "email": None,

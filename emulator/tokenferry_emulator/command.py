@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -57,6 +57,13 @@ def _faults(context: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option("--endpoint-rate", type=_RATE, help="Calls per second on each endpoint of an account.")
 @click.option("--global-rate", type=_RATE, help="Calls per second of an account on all endpoints together.")
 @click.option("--account-creation-rate", type=_RATE, help="Connected accounts a platform may make per second.")
+@click.option(
+    "--count-by",
+    type=click.Choice(["operation", "resource"]),
+    default="operation",
+    show_default=True,
+    help="What is one endpoint: an operation, as Stripe documents it, or all operations of a resource.",
+)
 @click.option("--burst", type=Finite(min=1), default=5.0, show_default=True, help="Calls above the rate.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Calls of one account answered at the same time.")
 @click.option("--lock-timeout-ms", type=_MILLISECONDS, default=5000.0, show_default=True, help="Wait for an object.")
@@ -96,6 +103,7 @@ def emulator(
     endpoint_rate: float | None,
     global_rate: float | None,
     account_creation_rate: float | None,
+    count_by: Literal["operation", "resource"],
     burst: float,
     concurrency: int | None,
     lock_timeout_ms: float,
@@ -115,6 +123,7 @@ def emulator(
             global_rate=global_rate,
             endpoint_rate=endpoint_rate if endpoint_rate is not None else rate,
             account_creation_rate=account_creation_rate,
+            count_by=count_by,
             burst=burst,
             concurrency=concurrency,
         ),

@@ -17,6 +17,8 @@ from tokenferry_emulator.settings import Rates
 from tokenferry_emulator.world import EmulatorState
 
 _RATES = tuple(field.name for field in fields(Rates))
+COUNTED = ("operation", "resource")
+"""What can be counted as one endpoint."""
 
 
 def control_routes(world: EmulatorState) -> list[Route]:
@@ -129,10 +131,14 @@ def _limits_refusal(rates: dict[str, Any]) -> str | None:
     if unknown := sorted(set(rates) - set(_RATES)):
         return f"unknown limit {unknown[0]}; known are {', '.join(_RATES)}"
     wrong = [name for name, value in rates.items() if not _is_limit(name, value)]
+    if wrong[:1] == ["count_by"]:
+        return f"count_by must be {' or '.join(COUNTED)}"
     return f"{wrong[0]} must be a number greater than 0, or null" if wrong else None
 
 
 def _is_limit(name: str, value: object) -> bool:
+    if name == "count_by":
+        return value in COUNTED
     if name == "by_endpoint":
         return isinstance(value, dict) and all(_is_limit("", rate) for rate in value.values())
     if value is None:

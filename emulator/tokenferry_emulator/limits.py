@@ -1,5 +1,8 @@
 """Rate limits: token buckets per account, per endpoint and for account creation.
 
+An endpoint is one operation: a method and a path, whatever ids stand in it (docs.stripe.com/rate-limits). Account
+creation is an operation with a rate of its own.
+
 The platform is always charged; a call for a connected account is charged to that account as well. A refused call
 costs nothing, and no bucket is charged unless all of them have room.
 """
@@ -48,13 +51,15 @@ class RateLimiter:
         rates = self.rates
         if rates.concurrency is not None and self._answering.get(scope[:2], 0) >= rates.concurrency:
             return "global-concurrency"
-        now = self._clock()
+        now, counted = self._clock(), endpoint if rates.count_by == "operation" else resource_of(endpoint)
+        of_its_own = rates.account_creation_rate if creates_account else None
+        endpoint_rate = rates.by_endpoint.get(endpoint, rates.endpoint_rate)
         charged: list[Bucket] = []
         for owner in {scope, scope.platform}:
             for reason, rate, name in (
                 ("global-rate", rates.global_rate, ""),
-                ("endpoint-rate", rates.by_endpoint.get(endpoint, rates.endpoint_rate), endpoint),
-                ("endpoint-rate", rates.account_creation_rate if creates_account else None, "account creation"),
+                ("endpoint-rate", None if of_its_own and rates.count_by == "operation" else endpoint_rate, counted),
+                ("endpoint-rate", of_its_own, "account creation"),
             ):
                 if rate is None:
                     continue
@@ -71,6 +76,16 @@ class RateLimiter:
 
     def leave(self, scope: KeyScope) -> None:
         self._answering[scope[:2]] -= 1
+
+
+def resource_of(operation: str) -> str:
+    """Return the resource of an operation: the names in its path that are no actions.
+
+    >>> resource_of("POST /v1/customers/:id/sources"), resource_of("POST /v1/payment_intents/:id/confirm")
+    ('customers/sources', 'payment_intents')
+    """
+    names = operation.split("/")[2::2]
+    return "/".join(name for name in names if name not in ("attach", "confirm"))
 
 
 def rate_limited(reason: str, *, live: bool) -> Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Rates:
     """Calls of one account answered at the same time; above it the answer is 429 `global-concurrency`."""
     by_endpoint: dict[str, float] = field(default_factory=dict)
     """Endpoint name (as "POST /v1/tokens") to its own rate, instead of `endpoint_rate`."""
+    count_by: Literal["operation", "resource"] = "operation"
+    """What is one endpoint: one operation, as the provider documents it, or all operations of one resource."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ This package can encrypt requests but not decrypt them.
 from tokenferry.broker.publishing import BrokerFull, BrokerUnavailable, PublishError, PublishTimeout
 from tokenferry.configuration import Configuration, InvalidConfiguration, load
 from tokenferry.consuming import AsyncResults, Results
+from tokenferry.contract.notices import Notice
 from tokenferry.contract.onboarding import Onboarding, onboarding_from
 from tokenferry.contract.requests import (
     AccountRequest,
@@ -42,6 +43,7 @@ __all__ = [
     "InvalidConfiguration",
     "InvalidRequest",
     "InvalidTarget",
+    "Notice",
     "Onboarding",
     "OnboardingResult",
     "Order",

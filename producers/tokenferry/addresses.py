@@ -18,6 +18,11 @@ SENTINEL_SCHEMES: Final = ("sentinel", "sentinels")
 SOCKET_SCHEMES: Final = ("unix", "redis+socket")
 SENTINEL_PORT: Final = 26379
 
+ENVIRONMENT: Final = "environment"
+"""Instead of the URL of a proxy: the one that the environment names."""
+NO_PROXY: Final = "none"
+"""Instead of the URL of a proxy: there is none."""
+
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names of this machine."""
 ENCODED: Final = "in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40, % as %25 (percent-encoding)"
@@ -172,6 +177,36 @@ def checked_endpoint(url: str, *, live: bool) -> str:
         raise ValueError("is plain http to another machine; write https://")
     if parts.scheme == "http" and live:
         raise ValueError("is plain http with live keys; write https://")
+    return url
+
+
+def checked_proxy(url: str) -> str:
+    """Return *url* if it names a proxy: `http://` or `https://`, a host, a port, and perhaps user and password.
+
+    Also returned: `environment` and `none`. Raises `ValueError` with what to write instead.
+
+    >>> checked_proxy("http://ada:secret@proxy.example.org:3128")
+    'http://ada:secret@proxy.example.org:3128'
+    >>> checked_proxy("socks5://proxy.example.org:1080")
+    Traceback (most recent call last):
+    ...
+    ValueError: begins with something else; write http://HOST:PORT, https://HOST:PORT, environment or none
+    """
+    if url in (ENVIRONMENT, NO_PROXY):
+        return url
+    if url.partition("://")[0].lower() not in ("http", "https") or "://" not in url:
+        raise ValueError("begins with something else; write http://HOST:PORT, https://HOST:PORT, environment or none")
+    if wrong := _not_encoded(url):
+        raise ValueError(wrong)
+    try:
+        parts = urlsplit(url)
+        known = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ValueError("is not an address: look at its brackets and its port") from None
+    if not parts.hostname or not known:
+        raise ValueError("names no host, or port 0; write http://HOST:PORT")
+    if parts.path.strip("/") or "?" in url:
+        raise ValueError("has something behind the port; leave it out")
     return url
 
 

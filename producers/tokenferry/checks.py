@@ -36,6 +36,7 @@ from tokenferry.contract.requests import (
 )
 from tokenferry.contract.target import Target
 from tokenferry.contract.target_options import UserTosAcceptance
+from tokenferry.contract.word_lists import unknown_words
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +46,25 @@ def check(request: TokenRequest, *, today: datetime.date, live: bool) -> tuple[P
 
     *live* says which keys will be used: live card numbers are refused with test keys, and the other way round.
     """
+    return (*unknown_words(request, request.kind), *_of_its_kind(request, today, live))
+
+
+def _of_its_kind(request: TokenRequest, today: datetime.date, live: bool) -> Iterator[Problem]:
     match request:
         case CardRequest(number=str()):
-            return tuple(_card(request, today, live))
+            yield from _card(request, today, live)
         case BankAccountRequest(account_number=str()):
-            return tuple(_bank_account(request, live))
+            yield from _bank_account(request, live)
         case AccountRequest():
-            return tuple(_account(request, today))
+            yield from _account(request, today)
         case PersonRequest():
-            return tuple(_person(request, today))
-        case _:
-            return ()
+            yield from _person(request, today)
 
 
 def check_onboarding(document: Onboarding, *, today: datetime.date, live: bool) -> tuple[Problem, ...]:
     """Return what is wrong with a whole account: with its parts, and between them."""
-    found = [*problems(document), *_beside_the_token("account", document.account, today)]
+    found = [*problems(document), *unknown_words(document.account, "account")]
+    found += _beside_the_token("account", document.account, today)
     parts: list[tuple[str, TokenRequest]] = []
     if document.legal_entity is not None:
         parts.append(("legal_entity", document.legal_entity))
@@ -77,7 +81,8 @@ def check_target(target: Target, *, today: datetime.date) -> tuple[Problem, ...]
     """Return what is wrong with the plain parameters beside a token. Warn of a target that Stripe will remove."""
     if target.warning is not None:
         warn_once(target.warning)
-    return tuple(_beside_the_token(target.to, target, today)) if isinstance(target, AccountFields) else ()
+    beside = _beside_the_token(target.to, target, today) if isinstance(target, AccountFields) else ()
+    return (*unknown_words(target, target.to), *beside)
 
 
 @functools.cache

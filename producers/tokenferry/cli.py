@@ -27,8 +27,7 @@ from tokenferry.commands.printing import standard_output
 from tokenferry.configuration import InvalidConfiguration
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.targets import InvalidTarget
-from tokenferry.inputs.columns import InvalidMapping
-from tokenferry.inputs.rows import UnreadableFile
+from tokenferry.inputs.rows import InvalidMapping, UnreadableFile
 from tokenferry.outbox import UnusableOutbox
 from tokenferry.sealing import UnusableKey
 

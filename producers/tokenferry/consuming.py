@@ -25,9 +25,10 @@ from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
 from tokenferry.contract.names import Name
+from tokenferry.contract.notices import Notice, read_message
 from tokenferry.contract.queues import QUARANTINE, results_queue
 from tokenferry.contract.result_signature import UNVERIFIED, only_signature
-from tokenferry.contract.results import AnyResult, OnboardingProgress, parse_message
+from tokenferry.contract.results import AnyResult, OnboardingProgress
 from tokenferry.contract.work_messages import Refused
 from tokenferry.outbox import Outbox
 from tokenferry.result_signers import ResultSigners
@@ -60,11 +61,13 @@ class Results:
         *,
         outbox: Outbox | Literal[False] | None = None,
         on_progress: Callable[[OnboardingProgress], None] | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
         patience: float | None = None,
     ) -> None:
         """*outbox*: learns each outcome when its result is acknowledged. Default: the configured one; False: none.
 
         *on_progress*: called with the steps of accounts that were sent with `progress=True`; they are no results.
+        *on_notice*: called with what workers say about why requests wait; without it such messages are dropped.
         *patience*: seconds for which a RabbitMQ that cannot answer about the route is asked again, default ten.
 
         Raises `InvalidConfiguration`, `UnusableOutbox`, and `UnusableKey` when there is no key to verify results with.
@@ -92,6 +95,7 @@ class Results:
         self._patience: Patience | None = None
         """RabbitMQ only: from a lost connection until one works again."""
         self._on_progress = on_progress
+        self._on_notice = on_notice
         self._own_outbox = Outbox.of(configuration) if outbox is None else None
         self._outbox = outbox or self._own_outbox
         if self._outbox is not None:
@@ -258,7 +262,7 @@ class Results:
             refused = Refused(UNVERIFIED)
         if refused is None:
             try:
-                result = parse_message(delivery.body or b"")
+                result = read_message(delivery.body or b"")
             except Exception:  # pydantic's error, or any other that its content causes
                 refused = Refused(FOREIGN)
         if refused is not None:
@@ -271,6 +275,11 @@ class Results:
             delivery.ack()
             if self._on_progress is not None:
                 self._on_progress(result)
+            return None
+        if isinstance(result, Notice):
+            delivery.ack()
+            if self._on_notice is not None:
+                self._on_notice(result)
             return None
         if result.outcome_id in self._seen:
             self._settle(result)  # it may have been sent again since
@@ -351,15 +360,26 @@ class AsyncResults:
         configuration: Configuration | Path | None = None,
         *,
         outbox: Outbox | Literal[False] | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
     ) -> None:
-        """As `Results`."""
-        self._results = Results(route, configuration, outbox=outbox)
+        """As `Results`. *on_notice* is called in the loop that reads."""
+        self._on_notice = on_notice
+        self._results = Results(
+            route, configuration, outbox=outbox, on_notice=None if on_notice is None else self._pass_on
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._iterator = iter(self._results)
         self._thread = ThreadPoolExecutor(1, "tokenferry-results")
         self._taking: asyncio.Future[AnyResult | None] | None = None
         """The next result, under way. It outlives a cancelled wait, so that no result is lost."""
 
+    def _pass_on(self, notice: Notice) -> None:
+        """Called in the thread that reads."""
+        if self._loop is not None and self._on_notice is not None:
+            self._loop.call_soon_threadsafe(self._on_notice, notice)
+
     async def __aiter__(self) -> AsyncIterator[AnyResult]:
+        self._loop = asyncio.get_running_loop()
         while True:
             if self._taking is None:
                 self._taking = asyncio.get_running_loop().run_in_executor(self._thread, next, self._iterator, None)

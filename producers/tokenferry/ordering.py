@@ -20,9 +20,10 @@ from tokenferry.broker.depth import bound_of
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.checks import check, check_onboarding, check_target
 from tokenferry.configuration import Configuration
+from tokenferry.contract.account_targets import AccountCreate, AccountUpdate, ExternalAccount
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import LEGACY, Header
-from tokenferry.contract.envelope2 import Header2, RequestHeader
+from tokenferry.contract.envelope2 import Header2, RequestHeader, TraceParent
 from tokenferry.contract.lifetimes import DAY, WITH_CVC, longest_life
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import LANES, Lane, Name, new_id
@@ -36,7 +37,15 @@ from tokenferry.contract.queues import (
     onboard_queue,
     tokenize_queue,
 )
-from tokenferry.contract.requests import InvalidRequest, Kind, Problem, TokenRequest, field_names, problems_of
+from tokenferry.contract.requests import (
+    CardRequest,
+    InvalidRequest,
+    Kind,
+    Problem,
+    TokenRequest,
+    field_names,
+    problems_of,
+)
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, target_from
 from tokenferry.sealing import Recipient, Signer, seal, seal2, seal_onboarding, sign_attach
@@ -56,6 +65,8 @@ LOOKS_LIKE: Final = MappingProxyType(
         "connected_account": "an account id looks like acct_1Nv0FG: letters, digits and underscores",
         "platform": _NAME,
         "reply_to": _NAME,
+        "batch": _NAME,
+        "traceparent": "it looks like 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 (W3C Trace Context)",
         "request_id": _ID,
         "attach_id": _ID,
     }
@@ -67,6 +78,13 @@ Read = TypeVar("Read", bound=Message)
 
 class _PlatformName(Message):
     platform: Name
+
+
+class _Context(Message):
+    """To what a message belongs. Version 1 has no place for it."""
+
+    batch: Name | None = None
+    traceparent: TraceParent | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,10 @@ class Order:
     attach: AttachTarget | None = None
     request_id: str | None = None
     keep_seconds: float | None = None
+    batch: str | None = None
+    """The import or other run that it belongs to. In the header of version 2, and in its result."""
+    traceparent: str | None = None
+    """W3C Trace Context, version 00. In the header of version 2, and in the order to spend its token."""
 
 
 class Sealer:
@@ -129,14 +151,15 @@ class Sealer:
             "kind": request.kind,
             "connected_account": order.connected_account,
         }
-        header, body = self._sealed(request, attach, fields)
+        context = validated(_Context, batch=order.batch, traceparent=order.traceparent)
+        header, body = self._sealed(request, attach, fields, context)
         message = self._outgoing(tokenize_queue(lane, platform), TOKENIZE_TASK, header, body)
         if request.carries_cvc:  # without `expires_at` it is never stored in an outbox
             return header.request_id, replace(message, keep_seconds=keep)
         return header.request_id, replace(message, expires_at=header.expires_at)
 
     def _sealed(
-        self, request: TokenRequest, attach: AttachTarget | None, fields: dict[str, Any]
+        self, request: TokenRequest, attach: AttachTarget | None, fields: dict[str, Any], context: _Context
     ) -> tuple[RequestHeader, str]:
         """Seal *request* in the version that is configured. Return the header and the text."""
         to, signer = self.recipient, self.signer
@@ -147,6 +170,7 @@ class Sealer:
         header2 = validated(
             Header2,
             **fields,
+            **context.model_dump(),
             group=LEGACY,
             cvc=request.carries_cvc,
             operations=attach.operations() if attach else (),
@@ -162,8 +186,12 @@ class Sealer:
         lane: Lane = "bulk",
         reply_to: str | None,
         attach_id: str | None,
+        batch: str | None = None,
+        traceparent: str | None = None,
     ) -> tuple[str, Outgoing]:
         """Sign an order to use the token of *result* for *target*. Return its attach id and the message.
+
+        *batch*, *traceparent*: as in `Order`.
 
         Raises `InvalidRequest` if *result* has no token or an id is not valid. Raises `InvalidTarget` if the target
         does not take tokens of this kind, or contains a card number. Both name field and reason, never the value.
@@ -174,6 +202,7 @@ class Sealer:
         target = _checked(target, result.kind)
         if trouble := unsealed.trouble_in(target):
             raise InvalidTarget(f"{target.to}: {trouble}")
+        context = validated(_Context, batch=batch, traceparent=traceparent)
         longest = longest_life(self._journal_days)
         made_at = (int(time.time()) if result.created is None else result.created) * 1000
         request = validated(
@@ -192,6 +221,7 @@ class Sealer:
             attach_before=made_at + int(min(self.configuration.worker.token_lifetime, longest) * 1000),
             signer_id=self.signer.signer_id,
             display=result.display,
+            **(context.model_dump() if self.version == 2 else {}),
         )
         body = sign_attach(request, self.signer).text()
         queue = attach_queue(request.lane, request.platform)
@@ -206,8 +236,12 @@ class Sealer:
         reply_to: str | None = None,
         keep_seconds: float | None = None,
         progress: bool = False,
+        batch: str | None = None,
+        traceparent: str | None = None,
     ) -> tuple[str, str, Outgoing]:
         """Check and seal a whole account. Return the onboarding id, the request id of this message, and the message.
+
+        *batch*, *traceparent*: as in `Order`.
 
         Raises `InvalidRequest` (field and reason, never the value) and `InvalidConfiguration`.
         """
@@ -219,8 +253,9 @@ class Sealer:
         if problems := check_onboarding(document, today=datetime.now(UTC).date(), live=live):
             raise InvalidRequest(problems)
         keep = self._onboarding_keep(keep_seconds)
+        context = validated(_Context, batch=batch, traceparent=traceparent)
         header, body = self._sealed_document(
-            document, {**self._header(name, "bulk", reply_to, keep), "request_id": new_id()}
+            document, {**self._header(name, "bulk", reply_to, keep), "request_id": new_id()}, context
         )
         message = self._outgoing(onboard_queue(name), ONBOARD_TASK, header, body)
         return onboarding_id, header.request_id, replace(message, expires_at=header.expires_at)
@@ -229,12 +264,15 @@ class Sealer:
     def _journal_days(self) -> float:
         return self.configuration.store.journal_days
 
-    def _sealed_document(self, document: Onboarding, fields: dict[str, Any]) -> tuple[DocumentHeader, str]:
+    def _sealed_document(
+        self, document: Onboarding, fields: dict[str, Any], context: _Context
+    ) -> tuple[DocumentHeader, str]:
         to, signer = self.recipient, self.signer
         if self.version == 1:
             header = validated(OnboardingHeader, **fields)
             return header, seal_onboarding(document, header, to=to, signer=signer).text()
-        header2 = validated(Header2, **fields, group=LEGACY, kind="onboarding", progress=bool(document.progress))
+        about = {"group": LEGACY, "kind": "onboarding", "progress": bool(document.progress), **context.model_dump()}
+        header2 = validated(Header2, **fields, **about)
         return header2, seal2(Plaintext2.of_document(document), header2, to=to, signer=signer).text()
 
     def _onboarding_keep(self, keep_seconds: float | None) -> float:
@@ -276,6 +314,9 @@ def _problems(order: Order, lane: Lane, journal_days: float) -> Iterator[Problem
         yield Problem(f"{request.kind}.cvc", "a card verification code may only travel in the realtime lane")
     if request.needs_connected_account and order.connected_account is None:
         yield Problem(f"{request.kind}.customer", "copying a saved card or bank account needs a connected account")
+    match request, order.attach:
+        case CardRequest(number=str(), currency=None), ExternalAccount() | AccountCreate() | AccountUpdate() as target:
+            yield Problem("card.currency", f"is required for {target.to}: which payouts the debit card receives")
     if order.keep_seconds is not None:
         if problem := _trouble_with(order.keep_seconds):
             yield problem

@@ -87,7 +87,7 @@ def test_decoration_of_an_account_number_is_not_sent_but_dashes_stay_where_a_for
         ("card", "exp_year", "\u00a02030", "2030"),
         ("card", "cvc", " 314\u200b", "314"),
         ("card", "currency", "eur ", "eur"),
-        ("card", "address_line1", "1 Example St\r\nApt 2\n", "1 Example St Apt 2"),
+        ("card", "address_line1", "1 Example St\r\nApt 2\n", "1 Example St, Apt 2"),
         ("bank_account", "country", "\u200bUS", "US"),
         ("pii", "id_number", "000\u00a000 0000\u200b ", "000 00 0000"),
         ("person", "ssn_last_4", "0000\u00ad", "0000"),

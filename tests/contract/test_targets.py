@@ -12,7 +12,16 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.contract.requests import Kind
-from tokenferry.contract.targets import TARGETS, AttachTarget, InvalidTarget, TargetCall, digest, target_from
+from tokenferry.contract.targets import (
+    OPERATIONS,
+    TARGETS,
+    AttachTarget,
+    InvalidTarget,
+    PaymentMethod,
+    TargetCall,
+    digest,
+    target_from,
+)
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(AttachTarget)
 
@@ -420,6 +429,30 @@ def test_a_card_number_in_the_place_of_a_token_is_never_sent():
 def test_no_target_has_a_field_for_a_number_that_belongs_into_a_token():
     forbidden = {"number", "cvc", "account_number", "id_number", "id_number_secondary", "ssn_last_4", "tax_id", "dob"}
     assert not forbidden & set(re.findall(r'"([a-z_0-9]+)": \{', json.dumps(ADAPTER.json_schema())))
+
+
+@pytest.mark.parametrize(("data", "kind", "params"), FULL, ids=IDS)
+def test_what_a_plan_calls_is_what_the_table_says_of_its_target(data, kind, params):
+    target = target_from(data)
+    assert set(target.operations()) <= OPERATIONS[target.to]
+    path = target.call("tok_1" if kind in ("card", "bank_account") else "ct_1", kind).path
+    called = {operation.removeprefix("POST ") for operation in target.operations()}
+    assert any(re.fullmatch(re.sub(r"\\\{.+?\\\}", "[^/]+", re.escape(each)), path) for each in called)
+
+
+def test_the_table_of_operations_names_every_target_and_nothing_that_no_plan_calls():
+    assert OPERATIONS.keys() == TARGETS.keys()
+    examples = [target_from(data) for data, _, _ in FULL] + [PaymentMethod(customer="cus_1")]
+    for to, may_call in OPERATIONS.items():
+        assert may_call == {operation for each in examples if each.to == to for operation in each.operations()}
+
+
+@pytest.mark.parametrize("customer", ["cus_1", "customers", "MyOwnId", "77x", "made_before"])
+def test_an_operation_shows_no_id_whatever_the_id_looks_like(customer):
+    told = target_from({"to": "customer_source", "customer": customer}).operations()
+    assert told == ("POST /v1/customers/{customer}/sources",)
+    attach = target_from({"to": "payment_method", "customer": customer}).operations()
+    assert attach == ("POST /v1/payment_methods", "POST /v1/payment_methods/{made_before}/attach")
 
 
 def test_the_digest_is_sha256_of_sorted_json_without_what_is_not_given():

@@ -15,13 +15,14 @@ from e2e import cargo
 from e2e.house import House, until
 
 from tokenferry import AttachResult, Order, Producer, TokenResult, onboarding_from
-from tokenferry.contract.targets import Charge, CustomerCreate, CustomerSource, Target
+from tokenferry.contract.targets import Charge, CustomerCreate, CustomerSource, PaymentIntent, Target
 from tokenferry_worker.commands.dead_letters import dead_letters
 from tokenferry_worker.commands.health import health
 from tokenferry_worker.commands.keys import keys
 from tokenferry_worker.commands.signers import signers
 
-pytestmark = pytest.mark.parametrize("house", ["embedded"], indirect=True)
+embedded = pytest.mark.parametrize("house", ["embedded"], indirect=True)
+on_each_kind = pytest.mark.parametrize("house", ["embedded", "rabbitmq"], indirect=True)
 
 DOCUMENT = {
     "reference": "seller-7",
@@ -92,17 +93,35 @@ REFUSED: list[tuple[str, Callable[[Producer, str], object]]] = [
     ),
     ("lanes", lambda p, to: p.send(cargo.card(), platform="main", reply_to=to, lane="realtime")),
     ("targets.charge", lambda p, to: p.send(cargo.card(), platform="main", reply_to=to, attach=charge(1))),
+    (
+        "targets.payment_intent.max_amount",
+        lambda p, to: p.send(cargo.card(), platform="main", reply_to=to, attach=payment(9_900)),
+    ),
+    (
+        "targets.customer_source.destinations",
+        lambda p, to: p.send(cargo.card(), platform="main", reply_to=to, attach=CustomerSource(customer="cus_theirs")),
+    ),
     ("roles.onboard", lambda p, to: p.onboard(onboarding_from(DOCUMENT), platform="main", reply_to=to)),
 ]
+
+
+def payment(amount: int) -> Target:
+    return PaymentIntent(amount=amount, currency="usd")
 
 
 def charge(amount: int) -> Target:
     return Charge(amount=amount, currency="usd")
 
 
+@on_each_kind
 def test_a_producer_gets_only_what_is_granted_and_nothing_is_called_for_the_rest(house: House, second: Second) -> None:
     limits = ["--platform", "main", "--kind", "card", "--lane", "bulk", "--target", "customer_create"]
     second.let_in("--role", "seal", *limits, "--connected-account", "acct_ours", "--reply-route", "second-*")
+    for more in (
+        ("--target", "payment_intent", "--max-amount", "usd=500"),
+        ("--target", "customer_source", "--destination", "cus_ours"),
+    ):
+        assert run(house, signers, "grant", second.name, *more)[0] == 0
     theirs, own = house.route(), f"second-{house.route().name}"
     route = type(theirs)(house.broker, own)
     with house.working():
@@ -122,6 +141,7 @@ def test_a_producer_gets_only_what_is_granted_and_nothing_is_called_for_the_rest
     assert calls(house) == 1
 
 
+@on_each_kind
 def test_a_producer_orders_nothing_unless_granted_and_a_redrive_after_the_grant_works(
     house: House, second: Second
 ) -> None:
@@ -148,6 +168,7 @@ def test_a_producer_orders_nothing_unless_granted_and_a_redrive_after_the_grant_
     assert made == token.request_id
 
 
+@embedded
 def test_a_removed_signer_is_refused_by_every_process_within_seconds(house: House, second: Second) -> None:
     second.let_in("--role", "seal")
     route = house.route()
@@ -165,6 +186,7 @@ def test_a_removed_signer_is_refused_by_every_process_within_seconds(house: Hous
     assert served
 
 
+@embedded
 def test_a_revoked_signer_is_refused_by_every_process_within_seconds(house: House, second: Second) -> None:
     second.let_in("--role", "seal")
     route = house.route()
@@ -179,6 +201,7 @@ def test_a_revoked_signer_is_refused_by_every_process_within_seconds(house: Hous
     assert calls(house) == before
 
 
+@embedded
 def test_an_unreadable_policy_leaves_the_last_good_one_and_health_says_so(house: House) -> None:
     route, policy = house.route(), house.folder / "keys" / "policy.toml"
     good = policy.read_text()
@@ -195,6 +218,7 @@ def test_an_unreadable_policy_leaves_the_last_good_one_and_health_says_so(house:
     assert "the policy of before stays in force" in worker.said()
 
 
+@embedded
 def test_without_the_fleets_policy_a_worker_lets_nothing_in_until_it_is_there(house: House) -> None:
     route, policy = house.route(), house.folder / "keys" / "policy.toml"
     with house.working():  # the store has seen one

@@ -98,6 +98,15 @@ def test_a_rate_given_at_the_start_holds_under_load() -> None:
     assert ledger["tokens_created"] == statuses.count(200)
 
 
+def test_what_is_counted_changes_while_running_and_a_slip_is_refused(fresh: httpx.Client) -> None:
+    before = fresh.get("/_limits").json()
+    assert before["count_by"] == "operation"
+    assert fresh.post("/_limits", json={"count_by": "resource"}).json()["count_by"] == "resource"
+    wrong = fresh.post("/_limits", json={"count_by": "path"})
+    assert (wrong.status_code, wrong.json()["error"]) == (400, "count_by must be operation or resource")
+    assert fresh.post("/_limits", json=before).json() == before
+
+
 def test_limits_are_read_and_changed_while_running(fresh: httpx.Client) -> None:
     before = fresh.get("/_limits").json()
     assert fresh.post("/_limits", json={"endpoint_rate": 0.01, "burst": 1}).json()["endpoint_rate"] == 0.01

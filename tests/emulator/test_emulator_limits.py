@@ -1,11 +1,13 @@
 """Rate limits, concurrency and object locks."""
 
+import re
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
 import pytest
 
-from tokenferry_emulator import EmulatorState, Settings
+from tokenferry_emulator import EmulatorState, Settings, routes
 from tokenferry_emulator.authentication import KeyScope
 from tokenferry_emulator.limits import RateLimiter
 from tokenferry_emulator.settings import Rates
@@ -68,6 +70,46 @@ def test_endpoints_and_accounts_have_their_own_buckets(provider_with: Callable[[
     assert provider.made("/v1/customers", {"source": token})
     assert provider.token(authorization="Bearer sk_test_beta")
     assert provider.post("/v1/tokens", CARD).status_code == 429
+
+
+EXAMPLES = re.findall(r"^\| (`.*`) \| (\d) \|$", Path(__file__).with_name("rate-limits.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("calls", "endpoints"), EXAMPLES)
+def test_an_endpoint_is_one_operation_whatever_ids_are_in_its_path(calls: str, endpoints: str) -> None:
+    limiter = RateLimiter(Rates(endpoint_rate=1.0, burst=1.0), lambda: 0.0)
+    admitted = []
+    for call in re.findall("`(.*?)`", calls):
+        route, _ = routes.find(*call.split(" "))
+        assert route is not None, call
+        admitted.append(limiter.admit(SCOPE, route.name))
+    assert admitted.count(None) == int(endpoints)
+
+
+def test_the_examples_of_the_documentation_were_read() -> None:
+    assert len(EXAMPLES) == 9
+
+
+@pytest.mark.parametrize(
+    ("other", "shared"),
+    [
+        ("POST /v1/customers/:id", True),
+        ("GET /v1/customers/:id", True),
+        ("POST /v1/customers/:id/sources", False),
+        ("POST /v1/tokens", False),
+    ],
+)
+def test_it_can_count_all_operations_of_a_resource_as_one_endpoint(other: str, shared: bool) -> None:
+    limiter = RateLimiter(Rates(endpoint_rate=1.0, burst=1.0, count_by="resource"), lambda: 0.0)
+    assert limiter.admit(SCOPE, "POST /v1/customers") is None
+    assert limiter.admit(SCOPE, other) == ("endpoint-rate" if shared else None)
+
+
+def test_creating_accounts_may_be_quicker_than_any_other_operation() -> None:
+    """30 a second in live mode, where every other operation has 25."""
+    limiter = RateLimiter(Rates(endpoint_rate=1.0, account_creation_rate=2.0, burst=2.0), lambda: 0.0)
+    admitted = [limiter.admit(SCOPE, "POST /v1/accounts", creates_account=True) for _ in range(3)]
+    assert admitted == [None, None, "endpoint-rate"]
 
 
 def test_connected_accounts_have_their_own_limit_and_share_that_of_the_platform() -> None:

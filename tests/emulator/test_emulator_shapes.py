@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import stripe
 
-from tokenferry_emulator.testing import BANK, CARD, Provider
+from tokenferry_emulator.testing import BANK, CARD, DEBIT, Provider
 
 RECORDED = {"card.email", "card.phone", "card.wallet"}
 """In recorded answers, and not in the SDK."""
@@ -49,7 +49,11 @@ def answers(provider: Provider) -> Iterator[tuple[type[Any], dict[str, Any]]]:
     yield stripe.Account, provider.get("/v1/account").json()
     yield stripe.Person, provider.made(f"{below}/persons", {"first_name": "Ann"})
     external = {"external_account": provider.token(BANK)}
-    yield stripe.BankAccount, provider.made(f"{below}/external_accounts", external)
+    bank = provider.made(f"{below}/external_accounts", external)
+    yield stripe.BankAccount, bank
+    yield stripe.BankAccount, provider.get(f"{below}/external_accounts/{bank['id']}").json()
+    external = {"external_account": provider.token(DEBIT)}
+    yield stripe.Card, provider.made(f"{below}/external_accounts", external)
     method = provider.made("/v1/payment_methods", {"type": "card", "card[token]": provider.token()})
     yield stripe.PaymentMethod, method
     intent = {"amount": "1", "currency": "usd", "payment_method": method["id"], "confirm": "true"}

@@ -1,5 +1,8 @@
 """Making and reading tokens."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tokenferry_emulator.testing import BANK, CARD, DEBIT, Provider
@@ -33,6 +36,28 @@ def test_a_card_token_has_the_recorded_keys_in_the_recorded_order(provider: Prov
     recorded += " last4 metadata name object tokenization_method"
     assert set(recorded.split()) <= set(token["card"])
     assert (token["card"]["exp_month"], token["card"]["exp_year"]) == (12, 2044)
+
+
+PAGE = (Path(__file__).parents[1] / "cards" / "stripe-testing.md").read_text()
+BY_COUNTRY = re.findall(r"^\| [^|]*\(([A-Z]{2})\)[^|]*\| (\d+) \|$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("country", "number"), BY_COUNTRY)
+def test_a_published_card_of_a_country_is_of_that_country(provider: Provider, country: str, number: str) -> None:
+    assert provider.made("/v1/tokens", {**CARD, "card[number]": number})["card"]["country"] == country
+
+
+def test_every_other_published_card_is_of_the_united_states_but_those_of_two_brands(provider: Provider) -> None:
+    assert len(BY_COUNTRY) == 63
+    others = set(re.findall(r"\| (\d+) \|$", PAGE, re.MULTILINE)) - {number for _, number in BY_COUNTRY}
+    shown = {number: provider.made("/v1/tokens", {**CARD, "card[number]": number})["card"] for number in others}
+    abroad = {number: card["country"] for number, card in shown.items() if card["country"] != "US"}
+    assert abroad == {
+        "4000002500001001": "FR",
+        "5555552500001001": "FR",
+        "4000050360000001": "AU",
+        "5555050360000080": "AU",
+    }
 
 
 def test_a_bank_token_has_the_recorded_keys(provider: Provider) -> None:

@@ -159,8 +159,8 @@ def test_the_summary_says_what_is_unfinished_and_how_to_go_on(tmp_path: Any) -> 
 def test_reasons_are_counted() -> None:
     counts = ImportCounts(rows=2, rejected=2)
     examiner = Examiner(RowDefaults(frozenset({"main"})), Outputs(None, None), counts)
-    examiner.reject(2, "a", [Problem("card.number", "is short")])
-    examiner.reject(3, "b", [Problem("card.number", "is short"), Problem("kind", "is odd")])
+    examiner.reject(BrokenRow(2, "a", "card.number", ""), [Problem("card.number", "is short")])
+    examiner.reject(BrokenRow(3, "b", "", ""), [Problem("card.number", "is short"), Problem("kind", "is odd")])
     summary = ImportSummary(counts, 1.0, None, None, "import-1", budget_per_second=25.0)
     assert summary.as_json()["refusals_by_reason"] == {"card.number: is short": 2, "kind: is odd": 1}
     assert "        2  card.number: is short" in summary.lines()

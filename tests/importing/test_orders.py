@@ -12,6 +12,7 @@ from tokenferry.contract.targets import AccountCreate, Charge, CustomerCreate
 from tokenferry.inputs.columns import field_of, known_names
 from tokenferry.inputs.csv_rows import CsvRows
 from tokenferry.inputs.lines import Lines
+from tokenferry.inputs.mapping import ColumnMap
 from tokenferry.inputs.orders import RowDefaults, order_from
 from tokenferry.inputs.rows import Row
 from tokenferry.producer import Order
@@ -24,7 +25,7 @@ def from_cells(defaults: RowDefaults = DEFAULTS, /, **cells: str) -> Order:
     """The order of a one-row CSV file; `__` in a name stands for a dot."""
     names = [name.replace("__", ".") for name in cells]
     content = ",".join(names) + "\n" + ",".join(cells.values()) + "\n"
-    (row,) = CsvRows(Lines(io.BytesIO(content.encode())), {})
+    (row,) = CsvRows(Lines(io.BytesIO(content.encode())), ColumnMap())
     assert isinstance(row, Row)
     return order_from(row, defaults)
 

@@ -98,6 +98,11 @@ const checks = {
     const topup = await stripe.topups.create({ ...money, source: await token("bank_account") });
     const card = await stripe.tokens.create(kinds.card);
     const bankToken = await stripe.tokens.create(kinds.bank_account);
+    const add = async (token) => stripe.accounts.createExternalAccount(account.id, { external_account: token });
+    const added = await add(await token("bank_account"));
+    const payout = { ...kinds.card.card, number: "4000056655665556", currency: "usd" };
+    const debit = await add((await stripe.tokens.create({ card: payout })).id);
+    const attached = await stripe.paymentMethods.attach(method.id, { customer: customer.id });
     const found = [
       ...differences("Charges", "Charge", charge),
       ...differences("Customers", "Customer", customer),
@@ -110,6 +115,11 @@ const checks = {
       ...differences("Tokens", "Token", card),
       ...differences("Cards", "Card", card.card),
       ...differences("BankAccounts", "BankAccount", bankToken.bank_account),
+      ...differences("BankAccounts", "BankAccount", added),
+      ...differences("Cards", "Card", debit),
+      ...differences("Accounts", "Account", await stripe.accounts.update(account.id, { email: "a@example.com" })),
+      ...differences("Persons", "Person", await stripe.accounts.updatePerson(account.id, person.id, { last_name: "D" })),
+      ...differences("PaymentMethods", "PaymentMethod", attached),
     ];
     assert.deepEqual(found, []);
     assert.ok(differences("Charges", "Charge", {}).includes("Charge.disputed is missing"));

@@ -62,6 +62,14 @@ const order = JSON.parse(readFileSync(join(folder, "order.json")));
 const [, spelled] = verified(order.text, order.producer_public);
 assert.equal(Buffer.from(spelled, "base64url").toString(), canonical(order.order));
 
+const told = JSON.parse(readFileSync(join(folder, "results.json")));
+for (const { body, headers } of Object.values(told.results)) {
+  const kind = body.startsWith('{"type":"notice",') ? "notice" : "result";
+  const signed = Buffer.from(`tokenferry/v2/${kind}\0${told.queue}\0${body}`);
+  const signature = Buffer.from(headers["tokenferry-signature"].split(".")[1], "base64url");
+  assert.ok(verify(null, signed, ed25519Public(bytes(told.result_public)), signature));
+}
+
 const header = base64url(canonical({ ...last.header, request_id: "req-node" }));
 const { publicKey } = await (async () => {
   const { createPrivateKey, createPublicKey } = await import("node:crypto");

@@ -83,7 +83,7 @@ def test_a_good_file_passes_a_dry_run_from_standard_input(folder: Path) -> None:
         (["missing.jsonl"], "cannot be read"),
         (["--platform", "other", "a.jsonl"], "platform 'other' is not configured"),
         (["empty.jsonl"], "the file is empty"),
-        (["table.csv"], "its first line does not hold a JSON object"),
+        (["table.csv"], "begins neither with an object nor with an array"),
     ],
 )
 def test_what_cannot_begin_says_why_and_ends_with_2(

@@ -17,7 +17,11 @@ from generate import HERE, ISSUED, REQUESTS, recipient, seed
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import Suite
 from tokenferry.contract.envelope2 import Header2
+from tokenferry.contract.notices import Notice
 from tokenferry.contract.plaintext import Plaintext2
+from tokenferry.contract.queues import results_queue
+from tokenferry.contract.result_signature import SIGNATURE_HEADER, ResultSignature, header_value, signed_bytes
+from tokenferry.contract.results import AttachResult, Display, Failure, TokenResult
 from tokenferry.contract.targets import CustomerSource
 from tokenferry.sealing import Signer, key_id, seal2, sign_attach
 
@@ -94,7 +98,39 @@ def main() -> None:
     )
     text = sign_attach(order, signer).text()
     _write("order", {**keys, "text": text, "order": json.loads(order.canonical())})
+    _write("results", _results(signing))
     _write("refused", {**keys, "texts": _refused(sealed["x25519", "card"], text, signing)})
+
+
+def _results(signing: ed25519.Ed25519PrivateKey) -> dict[str, Any]:
+    """Answers to requests of version 2, and a notice, each with its signature for one queue."""
+    public = signing.public_key().public_bytes_raw()
+    queue = results_queue("vectors")
+    about: dict[str, Any] = {"request_id": "req-vector", "kind": "card", "platform": "main", "settled_at": ISSUED}
+    of_2: dict[str, Any] = {"group": "legacy", "generation": 1, "batch": "june"}
+    attach: dict[str, Any] = {"outcome_id": "req-vector:attach", "attach_id": "req-vector", "token": "tok_vector"}
+    refused = Failure(code="card_declined", source="endpoint", status=402, endpoint_request_id="req_Stripe", attempts=1)
+    made = {"to": "customer_create", "object_id": "cus_vector", "object_type": "customer", "stored_id": "card_vector"}
+    results: dict[str, TokenResult | AttachResult | Notice] = {
+        "token": TokenResult(outcome_id="req-vector:token", token="tok_vector", created=1, **about, **of_2),
+        "attach": AttachResult(
+            **attach, **made, display=Display(last4="4242"), endpoint_request_id="req_Stripe", **about, **of_2
+        ),
+        "refused": AttachResult(**attach, to="charge", failure=refused, **about, **of_2),
+        "notice": Notice(
+            platform="main", reason="circuit_open", code="no_answer", scope="main/outage", since=ISSUED, until=None
+        ),
+        "notice of the end": Notice(
+            platform="main", reason="paused", code="operator", scope="main:global", since=ISSUED, over=True
+        ),
+    }
+    written = {}
+    for name, result in results.items():
+        body = result.model_dump_json(exclude_none=True)
+        signature = ResultSignature(key_id(public), signing.sign(signed_bytes(queue, body.encode())))
+        header = {SIGNATURE_HEADER: header_value(signature)}
+        written[name] = {"body": body, "headers": header, "says": json.loads(body)}
+    return {"result_public": public.hex(), "queue": queue, "results": written}
 
 
 def _refused(good: str, order: str, signing: ed25519.Ed25519PrivateKey) -> list[dict[str, str]]:

@@ -99,8 +99,9 @@ class Story:
     signer: Signer
     dies: Death = field(default_factory=Death)
 
-    def order(self, **changed: Any) -> str:
-        fields: dict[str, Any] = {
+    def fields(self) -> dict[str, Any]:
+        """What an order says."""
+        return {
             "attach_id": "attach-1",
             "request_id": "req-1",
             "token": "tok_1",
@@ -112,7 +113,9 @@ class Story:
             "attach_before": int((NOW + 600) * 1000),
             "signer_id": self.signer.signer_id,
         }
-        return sign_attach(AttachRequest(**{**fields, **changed}), self.signer).model_dump_json()
+
+    def order(self, **changed: Any) -> str:
+        return sign_attach(AttachRequest(**{**self.fields(), **changed}), self.signer).model_dump_json()
 
     async def handle(self, **changed: Any) -> Outcome:
         return await self.attacher.handle(self.order(**changed))

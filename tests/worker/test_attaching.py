@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import Code
 from tokenferry.contract.queues import ATTACH_TASK
 from tokenferry.contract.results import Display
@@ -21,7 +22,7 @@ from tokenferry.contract.targets import (
     ExternalAccount,
     PaymentMethod,
 )
-from tokenferry.sealing import Signer
+from tokenferry.sealing import Signer, sign_attach
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
@@ -67,8 +68,20 @@ async def test_a_token_is_spent_and_the_requester_learns_what_it_became(tell: Te
     assert (result.token, result.to, result.attach_id) == ("tok_1", "customer_source", "attach-1")
     (call,) = story.endpoint.calls
     assert (call.where, call.form, call.account) == ("/v1/customers/cus_1/sources", "source=tok_1", "acct_1")
-    assert story.limiter.permits == [(("main:global", "main:endpoint:customer_sources"), "bulk")]
+    sources = ("main:endpoint:customer_sources", "main:operation:POST /v1/customers/{id}/sources")
+    assert story.limiter.permits == [(("main:global", *sources), "bulk")]
     assert story.state == "spent"
+
+
+async def test_an_order_of_version_2_is_told_its_batch_its_display_and_the_call_at_stripe(tell: Tell) -> None:
+    answer = replace(customer("cus_1"), request_id="req_Stripe1")
+    story, shown = tell(answer), Display(last4="4242", brand="Visa")
+    order = AttachRequest(**{**story.fields(), "version": 2, "batch": "june", "display": shown})
+    result = result_of(await story.attacher.handle(sign_attach(order, story.signer).text()))
+    assert (result.batch, result.display, result.endpoint_request_id) == ("june", shown, "req_Stripe1")
+    again = result_of(await story.attacher.handle(sign_attach(order, story.signer).text()))
+    assert again == result.model_copy(update={"endpoint_request_id": None})
+    assert len(story.endpoint.calls) == 1
 
 
 async def test_an_order_of_the_realtime_lane_asks_for_its_permits_as_realtime(tell: Tell) -> None:

@@ -25,8 +25,9 @@ from tokenferry.addresses import masked
 from tokenferry.broker import connecting
 from tokenferry.broker.embedded import Embedded as Server
 from tokenferry.cli import main
-from tokenferry.configuration import Platform, load
+from tokenferry.configuration import InvalidConfiguration, Platform, load
 from tokenferry_emulator.testing import EmulatorProcess
+from tokenferry_worker import wiring
 from tokenferry_worker.doctor import endpoint, preflight
 from tokenferry_worker.doctor.deadline import within
 from tokenferry_worker.doctor.verdicts import Check, ok
@@ -638,6 +639,63 @@ class TestRabbitMQ:
         assert part in found.the("broker connection")["says"].replace("virtual host", "vhost")
 
 
+class TestTargets:
+    """A signer may name targets that Stripe will remove."""
+
+    def granted(self, practice: Practice, *targets: str) -> Found:
+        path = practice.folder / "keys" / "policy.toml"
+        before, heading, after = path.read_text().partition('targets]]\nto = "*"')
+        assert heading
+        table = before[before.rindex("[[") :] + "targets]]"
+        others = "".join(f'\n{table}\nto = "{to}"\n' for to in targets[1:])
+        path.write_text(f'{before}targets]]\nto = "{targets[0]}"\n{others}{after}')
+        return practice.examine()
+
+    @pytest.mark.parametrize("targets", [("charge",), ("charge", "customer_create", "charge")])
+    def test_a_signer_that_is_granted_charges_by_name_is_warned_of(
+        self, practice: Practice, targets: tuple[str, ...]
+    ) -> None:
+        found = self.granted(practice, *targets)
+        assert found.of("warning") == {"keys targets"}
+        assert "deprecated" in found.the("keys targets")["says"]
+        assert "payment_intent" in found.the("keys targets")["do"]
+
+    @pytest.mark.parametrize("targets", [("*",), ("payment_intent", "customer_create")])
+    def test_everything_and_today_s_targets_are_no_news(self, practice: Practice, targets: tuple[str, ...]) -> None:
+        assert self.granted(practice, *targets).of("warning") == set()
+
+
+class TestProxy:
+    """Which way leads to Stripe. The tests of the way itself: test_way.py."""
+
+    def test_a_proxy_is_named_without_its_password_and_a_failure_names_it_too(
+        self, practice: Practice, environment: dict[str, str]
+    ) -> None:
+        environment["HTTPS_PROXY"] = f"http://ada:{CANARY}@127.0.0.1:1"
+        practice.platforms = practice.platform("main", url="https://stripe.example")
+        said = practice.call().output
+        assert "http://127.0.0.1:1 (HTTPS_PROXY)" in said
+        assert "the proxy does not answer" in said
+        assert CANARY not in said
+
+    def test_an_emulator_on_this_machine_needs_no_proxy_and_nothing_is_said(
+        self, practice: Practice, environment: dict[str, str]
+    ) -> None:
+        environment["HTTPS_PROXY"] = "http://127.0.0.1:1"
+        found = practice.examine()
+        assert (found.exit_code, [c for c in found.checks if c["name"] == "endpoint proxy"]) == (0, [])
+
+    def test_a_proxy_that_cannot_be_meant_fails_the_doctor_and_the_worker(
+        self, practice: Practice, environment: dict[str, str]
+    ) -> None:
+        environment["HTTPS_PROXY"] = f"socks5://ada:{CANARY}@127.0.0.1:1"
+        practice.platforms = practice.platform("main", url="https://stripe.example")
+        found = practice.examine()
+        assert "HTTPS_PROXY: begins with something else" in found.the("endpoint proxy")["says"]
+        with pytest.raises(InvalidConfiguration, match="HTTPS_PROXY"):
+            wiring.check(load(practice.source), "all")
+
+
 class TestLimits:
     def test_more_than_is_documented_may_be_right_and_is_said(self, practice: Practice) -> None:
         practice.platforms += "[platforms.main.limits]\nendpoint_per_second = 40\nglobal_per_second = 20\n"
@@ -645,8 +703,40 @@ class TestLimits:
         assert found.exit_code == 0
         budgets = found.the("limits budgets")
         assert budgets["state"] == "warning"
-        assert budgets["says"].startswith("in all 20/s, each endpoint 40/s")
+        assert budgets["says"].startswith("in all 20/s, each operation 40/s, each resource 40/s")
         assert "make sure the account was granted that" in budgets["do"]
+
+    @pytest.mark.parametrize(
+        ("lines", "rates", "next_step"),
+        [
+            ("", "in all 25/s, each operation 25/s, each resource 25/s, account creation 5/s", 'by = "operation"'),
+            ('by = "resource"', "in all 25/s, each resource 25/s, account creation 5/s", 'by = "both"'),
+            ('by = "operation"', "in all 25/s, each operation 25/s, account creation 5/s", "as Stripe does"),
+            (
+                'by = "operation"\noperations = { "POST /v1/customers" = 10 }',
+                "in all 25/s, each operation 25/s, POST /v1/customers 10/s, account creation 5/s",
+                "as Stripe does",
+            ),
+        ],
+    )
+    def test_what_is_counted_is_said_with_the_next_step(
+        self, practice: Practice, lines: str, rates: str, next_step: str
+    ) -> None:
+        practice.platforms += f"[platforms.main.limits]\n{lines}\n"
+        budgets = practice.examine().the("limits budgets")
+        assert budgets["state"] == "ok"
+        assert budgets["says"].startswith(f"{rates}; calls are counted by")
+        assert next_step in budgets["says"]
+
+    @pytest.mark.parametrize("line", ["endpoints = { charges = 5 }", 'in_flight = { "POST /v1/charges" = 2 }'])
+    def test_limits_of_charges_say_that_somebody_uses_what_stripe_will_remove(
+        self, practice: Practice, line: str
+    ) -> None:
+        practice.platforms += f"[platforms.main.limits]\n{line}\n"
+        found = practice.examine()
+        assert found.of("warning") == {"limits targets"}
+        assert "deprecated" in found.the("limits targets")["says"]
+        assert "payment_intent" in found.the("limits targets")["do"]
 
     def test_two_platforms_of_one_account_would_spend_its_budget_twice(self, practice: Practice) -> None:
         practice.platforms += practice.platform("twin")

@@ -166,7 +166,18 @@ def test_an_application_can_report_every_budget_that_it_can_draw_on(config: Path
     budgets.report("accounts", "resource-specific", **creating)
     budgets.report("customers", "resource-specific", connected_account="acct_1")
     budgets.report("customers", "endpoint-rate", connected_account="acct_2")
-    assert slowed() == {"main:global", "main:account_creation", "main:account:acct_1", "main:endpoint:customers"}
+    creates, updates = "main:operation:POST /v1/customers", "main:operation:POST /v1/customers/{id}"
+    assert slowed() == {
+        "main:global",
+        "main:account_creation",
+        "main:account:acct_1",
+        "main:endpoint:customers",
+        creates,
+        updates,
+    }
+    budgets.report("POST /v1/payment_methods", "endpoint-rate")
+    assert "main:operation:POST /v1/payment_methods" in slowed()
+    assert "main:operation:POST /v1/payment_methods/{id}/attach" not in slowed()
     budgets.report("accounts", "endpoint-rate")
     assert "main:endpoint:accounts" in slowed()
     assert budgets.available("accounts", **creating) < budgets.available("accounts") < 10.0
@@ -235,6 +246,75 @@ def test_a_budget_for_an_endpoint_that_nobody_calls_is_refused_with_the_names_th
         assert "customers" in answer.output
 
 
+def counted_by(config: Path, by: str, *, more: str = "") -> None:
+    config.write_text(
+        config.read_text().replace("[platforms.main.limits]", f'[platforms.main.limits]\nby = "{by}"{more}')
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "operations", "resources"), [("resource", False, True), ("both", True, True), ("operation", True, False)]
+)
+def test_the_budgets_are_of_operations_or_resources_or_both(
+    config: Path, by: str, operations: bool, resources: bool
+) -> None:
+    counted_by(config, by)
+    shown = rates(config)
+    assert ("main:operation:POST /v1/customers/{id}" in shown) == operations
+    assert ("main:endpoint:customers" in shown) == resources
+    assert {"main:global", "main:account_creation"} <= set(shown)
+
+
+def test_one_operation_is_paused_and_the_others_of_its_resource_go_on(config: Path) -> None:
+    counted_by(config, "operation")
+    name = "main:operation:POST /v1/customers/{id}"
+    said = limits(config, "pause", name, "--why", "wrong updates")
+    assert said.exit_code == 0, said.output
+    assert f"resume '{name}' --why" in said.output, "as a shell takes it"
+    assert rates(config)["main:operation:POST /v1/customers"] == 15.0
+    budgets = SharedBudgets(load(config), "main")
+    assert budgets.available("POST /v1/customers/{id}") == 0.0
+    assert budgets.available("customers") == 0.0, "nobody knows which operation is meant"
+    budgets.reserve("POST /v1/customers", timeout=5)
+    budgets.close()
+    assert limits(config, "resume", name, "--why", "corrected").exit_code == 0
+
+
+def test_the_name_of_a_resource_leads_to_its_operations_where_these_are_counted(config: Path) -> None:
+    counted_by(config, "operation")
+    said = limits(config, "pause", "main:endpoint:customers", "--why", "as ever")
+    assert said.exit_code == 2
+    shown = " ".join(said.output.split())
+    assert '"main:operation:POST /v1/customers" and "main:operation:POST /v1/customers/{id}"' in shown
+
+
+def test_the_older_names_of_settings_are_read_and_both_names_at_once_are_refused(
+    config: Path, environment: dict[str, str]
+) -> None:
+    assert rates(config)["main:operation:POST /v1/tokens"] == 10.0, "of endpoint_per_second"
+    assert rates(config)["main:operation:POST /v1/customers"] == 15.0, "of endpoints"
+    environment["TOKENFERRY_PLATFORMS__MAIN__LIMITS__OPERATION_PER_SECOND"] = "8"
+    answer = limits(config, "show")
+    assert answer.exit_code == 2
+    assert "endpoint_per_second is the older name of operation_per_second" in " ".join(answer.output.split())
+
+
+def test_the_rate_of_account_creation_has_a_setting_of_its_own(config: Path) -> None:
+    counted_by(config, "operation", more='\noperations = { "POST /v1/accounts" = 3 }')
+    config.write_text(config.read_text().replace("endpoints =", "# endpoints ="))
+    answer = limits(config, "show")
+    assert answer.exit_code == 2
+    assert "account_creation_per_second" in answer.output
+
+
+@pytest.mark.parametrize("by", ['"path"', '""', "5"])
+def test_another_way_of_counting_is_refused(config: Path, by: str) -> None:
+    config.write_text(config.read_text().replace("[platforms.main.limits]", f"[platforms.main.limits]\nby = {by}"))
+    answer = limits(config, "show")
+    assert answer.exit_code == 2
+    assert "by: must be 'resource', 'both' or 'operation'" in " ".join(answer.output.split())
+
+
 @pytest.mark.parametrize("rate", ["nan", "NaN", "-nan", "inf", "1e400", "0", "-1"])
 def test_what_is_no_rate_is_refused_before_anything_is_written(config: Path, rate: str) -> None:
     said = limits(config, "set", "main:global", "--why", "a slip", "--", rate)
@@ -259,8 +339,10 @@ def test_what_is_no_rate_is_refused_also_where_no_command_line_has_looked_at_it(
     ("budget", "setting"),
     [
         ("main:global", "[platforms.main.limits] global_per_second"),
-        ("main:endpoint:customers", "[platforms.main.limits] endpoints.customers"),
-        ("main:endpoint:tokens", "[platforms.main.limits] endpoint_per_second"),
+        ("main:endpoint:customers", "[platforms.main.limits] operations.customers"),
+        ("main:endpoint:tokens", "[platforms.main.limits] operation_per_second"),
+        ("main:operation:POST /v1/tokens", "[platforms.main.limits] operation_per_second"),
+        ("main:operation:POST /v1/customers/{id}", "[platforms.main.limits] operations.customers"),
         ("main:account_creation", "[platforms.main.limits] account_creation_per_second"),
     ],
 )

@@ -396,7 +396,8 @@ def test_one_row_alone_waits_too_because_a_second_opinion_is_asked_before_it_is_
             assert world.scopes == ["main/outage"]
             assert world.provider.greeted >= 1
             assert world.limiter.under_way == 0
-            assert (("main:global", "main:endpoint:tokens"), "realtime") in world.limiter.permits
+            asking = ("main:global", "main:endpoint:tokens", "main:operation:GET /v1/tokens/{id}")
+            assert (asking, "realtime") in world.limiter.permits
 
     played(story())
 

@@ -158,6 +158,25 @@ def test_a_policy_that_others_can_write_is_refused(tmp_path: Path) -> None:
         Policy.read(written(tmp_path, mode=0o620))
 
 
+@pytest.mark.parametrize(
+    ("operations", "line"),
+    [
+        ((), None),
+        (("POST /v1/customers",), None),
+        (("POST /v1/charges",), None),
+        (("POST /v1/topups",), "targets.topup"),
+        (("POST /v1/payment_methods", "POST /v1/payment_methods/{made_before}/attach"), "targets.payment_method"),
+        (("POST /v1/charges", "POST /v1/customers"), "targets"),
+        (("POST /v1/refunds",), "targets"),
+    ],
+)
+def test_what_the_header_says_that_the_plan_will_call_must_be_covered_by_one_granted_target(
+    shop: Grant, operations: tuple[str, ...], line: str | None
+) -> None:
+    assert shop.missing_for_operations(operations) == line
+    assert everything().missing_for_operations(operations) is None
+
+
 class Seconds:
     """A clock that moves when it is told to."""
 

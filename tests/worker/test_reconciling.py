@@ -225,7 +225,7 @@ async def test_looking_draws_on_the_budgets_of_what_it_looks_at_and_obeys_a_429(
 
     async def for_the_fourth_time_in_vain(budget: Budget, seconds: float) -> None:
         await push_back(budget, seconds)
-        if len(story.limiter.pushed_back) == 4:
+        if len(story.limiter.pushed_back) == 4 * 2:  # of the operation, and of its resource
             story.endpoint.shown[SOURCE] = NOT_THERE
 
     story.limiter.back_off = for_the_fourth_time_in_vain  # type: ignore[method-assign]
@@ -233,10 +233,16 @@ async def test_looking_draws_on_the_budgets_of_what_it_looks_at_and_obeys_a_429(
     spent, opinion, looks = [
         [budgets for budgets, _ in story.limiter.permits[part]] for part in (slice(4), slice(4, 5), slice(5, None))
     ]
-    assert spent == [("main:global", "main:endpoint:customer_sources")] * 4
-    assert opinion == [("main:global", "main:endpoint:tokens")]
-    assert looks == [("main:global", "main:endpoint:customer_sources")] * 5 + [("main:global", "main:endpoint:tokens")]
-    assert {name for name, _ in story.limiter.pushed_back} == {"main:endpoint:customer_sources"}
+    sources, creating, reading, token = (
+        "main:endpoint:customer_sources",
+        "main:operation:POST /v1/customers/{id}/sources",
+        "main:operation:GET /v1/customers/{id}/sources/{id}",
+        ("main:global", "main:endpoint:tokens", "main:operation:GET /v1/tokens/{id}"),
+    )
+    assert spent == [("main:global", sources, creating)] * 4
+    assert opinion == [token]
+    assert looks == [("main:global", sources, reading)] * 5 + [token]
+    assert {name for name, _ in story.limiter.pushed_back} == {sources, reading}
     assert story.limiter.under_way == 0
 
 

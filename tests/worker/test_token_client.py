@@ -140,7 +140,7 @@ def every_subclass(kind: type[Exception]) -> list[type[Exception]]:
     return [kind, *(deeper for below in kind.__subclasses__() for deeper in every_subclass(below))]
 
 
-NEVER_SENT = {httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout}
+NEVER_SENT = {httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError}
 
 
 @pytest.mark.parametrize("kind", sorted({*every_subclass(httpx.RequestError), RuntimeError, ValueError}, key=str))

@@ -65,6 +65,8 @@ CVC = CvcUpdateRequest(cvc="123")
 PLAN = CustomerSource(customer="cus_1")
 PLATFORM = Platform(mode="test", base_url="http://127.0.0.1:1")
 
+TOKENS = ("main:endpoint:tokens", "main:operation:POST /v1/tokens")
+
 
 @dataclass
 class Story:
@@ -158,7 +160,7 @@ async def test_a_request_becomes_a_token_and_the_requester_is_told_what_may_be_s
     assert result.display.last4 == "4242"
     (call,) = story.endpoint.calls
     assert (call.where, call.form, call.key, call.account) == ("card", CARD.form(), "tokenferry:req-1:0", "acct_1")
-    assert story.limiter.permits == [(("main:global", "main:endpoint:tokens"), "bulk")]
+    assert story.limiter.permits == [(("main:global", *TOKENS), "bulk")]
     assert "4242424242424242" not in repr(story.tokenizer) + result.model_dump_json()
 
 
@@ -254,21 +256,21 @@ async def test_two_deliveries_at_once_tell_one_outcome(tell: Tell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "budget"),
+    ("reason", "budgets"),
     [
-        ("global-rate", "main:global"),
-        ("global-concurrency", "main:global"),
-        ("endpoint-rate", "main:endpoint:tokens"),
-        ("endpoint-concurrency", "main:endpoint:tokens"),
-        ("resource-specific", "main:endpoint:tokens"),
+        ("global-rate", ("main:global",)),
+        ("global-concurrency", ("main:global",)),
+        ("endpoint-rate", TOKENS),
+        ("endpoint-concurrency", TOKENS),
+        ("resource-specific", TOKENS),
     ],
 )
 async def test_a_rate_limit_slows_the_right_budget_down_and_costs_no_attempt(
-    tell: Tell, reason: str, budget: str
+    tell: Tell, reason: str, budgets: tuple[str, ...]
 ) -> None:
     story = tell(*[rate_limited(reason)] * 20, token("tok_1"))
     assert settled(await story.handle()).token == "tok_1"
-    assert story.limiter.pushed_back == [(budget, LEAST_BACK_OFF)] * 20
+    assert story.limiter.pushed_back == [(budget, LEAST_BACK_OFF) for budget in budgets] * 20
     assert len(story.limiter.permits) == 21
     assert set(story.endpoint.keys) == {"tokenferry:req-1:0"}
 
@@ -751,7 +753,8 @@ async def test_a_token_is_spent_while_it_is_fresh_and_before_the_requests_own_de
     assert outcome.order.request.lane == "realtime"
 
 
-PLACES = {"main:global", "main:endpoint:customer_sources"}
+SOURCES = "main:operation:POST /v1/customers/{id}/sources"
+PLACES = {"main:global", "main:endpoint:customer_sources", SOURCES}
 
 
 async def test_a_request_whose_token_is_to_be_spent_counts_as_ahead_and_any_other_does_not(tell: Tell) -> None:
@@ -870,7 +873,7 @@ async def test_called_off_while_it_waits_for_room_is_no_sign_of_poison(tell: Tel
 @pytest.mark.parametrize(
     ("target", "limits"),
     [
-        (CustomerSource(customer="cus_1"), {"main:global": 7_500, "main:endpoint:customer_sources": 7_500}),
+        (CustomerSource(customer="cus_1"), dict.fromkeys(PLACES, 7_500)),
         (AccountCreate(), {"main:global": 7_500, "main:endpoint:accounts": 7_500, "main:account_creation": 1_500}),
     ],
 )

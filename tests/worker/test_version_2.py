@@ -33,7 +33,7 @@ from tokenferry_worker.errors import HiddenCvc, Unopenable
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener, read_attach
 from tokenferry_worker.limits.budgets import Budgets
-from tokenferry_worker.outcomes import HandedOn, Outcome, Quarantined, Settled
+from tokenferry_worker.outcomes import DeadLettered, HandedOn, Outcome, Quarantined, Settled
 from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
@@ -81,6 +81,7 @@ class Fleet:
             "cvc": request.carries_cvc,
             "lane": "realtime" if request.carries_cvc else "bulk",
             "plan_digest": content.plan_digest(),
+            "operations": content.plan.operations() if content.plan else (),
         }
         if request.carries_cvc:
             fields["expires_at"] = int((NOW + 60) * 1000)
@@ -181,6 +182,32 @@ async def test_a_plan_of_version_2_becomes_an_order_of_version_2_that_carries_it
     assert (order.target, order.sealed, order.batch, order.traceparent) == (PLAN, body, "june", TRACE)
     # Beside the one base64 of the order, the request inside is the text itself.
     assert body in json.loads(decoded(text.split(".")[1]))["sealed"]
+
+
+@pytest.mark.parametrize("plan", [None, PLAN])
+@pytest.mark.parametrize("named", [(), ("POST /v1/charges",), ("POST /v1/customers/{customer}",)])
+async def test_a_header_that_names_other_operations_than_its_plan_is_refused_and_nothing_is_called(
+    fleet: Fleet, plan: AttachTarget | None, named: tuple[str, ...]
+) -> None:
+    if plan is None and not named:
+        named = ("POST /v1/customers",)
+    outcome = await fleet.handle(fleet.sealed(plan=plan, operations=named))
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.code == Code.UNOPENABLE
+    assert fleet.endpoint.calls == []
+
+
+async def test_the_answer_names_what_version_2_adds_and_the_journal_does_not(fleet: Fleet) -> None:
+    told = await fleet.handle(fleet.sealed(batch="june"))
+    assert isinstance(told, Settled)
+    assert (told.result.group, told.result.generation, told.result.batch) == ("legacy", 1, "june")
+    [entry] = fleet.journal.entries.values()
+    assert "june" not in str(entry.outcome)
+    again = await fleet.handle(fleet.sealed_1())
+    assert isinstance(again, Settled)
+    assert again.recorded == entry.outcome
+    assert again.result.batch is None
+    assert again.result.outcome_id == told.result.outcome_id
 
 
 async def test_a_plan_of_version_1_still_becomes_an_order_of_version_1(fleet: Fleet) -> None:

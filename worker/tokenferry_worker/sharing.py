@@ -1,9 +1,12 @@
 """The budgets of the fleet, for another application that calls Stripe with the same account.
 
 >>> budgets = SharedBudgets(load(), "main")                                             # doctest: +SKIP
->>> budgets.reserve("customers", timeout=5)                                             # doctest: +SKIP
+>>> budgets.reserve("POST /v1/customers", timeout=5)                                    # doctest: +SKIP
 >>> answer = stripe_client.v1.customers.create(...)                                     # doctest: +SKIP
->>> if answer is a 429: budgets.report("customers", headers["Stripe-Rate-Limited-Reason"])  # doctest: +SKIP
+>>> if answer is a 429: budgets.report("POST /v1/customers", headers[...])                  # doctest: +SKIP
+
+An endpoint is an operation, as in docs/slow.md. The name of a resource, `customers`, stands for all its operations:
+a call then counts for each of them.
 
 With asyncio, wrap the calls in `asyncio.to_thread`: each is one short round trip, and `reserve` sleeps.
 """
@@ -97,13 +100,13 @@ class SharedBudgets:
     ) -> None:
         """Report that Stripe answered 429 with this `Stripe-Rate-Limited-Reason`. The whole fleet slows down.
 
-        Name the same budgets as for `reserve`. docs/retries.md says which of them is slowed down.
+        Name the same budgets as for `reserve`. docs/slow.md says which of them are slowed down.
         """
         used = self._budgets.of(endpoint, connected_account, creates_account=creates_account)
-        budget = self._budgets.refused(reason, used)
-        back_off = [math.ceil(LEAST_BACK_OFF * MICROSECONDS), *numbers(budget, "realtime")[:2]]
         who = f"application {socket.gethostname()}:{os.getpid()}"
-        self._ask(self._push_back, [self._keys.budget(budget.name), self._keys.changes], [*back_off, budget.name, who])
+        for budget in self._budgets.refused(reason, used):
+            back_off = [math.ceil(LEAST_BACK_OFF * MICROSECONDS), *numbers(budget, "realtime")[:2], budget.name, who]
+            self._ask(self._push_back, [self._keys.budget(budget.name), self._keys.changes], back_off)
 
     def close(self) -> None:
         """Close the connections."""

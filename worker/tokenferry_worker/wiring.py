@@ -34,6 +34,7 @@ from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
+from tokenferry_worker.deliveries.notices import Notifier
 from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
@@ -46,9 +47,11 @@ from tokenferry_worker.keys.policy_source import PolicySource
 from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.budgets import Budgets
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.birth import StoreBirth
 from tokenferry_worker.on_redis.circuits import RedisCircuits
+from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
@@ -62,6 +65,7 @@ from tokenferry_worker.outcomes import Outcome
 from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
 from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.provider.way import way_to
 from tokenferry_worker.tokens.creating import TokenCreator
 from tokenferry_worker.tokens.spending import Spender
 
@@ -127,6 +131,7 @@ def check(configuration: Configuration, role: Role) -> None:
         )
     for name, platform in configuration.platforms.items():
         api_keys(configuration, name, platform)
+        way_to(configuration, platform)
     Signers.load(configuration.path(configuration.keys.signers))
     ResultSigner.load(configuration)
     if (policy := configuration.path(configuration.keys.policy)).exists():
@@ -158,6 +163,7 @@ class _Parts:
     caller: Caller
     creator: TokenCreator
     spender: Spender
+    waits: Waits
 
 
 @asynccontextmanager
@@ -204,12 +210,12 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     stack.push_async_callback(limiter.aclose)
     signers = Signers.load(configuration.path(configuration.keys.signers))
     policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
-    platforms = _open_platforms(stack, configuration)
+    platforms = open_platforms(stack, configuration)
     journal = RedisJournal(store, "request", days=days)
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
     ledgers = {name: RedisLedger(store, name, days=days) for name in platforms}
-    caller = Caller(limiter, circuits, clock, settings.attempts)
+    caller = Caller(limiter, circuits, clock, settings.attempts, waits := Waits())
     return _Parts(
         configuration=configuration,
         store=store,
@@ -228,10 +234,12 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
         caller=caller,
         creator=TokenCreator(journal, caller, clock),
         spender=Spender(ledgers, caller, clock),
+        waits=waits,
     )
 
 
-def _open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+def open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+    """Open a client for every platform. *stack* closes them."""
     settings, contexts = configuration.worker, {}
     for name, platform in configuration.platforms.items():
         client = StripeClient(
@@ -240,6 +248,7 @@ def _open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapp
             connections=2 * settings.concurrency,
             read_timeout=settings.read_timeout,
             connect_timeout=settings.connect_timeout,
+            way=way_to(configuration, platform),
         )
         stack.push_async_callback(client.aclose)
         contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)
@@ -262,6 +271,7 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         deliveries=configuration.worker.deliveries,
         token_lifetime=configuration.worker.token_lifetime,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
     )
 
 
@@ -275,6 +285,7 @@ def _attacher(parts: _Parts) -> Attacher:
         clock=parts.clock,
         deliveries=parts.configuration.worker.deliveries,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
     )
 
 
@@ -294,6 +305,7 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         clock=parts.clock,
         deliveries=settings.deliveries,
         lifetimes=parts.lifetimes,
+        waits=parts.waits,
         publish_progress=partial(_publish_progress, publisher, parts.results),
     )
 
@@ -301,7 +313,17 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
 def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
+    notifier = Notifier(
+        parts.waits,
+        circuits,
+        store,
+        Controls(parts.store).look,
+        lambda: parts.store.away,
+        publisher,
+        parts.results,
+    )
     return {
+        "notices": notifier.run(),
         "birth": parts.birth.watch(),
         "circuits": circuits.watch(),
         "policy": parts.policy.watch(),

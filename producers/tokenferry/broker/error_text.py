@@ -74,7 +74,7 @@ def stripe(platform: str) -> Server:
     return Server(
         name="Stripe",
         setting=setting,
-        authority="set the environment variable SSL_CERT_FILE to a file with its authority (a proxy's, for instance)",
+        authority="set [worker] ca_file, or SSL_CERT_FILE, to a file with its authority (a proxy's, for instance)",
         client_certificate="Stripe asks for none: look for a proxy between here and there",
         plain=f"correct the port in {setting}, or write http:// for an emulator on this machine",
         encrypted=f"write https:// into {setting}",
@@ -218,19 +218,27 @@ def _handshake(reason: str, server: Server) -> ConnectionFailure:
     return ConnectionFailure(f"refused the TLS handshake ({reason})", do)
 
 
+PROXY: Final = "[worker] proxy or HTTPS_PROXY"
+PROXY_WANTS_PASSWORD: Final = 407
+
+
 def _proxy(cause: BaseException, server: Server) -> ConnectionFailure | None:
     # By name: the public half does not have the HTTP client.
     match type(cause).__name__:
         case "ClientProxyConnectionError":
             return ConnectionFailure(
-                "could not be reached: the proxy does not answer", "correct the address of the proxy"
+                "could not be reached: the proxy does not answer", f"start it, or correct its address in {PROXY}"
             )
+        case "ProxyError" if cause.__cause__ is not None:
+            return None  # its cause says more
         case "ClientHttpProxyError" | "ProxyError":
             status = getattr(cause, "status", None)
+            if status == PROXY_WANTS_PASSWORD:
+                do = f"write http://USER:PASSWORD@HOST:PORT into {PROXY}"
+                return ConnectionFailure("could not be reached: the proxy refuses user or password (407)", do)
             text = f" ({status})" if isinstance(status, int) else ""
-            return ConnectionFailure(
-                f"could not be reached: the proxy refuses it{text}", "correct user and password of the proxy"
-            )
+            do = f"let the proxy allow CONNECT to the host of {server.setting}; its log says why"
+            return ConnectionFailure(f"could not be reached: the proxy opens no way there{text}", do)
     return None
 
 

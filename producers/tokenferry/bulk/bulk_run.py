@@ -148,8 +148,13 @@ class BulkRun(ABC, Generic[Read]):
         elif (reason := self._reader.trouble or self._submitter.failure) is None:
             reason = self._reached_limit()
             self._limit_reached |= reason is not None
+            reason = reason or self._too_many_failures()
         self.reason = reason or self.reason
         return reason is not None
+
+    def _too_many_failures(self) -> str | None:
+        """Why no more should be sent, if so many items failed. The outcomes of those under way are still read."""
+        return None
 
     def _reached_limit(self) -> str | None:
         now = time.monotonic()

@@ -86,7 +86,7 @@ class Outputs:
         self._writer = csv.writer(self._rejects, lineterminator="\n") if self._rejects else None
         if self._writer and self._rejects:
             try:
-                self._writer.writerow(["row", "key", "field", "reason"])
+                self._writer.writerow(["row", "key", "field", "reason", "record"])
                 self._rejects.flush()
             except OSError as error:
                 self.close()
@@ -103,13 +103,16 @@ class Outputs:
         except OSError as error:
             raise OutputFailed(f"{self._results_path}: cannot be written ({error.strerror})") from None
 
-    def reject(self, number: int, key: str, problems: Iterable[Problem]) -> None:
-        """Append one line for each reason why a row was rejected. Raises `OutputFailed`."""
+    def reject(self, number: int, key: str, problems: Iterable[Problem], *, record: int = 0) -> None:
+        """Append one line for each reason why a row was rejected. Raises `OutputFailed`.
+
+        *number*: the line of the file. *record*: which row of the file it is, if the caller counts them.
+        """
         if self._writer is None or self._rejects is None:
             return
         try:
             for problem in problems:
-                self._writer.writerow([number, masked(key), problem.field, problem.reason])
+                self._writer.writerow([number, masked(key), problem.field, problem.reason, record or ""])
             self._rejects.flush()
         except OSError as error:
             raise OutputFailed(f"{self._rejects_path}: cannot be written ({error.strerror})") from None

@@ -51,7 +51,7 @@ class RunSummary(ABC, Generic[Counts]):
         counts = self.counts
         shown = [*self._totals()]
         shown += self._table("rejected", counts.rejections_by_reason)
-        shown += self._table("failed", counts.failures_by_code)
+        shown += self._table("failed", self._failures())
         if self.results and self.route is not None:
             shown.append(f"results: {self.results}")
         if self.rejects and counts.rejected:
@@ -70,6 +70,10 @@ class RunSummary(ABC, Generic[Counts]):
         elif not self.read_all:
             parts.append(f"no {self.item} was read")
         return "; ".join((*parts, *self._how_to_continue()))
+
+    def _failures(self) -> Counter[str]:
+        """Failures for a person: by code, and by the parameter that Stripe names."""
+        return self.counts.failures_by_code
 
     @abstractmethod
     def _totals(self) -> Iterator[str]:

@@ -52,7 +52,14 @@ class Counters:
     unfinished: int = 0
     """Sent, and without an outcome when the run ended."""
     failures_by_code: Counter[str] = field(default_factory=Counter)
+    failures: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    """By code and the parameter that Stripe names."""
     rejections_by_reason: Counter[str] = field(default_factory=Counter)
+
+    def fail(self, code: str, param: str | None) -> None:
+        """Count one failure."""
+        self.failures_by_code[code] += 1
+        self.failures[code, param] += 1
 
     def reject(self, problems: Iterable[Problem]) -> None:
         """Count one item that is not sent, and each reason."""

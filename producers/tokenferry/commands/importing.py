@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from tokenferry.commands.bulk import end, file_options, output_options, patience_options
-from tokenferry.commands.import_run import DELIMITERS, ImportOptions, ImportRun
+from tokenferry.commands.bulk import PATH, end, file_options, output_options, patience_options
+from tokenferry.commands.import_run import DELIMITERS, ImportOptions, ImportRun, write_suggested_map
 from tokenferry.configuration import load
 from tokenferry.contract.names import LANES
 from tokenferry.importing.repeats import refuse_to_attach_again
-from tokenferry.inputs.columns import known_names
+from tokenferry.importing.run import SAME_FAILURES
+from tokenferry.inputs.describing import described
+from tokenferry.inputs.mapping import READY
 from tokenferry.inputs.orders import KINDS
 
 EPILOG = """
 \b
 The file
-  CSV with a header line, or JSONL (one JSON object in each line). Columns:
+  CSV with a header line, or JSON (one object in each line, or an array). gzip is unpacked. Columns:
     key                  your own id of the row, unique; without this column the key is row-N, and N is the line
     kind                 card, bank_account, pii, account, person or cvc_update (or --kind for all rows)
     number, exp_month    fields of the kind by name, dotted where nested: individual.dob.day;
@@ -25,7 +28,9 @@ The file
     attach.to            what to use the token for: customer_create, payment_method, charge, ...;
                          with its fields: attach.email, attach.customer, attach.metadata.order
     platform, connected_account, lane
-  An empty cell is a field that is not given. All column names: tokenferry import --columns
+    expiry               04/28, 0428, 2028-04 or Apr-28, instead of exp_month and exp_year
+    first_name, last_name   become the name of the card or the account's holder
+  An empty cell is a field that is not given. All column names, by kind and target: tokenferry import --columns
   In JSONL fields may also be nested: {"key": "7", "kind": "card", "card": {...}, "attach": {...}}
 
 \b
@@ -33,8 +38,14 @@ The results file has one line for every row that was sent, readable by its owner
   {"key", "row", "request_id", "kind", "status", "token", "created", "object_id", "stored_id", "display", "failure"}
   status is tokenized, attached, failed or unfinished. Join it to your file by key.
   A key that could be a card number is shortened to its last four digits; then join by row.
-The rejects file has a line (row, key, field, reason) for every reason why a row was rejected (not sent).
+The rejects file has a line for every reason why a row was rejected (not sent): row, key, field, reason, record.
+  row is the line of the file, record counts the rows without the header.
 No file and no message ever repeats a value.
+
+\b
+Try first: --dry-run sends nothing. It shows what is in the file, what is wrong with it (with line numbers), the first
+row as it is understood, and how long the import will take. Then send a few rows with --limit 10, look at the results,
+and send the rest with the same command and --resume instead of --limit.
 
 \b
 After an interruption (Ctrl-C, a power cut, kill -9) continue with the same command and --resume. Rows that have a
@@ -59,13 +70,16 @@ Examples
   tokenferry import cards.csv --kind card --map "Card No=number" --map "Notes=" \\
       --results out.jsonl --rejects rejects.csv
   tokenferry import onboarding.csv --results out.jsonl --rejects rejects.csv --resume
+  tokenferry import vault.csv --suggest-map map.toml
+  tokenferry import vault.csv --map-file map.toml --set attach.to=customer_create --dry-run
   export-rows | tokenferry import - --format jsonl --results out.jsonl --rejects rejects.csv --json
+  gpg --decrypt cards.csv.gpg | tokenferry import - --results out.jsonl --rejects rejects.csv
 """
 
 
 def _show_columns(context: click.Context, _: click.Parameter, is_set: bool) -> None:
     if is_set:
-        click.echo("\n".join(known_names()))
+        click.echo("\n".join(described()))
         context.exit()
 
 
@@ -80,12 +94,54 @@ def _show_columns(context: click.Context, _: click.Parameter, is_set: bool) -> N
     "maps",
     multiple=True,
     metavar="COLUMN=FIELD",
-    help='The field of a column; "COLUMN=" ignores the column. Repeatable.',
+    help='The field of a column; "COLUMN=" leaves the column out; "#3" is the third column. Repeatable.',
 )
 @click.option(
-    "--format", "format_", type=click.Choice(["csv", "jsonl"]), help="Default: by the file's name, otherwise CSV."
+    "--map-file",
+    metavar="MAP.toml",
+    help=f"Read columns, constants and other words for values from this file. Ready ones: {', '.join(READY)}.",
+)
+@click.option(
+    "--suggest-map",
+    type=PATH,
+    metavar="MAP.toml",
+    help="Guess the fields of the columns, write a map file, and end.",
+)
+@click.option(
+    "--set",
+    "constants",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="A value for all rows that give none: attach.to=customer_create. Repeatable.",
+)
+@click.option("--leave-out-rest", is_flag=True, help="Leave out all columns that are neither a field nor mapped.")
+@click.option(
+    "--null",
+    multiple=True,
+    metavar="WORD",
+    help=r'A value that stands for "no value", as \N always does. "" says that there is none. Repeatable.',
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "jsonl"]),
+    help="Default: by the file's name and content. jsonl also reads JSON arrays.",
+)
+@click.option(
+    "--encoding",
+    metavar="NAME",
+    help="Default: UTF-8, or UTF-16 if the file shows it. Others: cp1252, latin-1, shift_jis, ...",
 )
 @click.option("--delimiter", type=click.Choice([*DELIMITERS]), help="Default: detected in the header.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N rows. See --resume.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Read only N rows from all over the file.")
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Stop when N rows have failed; 0 never stops. Default: stop if the first "
+    f"{SAME_FAILURES} outcomes are all the same failure.",
+)
 @click.option("--kind", type=click.Choice(KINDS), help="Token type of rows without a `kind` column.")
 @click.option("--platform", metavar="NAME", help="Platform of rows that name none. Default: the only one.")
 @click.option("--connected-account", metavar="ID", help="Connected account of rows that name none.")
@@ -110,12 +166,18 @@ def import_(context: click.Context, /, **options: Any) -> None:
     Ctrl-C stops cleanly: results are read for a few seconds more, and the rest is listed as unfinished. --resume
     continues with it. A second Ctrl-C stops at once.
     """
+    suggested: Path | None = options.pop("suggest_map")
     run_options = ImportOptions(**options)
+    if suggested is not None:
+        write_suggested_map(run_options, suggested)
+        return
     run_options.check_outputs("rows")
     if run_options.resume and (run_options.file == "-" or run_options.dry_run or run_options.force):
         raise click.UsageError(
             "--resume continues with a file: it cannot be used with standard input, --dry-run or --force"
         )
+    if run_options.limit is not None and run_options.sample is not None:
+        raise click.UsageError("give --limit or --sample, not both")
     if run_options.again and not run_options.force:
         raise click.UsageError("--again needs --force: give both, or neither")
     configuration = load(run_options.config)

@@ -14,6 +14,7 @@ import click
 
 from tokenferry.broker.reachability import reach
 from tokenferry.bulk.outputs import Outputs
+from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.checks import check_onboarding
 from tokenferry.commands.bulk import BulkOptions, end, file_options, output_options, patience_options, shown
 from tokenferry.configuration import Configuration, load
@@ -112,11 +113,12 @@ def _onboard(
     with Producer(configuration) as producer:
         reach(configuration)
         accounts = Accounts()
-        results = Results(route, configuration, on_progress=accounts.progress)
         outputs = Outputs(options.results, options.rejects, force=options.force)
         with shown(lambda: progress(accounts), f"results come to route {route}", quiet=options.quiet) as display:
             if verbose:
                 accounts.report = display.note
+            reasons = WaitingReasons(display.note)
+            results = Results(route, configuration, on_progress=accounts.progress, on_notice=reasons.take)
             run = OnboardingRun(
                 producer,
                 results,

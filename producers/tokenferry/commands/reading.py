@@ -14,12 +14,14 @@ from tokenferry.broker import queue_browser
 from tokenferry.broker.reachability import CONNECTION_LOST, lost, reach
 from tokenferry.bulk.interrupting import Interruption
 from tokenferry.bulk.outputs import OutputFailed
+from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.commands.result_file import ResultFile
 from tokenferry.commands.taking import check_route, elsewhere, take_out
 from tokenferry.configuration import Configuration, load_to_look
 from tokenferry.consuming import Results
+from tokenferry.contract.notices import AnyMessage, Notice, read_message
 from tokenferry.contract.queues import results_queue
-from tokenferry.contract.results import OnboardingProgress, parse_message
+from tokenferry.contract.results import OnboardingProgress
 from tokenferry.options import config_option
 from tokenferry.result_signers import ResultSigners
 
@@ -105,6 +107,7 @@ def _look(configuration: Configuration, route: str, limit: int | None) -> None:
     queue = results_queue(route)
     shown: set[str] = set()
     others = unverified = 0
+    reasons = WaitingReasons(_note)
     reach(configuration)
     try:
         with queue_browser.open_browser(configuration, queue) as waiting:
@@ -113,14 +116,9 @@ def _look(configuration: Configuration, route: str, limit: int | None) -> None:
                     unverified += 1
                     continue
                 try:
-                    result = parse_message(item.body)
+                    _show(read_message(item.body), shown, reasons)
                 except ValidationError:
                     others += 1
-                    continue
-                if isinstance(result, OnboardingProgress) or result.outcome_id in shown:
-                    continue
-                click.echo(result.model_dump_json())
-                shown.add(result.outcome_id)
                 if len(shown) == limit:
                     break
             held = waiting.elsewhere()
@@ -139,6 +137,15 @@ def _look(configuration: Configuration, route: str, limit: int | None) -> None:
     _note(ONLY_LOOKS)
 
 
+def _show(message: AnyMessage, shown: set[str], reasons: WaitingReasons) -> None:
+    """Print a result that is not *shown* yet to standard output, and why requests wait to standard error."""
+    if isinstance(message, Notice):
+        reasons.take(message)
+    elif not isinstance(message, OnboardingProgress) and message.outcome_id not in shown:
+        click.echo(message.model_dump_json())
+        shown.add(message.outcome_id)
+
+
 def _take(
     configuration: Configuration, route: str, out: Path, *, follow: bool, limit: int | None, as_json: bool
 ) -> int:
@@ -148,7 +155,7 @@ def _take(
         reach(configuration)
         if follow:
             _note(f"results of route {route} go to {out}, until Ctrl-C")
-        reader = Results(route, configuration)
+        reader = Results(route, configuration, on_notice=WaitingReasons(_note).take)
         try:
             reader.skip(file.outcome_ids)
             taken = take_out(reader, file, interruption, follow=follow, limit=limit)

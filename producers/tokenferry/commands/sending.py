@@ -12,6 +12,7 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker.errors import PublishError
+from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.commands.printing import print_line
 from tokenferry.commands.taking import process_own
 from tokenferry.configuration import Configuration, load
@@ -118,7 +119,7 @@ def send(context: click.Context, /, **given: Any) -> None:
     if not options.as_json:
         print_line(request_id, done)
     row = PendingRow(1, "request", options.kind, attaches=order.attach is not None, handed_over="yes")
-    results = Results(route, configuration)
+    results = Results(route, configuration, on_notice=WaitingReasons(_note).take)
     line = _outcome(results, request_id, row, options.timeout, own_route=own_route is not None)
     print_line(json.dumps(line) if options.as_json else _one_line(line), done)
     if line["status"] == "unfinished":
@@ -159,6 +160,10 @@ def _send(order: Order, configuration: Configuration) -> str:
             err=True,
         )
     return request_id
+
+
+def _note(text: str) -> None:
+    click.echo(f"tokenferry: {text}", err=True)
 
 
 def _check(type_: Any, text: str | None, message: str) -> None:

@@ -22,8 +22,14 @@ def effective(configuration: Configuration) -> dict[str, Any]:
         "store": {**configuration.store.model_dump(mode="json"), "url": masked(configuration.store.url)},
         "keys": {name: str(configuration.path(getattr(keys, name))) for name in type(keys).model_fields},
         "platforms": {name: _platform(configuration, platform) for name, platform in configuration.platforms.items()},
-        "worker": configuration.worker.model_dump(mode="json"),
+        "worker": _worker(configuration),
     }
+
+
+def _worker(configuration: Configuration) -> dict[str, Any]:
+    settings = configuration.worker.model_dump(mode="json") | {"proxy": masked(configuration.worker.proxy)}
+    file = configuration.worker.ca_file
+    return settings if file is None else {**settings, "ca_file": str(configuration.path(file))}
 
 
 def _outbox(configuration: Configuration) -> dict[str, Any]:
@@ -41,7 +47,7 @@ def _platform(configuration: Configuration, platform: Platform) -> dict[str, Any
         "limits": platform.limits.model_dump(mode="json")
         | {
             "global_per_second": platform.global_per_second,
-            "endpoint_per_second": platform.endpoint_per_second("any other"),
+            "operation_per_second": platform.operation_per_second("any other"),
             "account_creation_per_second": platform.account_creation_per_second,
         },
     }

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from tokenferry.addresses import checked_endpoint
 from tokenferry.configuration.sections import SecretReference, Section
-from tokenferry.contract.names import Name
+from tokenferry.contract.operations import NEW_ACCOUNT, OPERATIONS, resource_of
 from tokenferry.contract.targets import ENDPOINTS
 
 PerSecond = Annotated[float, Field(gt=0, le=100_000)]
+OperationName = Annotated[str, StringConstraints(max_length=64)]
+
+
+By = Literal["resource", "both", "operation"]
+"""What is counted as one endpoint of Stripe."""
+
+RENAMED: Final[Mapping[str, str]] = {"endpoint_per_second": "operation_per_second", "endpoints": "operations"}
+"""Names of the version before, and today's. Both are read."""
 
 
 class LimitSettings(Section):
     """Calls per second that Stripe allows the account. Not set: the documented default of the mode.
 
-    Live: 100 in all, 25 per resource, 30 account creations. Test: 25, 25 and 5 (docs.stripe.com/rate-limits).
+    Live: 100 in all, 25 per operation, 30 account creations. Test: 25, 25 and 5 (docs.stripe.com/rate-limits).
     """
 
+    by: By = "both"
+    """What a budget counts: the calls of one operation, as Stripe does, those of one resource, as the version before
+    did, or both.
+
+    The whole fleet must share a budget to obey it. `both` shares one with workers of either kind: it is the way over
+    from `resource` to `operation`, and as fast as `resource`. It is the default because workers of the version before
+    may still run.
+    """
     global_per_second: PerSecond | None = None
-    endpoint_per_second: PerSecond | None = None
+    operation_per_second: PerSecond | None = None
     account_creation_per_second: PerSecond | None = None
     connected_account_per_second: PerSecond | None = None
     """Calls for each connected account. Not set: there is no budget per connected account."""
-    endpoints: dict[Name, PerSecond] = Field(default_factory=dict)
-    """Rates of single resources: tokens, customers, payment_methods, accounts, ..."""
-    in_flight: dict[Name, Annotated[int, Field(ge=1, le=10_000)]] = Field(default_factory=dict)
-    """Calls of the whole fleet that may be under way at the same time, by resource, or `global`.
+    operations: dict[OperationName, PerSecond] = Field(default_factory=dict)
+    """Rates of single operations (`POST /v1/customers`), or of every operation of a resource (`customers`)."""
+    in_flight: dict[OperationName, Annotated[int, Field(ge=1, le=10_000)]] = Field(default_factory=dict)
+    """Calls of the whole fleet that may be under way at the same time, by operation, resource, or `global`.
 
     Not set: as many as the rate and the latency make. Writes to one object are always one at a time.
     """
@@ -40,12 +57,24 @@ class LimitSettings(Section):
     Even pacing needs two; more only make up for moments in which no worker was ready to call.
     """
 
-    @field_validator("endpoints", "in_flight")
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        for old, new in RENAMED.items():
+            if old in given and new in given:
+                raise ValueError(f"{old} is the older name of {new}; write {new} alone")
+        return {RENAMED.get(name, name): value for name, value in given.items()}
+
+    @field_validator("operations", "in_flight")
     @classmethod
     def _known(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        known = ENDPOINTS | ({"global"} if info.field_name == "in_flight" else set())
+        known = ENDPOINTS | set(OPERATIONS) | ({"global"} if info.field_name == "in_flight" else set())
         if unknown := sorted(set(given) - known):
             raise ValueError(f"there is no endpoint {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        if info.field_name == "operations" and NEW_ACCOUNT in given:
+            raise ValueError(f"the rate of {NEW_ACCOUNT} is account_creation_per_second; write it there")
         return given
 
 
@@ -76,9 +105,18 @@ class Platform(Section):
         """Calls per second, all together."""
         return self.limits.global_per_second or (100.0 if self.live else 25.0)
 
+    def operation_per_second(self, name: str) -> float:
+        """Calls per second of one operation, `POST /v1/tokens` for instance, or of one resource, `tokens`."""
+        given = self.limits.operations
+        return given.get(name) or given.get(resource_of(name)) or self.limits.operation_per_second or 25.0
+
     def endpoint_per_second(self, endpoint: str) -> float:
-        """Calls per second to one resource, `tokens` for instance."""
-        return self.limits.endpoints.get(endpoint) or self.limits.endpoint_per_second or 25.0
+        """The name of `operation_per_second` in the version before."""
+        return self.operation_per_second(endpoint)
+
+    def counted_by(self, by: By) -> Platform:
+        """Return this platform with budgets that count in another way."""
+        return self.model_copy(update={"limits": self.limits.model_copy(update={"by": by})})
 
     @property
     def account_creation_per_second(self) -> float:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from tokenferry.addresses import EMBEDDED, checked
+from tokenferry.addresses import EMBEDDED, ENVIRONMENT, checked, checked_proxy
 from tokenferry.contract.names import Name
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -172,6 +172,13 @@ class Worker(Section):
     """Seconds to wait for an answer. Connect writes were seen to take 21 to 23 s before a lock time-out."""
     connect_timeout: Seconds = 10.0
     """Seconds to connect to Stripe. After them the call counts as not made."""
+    proxy: Annotated[str, AfterValidator(checked_proxy)] = ENVIRONMENT
+    """URL of the proxy to Stripe (`http://HOST:PORT`), `none`, or `environment`: as HTTPS_PROXY and NO_PROXY say."""
+    ca_file: Path | None = None
+    """PEM file of the authority that signed the certificate shown for Stripe, for instance by a proxy that reads along.
+
+    Nothing else is trusted then. Not set: SSL_CERT_FILE, or the authorities that come with the HTTP client.
+    """
     alone_share: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Share of every budget that one process uses while the store is away. All processes together must stay below 1."""
     token_lifetime: Seconds = 600.0

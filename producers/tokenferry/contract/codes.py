@@ -104,7 +104,9 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
     ),
     FailurePolicy(Code.UNKNOWN_PLATFORM, "no worker has this platform in its configuration", kept=True),
     FailurePolicy(
-        Code.UNOPENABLE, "no private key here opens it: retired key, or encrypted for another fleet", kept=True
+        Code.UNOPENABLE,
+        "no private key here opens it (retired key, other fleet), or header and content disagree",
+        kept=True,
     ),
     FailurePolicy(
         Code.NOT_GRANTED,

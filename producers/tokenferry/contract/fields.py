@@ -110,9 +110,9 @@ def _bare_account_number(value: Any, info: ValidationInfo) -> Any:
 
 
 def _one_line(value: Any) -> Any:
-    """Two lines of an address in one cell become one line; Stripe takes no line end."""
+    """Two lines of an address in one cell become one line, with a comma between them; Stripe takes no line end."""
     if isinstance(value, str) and ("\n" in value or "\r" in value):
-        return " ".join(filter(None, map(str.strip, value.splitlines())))
+        return ", ".join(filter(None, (line.strip(" \t,") for line in value.splitlines())))
     return value
 
 

@@ -3,7 +3,7 @@
     tokenferry-signature: KEY_ID.SIGNATURE
 
 The signature is Ed25519 (RFC 8032), in base64url without padding. It covers the name of the result queue, so a
-result that is moved to another route does not verify.
+result that is moved to another route does not verify. A notice is signed likewise, under another name.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tokenferry.contract.notices import BEGINNING
+
 SIGNATURE_HEADER: Final = "tokenferry-signature"
 UNVERIFIED: Final = "unverified result"
 """Why a message on a reply route was refused: no worker that is known here signed it for this route."""
 
 LONGEST: Final = 33 + 1 + 86
 """Characters of the longest header value: a key id, a dot, 64 bytes in base64url."""
-_DOMAIN: Final = b"tokenferry/v2/result"
+_RESULT: Final = b"tokenferry/v2/result"
+_NOTICE: Final = b"tokenferry/v2/notice"
 _VALUE: Final = re.compile(r"(k[0-9a-f]{16}(?:[0-9a-f]{16})?)\.([A-Za-z0-9_-]{85}[AQgw])", re.ASCII)
 """64 bytes end with four bits in their last character. The other two of its six bits must be zero, so four letters
 can stand there, and each signature has one spelling."""
@@ -36,7 +39,7 @@ class ResultSignature:
 
 def signed_bytes(queue: str, body: bytes) -> bytes:
     """What a worker signs. A queue name holds no zero byte, so no byte can change sides."""
-    return b"\0".join((_DOMAIN, queue.encode(), body))
+    return b"\0".join((_NOTICE if body.startswith(BEGINNING) else _RESULT, queue.encode(), body))
 
 
 def header_value(signed: ResultSignature) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter
 
@@ -11,6 +11,14 @@ from tokenferry.contract.names import EndpointId, Id, Name
 from tokenferry.contract.requests import Kind
 
 Word = Annotated[str, StringConstraints(max_length=200)]
+Generation = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+
+SINCE_2: Final = frozenset({"group", "generation", "batch", "display", "endpoint_request_id"})
+"""Fields of an attach result that only the answer to a version 2 request has. Where they are None they are left out."""
+
+
+def _is_absent(value: object) -> bool:
+    return value is None
 
 
 class Attempt(Message):
@@ -73,6 +81,11 @@ class Result(Message):
     failure: Failure | None = None
     settled_at: int
     """Unix milliseconds by the worker's clock; of a token that a worker made and died with, when it was made."""
+    group: Name | None = Field(default=None, exclude_if=_is_absent)
+    """Whose id the request id is. None: the answer to a request of version 1, as in the two fields that follow."""
+    generation: Generation | None = Field(default=None, exclude_if=_is_absent)
+    batch: Name | None = Field(default=None, exclude_if=_is_absent)
+    """The import or onboarding run that the request belongs to."""
 
     @property
     def ok(self) -> bool:
@@ -104,6 +117,12 @@ class AttachResult(Result):
     object_type: Word | None = None
     stored_id: EndpointId | None = None
     """Id of the stored card or bank account where the answer names one."""
+    display: Display | None = Field(default=None, exclude_if=_is_absent)
+    """What may be shown of the card or bank account. Only in the answer to a request of version 2."""
+    endpoint_request_id: Word | None = Field(default=None, exclude_if=_is_absent)
+    """Stripe's `Request-Id` of the call that spent the token. None in the answer to a request of version 1, and where
+    the outcome was found out without an answer to that call, or is told again. That of a failed call is in `failure`.
+    """
 
 
 class StepResult(Message):
@@ -163,6 +182,10 @@ class OnboardingResult(Message):
     """How often this message was handed to a worker."""
     settled_at: int
     """Unix milliseconds by the worker's clock."""
+    group: Name | None = Field(default=None, exclude_if=_is_absent)
+    """As in `Result`, with the two fields that follow."""
+    generation: Generation | None = Field(default=None, exclude_if=_is_absent)
+    batch: Name | None = Field(default=None, exclude_if=_is_absent)
 
     @property
     def ok(self) -> bool:

@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from tokenferry.contract.form import Pair, encode, flatten
 from tokenferry.contract.message import Input
 from tokenferry.contract.requests import Kind
 
 _ID = re.compile(r"[0-9]*[A-Za-z_][A-Za-z0-9_]*")
+_MADE_BEFORE = "made_before"
+"""Stands for the id of the object that the first call makes."""
 
 
 class InvalidTarget(ValueError):
@@ -75,11 +77,12 @@ class Target(Input):
         >>> CustomerSource(customer="cus_1").operations()
         ('POST /v1/customers/{customer}/sources',)
         """
-        named = {value: f"{{{name}}}" for name in type(self).model_fields if _is_id(value := getattr(self, name))}
-        follow_up = self.follow_up("made_before")
-        paths = [self.path(), *([follow_up.path] if follow_up else [])]
-        ids = {**named, "made_before": "{made_before}"}
-        return tuple(sorted({"POST " + "/".join(ids.get(part, part) for part in path.split("/")) for path in paths}))
+        given = {name: getattr(self, name, None) for name in self.local - {"to"}}
+        template = self.model_copy(update={name: f"{{{name}}}" for name, at in given.items() if isinstance(at, str)})
+        paths = [unquote(template.path())]
+        if (follow_up := self.follow_up(_MADE_BEFORE)) is not None:
+            paths.append(follow_up.path.replace(_MADE_BEFORE, "{made_before}"))
+        return tuple(sorted({f"POST {path}" for path in paths}))
 
     def refusal(self, kind: Kind) -> str | None:
         """Return why this kind cannot be spent with these options, or None."""
@@ -96,11 +99,6 @@ class Target(Input):
         for name in ("to", "customer", "account", "person", "payment_intent"):
             if getattr(self, name, None) is not None:
                 yield name, getattr(self, name)
-
-
-def _is_id(value: object) -> bool:
-    """True if it can be an id in a path, and no word of one."""
-    return isinstance(value, str) and "_" in value and _ID.fullmatch(value) is not None
 
 
 def path_of(*segments: str) -> str:

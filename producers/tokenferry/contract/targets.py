@@ -52,6 +52,7 @@ from tokenferry.contract.target_options import (
 __all__ = [
     "ENDPOINTS",
     "MOVES_MONEY",
+    "OPERATIONS",
     "TARGETS",
     "AccountCreate",
     "AccountUpdate",
@@ -364,6 +365,28 @@ ENDPOINTS: frozenset[str] = frozenset({"tokens", *(model.budget for model in TAR
 
 MOVES_MONEY: frozenset[str] = frozenset({"charge", "payment_intent", "payment_intent_confirm", "topup"})
 """Targets, by `to`, whose call moves money. Done a second time, it cannot be called back."""
+
+
+OPERATIONS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "customer_create": frozenset({"POST /v1/customers"}),
+        "customer_update": frozenset({"POST /v1/customers/{customer}"}),
+        "customer_source": frozenset({"POST /v1/customers/{customer}/sources"}),
+        "charge": frozenset({"POST /v1/charges"}),
+        "payment_method": frozenset({"POST /v1/payment_methods", "POST /v1/payment_methods/{made_before}/attach"}),
+        "payment_intent": frozenset({"POST /v1/payment_intents"}),
+        "payment_intent_confirm": frozenset({"POST /v1/payment_intents/{payment_intent}/confirm"}),
+        "external_account": frozenset({"POST /v1/accounts/{account}/external_accounts"}),
+        "account_create": frozenset({"POST /v1/accounts"}),
+        "account_update": frozenset({"POST /v1/accounts/{account}"}),
+        "person_create": frozenset({"POST /v1/accounts/{account}/persons"}),
+        "person_update": frozenset({"POST /v1/accounts/{account}/persons/{person}"}),
+        "topup": frozenset({"POST /v1/topups"}),
+        "source": frozenset({"POST /v1/sources"}),
+    }
+)
+"""What a plan for a target may call, by `to`: all that `Target.operations` can say. Headers carry these words, so they
+do not change."""
 
 
 def target_from(data: Mapping[str, Any]) -> Target:

@@ -219,5 +219,6 @@ def _is_final(line: bytes, done: CompletedRows) -> bool:
     counts.to_attach += status == "attached"
     if status == "failed":
         counts.failed += 1
-        counts.failures_by_code[failure["code"] if isinstance(failure, dict) else "unknown"] += 1
+        told = failure if isinstance(failure, dict) else {}
+        counts.fail(str(told.get("code", "unknown")), told.get("param"))
     return True

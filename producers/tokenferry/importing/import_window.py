@@ -85,7 +85,7 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
             self.attaches_open += 1
         if result.failure is not None:
             counts.failed += 1
-            counts.failures_by_code[result.failure.code] += 1
+            counts.fail(result.failure.code, result.failure.param)
         counts.settled += last
 
     def rate(self) -> float:
@@ -115,6 +115,7 @@ def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | 
     token = result if isinstance(result, TokenResult) else row.token if row else None
     attach = result if isinstance(result, AttachResult) else None
     failure = result.failure if result is not None else None
+    display = (token.display if token else None) or (attach.display if attach else None)
     status = "unfinished"
     if result is not None:
         status = "failed" if failure else "attached" if attach else "tokenized"
@@ -127,9 +128,11 @@ def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | 
         "created": token.created if token else None,
         "object_id": attach.object_id if attach else None,
         "stored_id": attach.stored_id if attach else None,
-        "display": token.display.model_dump(exclude_none=True) if token and token.display else None,
+        "display": display.model_dump(exclude_none=True) if display else None,
         "failure": failure.model_dump(exclude_none=True) if failure else None,
     }
+    if attach is not None and attach.endpoint_request_id is not None:
+        line["endpoint_request_id"] = attach.endpoint_request_id
     if result is None and row is not None:
         line["handed_over"] = row.handed_over
     return line

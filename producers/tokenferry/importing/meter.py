@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from tokenferry.bulk.progress import spelled
 from tokenferry.configuration import Configuration
-from tokenferry.importing.import_window import ImportWindow
+from tokenferry.importing.import_window import ImportCounts, ImportWindow
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ def seconds_left(
 class Reads(Protocol):
     """Something that reads a file, and knows how far it is."""
 
-    bytes_read: int
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the file read so far."""
 
 
 class Meter:
@@ -100,3 +104,24 @@ class Meter:
             share=counts.to_attach / max(1, counts.sealed),
             budget=self._budget,
         )
+
+
+class CheckMeter:
+    """Writes the progress line of a dry run."""
+
+    def __init__(
+        self, counts: ImportCounts, source: Reads, size: int | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """*size*: bytes of the file. None if they are not known (a pipe)."""
+        self._counts, self._source, self._size = counts, source, size
+        self._clock = clock
+        self._started = clock()
+
+    def line(self) -> str:
+        """The line as it is now."""
+        counts, read = self._counts, self._source.bytes_read
+        parts = [f"{counts.rows} rows checked", f"{counts.rejected} rejected"]
+        if self._size and read:
+            left = (self._clock() - self._started) * max(0, self._size - read) / read
+            parts[:0] = [f"{min(1.0, read / self._size):.0%}", f"{spelled(left)} left"]
+        return " | ".join(parts)

@@ -10,6 +10,7 @@ from tokenferry.configuration import InvalidConfiguration
 from tokenferry.contract.requests import InvalidRequest, Problem
 from tokenferry.contract.targets import InvalidTarget
 from tokenferry.importing.import_window import ImportCounts
+from tokenferry.importing.preview import Preview
 from tokenferry.inputs.orders import RowDefaults, order_from
 from tokenferry.inputs.rows import BrokenRow, Row
 from tokenferry.producer import Order, Sealer
@@ -18,7 +19,10 @@ from tokenferry.producer import Order, Sealer
 class Examiner:
     """Accepts or rejects rows."""
 
-    def __init__(self, defaults: RowDefaults, outputs: Outputs, counts: ImportCounts) -> None:
+    def __init__(
+        self, defaults: RowDefaults, outputs: Outputs, counts: ImportCounts, preview: Preview | None = None
+    ) -> None:
+        self._preview = preview
         self._defaults = defaults
         self._outputs = outputs
         self._counts = counts
@@ -29,15 +33,15 @@ class Examiner:
         """Return the order of a row. None if it was rejected, which is recorded."""
         self._counts.rows += 1
         if isinstance(item, BrokenRow):
-            self.reject(item.number, item.key, [Problem(item.field, item.reason)])
+            self.reject(item, [Problem(item.field, item.reason)])
             return None
         if self._seen(item.key):
-            self.reject(item.number, item.key, [Problem("key", "is the key of an earlier row")])
+            self.reject(item, [Problem("key", "is the key of an earlier row")])
             return None
         try:
             return order_from(item, self._defaults)
         except InvalidRequest as error:
-            self.reject(item.number, item.key, error.problems)
+            self.reject(item, error.problems)
             return None
 
     def skip(self, item: Row | BrokenRow) -> None:
@@ -45,11 +49,13 @@ class Examiner:
         self._counts.rows += 1
         self._seen(item.key)
 
-    def reject(self, number: int, key: str, problems: Iterable[Problem]) -> None:
+    def reject(self, item: Row | BrokenRow, problems: Iterable[Problem]) -> None:
         """Record why a row is not sent."""
         problems = list(problems)
-        self._outputs.reject(number, key, problems)
+        self._outputs.reject(item.number, item.key, problems, record=item.record)
         self._counts.reject(problems)
+        if self._preview is not None:
+            self._preview.reject(item.number, problems)
 
     def _seen(self, key: str) -> bool:
         digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -70,7 +76,9 @@ def problems_in_sealing(error: InvalidRequest | InvalidTarget | InvalidConfigura
             return [Problem("platform", "is not configured")]
 
 
-def examine(rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer, counts: ImportCounts) -> None:
+def examine(
+    rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer, counts: ImportCounts, preview: Preview
+) -> None:
     """A dry run: check and seal every row, and send nothing."""
     for item in rows:
         order = examiner.order(item)
@@ -79,6 +87,7 @@ def examine(rows: Iterable[Row | BrokenRow], examiner: Examiner, sealer: Sealer,
         try:
             sealer.message(order)
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
-            examiner.reject(item.number, item.key, problems_in_sealing(error))
+            examiner.reject(item, problems_in_sealing(error))
         else:
             counts.sealed += 1
+            preview.accept(order, sealer.platform(order.platform))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import replace
+from typing import Final
 
 from tokenferry.bulk.bulk_run import BulkRun, RunLimits
 from tokenferry.bulk.outputs import Outputs
@@ -17,6 +18,9 @@ from tokenferry.importing.import_window import ImportWindow, PendingRow
 from tokenferry.importing.row_checks import Examiner, problems_in_sealing
 from tokenferry.inputs.rows import BrokenRow, Row
 from tokenferry.producer import Producer
+
+SAME_FAILURES: Final = 50
+"""A run stops when its first so many outcomes are all the same failure: the next ones would be the same."""
 
 
 class Import(BulkRun[Row | BrokenRow]):
@@ -35,10 +39,15 @@ class Import(BulkRun[Row | BrokenRow]):
         checkpoint: Checkpoint,
         *,
         done: Container[int] = (),
+        max_failures: int | None = None,
         limits: RunLimits,
         note: Callable[[str], None],
     ) -> None:
-        """*done*: rows that an earlier run has finished."""
+        """*done*: rows that an earlier run has finished.
+
+        *max_failures*: stop when so many rows have failed; 0 never stops. None stops only if the first outcomes are
+        all the same failure.
+        """
         submitter = Submitter(
             producer.publisher.submit,
             producer.configuration,
@@ -53,6 +62,10 @@ class Import(BulkRun[Row | BrokenRow]):
         self._examiner = examiner
         self._checkpoint = checkpoint
         self._done = done
+        self._counts = window.counts
+        self._max_failures = max_failures
+        self._settled_before = window.counts.settled
+        self._failures_before = window.counts.failures.copy()
         window.early = self._comes_later
 
     def _process(self, item: Row | BrokenRow) -> None:
@@ -64,9 +77,9 @@ class Import(BulkRun[Row | BrokenRow]):
             return
         request_id = self._checkpoint.request_id(item.number)
         try:
-            _, message = self._producer.sealer.message(replace(order, request_id=request_id))
+            _, message = self._producer.sealer.message(replace(order, request_id=request_id, batch=order.reply_to))
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
-            self._examiner.reject(item.number, item.key, problems_in_sealing(error))
+            self._examiner.reject(item, problems_in_sealing(error))
             return
         row = PendingRow(item.number, item.key, order.request.kind, attaches=order.attach is not None, message=message)
         if item.number in self._checkpoint.accepted:
@@ -75,6 +88,20 @@ class Import(BulkRun[Row | BrokenRow]):
         else:
             self._window.enter(request_id, row, self._outputs.result)
             self._submitter.submit(request_id, row)
+
+    def _too_many_failures(self) -> str | None:
+        counts = self._counts
+        failures = counts.failures - self._failures_before
+        failed, settled = failures.total(), counts.settled - self._settled_before
+        if self._max_failures is None:
+            if settled < SAME_FAILURES or failed < settled or len(failures) != 1:
+                return None
+            ((code, param),) = failures
+            what = f"{code} ({param})" if param else code
+            return f"the first {failed} rows all failed with {what} (--max-failures 0 goes on all the same)"
+        if self._max_failures and failed >= self._max_failures:
+            return f"{failed} rows failed (--max-failures {self._max_failures})"
+        return None
 
     def _comes_later(self, request_id: str) -> bool:
         """True if an earlier run submitted the row of a result, and this run has not read that row yet."""

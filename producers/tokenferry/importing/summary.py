@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,18 @@ class ImportSummary(RunSummary[ImportCounts]):
     """True if --resume can continue it."""
     earlier: int = 0
     """Rows that earlier runs have finished."""
+    chosen: bool = False
+    """True if --limit or --sample left rows of the file out."""
+    preview: Mapping[str, Any] | None = None
+    """What a dry run learned, for a program."""
+    preview_lines: tuple[str, ...] = ()
+    """The same for a person."""
+
+    def lines(self) -> list[str]:
+        if self.preview is None:
+            return super().lines()
+        shown = [*self._totals(), *self.preview_lines]
+        return [*shown, f"rejects: {self.rejects}"] if self.rejects and self.counts.rejected else shown
 
     def as_json(self) -> dict[str, Any]:
         counts = self.counts
@@ -35,6 +48,9 @@ class ImportSummary(RunSummary[ImportCounts]):
             "failed": counts.failed,
             "unfinished": counts.unfinished,
             "failures_by_code": dict(counts.failures_by_code.most_common()),
+            "failures": [
+                {"code": code, "param": param, "count": count} for (code, param), count in counts.failures.most_common()
+            ],
             "refusals_by_reason": dict(counts.rejections_by_reason.most_common()),
             "seconds": round(self.seconds, 3),
             "calls_per_second": round(self._calls_per_second(), 3),
@@ -42,6 +58,8 @@ class ImportSummary(RunSummary[ImportCounts]):
             **self._where("last_row_read"),
             "resumable": self.resumable,
             "rows_of_earlier_runs": self.earlier,
+            "rows_left_out": self.chosen,
+            **({} if self.preview is None else {"preview": self.preview}),
         }
 
     def _totals(self) -> Iterator[str]:
@@ -54,6 +72,13 @@ class ImportSummary(RunSummary[ImportCounts]):
             f"{counts.failed} failed, {counts.rejected} rejected, {counts.unfinished} unfinished"
         )
         yield f"{self._calls_per_second():.1f} token calls per second of {self.budget_per_second:g} allowed"
+        if self.chosen:
+            yield "rows were left out (--limit or --sample): send them with the same command and --resume instead"
+
+    def _failures(self) -> Counter[str]:
+        return Counter(
+            {f"{code} ({param})" if param else code: count for (code, param), count in self.counts.failures.items()}
+        )
 
     def _unfinished_items(self) -> str:
         count = self.counts.unfinished

@@ -16,7 +16,7 @@ from tokenferry.contract.names import LETTERS, EndpointId, Id, Name, TokenId, ne
 from tokenferry.contract.requests import InvalidRequest, Kind
 from tokenferry.contract.results import AnyResult, TokenResult, parse_result
 from tokenferry.contract.targets import TARGETS, AttachTarget, InvalidTarget, digest
-from tokenferry.inputs.jsonl_rows import parsed
+from tokenferry.inputs.json_values import parsed
 from tokenferry.inputs.lines import Line
 from tokenferry.inputs.orders import KINDS, target_in
 from tokenferry.inputs.shapes import DoubleField, nested, shape_of

@@ -1,32 +1,27 @@
-"""What the columns of a file mean. Their names are field names, or `--map` maps them to field names.
+"""The names that columns may have.
 
-The whole header is checked before anything is sent. A message repeats a name only if it looks like a name, because the
-first line of a file without a header is data.
+A message repeats a name only if it looks like a name, because the first line of a file without a header is data.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import get_args
 
 from tokenferry.contract.requests import REQUESTS, Kind
 from tokenferry.contract.targets import TARGETS
-from tokenferry.inputs.rows import UnreadableFile
 from tokenferry.inputs.shapes import Shape, shape_of
+from tokenferry.inputs.tidying import COMBINED
 
 ABOUT_THE_ROW = ("key", "kind", "platform", "connected_account", "lane")
 """Columns that are not fields of the request."""
 
 _LOOKS_LIKE_A_NAME = re.compile(r"[^\W\d][\w .:/()#&'-]{0,60}")
 _MANY_DIGITS = 5
-
-
-class InvalidMapping(ValueError):
-    """A `--map` that is not valid. The message is safe to show."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +43,33 @@ def field_of(name: str) -> Field | None:
     first, _, rest = name.partition(".")
     if rest and first == "attach":
         return Field(name) if rest == "to" or any(shape_at(to, rest) for to in TARGETS) else None
-    if rest and first in REQUESTS and shape_at(first, rest):
+    if rest and first in REQUESTS and _takes(first, rest):
         return Field(rest, kind=first)
-    return Field(name) if any(shape_at(kind, name) for kind in REQUESTS) else None
+    return Field(name) if any(_takes(kind, name) for kind in REQUESTS) else None
+
+
+def date_at(name: str) -> bool:
+    """True if the column *name* holds a date: day, month and year."""
+    first, _, rest = name.partition(".")
+    if first == "attach":
+        return any(_is_date(shapes()[to].at(rest)) for to in TARGETS)
+    if rest and first in REQUESTS and _is_date(shapes()[first].at(rest)):
+        return True
+    return any(_is_date(shapes()[kind].at(name)) for kind in REQUESTS)
 
 
 def shape_at(owner: str, path: str) -> Shape | None:
-    """The shape of a plain field of a kind or target. None if there is no such field."""
+    """The shape of a field of a kind or target that a column can hold. None if there is no such field."""
     shape = shapes()[owner].at(path)
-    return shape if shape is not None and shape.plain is not None else None
+    return shape if shape is not None and (shape.plain is not None or shape.is_date) else None
+
+
+def _takes(kind: str, path: str) -> bool:
+    return shape_at(kind, path) is not None or path in COMBINED.get(kind, ())
+
+
+def _is_date(shape: Shape | None) -> bool:
+    return shape is not None and shape.is_date
 
 
 @cache
@@ -72,62 +85,6 @@ def known_names() -> tuple[str, ...]:
     kinds = {leaf for kind in get_args(Kind) for leaf in shapes()[kind].leaves()}
     targets = {f"attach.{leaf}" for to in TARGETS for leaf in shapes()[to].leaves()}
     return (*ABOUT_THE_ROW, *sorted(kinds), *sorted(targets))
-
-
-def parse_maps(maps: Iterable[str]) -> dict[str, str | None]:
-    """Parse `COLUMN=FIELD` options into field names by column name. None ignores the column.
-
-    Raises `InvalidMapping`.
-    """
-    parsed: dict[str, str | None] = {}
-    for text in maps:
-        source, equals, target = (part.strip() for part in text.rpartition("="))
-        if not equals or not source:
-            raise InvalidMapping('--map wants "COLUMN=FIELD", or "COLUMN=" to leave a column out')
-        if source in parsed:
-            raise InvalidMapping(f"--map names {quoted(source)} twice")
-        if target and field_of(target) is None:
-            raise InvalidMapping(f"--map: {quoted(target)} is not a field{suggestion(target)}")
-        parsed[source] = target or None
-    return parsed
-
-
-def read_header(header: Sequence[str], maps: Mapping[str, str | None]) -> list[Field | None]:
-    """Return the field of each column. None for a column that is ignored.
-
-    Raises `UnreadableFile`, which names unknown columns and says how to continue.
-    """
-    names = [name.strip() for name in header]
-    for position, name in enumerate(names, 1):
-        if name and name not in maps and looks_like_data(name):
-            raise UnreadableFile(f"column {position} of the header looks like data: the file has no header line")
-    if missing := [source for source in maps if source not in names]:
-        raise UnreadableFile(f"--map names {_some(missing)}, and the header has no such column")
-    fields: list[Field | None] = []
-    unknown: list[str] = []
-    for position, name in enumerate(names, 1):
-        field_name = maps.get(name, name)
-        field = field_of(field_name) if field_name else None
-        fields.append(field)
-        if field is None and name not in maps:
-            unknown.append(f"{quoted(name)}{suggestion(name)}" if name else f"column {position} has no name")
-    if unknown:
-        listed = "; ".join(unknown[:5]) + (f"; and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        raise UnreadableFile(
-            f'unknown column: {listed}. Name the field with --map "COLUMN=FIELD", or leave it out with --map "COLUMN="'
-        )
-    _refuse_twice(names, fields)
-    return fields
-
-
-def _refuse_twice(names: Sequence[str], fields: Sequence[Field | None]) -> None:
-    seen: dict[Field, str] = {}
-    for name, field in zip(names, fields, strict=True):
-        if field is None:
-            continue
-        if field in seen:
-            raise UnreadableFile(f"columns {quoted(seen[field])} and {quoted(name)} both hold {field.name}")
-        seen[field] = name
 
 
 def looks_like_data(name: str) -> bool:
@@ -147,12 +104,8 @@ def quoted(name: str) -> str:
 def suggestion(name: str) -> str:
     """Suggest similar names, in words."""
     plain = re.sub(r"[^a-z0-9.]+", "_", name.casefold()).strip("_")
-    near = difflib.get_close_matches(plain, known_names(), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(plain, known_names(), n=2, cutoff=0.7)
     if not near:
         tail = plain.rpartition("_")[2]
         near = [known for known in known_names() if tail and known == tail][:1]
     return f" (did you mean {' or '.join(near)}?)" if near else ""
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(quoted(name) for name in names[:5])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tokenferry.inputs.jsonl_rows import parsed, why_none
-from tokenferry.inputs.lines import BOM, LONGEST, trouble_in
+from tokenferry.inputs.json_values import parsed, why_none
+from tokenferry.inputs.lines import LONGEST, Lines
 from tokenferry.inputs.rows import UnreadableFile
 
 
@@ -36,10 +37,10 @@ def object_from(source: str) -> dict[str, Any]:
         raise UnreadableFile(f"{name}: is longer than 1 MiB")
     if not raw.strip():
         raise UnreadableFile(f"{name}: is empty")
-    raw = raw.removeprefix(BOM)
-    if trouble := trouble_in(raw):
+    lines = list(Lines(io.BytesIO(raw)))
+    if trouble := next((line.trouble for line in lines if line.trouble), None):
         raise UnreadableFile(f"{name}: {trouble}")
-    text = raw.decode("utf-8")
+    text = "\n".join(line.text for line in lines)
     value = parsed(text)
     if not isinstance(value, dict):
         raise UnreadableFile(f"{name}: {why_none(text)}")

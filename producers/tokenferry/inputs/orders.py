@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ from tokenferry.contract.targets import AttachTarget, InvalidTarget, target_from
 from tokenferry.inputs.columns import ABOUT_THE_ROW, shapes
 from tokenferry.inputs.rows import Row
 from tokenferry.inputs.shapes import DoubleField, Shape, nested, planted
+from tokenferry.inputs.tidying import COMBINED, combined, tidied
 from tokenferry.producer import Order
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -33,6 +34,8 @@ class RowDefaults:
     connected_account: str | None = None
     lane: Lane | None = None
     reply_to: str | None = None
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """Forms of dates by dotted field name, for instance "MM/DD/YYYY". Others are read as usual."""
 
 
 def order_from(row: Row, defaults: RowDefaults) -> Order:
@@ -47,6 +50,9 @@ def order_from(row: Row, defaults: RowDefaults) -> Order:
     target: AttachTarget | None = None
     try:
         fields, attach = _from_json(row.values, kind) if row.typed else _from_cells(row.values, kind)
+        fields = tidied(combined(kind, fields, defaults.formats), shapes()[kind], defaults.formats)
+        if attach is not None:
+            attach = tidied(attach, shapes().get(str(attach.get("to"))), _below_attach(defaults.formats))
     except InvalidRequest as error:
         raise InvalidRequest([*problems, *error.problems]) from None
     try:
@@ -97,6 +103,10 @@ def _problems(values: Mapping[str, Any], defaults: RowDefaults) -> list[Problem]
     return problems
 
 
+def _below_attach(formats: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix("attach."): form for name, form in formats.items() if name.startswith("attach.")}
+
+
 def _from_cells(cells: Mapping[str, str], kind: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the request's fields and the attach target of a CSV row, as two nested objects."""
     fields: dict[str, str] = {}
@@ -109,7 +119,7 @@ def _from_cells(cells: Mapping[str, str], kind: str) -> tuple[dict[str, Any], di
         if first == "attach":
             attach[rest] = text
             continue
-        if rest and first in KINDS and shapes()[first].at(rest):
+        if rest and first in KINDS and (shapes()[first].at(rest) or rest in COMBINED.get(first, ())):
             if first != kind:
                 problems.append(Problem(name, f"is given, and the row is a {kind}"))
                 continue

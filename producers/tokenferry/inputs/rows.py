@@ -11,6 +11,10 @@ class UnreadableFile(ValueError):
     """The whole file cannot be read. Nothing was sent. The message says what to do, and never repeats a value."""
 
 
+class InvalidMapping(ValueError):
+    """A `--map`, `--set` or map file that is not valid. The message is safe to show."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row: its line, its key, and its values, which `repr` does not show."""
@@ -22,6 +26,8 @@ class Row:
     """`kind`, `platform`, `connected_account`, `lane` and fields by dotted name, or nested as JSON has them."""
     typed: bool = True
     """True if values have types (JSON), False if all are text (CSV)."""
+    record: int = 0
+    """Which row of the file it is, counted from 1 without the header: what a spreadsheet shows, less one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +38,12 @@ class BrokenRow:
     key: str
     field: str
     reason: str
+    record: int = 0
+
+
+def suspicious(name: str, word: str) -> tuple[str, str]:
+    """Field and reason of a row with a *word* that may stand for "no value". The word is one of a fixed list."""
+    return name, (
+        f'holds {word}, which often stands for "no value": leave such values out with --null "{word}", or keep them as '
+        'text with --null ""'
+    )

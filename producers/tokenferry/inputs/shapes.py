@@ -61,6 +61,11 @@ class Shape:
         for name, shape in self.fields.items():
             yield from shape.leaves(f"{under}.{name}" if under else name)
 
+    @property
+    def is_date(self) -> bool:
+        """True for a day, a month and a year, which a file may hold as one date."""
+        return self.fields.keys() == {"day", "month", "year"}
+
     def read(self, text: str) -> Any:
         """Convert *text* to the type of this field. Return it unchanged if that is not clear."""
         if self.plain is bool and text.casefold() in ("true", "false"):

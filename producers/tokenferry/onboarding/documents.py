@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
-from typing import Any, Final
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.contract.names import Id
 from tokenferry.contract.onboarding import Onboarding, onboarding_from
 from tokenferry.contract.requests import InvalidRequest, Problem
-from tokenferry.inputs.jsonl_rows import parsed, why_none
-from tokenferry.inputs.lines import BOM, Lines
-from tokenferry.inputs.rows import UnreadableFile
+from tokenferry.inputs.json_values import json_values
+from tokenferry.inputs.lines import Lines
 
-LONGEST_ARRAY: Final = 64 * 1024 * 1024
-"""Bytes of an array, because it is read as a whole. JSON lines are read one at a time and have no such limit."""
 _REFERENCE: TypeAdapter[str] = TypeAdapter(Id)
 
 
@@ -38,44 +35,14 @@ def documents(stream: BufferedReader) -> Iterator[NumberedDocument]:
     Raises `UnreadableFile` if the file does not consist of documents.
     """
     seen: set[str] = set()
-    for number, value, trouble in _values(stream):
-        item = _read(number, value, trouble)
+    for found in json_values(Lines(stream)):
+        item = _read(found.number, found.value, found.trouble)
         if item.document is not None and item.reference in seen:
             reason = "was given before in this file; give each account its own"
-            item = NumberedDocument(number, item.reference, problems=(Problem("document.reference", reason),))
+            item = NumberedDocument(found.number, item.reference, problems=(Problem("document.reference", reason),))
         elif item.document is not None:
             seen.add(item.reference)
         yield item
-
-
-def _values(stream: BufferedReader) -> Iterator[tuple[int, Any, str | None]]:
-    if stream.peek(1024).removeprefix(BOM).lstrip().startswith(b"["):
-        yield from _array(stream)
-        return
-    first = True
-    for line in Lines(stream):
-        if line.trouble is not None:
-            yield line.number, None, line.trouble
-        elif text := line.text.strip():
-            if first and (not text.startswith("{") or text == "{"):
-                raise UnreadableFile(
-                    "this is neither JSON lines nor a JSON array: its first line does not hold a JSON object; "
-                    "write each document in one line"
-                )
-            first = False
-            value = parsed(text)
-            yield line.number, value, why_none(text) if value is None else None
-
-
-def _array(stream: BufferedReader) -> Iterator[tuple[int, Any, str | None]]:
-    raw = stream.read(LONGEST_ARRAY + 1)
-    if len(raw) > LONGEST_ARRAY:
-        raise UnreadableFile("the array is longer than 64 MiB; write one document in each line (JSON lines)")
-    value = parsed(raw.removeprefix(BOM).decode("utf-8", "replace"))
-    if not isinstance(value, list):
-        raise UnreadableFile("the JSON array cannot be read: it is not complete, or a member is given twice")
-    for number, each in enumerate(value, 1):
-        yield number, each, None
 
 
 def _read(number: int, value: Any, trouble: str | None) -> NumberedDocument:

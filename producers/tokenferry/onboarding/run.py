@@ -56,7 +56,11 @@ class OnboardingRun(BulkRun[NumberedDocument]):
             return
         try:
             _, request_id, message = self._producer.sealer.onboarding_message(
-                item.document, platform=self._platform, reply_to=self._route, progress=self._progress
+                item.document,
+                platform=self._platform,
+                reply_to=self._route,
+                progress=self._progress,
+                batch=self._route,
             )
         except InvalidRequest as error:
             reject(item, error.problems, self._counts, self._outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import shlex
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
+from tokenferry.contract.operations import operations_of
 from tokenferry.options import Duration, Number, OneLine, config_option
 from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.limits.budgets import Budgets
@@ -38,8 +40,9 @@ for_option = click.option(
 def limits() -> None:
     """Show and change the rate budgets of a running fleet.
 
-    A budget is named PLATFORM:global, PLATFORM:endpoint:NAME, PLATFORM:account_creation or PLATFORM:account:ID. A
-    change replaces the configured rate at once, in every worker. Who made it, when and why is recorded.
+    A budget is named PLATFORM:global, "PLATFORM:operation:POST /v1/customers", PLATFORM:account_creation or
+    PLATFORM:account:ID; with by = "resource" or "both" also PLATFORM:endpoint:customers. A change replaces the
+    configured rate at once, in every worker. Who made it, when and why is recorded.
     """
 
 
@@ -89,7 +92,7 @@ def set_(budget: str, per_second: float, why: str, lasts: float, config: Path | 
 def pause(budget: str, why: str, lasts: float, config: Path | None) -> None:
     """Make no calls on BUDGET. Its requests wait in their queues. PLATFORM:global pauses the whole platform."""
     change(config, "pause", budget, why, lasts=lasts)
-    click.echo(f"{budget}: paused; go on with: tokenferry limits resume {budget} --why ...")
+    click.echo(f"{budget}: paused; go on with: tokenferry limits resume {shlex.quote(budget)} --why ...")
 
 
 @limits.command()
@@ -173,8 +176,16 @@ def named(configuration: Configuration, name: str) -> Budget:
     budgets = {budget.name: budget for budget in known_budgets(configuration)}
     platform, _, what = name.partition(":")
     if platform in configuration.platforms and what.startswith("account:"):
-        of_account = Budgets(platform, configuration.platforms[platform]).of("tokens", what.removeprefix("account:"))
+        of_account = Budgets(platform, configuration.platforms[platform]).of(
+            "POST /v1/tokens", what.removeprefix("account:")
+        )
         budgets |= {budget.name: budget for budget in of_account}
+    if name not in budgets and what.startswith("endpoint:") and platform in configuration.platforms:
+        names = operations_of(what.removeprefix("endpoint:"))
+        if counted := [f'"{each}"' for each in budgets if each.removeprefix(f"{platform}:operation:") in names]:
+            raise InvalidConfiguration(
+                f"calls are counted by operation here ([platforms.{platform}.limits] by); name {' and '.join(counted)}"
+            )
     if name not in budgets:
         near = get_close_matches(name, budgets, n=3) or list(budgets)[:3]
         raise InvalidConfiguration(

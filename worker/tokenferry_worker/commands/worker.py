@@ -27,6 +27,7 @@ from tokenferry_worker.errors import Blocked
 from tokenferry_worker.health import probes
 from tokenferry_worker.keys.missing import warn_of_missing_keys
 from tokenferry_worker.provider.client import StripeClient
+from tokenferry_worker.provider.way import way_to
 from tokenferry_worker.wiring import Role
 
 log = logging.getLogger("tokenferry.worker")
@@ -89,7 +90,7 @@ def worker(
         stack.enter_context(ending_at_once())
         _answer_probes(stack, configuration, supervisor)
         # After the probes: these checks may take half a minute, and whatever watches the worker should see it start.
-        asyncio.run(_check_keys(configuration))
+        asyncio.run(check_keys(configuration))
         connecting.check(configuration, [*wiring.queues_of(configuration, role), DEAD_LETTERS, QUARANTINE])
         names = ", ".join(configuration.platforms)
         log.info("%d process%s, role %s, platforms: %s", processes, "" if processes == 1 else "es", role, names)
@@ -128,7 +129,7 @@ def _tend(configuration: Configuration) -> None:
         log.error("%s", error)
 
 
-async def _check_keys(configuration: Configuration) -> None:
+async def check_keys(configuration: Configuration) -> None:
     """Find a wrong key now, not with the first request. The worker starts even where Stripe cannot be reached."""
     names = list(configuration.platforms)
     for name, accepted in zip(names, await asyncio.gather(*(_ask(configuration, name) for name in names)), strict=True):
@@ -144,7 +145,10 @@ async def _check_keys(configuration: Configuration) -> None:
 async def _ask(configuration: Configuration, name: str) -> bool | Blocked | None:
     platform = configuration.platforms[name]
     keys = wiring.api_keys(configuration, name, platform)
-    client = StripeClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0)
+    way = way_to(configuration, platform)
+    if way.proxy is not None:
+        log.info("platform '%s': Stripe is reached through the proxy %s", name, way.says)
+    client = StripeClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0, way=way)
     try:
         return await client.key_is_accepted()
     except Blocked as error:

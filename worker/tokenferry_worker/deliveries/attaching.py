@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tokenferry.contract.attach import AttachRequest
+from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.envelope2 import read_request
 from tokenferry.contract.queues import ATTACH_TASK
@@ -13,15 +13,17 @@ from tokenferry.contract.results import AttachResult
 from tokenferry.contract.text_form import NotCanonical
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
+from tokenferry_worker.deliveries.answering import answer
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
-from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
+from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_record, what_counts
 from tokenferry_worker.deliveries.refusing import refused
 from tokenferry_worker.errors import NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.keys.opening import read_attach
 from tokenferry_worker.keys.rights import Rights
-from tokenferry_worker.limits.backpressure import Slot, slots_of
+from tokenferry_worker.limits.backpressure import Slot, all_slots
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.outcomes import DeadLettered, Outcome, Parked, Quarantined, Retokenize, Settled, own_failure_code
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.journal import Begun, Journal
@@ -42,6 +44,7 @@ class Attacher:
     clock: Clock
     deliveries: int
     lifetimes: LifetimeCheck
+    waits: Waits = field(default_factory=Waits)
 
     async def handle(self, body: str) -> Outcome:
         """Claim, call, record. An order that is delivered twice has the same outcome twice, and spends once."""
@@ -49,6 +52,9 @@ class Attacher:
             signed = read_attach(body, self.signers)
         except Unopenable as error:
             return Quarantined(str(error))
+        return await answer(self._handle(signed, body), signed.request, self.waits)
+
+    async def _handle(self, signed: SignedAttach, body: str) -> Outcome:
         order = signed.request
         if not self.lifetimes.allows_order(order):
             refusal = self._failed(order, Code.INVALID_LIFETIME)
@@ -82,7 +88,7 @@ class Attacher:
         retokenize = self._sealed_request(order) if code == Code.TOKEN_EXPIRED else None
         if retokenize is not None and await self.journal.retokenize(order.request_id, order.token, self._slots(order)):
             return retokenize
-        offered = to_json(result)
+        offered = to_record(result)
         recorded = await self.journal.record(
             order.attach_id, offered, ours=code is not None, leaving=self._slots(order)
         )
@@ -111,7 +117,7 @@ class Attacher:
     def _slots(self, order: AttachRequest) -> tuple[Slot, ...]:
         """The slots that the order may have under the backpressure limit."""
         platform = self.platforms.get(order.platform)
-        return slots_of(platform.budgets, order.target, order.lane, lifetime=1.0) if platform is not None else ()
+        return all_slots(platform.budgets, order.target) if platform is not None else ()
 
     def _sealed_request(self, order: AttachRequest) -> Retokenize | None:
         """The request of the token, if it came with the order, and if there is time left to make another token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tokenferry.contract.codes import KEPT, Code
@@ -15,13 +15,15 @@ from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingR
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
+from tokenferry_worker.deliveries.answering import answer
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
-from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
+from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_record, what_counts
 from tokenferry_worker.deliveries.refusing import refused
 from tokenferry_worker.errors import NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.rights import Rights
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.onboarding.calls import AccountCalls
 from tokenferry_worker.onboarding.plan import DocumentRun
 from tokenferry_worker.onboarding.progress import StepRecord, StepRecords, as_known
@@ -53,6 +55,7 @@ class Onboarder:
     clock: Clock
     deliveries: int
     lifetimes: LifetimeCheck
+    waits: Waits = field(default_factory=Waits)
     publish_progress: Callable[[str, OnboardingProgress], None] = lambda _route, _progress: None
     """Publishes to a reply route how far an account is. Nobody waits for the broker's confirmation."""
 
@@ -62,6 +65,9 @@ class Onboarder:
             envelope = self.opener.read_onboarding(body)
         except Unopenable as error:
             return Quarantined(str(error))
+        return await answer(self._handle(envelope, body), envelope.header, self.waits)
+
+    async def _handle(self, envelope: SealedDocument, body: str) -> Outcome:
         header = envelope.header
         if not self.lifetimes.allows(header):
             refusal = self._failed(header, 1, Code.INVALID_LIFETIME)
@@ -92,7 +98,7 @@ class Onboarder:
             return Parked(error.scope, ONBOARD_TASK, header.request_id)
         except NotGranted as missing:
             return self._refused(header, missing, body)
-        offered = to_json(result)
+        offered = to_record(result)
         recorded = await self.journal.record(header.request_id, offered, ours=not result.complete)
         return _outcome(what_counts(result, offered, recorded), header)
 

@@ -21,8 +21,18 @@ class Recorded(Generic[R]):
 
 
 def to_json(result: TokenResult | AttachResult | OnboardingResult) -> str:
-    """Return *result* as the journal keeps it and the requester reads it."""
+    """Return *result* as the requester reads it."""
     return result.model_dump_json(exclude_none=True)
+
+
+def to_record(result: TokenResult | AttachResult | OnboardingResult) -> str:
+    """Return *result* as the journal keeps it: as in version 1, so that workers of the version before read it.
+
+    What version 2 adds is known from the message that asks, except for the id of Stripe's answer.
+    """
+    if not isinstance(result, AttachResult):
+        return to_json(result)
+    return result.model_dump_json(exclude_none=True, exclude={"endpoint_request_id"})
 
 
 def what_counts(result: R, offered: str, recorded: str) -> Recorded[R]:
@@ -41,5 +51,5 @@ async def record_refusal(journal: Journal, id_: str, of: str, refusal: R) -> Rec
     own = f"{id_}:{of[:12]}"
     outcome_id = own + refusal.outcome_id.removeprefix(id_)
     refusal = refusal.model_copy(update={"outcome_id": outcome_id})
-    offered = to_json(refusal)
+    offered = to_record(refusal)
     return what_counts(refusal, offered, await journal.record(own, offered))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from tokenferry.contract.attach import AttachRequest, SignedAttach
@@ -19,14 +19,16 @@ from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, digest
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
+from tokenferry_worker.deliveries.answering import answer
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
-from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_json, what_counts
+from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_record, what_counts
 from tokenferry_worker.deliveries.refusing import refused
 from tokenferry_worker.errors import HiddenCvc, NotGranted, Reused, Unopenable
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Backpressure, Slot, all_slots, slots_of
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.outcomes import (
     DeadLettered,
     Dropped,
@@ -71,6 +73,7 @@ class Tokenizer:
     token_lifetime: float
     """Seconds."""
     lifetimes: LifetimeCheck
+    waits: Waits = field(default_factory=Waits)
 
     async def handle(self, body: str) -> Outcome:
         """Open, call, record. Safe to repeat at any point, because of the journal and the idempotency key."""
@@ -78,6 +81,9 @@ class Tokenizer:
             envelope = self.opener.read(body)
         except Unopenable as error:
             return Quarantined(str(error))
+        return await answer(self._handle(envelope, body), envelope.header, self.waits)
+
+    async def _handle(self, envelope: SealedRequest, body: str) -> Outcome:
         header = envelope.header
         if not self.lifetimes.allows(header):
             refusal = self.creator.failed(_token_call(header), Code.INVALID_LIFETIME)
@@ -171,7 +177,7 @@ class Tokenizer:
         if plan is not None:
             if store_is_younger(header.request_id, plan, header.issued_at, begun):
                 return self.creator.failed(_token_call(header), Code.STORE_IS_YOUNGER), plan
-            slots = self._slots(header, plan)
+            slots = slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
             if not await self._has_room(header, slots):
                 del plaintext  # nothing stays open for as long as the wait may take
                 try:
@@ -212,14 +218,12 @@ class Tokenizer:
         platform = self.platforms.get(header.platform)
         if platform is None or not header.has_plan:
             return ()
-        if plan is None:
-            return all_slots(platform.budgets)
-        return slots_of(platform.budgets, plan, header.lane, lifetime=self.token_lifetime)
+        return all_slots(platform.budgets, plan)
 
     async def _record(
         self, platform: PlatformContext | None, header: RequestHeader, result: TokenResult, plan: AttachTarget | None
     ) -> Recorded[TokenResult]:
-        offered = to_json(result)
+        offered = to_record(result)
         if platform is None or result.token is None:
             is_ours = own_failure_code(result) is not None
             recorded = await self.journal.record(

@@ -24,6 +24,7 @@ from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, refused,
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.provider.answers import Greeting
 from tokenferry_worker.provider.client import PUBLISHABLE_IN_LIVE, ApiKeys, StripeClient
+from tokenferry_worker.provider.way import Way, way_to
 from tokenferry_worker.wiring import Role
 
 INCOMPLETE: Final[Mapping[Kind, str]] = {
@@ -59,9 +60,13 @@ async def examine(configuration: Configuration, name: str, platform: Platform, r
     except InvalidConfiguration as error:
         found = refused("endpoint keys", name, error, f"correct [platforms.{name}]: no worker starts like this")
         return [found, *_without_publishable(name, platform, role)]
-    client = StripeClient(platform, keys, connections=8, read_timeout=SECONDS, connect_timeout=SECONDS / 2)
     try:
-        return [*_keys(name, platform, keys), *await ask(client, name, platform, role)]
+        way = way_to(configuration, platform)
+    except InvalidConfiguration as error:
+        return [refused("endpoint proxy", name, error, "correct it: no worker starts like this")]
+    client = StripeClient(platform, keys, connections=8, read_timeout=SECONDS, connect_timeout=SECONDS / 2, way=way)
+    try:
+        return [*_keys(name, platform, keys), *_way(name, way), *await ask(client, name, platform, role)]
     finally:
         await client.aclose()
 
@@ -90,6 +95,14 @@ async def ask(client: StripeClient, name: str, platform: Platform, role: Role) -
 def _keys(name: str, platform: Platform, keys: ApiKeys) -> Iterator[Check]:
     both = "a secret and a publishable key" if keys.publishable else "a secret key"
     yield ok("endpoint keys", name, f"{both} of {platform.mode} mode")
+
+
+def _way(name: str, way: Way) -> Iterator[Check]:
+    """Say what somebody has set: a proxy, an exception from it, an authority."""
+    if way.named_by:
+        yield ok("endpoint proxy", name, way.says)
+    if way.trust_named_by:
+        yield ok("endpoint authority", name, f"only authorities of {way.trust_named_by} are trusted")
 
 
 def _unaskable(platform: Platform) -> frozenset[Kind]:

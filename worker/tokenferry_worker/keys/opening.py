@@ -112,6 +112,8 @@ class Opener:
             raise Unopenable(CHANGED) from None
         if envelope.header.plan_digest != content.plan_digest():
             raise Unopenable("attach plan and header do not agree")
+        if envelope.header.operations != (content.plan.operations() if content.plan is not None else ()):
+            raise Unopenable("the header names other operations than the attach plan")
         if not envelope.header.cvc and content.content_type != DOCUMENT and _carries_cvc(content):
             raise HiddenCvc("a verification code is inside and the header does not say so")
         return content
@@ -141,7 +143,10 @@ def read_attach(body: str, signers: Signers) -> SignedAttach:
         signed = read_order(body)
     except NotCanonical:
         raise Unopenable("not an attach request") from None
-    if not signers.verify(signed.request.signer_id, signed.signature, attach_bytes(signed.request)):
+    # Of version 2 it is what travels, in its one spelling: nothing has to be written again.
+    is_second = signed.request.version == 2
+    what = body.rpartition(".")[0].encode() if is_second else attach_bytes(signed.request)
+    if not signers.verify(signed.request.signer_id, signed.signature, what):
         raise Unopenable("not signed by a known signer")
     _check_group(signed.request.group, signed.request.generation)
     return signed

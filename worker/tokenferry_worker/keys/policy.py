@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -22,7 +22,7 @@ from tokenferry.contract.names import Lane, Name
 from tokenferry.contract.problems import reason_of
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.target import Target
-from tokenferry.contract.targets import TARGETS
+from tokenferry.contract.targets import OPERATIONS, TARGETS
 from tokenferry.sealing import UnusableKey, read_key_file
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,14 @@ class Grant(Message):
             return f"targets.{target.to}"
         missing = [_beyond(grant, target) for grant in of_its_kind]
         return None if None in missing else f"targets.{target.to}.{missing[0]}"
+
+    def missing_for_operations(self, operations: Collection[str]) -> str | None:
+        """Return the missing line for what a header says that the plan will call: one target must cover all of it."""
+        meant = [to for to, may_call in OPERATIONS.items() if may_call.issuperset(operations)]
+        granted = {grant.to for grant in self.targets}
+        if not operations or "*" in granted or not granted.isdisjoint(meant):
+            return None
+        return f"targets.{meant[0]}" if meant else "targets"
 
     def may(self, right: Right) -> bool:
         """Return whether the signer has a right of its own."""

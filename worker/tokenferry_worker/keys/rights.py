@@ -32,7 +32,8 @@ class Rights:
     async def check_request(self, header: RequestHeader) -> None:
         """Check what the header of a request shows."""
         grant = await self._grant(header.producer_id)
-        _check(grant, header.reply_to, _missing_for(grant, "seal", header, kind=header.kind))
+        missing = _missing_for(grant, "seal", header, kind=header.kind)
+        _check(grant, header.reply_to, missing or grant.missing_for_operations(header.operations or ()))
 
     async def check_content(self, header: RequestHeader, plaintext: Plaintext) -> None:
         """Check what is inside a request: on what the token is to be spent, and which fields are sent."""

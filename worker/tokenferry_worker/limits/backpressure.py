@@ -17,17 +17,20 @@ is for pauses, refusals and other traffic."""
 
 def slots_of(budgets: Budgets, target: Target, lane: Lane, *, lifetime: float) -> tuple[Slot, ...]:
     """Return the slots of a request whose token is to be spent on *target*. *lifetime* of a token in seconds."""
-    drawn = [budgets.whole, budgets.endpoint(target.endpoint())]
-    if target.creates_account:
-        drawn.append(budgets.account_creation)
     return tuple(
-        Slot(each.name, max(1, int(SHARE[lane] * each.per_second * lifetime)), each.interval) for each in drawn
+        Slot(each.name, max(1, int(SHARE[lane] * each.per_second * lifetime)), each.interval)
+        for each in budgets.spending(target)
     )
 
 
-def all_slots(budgets: Budgets) -> tuple[Slot, ...]:
-    """Return every slot that a request may be in while its plan is not known: to be released, not acquired."""
-    return tuple(Slot(each.name, 0) for each in budgets.all())
+def all_slots(budgets: Budgets, target: Target | None = None) -> tuple[Slot, ...]:
+    """Return every slot that a request may be in: to be released, not acquired.
+
+    *target*: what its token is to be spent on; None: that is not known. While a fleet is rolled from one setting `by`
+    to another, another worker may have taken a slot that this one would not.
+    """
+    both = Budgets(budgets.name, budgets.platform.counted_by("both"))
+    return tuple(Slot(each.name, 0) for each in (both.all() if target is None else both.spending(target)))
 
 
 @dataclass(frozen=True)

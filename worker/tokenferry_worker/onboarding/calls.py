@@ -101,11 +101,13 @@ class AccountCalls:
         During an outage this waits.
         """
 
+        path = path_of("accounts", account)
+
         async def read() -> Answer:
-            return await run.platform.client.get(path_of("accounts", account))
+            return await run.platform.client.get(path)
 
         scope = CallScope(run.platform.name, "accounts", named_account=account)
-        attempts = self._attempts(run, scope, run.platform.budgets.of("accounts"), until=None, asks=True)
+        attempts = self._attempts(run, scope, run.platform.budgets.call("GET", path), until=None, asks=True)
         try:
             return requirements_of(await attempts.run(read))
         except (Declined, Exhausted):

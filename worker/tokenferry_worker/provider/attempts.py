@@ -28,6 +28,7 @@ from tokenferry_worker.circuits.scopes import (
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 from tokenferry_worker.limits.pacing import Budget, Limiter
+from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.provider.retries import pause
@@ -70,6 +71,7 @@ class Caller:
     clock: Clock
     attempts: int
     """Failed attempts after which a call is given up."""
+    waits: Waits = field(default_factory=Waits)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,10 @@ class Attempts:
         async with AsyncExitStack() as held:
             try:
                 async with asyncio.timeout(self._seconds_left()) as limit:
-                    with self.caller.circuits.queueing(limit, watched):
+                    with (
+                        self.caller.circuits.queueing(limit, watched),
+                        self.caller.waits.on(budgets=self.plan.budgets),
+                    ):
                         await held.enter_async_context(self.caller.limiter.permit(self.plan.budgets, self.plan.lane))
             except TimeoutError:
                 if not self.caller.circuits.is_open(watched):
@@ -169,9 +174,10 @@ class Attempts:
         """Wait until the circuits let the call through. Returns those that it probes."""
         try:
             async with asyncio.timeout(self._seconds_left()):
-                probed = await self.caller.circuits.enter(
-                    scopes, may_park=self.plan.may_park, by=self.plan.request, tried=self.tried
-                )
+                with self.caller.waits.on(scopes=scopes):
+                    probed = await self.caller.circuits.enter(
+                        scopes, may_park=self.plan.may_park, by=self.plan.request, tried=self.tried
+                    )
         except TimeoutError:
             raise TooLate(self.maybe_done) from None
         self.made = 0
@@ -213,8 +219,8 @@ class Attempts:
         await self._end_failed_probe(error, probed)
         if error.rate_limited is not None:
             # Stripe did not execute the call, so it is no attempt. The whole fleet slows down at once.
-            budget = self.plan.platform.budgets.refused(error.rate_limited, self.plan.budgets)
-            await self.caller.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
+            for budget in self.plan.platform.budgets.refused(error.rate_limited, self.plan.budgets):
+                await self.caller.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
         elif not await self._waits_for_circuit(error, scopes):
             await self._count(error, renew_key)
 

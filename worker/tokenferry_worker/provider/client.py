@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 from tokenferry_worker.provider.answers import Answer, Greeting, read
+from tokenferry_worker.provider.way import DIRECT, Way
 
 STRIPE_VERSION: Final = "2026-10-28.endive"
 """Pinned, so that an account's default version cannot change what is sent and answered."""
@@ -82,8 +84,8 @@ class ApiKeys:
 
 @lru_cache(maxsize=1)
 def tls_context() -> ssl.SSLContext:
-    """Return what all clients of this process trust: reading the authorities takes 20 ms of CPU."""
-    return httpx.create_ssl_context()
+    """Return what clients trust where the configuration says nothing else: reading it takes 20 ms of CPU."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class StripeClient:
@@ -97,15 +99,22 @@ class StripeClient:
         connections: int,
         read_timeout: float,
         connect_timeout: float,
+        way: Way = DIRECT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Time-outs in seconds. *connections*: calls that may be in flight at once."""
+        """Time-outs in seconds. *connections*: calls that may be in flight at once. *way*: how Stripe is reached."""
         self._platform = platform
         self._keys = keys
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=50.0)
         # The transport is called directly. Redirects, cookies, authentication and event hooks of `AsyncClient` are not
         # needed, and cost more than the call itself.
-        self._transport = transport or AiohttpTransport(verify=tls_context(), limits=limits)
+        # The way has read the environment: the transport does not read it once more.
+        self._transport = transport or AiohttpTransport(
+            verify=way.trusts or tls_context(),
+            trust_env=False,
+            limits=limits,
+            proxy=None if way.proxy is None else _proxy(way.proxy),
+        )
         self._base_url = platform.base_url.rstrip("/")
         time_outs = {"connect": connect_timeout, "read": read_timeout, "write": read_timeout, "pool": read_timeout}
         self._extensions = {"timeout": time_outs}
@@ -220,12 +229,24 @@ class StripeClient:
         return headers
 
 
+def _proxy(url: str) -> httpx.Proxy:
+    """Return the proxy with user and password in a header: aiohttp has deprecated its own parameter for them."""
+    proxy = httpx.Proxy(url)
+    if proxy.auth is None:
+        return proxy
+    credentials = b64encode(":".join(proxy.auth).encode()).decode("ascii")
+    return httpx.Proxy(proxy.url, headers={"Proxy-Authorization": f"Basic {credentials}"})
+
+
 def _without_answer(error: Exception) -> Unavailable:
     """Return the error of a call without an answer. The reason is httpx's name for it.
 
     The call may have left this machine. The aiohttp transport reports a connection that was lost after sending as
     `ConnectTimeout` too. The cause tells the two apart.
     """
+    if isinstance(error, httpx.ProxyError):
+        # The proxy refused to open a tunnel, so nothing has reached Stripe.
+        return Unavailable(type(error).__name__, maybe_done=False)
     if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
         return Unavailable(type(error).__name__)
     causes = {kind.__name__ for kind in type(error.__cause__).__mro__}

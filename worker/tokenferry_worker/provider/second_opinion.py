@@ -28,8 +28,8 @@ class SecondOpinion:
 
         `Blocked` where something else answers, or where Stripe refuses the key.
 
-        The question draws on the budgets of tokens, in the realtime lane. A caller that comes while a question is
-        under way gets the answer to that one.
+        The question draws on the budgets of `GET /v1/tokens/{id}`, in the realtime lane. A caller that comes while a
+        question is under way gets the answer to that one.
         """
         answers = self._answers
         async with self._turn:
@@ -39,7 +39,7 @@ class SecondOpinion:
             return self._last
 
     async def _ask(self, client: ProviderClient, limiter: Limiter, budgets: Budgets) -> Unavailable | Blocked | None:
-        async with limiter.permit(budgets.tokens(), "realtime"):
+        async with limiter.permit(budgets.of("GET /v1/tokens/{id}"), "realtime"):
             try:
                 async with asyncio.timeout(PATIENCE):
                     refusal = (await client.greet()).refusal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from tokenferry_worker.tokens.lifecycle import Ending
@@ -28,6 +28,8 @@ class Became:
     object_id: str
     object_type: str
     stored_id: str | None = None
+    answer_id: str | None = field(default=None, compare=False)
+    """Stripe's `Request-Id` of the call, where its answer is at hand. The ledger does not keep it."""
 
 
 Past = Literal["untried", "held", "used", "unrecorded"]

@@ -28,8 +28,6 @@ from tokenferry.contract.targets import (
 from tokenferry_worker.circuits.scopes import CallScope
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.errors import Declined
-from tokenferry_worker.limits.budgets import TOKENS
-from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import Attempts, Caller, CallPlan, Exhausted
 from tokenferry_worker.provider.platforms import PlatformContext
@@ -84,17 +82,16 @@ class Reconciler:
 
     async def _look(self, platform: PlatformContext, request: AttachRequest) -> Finding:
         """Read the object of the call, and then the token."""
-        budgets, account = platform.budgets, request.connected_account
         lookup = lookup_of(request)
         shown: Answer | NoObject = "no_answer"
         became = None
         if lookup is not None:
             endpoint = request.target.endpoint()
-            shown = await self._ask(platform, lookup.path, request, budgets.of(endpoint, account), endpoint)
+            shown = await self._ask(platform, lookup.path, request, endpoint)
             became = lookup.became(shown) if isinstance(shown, Answer) else None
             if became is not None and lookup.is_proof:
                 return Finding("done", became)
-        token = await self._ask(platform, path_of("tokens", request.token), request, budgets.tokens(account), TOKENS)
+        token = await self._ask(platform, path_of("tokens", request.token), request, "tokens")
         used = token.body.get("used") if isinstance(token, Answer) and token.id == request.token else None
         if used is True and became is not None:
             return Finding("done", became)
@@ -104,7 +101,7 @@ class Reconciler:
         return Finding("unknown", used=used is True)
 
     async def _ask(
-        self, platform: PlatformContext, path: str, request: AttachRequest, budgets: tuple[Budget, ...], endpoint: str
+        self, platform: PlatformContext, path: str, request: AttachRequest, endpoint: str
     ) -> Answer | NoObject:
         """Ask one question. A key that may write and not read opens no circuit: its question has no answer.
 
@@ -115,20 +112,18 @@ class Reconciler:
             return await platform.client.get(path, connected_account=request.connected_account)
 
         try:
-            return await self._attempts(platform, request, budgets, endpoint).run(get)
+            return await self._attempts(platform, path, request, endpoint).run(get)
         except Declined as error:
             return "not_there" if error.status == 404 or error.code == "resource_missing" else "no_answer"
         except Exhausted:
             return "no_answer"
 
-    def _attempts(
-        self, platform: PlatformContext, request: AttachRequest, budgets: tuple[Budget, ...], endpoint: str
-    ) -> Attempts:
+    def _attempts(self, platform: PlatformContext, path: str, request: AttachRequest, endpoint: str) -> Attempts:
         plan = CallPlan(
             platform,
             CallScope(platform.name, endpoint, connected_account=request.connected_account),
             request.lane,
-            budgets,
+            platform.budgets.call("GET", path, request.connected_account),
             request.attach_id,
             may_park=False,
             asks=True,

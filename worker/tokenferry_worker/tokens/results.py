@@ -19,6 +19,7 @@ def attached(request: AttachRequest, became: Became, *, settled_at: int) -> Atta
         object_id=became.object_id,
         object_type=became.object_type,
         stored_id=became.stored_id,
+        endpoint_request_id=became.answer_id,
     )
 
 

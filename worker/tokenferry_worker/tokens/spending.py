@@ -302,7 +302,7 @@ class Spender:
             raise
         display = plan.order.display
         stored_id = answer.text("default_source") or (display.object_id if display else None)
-        return Became(answer.id, answer.object, stored_id)
+        return Became(answer.id, answer.object, stored_id, answer.request_id)
 
     async def _declined(self, turn: _Turn, error: Declined, attempts: Attempts) -> Became | _Unspent:
         """Stripe refused the call. Where an earlier call may have spent the token, the refusal may prove nothing."""
@@ -380,20 +380,21 @@ class Spender:
 
         try:
             async with self.ledgers[order.platform].writing(order.target.serialised_on(), lease=WRITING):
-                await self._attempts(plan).run(attach)
+                await self._attempts(plan, path=follow_up.path).run(attach)
         except Declined as error:
             return self._failed(order, error.code, declined=error, attempts=1, became=became)
         except (Exhausted, TooLate):
             return self._failed(order, Code.OUTCOME_UNKNOWN, became=became)
         return self._attached(order, became)
 
-    def _attempts(self, plan: SpendPlan, *, until_begun: float | None = None) -> Attempts:
-        """*until_begun*: Unix seconds after which no first call begins."""
+    def _attempts(self, plan: SpendPlan, *, until_begun: float | None = None, path: str | None = None) -> Attempts:
+        """*until_begun*: Unix seconds after which no first call begins. *path*: of another call than the plan's."""
+        account, budgets = plan.order.connected_account, plan.platform.budgets
         call_plan = CallPlan(
             plan.platform,
             plan.call_scope,
             plan.order.lane,
-            plan.budgets,
+            plan.budgets if path is None else budgets.call("POST", path, account),
             plan.order.attach_id,
             until_begun=until_begun,
         )
