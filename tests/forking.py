@@ -264,6 +264,7 @@ def load() -> None:
     ):
         importlib.import_module(name)
     os.register_at_fork(after_in_child=sys.modules["tokenferry_emulator.ids"]._dice.seed)
+    sys.modules["tokenferry_worker.provider.client"].tls_context()
     gc.collect()
     gc.freeze()  # a collection must not write to what is shared
 
@@ -463,9 +464,12 @@ def _stand_in(arguments: list[str]) -> int:
     command = [sys.executable, *(["-c", sys.stdin.read()] if arguments == ["-"] else arguments)]
     if not can_fork(command):
         os.execv(sys.executable, command)
+    passed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until there is somebody to pass them on to
     process = Forked(command)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    for number in passed_on:
         signal.signal(number, lambda number, _: process.send_signal(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     code = process.wait()
     return code if code >= 0 else 128 - code
 
