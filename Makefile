@@ -19,7 +19,7 @@
 
 PYTHON ?= python3
 # Many tests wait for brokers, leases and rates: more of them at once than there are cores.
-TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(4, os.cpu_count() or 1))')
+TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(6, os.cpu_count() or 1))')
 # Which tests, by their marks (pyproject.toml).
 TESTS ?= not foreign and not campaign
 # Compiled once, not in each of the many processes of a test run.
