@@ -264,7 +264,6 @@ def load() -> None:
     ):
         importlib.import_module(name)
     os.register_at_fork(after_in_child=sys.modules["tokenferry_emulator.ids"]._dice.seed)
-    sys.modules["tokenferry_worker.provider.client"].tls_context()
     gc.collect()
     gc.freeze()  # a collection must not write to what is shared
 
