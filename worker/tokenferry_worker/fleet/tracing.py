@@ -18,6 +18,7 @@ from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.dead_letters.record import plain
 from tokenferry_worker.fleet.view import StoreView, why_less
 from tokenferry_worker.on_redis.lookup import Known
+from tokenferry_worker.tokens.grouped_ids import named
 
 MOST: Final = 5000
 """Messages of one queue that are looked through, the oldest first."""
@@ -45,10 +46,11 @@ def find(configuration: Configuration, id_: str, queues: Sequence[str]) -> Waiti
         return None
     with connecting.connect(configuration) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
-        client = connection.default_channel.client
+        channel = connection.default_channel
         for queue in queues:
             with suppress(NoPermissionError):  # this user may not read the queue
-                for place in _places(client, queue, f'"{id_}"'.encode()):
+                # kombu's client adds the prefix to some commands, and not to LRANGE.
+                for place in _places(channel.client, channel.global_keyprefix + queue, f'"{id_}"'.encode()):
                     return Waiting(queue, place)
     return None
 
@@ -153,8 +155,10 @@ def as_json(known: Known) -> dict[str, object]:
             }
     attempts = [{**asdict(each), "code": plain(each.code)} for each in known.attempts]
     ledger = {name: safe(known.ledger[name]) for name in ("state", "by", "object", "type") if known.ledger.get(name)}
+    own = named(known.id)
     return {
-        "id": known.id,
+        "id": own.id,
+        "group": own.group,
         "state": state_of(known),
         **entries,
         "attempts": attempts,
