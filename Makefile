@@ -13,6 +13,7 @@
 # make faults-mutations  proves that the campaign's checker notices broken workers: SEED=1 BROKER=all, some alone in ONLY
 # make outages the endpoint is away for a minute: ROWS=2000 SECONDS=60 SEED=1 BROKER=all, some kinds alone in ONLY; takes minutes
 # make bench-onboarding  200 whole accounts at the endpoint's own latencies; two minutes
+# make million  an import of a million rows in flat memory and time per row: ROWS=1000000; with KILLS=20 it is killed
 # make upgrade  the version before and this one together under load, and the way back: BASE=COMMIT; on RabbitMQ too where
 #             TOKENFERRY_TEST_AMQP_URL names it
 # make clean  removes what the above made
@@ -30,7 +31,7 @@ BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-brokers campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages upgrade clean
+.PHONY: help demo test test-all test-brokers campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages million upgrade clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -86,6 +87,9 @@ faults-mutations: $(VENV)/installed
 outages: $(VENV)/installed
 	@PYTHONPATH=tests $(BIN)/python -m faults.campaign --seed $(or $(SEED),1) --broker $(or $(BROKER),all) --rows $(or $(ROWS),2000) \
 	  --seconds $(or $(SECONDS),60) $(ARGS) --outages $(ONLY)
+
+million: $(VENV)/installed
+	@PYTHONPATH=tests ROWS=$(or $(ROWS),1000000) KILLS=$(KILLS) $(BIN)/python -m importing.million
 
 upgrade: $(VENV)/installed
 	@BASE=$(BASE) $(BIN)/python -m pytest -q tests/e2e/test_e2e_upgrade.py

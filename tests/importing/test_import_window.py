@@ -11,7 +11,7 @@ from tokenferry.bulk.window import Closed
 from tokenferry.contract.requests import Problem
 from tokenferry.contract.results import AttachResult, Display, Failure, TokenResult
 from tokenferry.importing.import_window import ImportCounts, ImportWindow, PendingRow
-from tokenferry.importing.meter import Meter, RateInForce, seconds_left
+from tokenferry.importing.meter import Meter
 from tokenferry.importing.row_checks import Examiner
 from tokenferry.importing.summary import ImportSummary
 from tokenferry.inputs.orders import RowDefaults
@@ -66,7 +66,7 @@ def test_an_attach_result_may_overtake_its_token() -> None:
     window, lines = entered(attaches=True)
     window.settle(DECLINED, lines.append)
     window.settle(TOKEN, lines.append)
-    assert [line["status"] for line in lines] == ["failed"]
+    assert [line["status"] for line in lines] == ["declined"]
     assert (window.counts.tokenized, window.counts.failed) == (1, 1)
 
 
@@ -104,29 +104,49 @@ def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
         now[0] = number * 0.1
         window.enter("req-1", PendingRow(1, "a", "card", attaches=False), print)
         window.settle(TOKEN, lambda line: None)
-    assert window.rate() == pytest.approx(10, rel=0.05)
+    assert window.rates() == (pytest.approx(10, rel=0.05), 0)
     now[0] = 30.0
-    assert window.rate() == 0
+    assert window.rates() == (0, 0)
 
 
-def test_the_eta_counts_every_call_that_is_still_to_be_made() -> None:
-    budget = RateInForce(tokens=25, calls=25)
-    assert seconds_left(rows_left=0, tokens_open=50, attaches_open=0, share=0, budget=budget) == 2
-    assert seconds_left(rows_left=0, tokens_open=50, attaches_open=50, share=1, budget=budget) == 6
-    assert seconds_left(rows_left=50, tokens_open=0, attaches_open=0, share=1, budget=RateInForce(25, 100)) == 2
+class Half:
+    """Something that has read half of 100 bytes."""
+
+    bytes_read = 50
 
 
-def test_progress_shows_numbers_rate_and_eta_in_one_line() -> None:
-    class Half:
-        bytes_read = 50
-
-    window, _ = entered()
-    window.counts.rows = 25
-    line = Meter(window, RateInForce(25, 25), Half(), 100).line()
+def test_progress_begins_with_percent_time_left_and_rate_and_its_outcomes_add_up() -> None:
+    now = [0.0]
+    window = ImportWindow(clock=lambda: now[0])
+    for number in range(100):
+        now[0] += 0.1
+        about = {**ABOUT, "request_id": f"req-{number}"}
+        window.enter(f"req-{number}", PendingRow(number, "k", "card", attaches=True), print)
+        if number < 80:
+            outcome = ATTACHED if number % 2 else DECLINED
+            window.settle(outcome.model_copy(update=about), lambda line: None)
+    window.counts.rows = 104
+    window.counts.rejected = 4
+    line = Meter(window, Half(), 100).line()
     assert line == (
-        "25 rows read of about 50 | 1 sealed | 0 tokenized | 0 attached | 0 failed | 0 rejected | 0% of 25/s | ETA 0 s"
+        "40% | 15 s left | 8.0 tokens/s, 8.0 attaches/s | 40 attached | 40 declined | 4 rejected | 20 pending | "
+        "104 read of about 208"
     )
-    assert Meter(window, RateInForce(25, 25), Half(), None).line().endswith("ETA unknown")
+    assert 40 + 40 + 4 + 20 == 104
+    assert "time left unknown" in Meter(window, Half(), None).line()
+
+
+def test_when_nothing_moves_the_line_says_since_when_and_why() -> None:
+    now = [0.0]
+    window = ImportWindow(clock=lambda: now[0])
+    window.enter("req-1", PendingRow(2, "k", "card", attaches=False), print)
+    now[0] = 12.0
+    line = Meter(window, Half(), 100, lambda: ["an operator has paused main:global"]).line()
+    assert line.startswith("0% | no result for 12 s: an operator has paused main:global | 1 pending")
+    window.guess = "is a worker running?"
+    assert "no result for 12 s: is a worker running?" in Meter(window, Half(), 100).line()
+    window.settle(TOKEN, lambda line: None)
+    assert "no result" not in Meter(window, Half(), 100).line()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import redis
 from e2e.brokers import kill_synced
 
 from tokenferry.broker import embedded
-from tokenferry.importing.checkpoint import done_in
+from tokenferry.importing.checkpoint import Checkpoint
+from tokenferry.importing.results_file import tidy
 
 from .conftest import CANARY, House, StandIn, interrupt, write_configuration
 from .taking import eventually
@@ -33,7 +34,7 @@ def memory(house: House) -> Path:
 
 def final(house: House) -> Counter[str]:
     """Rows by key and how often each has a last word."""
-    assert all(line["status"] != "unfinished" for line in house.lines())
+    assert all(line["status"] != "pending" for line in house.lines())
     return Counter(line["key"] for line in house.lines())
 
 
@@ -63,7 +64,6 @@ def test_killed_twice_and_resumed_every_row_has_one_line_and_one_request(house: 
     sent = Counter(header.request_id for header in worker.taken)
     assert len(sent) == 150  # one id for each row, in every run
     assert {sent[request_id] for request_id in early} == {1}
-    assert not memory(house).exists()
 
 
 def test_ctrl_c_and_resume_gives_the_unfinished_rows_their_line(house: House) -> None:
@@ -74,7 +74,7 @@ def test_ctrl_c_and_resume_gives_the_unfinished_rows_their_line(house: House) ->
         out, err = interrupt(process)
     assert json.loads(out)["resumable"] is True
     assert "continue with the same command and --resume" in err
-    assert Counter(line["status"] for line in house.lines()) == {"tokenized": 4, "unfinished": 6}
+    assert Counter(line["status"] for line in house.lines()) == {"tokenized": 4, "pending": 6}
 
     with StandIn(house.configuration(), house.platform) as worker:
         done = house.run(file, "--quiet", "--resume")
@@ -235,11 +235,13 @@ def test_resume_is_for_the_first_run_as_well(house: House, worker: StandIn) -> N
     file = house.file(cards(3))
     assert house.run(file, "--quiet", "--resume").exit_code == 0
     assert final(house) == Counter({f"card-{n}": 1 for n in range(1, 4)})
-    assert not memory(house).exists()
+    before = house.results.read_bytes()
     again = house.run(file, "--quiet", "--resume")
-    assert again.exit_code == 2  # it is complete
-    assert "exists already and is not empty" in again.stderr
-    assert not memory(house).exists()
+    assert again.exit_code == 0
+    assert "this import is finished: nothing was sent" in again.stdout
+    assert "3 rows: 0 attached, 3 tokenized, 0 declined, 0 failed, 0 rejected, 0 pending" in again.stdout
+    assert house.results.read_bytes() == before
+    assert len(worker.taken) == 3
 
 
 def test_standard_input_cannot_be_resumed(house: House) -> None:
@@ -248,19 +250,29 @@ def test_standard_input_cannot_be_resumed(house: House) -> None:
     assert "cannot be used with standard input" in done.stderr
 
 
-def test_only_last_words_stay_in_a_results_file_that_is_written_on(tmp_path: Path) -> None:
-    def line(row: int, status: str, token: str | None = "tok_1") -> bytes:
-        failure = {"code": "card_declined"} if status == "failed" else None
-        said = {"key": "k", "row": row, "status": status, "token": token, "failure": failure}
-        return json.dumps(said).encode() + b"\n"
+def line(row: int, status: str, token: str | None = "tok_1", source: str = "endpoint") -> bytes:
+    failure = {"code": "card_declined", "source": source} if status in ("failed", "declined") else None
+    said = {"key": "k", "row": row, "status": status, "token": token, "failure": failure}
+    return json.dumps(said, separators=(",", ":")).encode() + b"\n"
 
+
+def test_only_last_words_stay_in_a_results_file_that_is_written_on(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    kept = line(2, "tokenized") + line(3, "attached") + line(4, "failed", None) + line(5, "failed")
-    path.write_bytes(kept + line(6, "unfinished", None) + line(2, "tokenized") + b"not json\n" + line(7, "failed")[:-9])
-    done = done_in(path)
+    kept = (
+        line(2, "tokenized") + line(3, "attached") + line(4, "declined", None) + line(5, "failed", source="tokenferry")
+    )
+    path.write_bytes(kept + line(6, "pending", None) + line(2, "tokenized") + b"not json\n" + line(7, "declined")[:-9])
+    done = tidy(path, Checkpoint())
     assert path.read_bytes() == kept
-    assert done.rows == {2, 3, 4, 5}
+    assert list(done.rows) == [2, 3, 4, 5]
     counts = done.counts
-    assert (counts.sealed, counts.tokenized, counts.attached, counts.failed) == (4, 3, 1, 2)
+    assert (counts.sealed, counts.tokenized, counts.attached, counts.failed, counts.declined) == (4, 3, 1, 2, 1)
     assert counts.failures_by_code == {"card_declined": 2}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_words_of_the_version_before_are_understood(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(line(2, "failed") + line(3, "unfinished", None))
+    assert list(tidy(path, Checkpoint()).rows) == [2]
+    assert path.read_bytes() == line(2, "declined")

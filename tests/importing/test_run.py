@@ -56,7 +56,7 @@ def test_rows_refused_here_and_rows_refused_there_are_both_counted_and_told_apar
     assert (summary["rows"], summary["refused"], summary["tokenized"], summary["failed"]) == (5, 1, 3, 1)
     assert summary["failures_by_code"] == {"no_luck": 1}
     assert [row[:3] for row in house.refused()] == [["5", "bad", "card.number"]]
-    failed = next(line for line in house.lines() if line["status"] == "failed")
+    failed = next(line for line in house.lines() if line["status"] == "declined")
     assert failed["failure"]["endpoint_request_id"] == "req_1"
 
 
@@ -106,7 +106,7 @@ def test_ctrl_c_stops_reading_and_says_what_is_unfinished(house: House, number: 
     assert "interrupted" in err
     assert "7 rows have no result yet" in err
     assert "tokenferry results import-" in err
-    unfinished = [line for line in house.lines() if line["status"] == "unfinished"]
+    unfinished = [line for line in house.lines() if line["status"] == "pending"]
     assert {line["request_id"] for line in unfinished} == {header.request_id for header in worker.taken[3:]}
     assert {line["handed_over"] for line in unfinished} == {"yes"}
 
@@ -121,7 +121,7 @@ def test_a_second_ctrl_c_does_not_wait(house: House) -> None:
     interrupt(process)
 
     assert process.returncode == 1
-    assert [line["status"] for line in house.lines()] == ["unfinished"] * 10
+    assert [line["status"] for line in house.lines()] == ["pending"] * 10
 
 
 def _waits(house: House) -> bool:

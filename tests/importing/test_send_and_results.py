@@ -63,13 +63,13 @@ def test_wait_with_an_attach_prints_what_the_token_became(house: House, worker: 
 def test_wait_ends_with_1_when_there_is_no_token(house: House) -> None:
     with StandIn(house.configuration(), house.platform, lambda header: "no_luck"):
         done = send(house, CARD, "--wait")
-    assert (done.exit_code, done.stdout.splitlines()[1]) == (1, "failed no_luck")
+    assert (done.exit_code, done.stdout.splitlines()[1]) == (1, "declined no_luck")
 
 
 def test_wait_does_not_wait_for_ever(house: House) -> None:
     done = send(house, CARD, "--wait", "--timeout", "0.3", "--json")
     assert done.exit_code == 1
-    assert json.loads(done.stdout)["status"] == "unfinished"
+    assert json.loads(done.stdout)["status"] == "pending"
     assert "tokenferry results send-" in done.stderr
     queue = f"tokenize.realtime.{house.platform}"
     assert f"A message waits in {queue}: does a worker of this fleet read it?" in done.stderr
@@ -93,7 +93,7 @@ def test_waiting_behind_more_results_of_others_than_can_be_held_ends_and_says_so
     eventually(lambda: len(worker.taken) == PREFETCH)
     done = send(house, CARD, "--reply-to", route, "--wait", "--json")
     assert done.exit_code == 1
-    assert json.loads(done.stdout)["status"] == "unfinished"
+    assert json.loads(done.stdout)["status"] == "pending"
     assert f"too many results of others wait on route {route}" in done.stderr
     assert others < {json.loads(line)["request_id"] for line in results(house, route).stdout.splitlines()}
 

@@ -123,11 +123,11 @@ def test_ctrl_c_says_what_is_where_and_how_to_go_on(folder: Path) -> None:
     program.send_signal(signal.SIGINT)
     out, err = program.communicate(timeout=60)
     assert program.returncode == 1, err
-    assert "3 unfinished" in out
+    assert "3 pending" in out
     assert "run it again with the same file: what is done is not done again" in err
     lines = [json.loads(line) for line in (folder / "o.jsonl").read_text().splitlines()]
     assert [(line["key"], line["status"], line["handed_over"]) for line in lines] == [
-        (f"seller-{number}", "unfinished", "yes") for number in range(3)
+        (f"seller-{number}", "pending", "yes") for number in range(3)
     ]
 
 
@@ -184,6 +184,66 @@ def test_each_account_is_told_of_step_by_step_to_whoever_wants_it(folder: Path) 
         "tokenferry: seller-1: account done, 1 of 2 steps done",
         "tokenferry: seller-1: complete",
     ]
+
+
+def test_after_kill_9_resume_needs_no_force_and_sends_only_what_is_not_complete(folder: Path) -> None:
+    text = (folder / "tokenferry.toml").read_text().replace("platforms.main", "platforms.killed")
+    (folder / "tokenferry.toml").write_text(text)
+    documents = [{**GOOD, "reference": f"seller-{number}"} for number in range(4)]
+    file, results = write(folder, *documents), folder / "o.jsonl"
+
+    class Half(Onboarder):
+        def answer(self, delivery: Any) -> None:
+            if len(self.taken) < 2:
+                super().answer(delivery)
+            else:
+                delivery.ack()
+
+    with Half(load(folder / "tokenferry.toml"), "killed"):
+        program = started(folder, file, "--quiet")
+        eventually(lambda: results.exists() and results.read_bytes().count(b"\n") == 2)
+        program.kill()
+        program.communicate(timeout=60)
+    kept = results.read_text()
+    with results.open("a") as file_:
+        file_.write('{"key":"seller-2","ro')  # as a crash may leave it
+
+    refused = run(folder, file, "--quiet")
+    assert refused.exit_code == 2
+    assert "--resume" in refused.stderr
+    with Onboarder(load(folder / "tokenferry.toml"), "killed") as worker:
+        done = run(folder, file, "--json", "--resume")
+    assert done.exit_code == 0, done.output
+    assert "resuming: 2 accounts complete already" in done.stderr
+    assert len(worker.taken) == 2
+    assert results.read_text().startswith(kept)
+    assert len(results.read_text().splitlines()) == 4
+    summary = json.loads(done.stdout)
+    assert summary["outcomes"] == {"complete": 4, "declined": 0, "failed": 0, "rejected": 0, "pending": 0}
+    assert summary["rows"] == 4
+
+    again = run(folder, file, "--quiet", "--resume")
+    assert again.exit_code == 0
+    assert "4 complete, 0 declined, 0 failed, 0 rejected, 0 pending" in again.stdout
+
+
+def test_resume_does_not_touch_a_file_that_is_none_of_an_onboarding(folder: Path) -> None:
+    (folder / "o.jsonl").write_text("precious\n")
+    ran = run(folder, write(folder, GOOD), "--resume")
+    assert ran.exit_code == 2
+    assert (folder / "o.jsonl").read_text() == "precious\n"
+
+
+def test_both_commands_print_the_same_keys_for_a_program(folder: Path) -> None:
+    shared = {"rows", "outcomes", "failures_by_reason", "rejections_by_reason", "seconds", "results", "rejects"}
+    shared |= {"route", "read_to_the_end", "last_read", "stopped_because"}
+    accounts = json.loads(run(folder, write(folder, GOOD), "--dry-run", "--json").stdout)
+    (folder / "rows.csv").write_text("key,kind,number,exp_month,exp_year\na,card,4242424242424242,12,2040\n")
+    config = ["--config", str(folder / "tokenferry.toml"), "--dry-run", "--json", "--quiet"]
+    rows = json.loads(CliRunner().invoke(main, ["import", str(folder / "rows.csv"), *config]).stdout)
+    assert shared <= accounts.keys() & rows.keys()
+    for summary in (accounts, rows):
+        assert summary["rows"] == sum(summary["outcomes"].values()) == 1
 
 
 def started(folder: Path, *more: str) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.bulk.window import Pending
 from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingResult, Requirements, StepResult
 from tokenferry.inputs.rows import UnreadableFile
@@ -123,12 +124,12 @@ def test_every_outcome_is_written_once_and_counted() -> None:
     due = Requirements(currently_due=("external_account",))
     accounts.settle(result("req-a", complete=True, steps=[DONE], requirements=due), written.append)
     accounts.settle(result("req-b", steps=[DONE, FAILED], failure=FAILED.failure), written.append)
-    assert [(line["key"], line["status"]) for line in written] == [("a", "complete"), ("b", "incomplete")]
+    assert [(line["key"], line["status"]) for line in written] == [("a", "complete"), ("b", "declined")]
     counts = accounts.counts
     assert (counts.complete, counts.incomplete, counts.steps_done, counts.steps_failed) == (1, 1, 2, 1)
     assert counts.still_due == 1
     assert dict(counts.failures_by_code) == {"person: invalid_dob (person[dob])": 1}
-    assert "1 under way" in progress(accounts)
+    assert "1 pending" in progress(accounts, WaitingReasons(print))
     ((request_id, left),) = accounts.close()
     assert (request_id, left.key, counts.unfinished) == ("req-c", "c", 1)
 
@@ -142,7 +143,7 @@ def test_a_second_outcome_gets_a_line_of_its_own_and_counts_in_place_of_the_firs
     second = result("req-a", complete=True, steps=[DONE, DONE]).model_copy(update={"outcome_id": "req-a:onboarding:2"})
     for outcome in (first, first, second, second, result("req-z", complete=True, steps=[DONE])):
         accounts.settle(outcome, written.append)
-    assert [(line["key"], line["status"]) for line in written] == [("a", "incomplete"), ("a", "complete")]
+    assert [(line["key"], line["status"]) for line in written] == [("a", "declined"), ("a", "complete")]
     counts = accounts.counts
     assert (counts.complete, counts.incomplete, counts.steps_done, counts.steps_failed) == (1, 0, 2, 0)
     assert dict(counts.failures_by_code) == {}

@@ -100,10 +100,15 @@ async def test_an_order_of_the_bulk_lane_is_signed_as_it_was_before_there_were_l
     assert isinstance(await story.attacher.handle(swapped), Quarantined)
 
 
-async def test_where_the_answer_names_no_stored_card_the_token_did(tell: Tell) -> None:
-    story = tell(Answer("card", "card_9", {}))
-    result = result_of(await story.handle(display=Display(object_id="card_9")))
-    assert (result.object_id, result.stored_id) == ("card_9", "card_9")
+@pytest.mark.parametrize(
+    ("object_type", "id_", "stored_id"), [("bank_account", "ba_new", "ba_new"), ("payment_method", "pm_1", None)]
+)
+async def test_the_stored_id_is_what_stripe_answers_and_never_the_id_inside_the_token(
+    tell: Tell, object_type: str, id_: str, stored_id: str | None
+) -> None:
+    story = tell(Answer(object_type, id_, {}))
+    result = result_of(await story.handle(display=Display(object_id="ba_of_token")))
+    assert (result.object_id, result.stored_id) == (id_, stored_id)
 
 
 async def test_creating_an_account_draws_on_a_budget_of_its_own(tell: Tell) -> None:

@@ -19,6 +19,8 @@ from tokenferry.producer import Producer
 
 GRACE: Final = 5.0
 """Seconds for which a run that must stop still processes results."""
+ASK_AGAIN: Final = 60.0
+"""Seconds after which a run that still gets no result says so again."""
 _TICK: Final = 0.2
 
 
@@ -63,7 +65,9 @@ class BulkRun(ABC, Generic[Read]):
         *,
         limits: RunLimits,
         note: Callable[[str], None],
+        is_explained: Callable[[], bool] = lambda: False,
     ) -> None:
+        """*is_explained*: true while workers say why nothing moves. Then nobody is asked whether one runs."""
         self.reason: str | None = None
         self.last = 0
         """Number of the last row or document that was read."""
@@ -74,6 +78,7 @@ class BulkRun(ABC, Generic[Read]):
         self._submitter = submitter
         self._limits = limits
         self._note = note
+        self._is_explained = is_explained
         self._reader = ResultsReader(results, window, outputs)
         self._interruption = Interruption()
         self._limit_reached = False
@@ -135,11 +140,13 @@ class BulkRun(ABC, Generic[Read]):
 
     def _wait(self) -> None:
         """Wait a moment for a change. After a silence, ask whether a worker runs."""
-        silence = time.monotonic() - max(self._window.last_result, self._asked_at)
-        if len(self._window) and silence >= self.silence:
-            self._asked_at = time.monotonic()
-            why = depth.why_silent(self._submitter.waiting(), self.start)
-            self._note(f"no result for {self.silence:.0f} s: {why}; still waiting")
+        now, last = time.monotonic(), self._window.last_result
+        asked = self._asked_at > last
+        if len(self._window) and now - last >= self.silence and (not asked or now - self._asked_at >= ASK_AGAIN):
+            self._asked_at = now
+            if not self._is_explained():
+                self._window.guess = depth.why_silent(self._submitter.waiting(), self.start)
+                self._note(f"no result for {now - last:.0f} s: {self._window.guess}; still waiting")
         self._window.wait(_TICK)
 
     def _must_stop(self) -> bool:

@@ -128,7 +128,8 @@ def _check(path: Path, *, force: bool) -> None:
         raise UnusableOutput(f"{path}: is a folder; name a file")
     if stat.S_ISREG(status.st_mode) and status.st_size and not force:
         raise UnusableOutput(
-            f"{path}: exists already and is not empty; name another file, or overwrite it with --force"
+            f"{path}: exists already and is not empty; name another file, continue with --resume if an earlier run "
+            "wrote it, or overwrite it with --force"
         )
 
 

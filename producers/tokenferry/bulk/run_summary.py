@@ -42,9 +42,39 @@ class RunSummary(ABC, Generic[Counts]):
         """0 if everything in the file succeeded, else 1."""
         return 0 if self.counts.all_well and self.read_all and self.reason is None else 1
 
-    @abstractmethod
     def as_json(self) -> dict[str, Any]:
-        """The summary for a program."""
+        """The summary for a program. Both commands have the same keys; `outcomes` adds up to `rows`.
+
+        The names of the version before stay beside them for one version.
+        """
+        counts = self.counts
+        return {
+            **self._earlier_names(),
+            "rows": self.items_read(),
+            "outcomes": counts.outcomes(),
+            "failures_by_reason": dict(self._failures().most_common()),
+            "rejections_by_reason": dict(counts.rejections_by_reason.most_common()),
+            "seconds": round(self.seconds, 3),
+            "results": str(self.results) if self.results else None,
+            "rejects": str(self.rejects) if self.rejects else None,
+            "route": self.route if counts.unfinished else None,
+            "read_to_the_end": self.read_all,
+            "last_read": self.last,
+            "stopped_because": self.reason,
+            **self._more(),
+        }
+
+    @abstractmethod
+    def items_read(self) -> int:
+        """Rows or documents that were read, those of earlier runs included."""
+
+    @abstractmethod
+    def _more(self) -> dict[str, Any]:
+        """What only this command says to a program."""
+
+    @abstractmethod
+    def _earlier_names(self) -> dict[str, Any]:
+        """The same under the names of the version before, for one version."""
 
     def lines(self) -> list[str]:
         """The summary for a person."""
@@ -86,17 +116,6 @@ class RunSummary(ABC, Generic[Counts]):
     @abstractmethod
     def _how_to_continue(self) -> Iterator[str]:
         """What to do next, in a few words."""
-
-    def _where(self, last: str) -> dict[str, Any]:
-        """For a program: the files, and how far the run went. *last*: the name for the last item that was read."""
-        return {
-            "results": str(self.results) if self.results else None,
-            "rejects": str(self.rejects) if self.rejects else None,
-            "route": self.route if self.counts.unfinished else None,
-            "read_to_the_end": self.read_all,
-            last: self.last,
-            "stopped_because": self.reason,
-        }
 
     def _table(self, title: str, counted: Counter[str]) -> Iterator[str]:
         if counted:

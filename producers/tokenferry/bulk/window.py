@@ -44,7 +44,7 @@ class Pending:
 
 
 @dataclass(kw_only=True)
-class Counters:
+class Counters(ABC):
     """The counts that every run has."""
 
     rejected: int = 0
@@ -65,6 +65,10 @@ class Counters:
         """Count one item that is not sent, and each reason."""
         self.rejected += 1
         self.rejections_by_reason.update(map(str, problems))
+
+    @abstractmethod
+    def outcomes(self) -> dict[str, int]:
+        """How many items have which outcome. Together they are all that were read."""
 
     @property
     def all_well(self) -> bool:
@@ -88,8 +92,12 @@ class Window(ABC, Generic[Item, Outcome]):
         self.last_result = self.started
         self.waits: str | None = None
         """What the run waits for, if that is not a result."""
+        self.guess: str | None = None
+        """Why no result comes, as far as this program can find out. None as soon as one comes."""
         self.early: Callable[[str], bool] = lambda request_id: False
         """True for a request that will be entered later. A result that comes first is kept until then."""
+        self.late: Callable[[Outcome], None] = lambda result: None
+        """Called with a result of a request that is not in the window, and will not be entered."""
         self._clock = clock
         self._items: dict[str, Item] = {}
         self._early: dict[str, list[Outcome]] = {}
@@ -122,6 +130,11 @@ class Window(ABC, Generic[Item, Outcome]):
         for result in early:
             self.settle(result, write)
 
+    def expect(self, results: Iterable[Outcome]) -> None:
+        """Keep results of requests that will be entered later."""
+        for result in results:
+            self._early.setdefault(result.request_id, []).append(result)
+
     def mark(self, request_id: str, handed_over: HandedOver) -> None:
         """Record whether the broker has a request."""
         with self._changed:
@@ -147,6 +160,7 @@ class Window(ABC, Generic[Item, Outcome]):
                 del self._items[result.request_id]
             self._count(item, result, last=last)
             self.last_result = self._clock()
+            self.guess = None
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
@@ -177,6 +191,8 @@ class Window(ABC, Generic[Item, Outcome]):
         """Process a result of a request that is not in the window: it is too early, or of another run."""
         if self.early(result.request_id):
             self._early.setdefault(result.request_id, []).append(result)
+        else:
+            self.late(result)
 
     def _is_last(self, item: Item, result: Outcome) -> bool:
         return True

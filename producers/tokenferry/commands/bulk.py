@@ -24,6 +24,7 @@ from tokenferry.options import SECONDS, config_option
 
 Decorator = Callable[[Any], Any]
 PATH = click.Path(path_type=Path)
+CTRL_C = "Ctrl-C stops cleanly within a few seconds, twice stops at once"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,17 +16,21 @@ from typing import Any, Final
 import click
 
 from tokenferry.broker.reachability import reach
+from tokenferry.bulk.interrupting import Interruption
 from tokenferry.bulk.outputs import Outputs, UnusableOutput
 from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.commands import bulk
+from tokenferry.commands.taking import take_out
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
 from tokenferry.import_notes import ImportNote, State, noting
-from tokenferry.importing.checkpoint import Checkpoint, CompletedRows, SameImport, done_in
+from tokenferry.importing.checkpoint import Checkpoint, Finished, SameImport, Unresumable
 from tokenferry.importing.choosing import Chosen, spread
 from tokenferry.importing.import_window import ImportCounts, ImportWindow
 from tokenferry.importing.meter import CheckMeter, Meter, RateInForce
 from tokenferry.importing.preview import Preview
+from tokenferry.importing.products import write_ids, write_manifest
+from tokenferry.importing.results_file import CompletedRows, tidy
 from tokenferry.importing.row_checks import Examiner, examine
 from tokenferry.importing.run import Import
 from tokenferry.importing.summary import ImportSummary
@@ -49,6 +53,11 @@ class ImportOptions(bulk.BulkOptions):
     """The options of one import."""
 
     resume: bool
+    retry_failed: bool
+    refresh: bool
+    ids_out: Path | None
+    ids_columns: tuple[str, ...]
+    manifest: Path | None
     again: bool
     """True if rows that are attached already may be attached a second time."""
     maps: tuple[str, ...]
@@ -65,6 +74,38 @@ class ImportOptions(bulk.BulkOptions):
     kind: str | None
     connected_account: str | None
     lane: Any
+
+    def check_repeat(self) -> None:
+        """Raise `click.UsageError` if options exclude each other."""
+        chosen = [
+            name
+            for name, is_set in (
+                ("--resume", self.resume),
+                ("--retry-failed", self.retry_failed),
+                ("--refresh", self.refresh),
+            )
+            if is_set
+        ]
+        if self.refresh and len(chosen) > 1:
+            raise click.UsageError("--refresh sends nothing: it cannot be used with --resume or --retry-failed")
+        if chosen and (self.file == "-" or self.dry_run or self.force):
+            raise click.UsageError(
+                f"{chosen[0]} continues with a file: it cannot be used with standard input, --dry-run or --force"
+            )
+
+    def check_products(self) -> None:
+        """Raise `click.UsageError` if the table of ids or the manifest cannot be written from the other outputs."""
+        outputs = [path for path in (self.results, self.rejects, self.ids_out, self.manifest) if path is not None]
+        if len({path.resolve() for path in (*outputs, Path(self.file))}) != len(outputs) + 1:
+            raise click.UsageError("FILE, --results, --rejects, --ids-out and --manifest must be different files")
+        made_of = self.results if self.ids_out or self.manifest else None
+        if made_of is not None and made_of.exists() and not made_of.is_file():
+            raise click.UsageError("--ids-out and --manifest are made from --results, which must be a regular file")
+        if self.ids_columns and self.ids_out is None:
+            raise click.UsageError("--ids-columns needs --ids-out")
+        for path in (self.ids_out, self.manifest):
+            if path is not None and (path.is_dir() or not path.parent.is_dir()):
+                raise UnusableOutput(f"{path}: is a folder, or its folder does not exist; name a file")
 
     def column_map(self) -> ColumnMap:
         """What the user says about the columns: the map file, and the options, which win. Raises `InvalidMapping`."""
@@ -123,11 +164,30 @@ class ImportRun:
             reach(self._configuration)
             checkpoint = self._checkpoint(producer)
             try:
+                late = self._late(checkpoint) if checkpoint.finished is not None else None
+                if late is not None and not late.retried:
+                    checkpoint.close()
+                    return finished_summary(
+                        options=self._options, budget=self._budget, checkpoint=checkpoint, done=late
+                    )
                 done, outputs = self._open_outputs(checkpoint)
+                done.retried = late.retried if late is not None else done.retried
             except BaseException:
-                checkpoint.close(done=not checkpoint.is_resumed)
+                checkpoint.close(delete=not checkpoint.is_resumed)
                 raise
             return self._send(producer, checkpoint, done, outputs)
+
+    def _late(self, checkpoint: Checkpoint) -> CompletedRows:
+        """Take the late outcomes of a finished import off its route, into the results file."""
+        assert self._options.results is not None
+        finished = checkpoint.finished
+        done = refresh(self._configuration, checkpoint, self._options.results, retry_failed=self._options.retry_failed)
+        if finished is not None and (missing := finished.done - len(done.rows) - len(done.retried)) > 0:
+            raise Unresumable(
+                f"{self._options.results}: {missing} of its {finished.done} lines are gone, although this import was "
+                "finished. Put the file back; or import into other --results, which uses every row again"
+            )
+        return done
 
     def _chosen(self) -> tuple[Lines, Chosen]:
         """The lines of the file, and the rows of it that are wanted."""
@@ -145,8 +205,7 @@ class ImportRun:
     def _open_outputs(self, checkpoint: Checkpoint) -> tuple[CompletedRows, Outputs]:
         options, done = self._options, CompletedRows()
         if checkpoint.is_resumed and options.results is not None:
-            done = done_in(options.results)
-            checkpoint.accepted -= done.rows
+            done = tidy(options.results, checkpoint, retry_failed=options.retry_failed)
         outputs = Outputs(options.results, options.rejects, force=options.force, resume=checkpoint.is_resumed)
         return done, outputs
 
@@ -154,19 +213,20 @@ class ImportRun:
         options, route = self._options, checkpoint.route
         window = ImportWindow()
         window.counts = done.counts
-        meter = Meter(window, self._budget, self._lines, self._size)
-        notes = [f"results come to route {route}"]
-        if checkpoint.is_resumed:
-            notes.insert(0, f"resuming: {len(done.rows)} rows are done")
+        for row, results in checkpoint.late.items():
+            if row not in done.rows:
+                window.expect(results)
+        reasons = WaitingReasons(lambda text: display.note(text))
+        meter = Meter(window, self._lines, self._size, lambda: reasons.current)
         complete = False
         note = partial(_note, options, checkpoint.name, window, meter, time.time())
         with (
             noting(self._configuration.path(self._configuration.data), note, window.pending_keys) as ended,
-            bulk.shown(meter.line, *notes, quiet=options.quiet) as display,
+            bulk.shown(meter.line, *self._notes(checkpoint, done), quiet=options.quiet) as display,
         ):
             run = Import(
                 producer,
-                Results(route, self._configuration, outbox=False, on_notice=WaitingReasons(display.note).take),
+                Results(route, self._configuration, outbox=False, on_notice=reasons.take),
                 Examiner(self._defaults(route), outputs, window.counts),
                 window,
                 outputs,
@@ -175,6 +235,7 @@ class ImportRun:
                 max_failures=options.max_failures,
                 limits=options.limits,
                 note=display.note,
+                is_explained=lambda: bool(reasons.current),
             )
             try:
                 run.run(self._rows)
@@ -183,7 +244,7 @@ class ImportRun:
                 ended("finished" if finished else "stopped")
             finally:
                 outputs.close()
-                checkpoint.close(done=complete)
+                self._end(checkpoint, window.counts, complete=complete)
         return ImportSummary(
             window.counts,
             time.monotonic() - window.started,
@@ -197,7 +258,31 @@ class ImportRun:
             resumable=checkpoint.path is not None and not complete,
             earlier=len(done.rows),
             chosen=self._rows.left_out,
+            fingerprint=checkpoint.fingerprint,
         )
+
+    def _notes(self, checkpoint: Checkpoint, done: CompletedRows) -> list[str]:
+        """What is said before the first row is sent."""
+        later = "; continue with the same command and --resume" if checkpoint.path is not None else ""
+        notes = [f"results come to route {checkpoint.route}", f"{bulk.CTRL_C}{later}"]
+        if checkpoint.is_resumed:
+            notes.insert(0, f"resuming: {len(done.rows)} rows are done")
+        if self._options.retry_failed:
+            notes.insert(0, f"{_rows(len(done.retried))} out again, as new requests")
+            notes[1:1] = not_retried(done)
+        return notes
+
+    def _end(self, checkpoint: Checkpoint, counts: ImportCounts, *, complete: bool) -> None:
+        """Write late outcomes into the results file, note that nothing is left to do, and close the checkpoint."""
+        results = self._options.results
+        try:
+            if checkpoint.path is not None and results is not None:
+                if checkpoint.late:
+                    counts.take_outcomes_of(tidy(results, checkpoint, keep_pending=True).counts)
+                if complete:
+                    checkpoint.finish(Finished(counts.rows, counts.settled, dict(counts.rejections_by_reason)))
+        finally:
+            checkpoint.close()
 
     def _checkpoint(self, producer: Producer) -> Checkpoint:
         """Open the checkpoint. It is a file only if the rows and the results are files too."""
@@ -215,7 +300,11 @@ class ImportRun:
             "lane": options.lane,
         }
         same = SameImport(self._stream, producer.sealer.signer, must_stay)
-        return Checkpoint.of(results, same, resume=options.resume, force=options.force)
+        checkpoint = Checkpoint.of(results, same, resume=options.resume or options.retry_failed, force=options.force)
+        if options.retry_failed and not checkpoint.is_resumed:
+            checkpoint.close(delete=True)
+            raise Unresumable(f"{results}: there is no earlier import into it whose failed rows could be sent again")
+        return checkpoint
 
     def _stays_of_the_map(self) -> dict[str, Any]:
         """What else the user says about the file. A default is left out, so that earlier versions' imports resume."""
@@ -240,6 +329,89 @@ class ImportRun:
             route,
             self._given.formats,
         )
+
+
+def refresh(
+    configuration: Configuration, checkpoint: Checkpoint, results: Path, *, retry_failed: bool = False
+) -> CompletedRows:
+    """Take what waits on the route of an import into its results file. Its other lines stay as they are."""
+    with Interruption() as interruption, Results(checkpoint.route, configuration, outbox=False) as reader:
+        take_out(reader, checkpoint, interruption)
+    return tidy(results, checkpoint, keep_pending=True, retry_failed=retry_failed)
+
+
+def refreshed(options: ImportOptions, configuration: Configuration) -> ImportSummary:
+    """`--refresh`: read the route of an earlier import again, and send nothing."""
+    assert options.results is not None
+    ResultSigners.load(configuration)
+    reach(configuration)
+    checkpoint = Checkpoint.existing(options.results)
+    try:
+        done = refresh(configuration, checkpoint, options.results)
+    finally:
+        checkpoint.close()
+    return finished_summary(options, RateInForce.of(configuration, options.platform), checkpoint, done)
+
+
+def finished_summary(
+    options: ImportOptions, budget: RateInForce, checkpoint: Checkpoint, done: CompletedRows
+) -> ImportSummary:
+    """The summary of a run that sent nothing: of the results file, and of what the last run knew."""
+    counts, finished = done.counts, checkpoint.finished
+    counts.unfinished = done.pending
+    counts.sealed += done.pending
+    if finished is not None:
+        counts.rejected = finished.rejected
+        counts.rejections_by_reason.update(finished.rejections)
+    return ImportSummary(
+        counts,
+        0.0,
+        options.results,
+        options.rejects,
+        checkpoint.route,
+        read_all=finished is not None,
+        budget_per_second=budget.tokens,
+        resumable=finished is None,
+        earlier=len(done.rows),
+        nothing_sent=True,
+        updated=done.updated,
+        fingerprint=checkpoint.fingerprint,
+        not_retried=tuple(not_retried(done)) if options.retry_failed else (),
+    )
+
+
+def write_products(options: ImportOptions, summary: ImportSummary) -> None:
+    """Write the table of ids and the manifest, where they are wanted. Raises `UnusableOutput`."""
+    results, rejects = options.results, options.rejects
+    if results is None or options.dry_run:
+        return
+    files = {"results": results} | ({"rejects": rejects} if rejects is not None else {})
+    if options.ids_out is not None:
+        write_ids(options.ids_out, results, rejects, options.ids_columns)
+        files["ids"] = options.ids_out
+    if options.manifest is not None:
+        input_ = {"file": Path(options.file).name, "keyed_hash": summary.fingerprint}
+        write_manifest(options.manifest, files, summary.as_json(), input_)
+
+
+def not_retried(done: CompletedRows) -> list[str]:
+    """Why failed rows are not sent again."""
+    notes = []
+    if done.kept:
+        notes.append(
+            f"{_rows(done.kept, 'is', 'are')} not sent again, because a dead letter holds the request: correct the "
+            "cause, then `tokenferry dead-letters redrive`, then the same import with --refresh"
+        )
+    if done.doubtful:
+        notes.append(
+            f"{_rows(done.doubtful, 'is', 'are')} not sent again, because the call may have had an effect: look at the "
+            "target first (see `failure` in the results)"
+        )
+    return notes
+
+
+def _rows(count: int, one: str = "goes", many: str = "go") -> str:
+    return f"{count} failed row {one}" if count == 1 else f"{count} failed rows {many}"
 
 
 def write_suggested_map(options: ImportOptions, path: Path) -> None:

@@ -8,9 +8,17 @@ from typing import Any
 import click
 
 from tokenferry.commands.bulk import PATH, end, file_options, output_options, patience_options
-from tokenferry.commands.import_run import DELIMITERS, ImportOptions, ImportRun, write_suggested_map
+from tokenferry.commands.import_run import (
+    DELIMITERS,
+    ImportOptions,
+    ImportRun,
+    refreshed,
+    write_products,
+    write_suggested_map,
+)
 from tokenferry.configuration import load
 from tokenferry.contract.names import LANES
+from tokenferry.importing.products import ALL
 from tokenferry.importing.repeats import refuse_to_attach_again
 from tokenferry.importing.run import SAME_FAILURES
 from tokenferry.inputs.describing import described
@@ -36,7 +44,7 @@ The file
 \b
 The results file has one line for every row that was sent, readable by its owner only:
   {"key", "row", "request_id", "kind", "status", "token", "created", "object_id", "stored_id", "display", "failure"}
-  status is tokenized, attached, failed or unfinished. Join it to your file by key.
+  status is attached, tokenized, declined (by Stripe), failed (for a reason of ours) or pending. Join it by key.
   A key that could be a card number is shortened to its last four digits; then join by row.
 The rejects file has a line for every reason why a row was rejected (not sent): row, key, field, reason, record.
   row is the line of the file, record counts the rows without the header.
@@ -50,8 +58,13 @@ and send the rest with the same command and --resume instead of --limit.
 \b
 After an interruption (Ctrl-C, a power cut, kill -9) continue with the same command and --resume. Rows that have a
 result are not sent again, the others keep their request id. In the end the results file has one line for each row.
-The import needs the file OUT.jsonl.resume for that, and deletes it when it is complete. It waits if the broker goes
-away, or a queue is full. It ends if the broker does not answer at the start.
+The import needs the file OUT.jsonl.resume for that, and keeps it, so that it can be repeated. It waits if the broker
+goes away, or a queue is full. It ends if the broker does not answer at the start.
+
+\b
+A finished import: --resume says that it is finished. --retry-failed sends rows again, as new requests, whose failure
+left nothing behind; dead letters are redriven instead. --refresh writes outcomes that came late. --ids-out writes a
+line for every row of the file (source_id,stripe_id), and --manifest the SHA-256 of all outputs.
 
 \b
 A second import of the same file is another import: every row gets another token, and is attached once more. So --force
@@ -60,7 +73,7 @@ does not overwrite a results file with attached rows or with lines that cannot b
 
 \b
 Exit codes
-  0  every row has its token (and its attached object)
+  0  every row has its token (and its attached object), or the import was finished already
   1  some row was rejected, failed or is unfinished, or the broker is away
   2  wrong usage or configuration, or a file that cannot be imported; nothing was sent
 
@@ -83,10 +96,40 @@ def _show_columns(context: click.Context, _: click.Parameter, is_set: bool) -> N
         context.exit()
 
 
+def _ids_columns(context: click.Context, _: click.Parameter, text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in ALL]:
+        raise click.BadParameter(f"{', '.join(unknown)}: no such column; choose from {', '.join(ALL)}")
+    return names
+
+
 @click.command("import", epilog=EPILOG)
 @file_options("row")
 @click.option(
     "--resume", is_flag=True, help="Continue an interrupted import. Starts a new one if there is nothing to continue."
+)
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Send rows again, as new requests, whose failure left nothing behind. Continues the import too.",
+)
+@click.option(
+    "--refresh",
+    is_flag=True,
+    help="Send nothing: write outcomes that came late (after a redrive) into the results file.",
+)
+@click.option(
+    "--ids-out", type=PATH, metavar="OUT.csv", help="Write source_id,stripe_id of every row to this file. See below."
+)
+@click.option(
+    "--ids-columns",
+    callback=_ids_columns,
+    metavar="NAME,...",
+    default="",
+    help=f"Further columns of that file: {', '.join(ALL)}.",
+)
+@click.option(
+    "--manifest", type=PATH, metavar="OUT.json", help="Write the size and SHA-256 of all outputs, and counts."
 )
 @click.option("--again", is_flag=True, help="With --force: attach rows again that are attached already.")
 @click.option(
@@ -163,7 +206,7 @@ def import_(context: click.Context, /, **options: Any) -> None:
     Rows are checked, sealed and sent to the broker here. Workers tokenize them at the account's rate. The file is read
     at the same speed: at most --window rows are without an outcome at once, so even a long file needs little memory.
 
-    Ctrl-C stops cleanly: results are read for a few seconds more, and the rest is listed as unfinished. --resume
+    Ctrl-C stops cleanly: results are read for a few seconds more, and the rest is listed as pending. --resume
     continues with it. A second Ctrl-C stops at once.
     """
     suggested: Path | None = options.pop("suggest_map")
@@ -172,10 +215,8 @@ def import_(context: click.Context, /, **options: Any) -> None:
         write_suggested_map(run_options, suggested)
         return
     run_options.check_outputs("rows")
-    if run_options.resume and (run_options.file == "-" or run_options.dry_run or run_options.force):
-        raise click.UsageError(
-            "--resume continues with a file: it cannot be used with standard input, --dry-run or --force"
-        )
+    run_options.check_repeat()
+    run_options.check_products()
     if run_options.limit is not None and run_options.sample is not None:
         raise click.UsageError("give --limit or --sample, not both")
     if run_options.again and not run_options.force:
@@ -184,9 +225,14 @@ def import_(context: click.Context, /, **options: Any) -> None:
     if run_options.platform is not None:
         configuration.platform(run_options.platform)
     configuration.need_platform()
+    if run_options.refresh:
+        summary = refreshed(run_options, configuration)
+        write_products(run_options, summary)
+        end(context, summary, as_json=run_options.as_json)
     with run_options.opened(to_be="imported") as stream:
         if run_options.force and not (run_options.again or run_options.dry_run) and run_options.results is not None:
             refuse_to_attach_again(run_options.results)
         run = ImportRun(run_options, configuration, stream)
         summary = run.check() if run_options.dry_run else run.run()
+    write_products(run_options, summary)
     end(context, summary, as_json=run_options.as_json)

@@ -124,7 +124,7 @@ def send(context: click.Context, /, **given: Any) -> None:
     results = Results(route, configuration, on_notice=WaitingReasons(_note).take)
     line = _outcome(results, request_id, row, options.timeout, own_route=own_route is not None)
     print_line(json.dumps(line) if options.as_json else _one_line(line), done)
-    if line["status"] == "unfinished":
+    if line["status"] == "pending":
         click.echo(
             f"tokenferry: no outcome yet; it will be on route {route}, read it with `tokenferry results {route}`. "
             f"{_why_silent(order, configuration)}",
@@ -192,7 +192,7 @@ def _not_sent(error: InvalidRequest | InvalidTarget | PublishError) -> dict[str,
 
 
 def _outcome(results: Results, request_id: str, row: PendingRow, timeout: float, *, own_route: bool) -> dict[str, Any]:
-    """Wait for the last result of the request. Return its line, unfinished after *timeout* seconds or Ctrl-C."""
+    """Wait for the last result of the request. Return its line, pending after *timeout* seconds or Ctrl-C."""
     last: TokenResult | AttachResult | None = None
 
     def process(result: AnyResult) -> None:

@@ -13,7 +13,7 @@ from tokenferry.contract.requests import Kind
 Word = Annotated[str, StringConstraints(max_length=200)]
 Generation = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 
-SINCE_2: Final = frozenset({"group", "generation", "batch", "display", "endpoint_request_id"})
+SINCE_2: Final = frozenset({"group", "generation", "batch", "display", "token_created", "endpoint_request_id"})
 """Fields of an attach result that only the answer to a version 2 request has. Where they are None they are left out."""
 
 
@@ -116,9 +116,13 @@ class AttachResult(Result):
     """Id of the object the call answered with: customer, payment method, account, person, ..."""
     object_type: Word | None = None
     stored_id: EndpointId | None = None
-    """Id of the stored card or bank account where the answer names one."""
+    """Id under which Stripe can be asked for the stored card or bank account. None where the answer names none: the
+    id inside a token can be another one.
+    """
     display: Display | None = Field(default=None, exclude_if=_is_absent)
     """What may be shown of the card or bank account. Only in the answer to a request of version 2."""
+    token_created: int | None = Field(default=None, exclude_if=_is_absent)
+    """When the token was made, in Unix seconds. Only in the answer to a request of version 2."""
     endpoint_request_id: Word | None = Field(default=None, exclude_if=_is_absent)
     """Stripe's `Request-Id` of the call that spent the token. None in the answer to a request of version 1, and where
     the outcome was found out without an answer to that call, or is told again. That of a failed call is in `failure`.

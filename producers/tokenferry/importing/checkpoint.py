@@ -1,9 +1,15 @@
-"""The checkpoint file of an import, with which it continues after an interruption.
+"""The checkpoint file of an import, with which it continues after an interruption, and is repeated when it is finished.
 
-The results file tells which rows are done: those with a final outcome. The checkpoint beside it holds the rest: the
-name from which request ids are derived, the route, the options, and the rows that the broker has accepted. It contains
-no card data and no plain hash of any. The imported file is recognised by a keyed hash, and only this producer can
-derive the key.
+The results file tells which rows are done: those with a final outcome. The checkpoint beside it holds the rest. It is a
+log. Its first line has the name from which request ids are derived, the route, the options and a keyed hash of the
+imported file, whose key only this producer can derive. Each other line is one of:
+
+    7               the broker has accepted row 7
+    retry 7 2       row 7 is sent as a new request, the second one
+    late {...}      a result that came after its row had its line in the results file
+    finished {...}  every row of the file has its outcome, or was rejected
+
+It contains no card data and no plain hash of any. A line of another kind is ignored, so an earlier version can read it.
 """
 
 from __future__ import annotations
@@ -12,15 +18,17 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from pydantic import ValidationError
+
 from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.names import new_id
-from tokenferry.importing.import_window import ImportCounts
+from tokenferry.contract.results import AnyResult, AttachResult, TokenResult, parse_result
+from tokenferry.importing.row_set import RowSet
 from tokenferry.sealing import Signer
 
 FORMAT: Final = 1
@@ -53,6 +61,23 @@ class SameImport:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What the last run of a finished import knows, and the results file does not show."""
+
+    rows: int
+    """Rows of the file."""
+    done: int
+    """Rows with an outcome. Each has its line in the results file."""
+    rejections: Mapping[str, int] = field(default_factory=dict)
+    """How often each reason was given for a row that was not sent."""
+
+    @property
+    def rejected(self) -> int:
+        """Rows that were not sent."""
+        return self.rows - self.done
+
+
 class Checkpoint:
     """The checkpoint of one import. Without a path it stores nothing, and its methods work all the same."""
 
@@ -61,9 +86,17 @@ class Checkpoint:
         self.name = name or new_id()
         """Every request id of the import begins with it."""
         self.route = route or f"import-{self.name[-8:]}"
+        self.fingerprint: str | None = None
+        """The keyed hash of the imported file."""
         self.is_resumed = False
-        self.accepted: set[int] = set()
+        self.accepted = RowSet()
         """Rows that the broker accepted in earlier runs."""
+        self.late: dict[int, list[TokenResult | AttachResult]] = {}
+        """Results that came after the line of their row, by row, oldest first."""
+        self.finished: Finished | None = None
+        """None while a row has no outcome."""
+        self._attempts: dict[int, int] = {}
+        """How often a row was sent as a new request, where that is more than once."""
         self._descriptor: int | None = None
 
     @classmethod
@@ -72,22 +105,20 @@ class Checkpoint:
 
         Raises `Unresumable` if it belongs to another import, or another process uses it.
         """
-        path = results.with_name(results.name + ".resume")
+        path = path_of(results)
+        descriptor = _locked(path, results, create=True)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise Unresumable(f"{results}: another process is importing into it") from None
-            with open(descriptor, "rb", closefd=False) as file:
-                head, *rows = file.read().split(b"\n")
-            if not rows or (force and not resume):  # a line that never ended: nothing was sent after it
+            checkpoint = cls(path)
+            head = None if force and not resume else checkpoint._read(descriptor)
+            if head is None or (checkpoint.finished and not resume and _is_empty(results)):
                 checkpoint = cls._new(path, descriptor, same)
             elif resume:
-                checkpoint = cls._resumed(path, head, rows, same)
+                checkpoint._check(head, same)
+            elif checkpoint.finished:
+                raise Unresumable(
+                    f"{results}: this import is finished. --retry-failed sends its failed rows again, --refresh reads "
+                    "late outcomes; name other --results for another import, or start again with --force"
+                )
             else:
                 raise Unresumable(
                     f"{results}: an import into it was interrupted; continue with --resume, or start again with --force"
@@ -99,14 +130,32 @@ class Checkpoint:
         return checkpoint
 
     @classmethod
+    def existing(cls, results: Path) -> Checkpoint:
+        """Open the checkpoint of an earlier run, whatever its file was. Raises `Unresumable` if there is none."""
+        path = path_of(results)
+        if not path.exists():
+            raise Unresumable(f"{path}: does not exist, so the route of this import is not known; nothing was changed")
+        descriptor = _locked(path, results, create=False)
+        try:
+            checkpoint = cls(path)
+            if checkpoint._read(descriptor) is None:
+                raise _foreign(path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        checkpoint._descriptor = descriptor
+        return checkpoint
+
+    @classmethod
     def _new(cls, path: Path, descriptor: int, same: SameImport) -> Checkpoint:
         checkpoint = cls(path)
+        checkpoint.fingerprint = same.fingerprint(checkpoint.name)
         head = {
             "format": FORMAT,
             "name": checkpoint.name,
             "route": checkpoint.route,
             "options": dict(same.options),
-            "fingerprint": same.fingerprint(checkpoint.name),
+            "fingerprint": checkpoint.fingerprint,
         }
         try:
             os.ftruncate(descriptor, 0)
@@ -117,108 +166,158 @@ class Checkpoint:
             raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
         return checkpoint
 
-    @classmethod
-    def _resumed(cls, path: Path, head: bytes, rows: list[bytes], same: SameImport) -> Checkpoint:
+    def _read(self, descriptor: int) -> dict[str, Any] | None:
+        """Read the log, line by line. Return its first line, or None if that never ended: nothing was sent after it.
+
+        A last line that was cut off is deleted. Raises `Unresumable`.
+        """
+        assert self.path is not None
+        with open(descriptor, "rb", closefd=False) as file:
+            first = file.readline()
+            if not first.endswith(b"\n"):
+                return None
+            try:
+                head = json.loads(first)
+                format_, self.name, self.route = head["format"], head["name"], head["route"]
+                dict(head["options"])
+                self.fingerprint = head["fingerprint"]
+            except (ValueError, KeyError, TypeError):
+                raise _foreign(self.path) from None
+            if format_ != FORMAT:
+                raise Unresumable(f"{self.path}: was written by another version of tokenferry; resume with that one")
+            end = len(first)
+            for line in file:
+                if line.endswith(b"\n"):
+                    end += len(line)
+                    self._apply(line)
+        os.ftruncate(descriptor, end)
+        os.lseek(descriptor, end, os.SEEK_SET)
+        self.is_resumed = True
+        return head  # type: ignore[no-any-return]
+
+    def _apply(self, line: bytes) -> None:
+        """Learn from one line. One that cannot be read is left out."""
+        word, _, told = line.strip().partition(b" ")
         try:
-            stored = json.loads(head)
-            format_, name, route = stored["format"], stored["name"], stored["route"]
-            options, fingerprint = dict(stored["options"]), stored["fingerprint"]
-        except (ValueError, KeyError, TypeError):
-            raise Unresumable(f"{path}: is not the checkpoint of an import; start again with --force") from None
-        if format_ != FORMAT:
-            raise Unresumable(f"{path}: was written by another version of tokenferry; resume with that version")
+            if word.isdigit():
+                self.accepted.add(int(word))
+            elif word == b"retry":
+                row, attempt = map(int, told.split())
+                self._note_retry(row, attempt)
+            elif word == b"late":
+                self._note_late(parse_result(told))
+            elif word == b"finished":
+                self.finished = Finished(**json.loads(told))
+        except (ValueError, TypeError, ValidationError):
+            return
+
+    def _check(self, head: Mapping[str, Any], same: SameImport) -> None:
+        """Raise `Unresumable` if the options or the file are not those with which the import began."""
         for option, value in same.options.items():
-            if options.get(option) != value:
+            if head["options"].get(option) != value:
                 raise Unresumable(
                     f"--{option}: differs from the run that began this import; resume with the same options"
                 )
-        if same.fingerprint(name) != fingerprint:
+        if same.fingerprint(self.name) != self.fingerprint:
             raise Unresumable(
                 "the file is not the one this import began with (or the producer's key is another one): resume with "
                 "the original file, or import the new one into other --results"
             )
-        checkpoint = cls(path, name=name, route=route)
-        checkpoint.is_resumed = True
-        checkpoint.accepted = {int(row) for row in rows[:-1] if row.isdigit()}  # the last line may be cut off
-        return checkpoint
 
     def request_id(self, row: int) -> str:
-        """Return the request id of a row. It is the same in every run."""
-        return f"{self.name}-{row}"
+        """Return the request id of a row. It is the same in every run, until the row is sent as a new request."""
+        attempt = self._attempts.get(row, 1)
+        return f"{self.name}-{row}" if attempt == 1 else f"{self.name}-{row}-{attempt}"
 
     def row(self, request_id: str) -> int | None:
-        """Return the row of a request id. None if the id is not of this import."""
-        name, _, row = request_id.rpartition("-")
-        return int(row) if name == self.name and row.isdigit() else None
+        """Return the row of a request id. None if the id is not of this import, or the row has another one by now."""
+        row = request_id.removeprefix(f"{self.name}-").partition("-")[0]
+        return int(row) if row.isdigit() and self.request_id(int(row)) == request_id else None
 
     def accept(self, row: int) -> None:
         """Store that the broker has accepted a row. Any thread may call it. Raises `OutputFailed`."""
-        if self._descriptor is None:
+        self._append(b"%d\n" % row)
+
+    def retry(self, rows: Iterable[int]) -> None:
+        """Give each of *rows* a new request id. When this returns, the ids are on the disk. Raises `OutputFailed`."""
+        lines = bytearray()
+        for row in rows:
+            attempt = self._attempts.get(row, 1) + 1
+            lines += b"retry %d %d\n" % (row, attempt)
+            self._note_retry(row, attempt)
+        self._append(bytes(lines), sync=True)
+
+    def append(self, results: Iterable[AnyResult]) -> None:
+        """Store results that came after the line of their row. When this returns, they are on the disk.
+
+        Results of other requests are left out. Raises `OutputFailed`.
+        """
+        noted = [result for result in results if self._note_late(result)]
+        if noted:
+            self._append(b"".join(b"late %s\n" % each.model_dump_json().encode() for each in noted), sync=True)
+
+    def finish(self, finished: Finished) -> None:
+        """Store that nothing is left to do, and forget what is only needed until then. Raises `OutputFailed`."""
+        self.finished = finished
+        self._append(b"finished %s\n" % json.dumps(vars(finished)).encode(), sync=True)
+
+    def close(self, *, delete: bool = False) -> None:
+        """Close the file. *delete*: nothing was sent, so there is nothing to resume."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None and self.path is not None:
+            if delete:
+                self.path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def _append(self, lines: bytes, *, sync: bool = False) -> None:
+        if self._descriptor is None or not lines:
             return
         try:
-            os.write(self._descriptor, b"%d\n" % row)
+            os.write(self._descriptor, lines)
+            if sync:
+                os.fsync(self._descriptor)
         except OSError as error:
             raise OutputFailed(f"{self.path}: cannot be written ({error.strerror})") from None
 
-    def close(self, *, done: bool) -> None:
-        """Close the file. With *done* delete it: there is nothing to resume."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None and self.path is not None:
-            if done:
-                with suppress(OSError):
-                    self.path.unlink()
-            os.close(descriptor)
+    def _note_retry(self, row: int, attempt: int) -> None:
+        self._attempts[row] = attempt
+        self.accepted.discard(row)
+        self.late.pop(row, None)
+        self.finished = None
+
+    def _note_late(self, result: AnyResult) -> bool:
+        """Keep a result of this import. False: it is not of this import, or is known already."""
+        if not isinstance(result, TokenResult | AttachResult) or (row := self.row(result.request_id)) is None:
+            return False
+        known = self.late.setdefault(row, [])
+        if any(each.outcome_id == result.outcome_id for each in known):
+            return False
+        known.append(result)
+        return True
 
 
-@dataclass
-class CompletedRows:
-    """The rows of a results file that have their final outcome."""
-
-    rows: set[int] = field(default_factory=set)
-    counts: ImportCounts = field(default_factory=ImportCounts)
+def path_of(results: Path) -> Path:
+    """Where the checkpoint of an import is."""
+    return results.with_name(results.name + ".resume")
 
 
-def done_in(results: Path) -> CompletedRows:
-    """Read the results file of an interrupted import, and keep in it only lines with a row's final outcome.
-
-    Unfinished rows get their line later. A line that was cut off when the process died is deleted too.
-    Raises `UnusableOutput`.
-    """
-    done = CompletedRows()
-    new = results.with_name(results.name + ".new")
+def _locked(path: Path, results: Path, *, create: bool) -> int:
+    """Open a checkpoint that no other process may use meanwhile."""
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as kept:
-            if results.exists():
-                with results.open("rb") as file:
-                    kept.writelines(line for line in file if _is_final(line, done))
-            kept.flush()
-            os.fsync(kept.fileno())
-        new.replace(results)
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        new.unlink(missing_ok=True)
-        raise UnusableOutput(f"{results}: cannot be written ({error.strerror})") from None
-    return done
-
-
-def _is_final(line: bytes, done: CompletedRows) -> bool:
-    """True if *line* is the final outcome of a row, which is then added to *done*."""
+        raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
     try:
-        outcome = json.loads(line)
-        row, status, failure = int(outcome["row"]), outcome["status"], outcome["failure"]
-    except (ValueError, KeyError, TypeError):
-        return False
-    if not line.endswith(b"\n") or status not in ("tokenized", "attached", "failed") or row in done.rows:
-        return False
-    done.rows.add(row)
-    counts = done.counts
-    counts.sealed += 1
-    counts.settled += 1
-    counts.tokenized += outcome.get("token") is not None
-    counts.attached += status == "attached"
-    counts.to_attach += status == "attached"
-    if status == "failed":
-        counts.failed += 1
-        told = failure if isinstance(failure, dict) else {}
-        counts.fail(str(told.get("code", "unknown")), told.get("param"))
-    return True
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise Unresumable(f"{results}: another process is importing into it") from None
+    return descriptor
+
+
+def _is_empty(results: Path) -> bool:
+    return not results.exists() or not results.stat().st_size
+
+
+def _foreign(path: Path) -> Unresumable:
+    return Unresumable(f"{path}: is not the checkpoint of an import; start again with --force")

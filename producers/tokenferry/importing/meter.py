@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from tokenferry.bulk.progress import spelled
 from tokenferry.configuration import Configuration
@@ -30,21 +30,6 @@ class RateInForce:
         )
 
 
-def seconds_left(
-    *, rows_left: float, tokens_open: float, attaches_open: float, share: float, budget: RateInForce
-) -> float:
-    """Estimate the seconds that the remaining calls take at the full rate.
-
-    *rows_left*: rows not read yet. *share*: the part of the rows that have an attach target.
-
-    >>> seconds_left(rows_left=100, tokens_open=0, attaches_open=0, share=1.0, budget=RateInForce(tokens=25, calls=25))
-    8.0
-    """
-    tokens = rows_left + tokens_open
-    attaches = tokens * share + attaches_open
-    return max(tokens / budget.tokens, (tokens + attaches) / budget.calls)
-
-
 class Reads(Protocol):
     """Something that reads a file, and knows how far it is."""
 
@@ -53,32 +38,36 @@ class Reads(Protocol):
         """Bytes of the file read so far."""
 
 
-class Meter:
-    """Writes the progress line of an import."""
+SILENT: Final = 10.0
+"""Seconds without a result after which the line says why nothing moves, instead of how long it takes."""
 
-    def __init__(self, window: ImportWindow, budget: RateInForce, source: Reads, size: int | None) -> None:
-        """*size*: bytes of the file. None if they are not known (a pipe)."""
+
+class Meter:
+    """Writes the progress line of an import. What matters most comes first: a narrow terminal shows only that."""
+
+    def __init__(
+        self,
+        window: ImportWindow,
+        source: Reads,
+        size: int | None,
+        reasons: Callable[[], Sequence[object]] = lambda: (),
+    ) -> None:
+        """*size*: bytes of the file. None if they are not known (a pipe). *reasons*: why workers say that it waits."""
         self._window = window
-        self._budget = budget
         self._source = source
         self._size = size
+        self._reasons = reasons
 
     def line(self) -> str:
         """The line as it is now."""
-        counts = self._window.counts
-        used = self._window.rate() / self._budget.tokens
-        parts = [
-            f"{counts.rows} rows read{self._of_about()}",
-            f"{counts.sealed} sealed",
-            f"{counts.tokenized} tokenized",
-            f"{counts.attached} attached",
-            f"{counts.failed} failed",
-            f"{counts.rejected} rejected",
-            f"{used:.0%} of {self._budget.tokens:g}/s",
-            f"ETA {spelled(self._left())}",
-        ]
-        if self._window.waits is not None:
-            parts.append(f"waiting: {self._window.waits}")
+        outcomes, unread = self._window.counts.outcomes(), self._unread()
+        known = sum(outcomes.values())
+        pending = outcomes.pop("pending")
+        parts = [f"{(known - pending) / (known + unread):.0%}"] if known and unread is not None else []
+        parts += self._pace(unread)
+        parts += [f"{count} {outcome}" for outcome, count in outcomes.items() if count]
+        parts.append(f"{pending} pending")
+        parts.append(f"{known} read" + (f" of about {known + unread:.0f}" if unread and unread >= 1 else ""))
         return " | ".join(parts)
 
     def rows_expected(self) -> int | None:
@@ -87,8 +76,25 @@ class Meter:
         return None if unread is None else round(self._window.counts.rows + unread)
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds until the end, at the full rate. None: not known."""
-        return self._left()
+        """Estimate the seconds until the end, at the pace of the rows before. None: not known."""
+        unread = self._unread()
+        return None if unread is None else self._window.seconds_left(unread)
+
+    def _pace(self, unread: float | None) -> list[str]:
+        """How fast it is and how long it takes, or why nothing moves."""
+        silence, why = self._window.silence(), self._why()
+        if silence >= SILENT:
+            return [f"no result for {spelled(silence)}" + (f": {why}" if why else "")]
+        tokens, attaches = self._window.rates()
+        rate = f"{tokens:.1f} tokens/s" + (f", {attaches:.1f} attaches/s" if self._window.counts.to_attach else "")
+        left = None if unread is None else self._window.seconds_left(unread)
+        shown = [f"{spelled(left)} left" if left is not None else "time left unknown", rate]
+        return [*shown, f"slow: {why}"] if why else shown
+
+    def _why(self) -> str | None:
+        """What the workers say first, then what this program sees."""
+        told = [str(reason) for reason in self._reasons()]
+        return told[0] if told else self._window.waits or self._window.guess
 
     def _unread(self) -> float | None:
         """Estimate the rows that are not read, from the bytes that are not read."""
@@ -96,23 +102,6 @@ class Meter:
         if self._size is None or not done:
             return None
         return rows * max(0.0, self._size - done) / done
-
-    def _of_about(self) -> str:
-        unread = self._unread()
-        return f" of about {self._window.counts.rows + unread:.0f}" if unread and unread >= 1 else ""
-
-    def _left(self) -> float | None:
-        counts = self._window.counts
-        unread = self._unread()
-        if unread is None:
-            return None
-        return seconds_left(
-            rows_left=unread * counts.sealed / max(1, counts.rows),
-            tokens_open=self._window.tokens_open,
-            attaches_open=self._window.attaches_open,
-            share=counts.to_attach / max(1, counts.sealed),
-            budget=self._budget,
-        )
 
 
 class CheckMeter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from tokenferry.bulk.outputs import Outputs
@@ -10,6 +9,7 @@ from tokenferry.configuration import InvalidConfiguration
 from tokenferry.contract.requests import InvalidRequest, Problem
 from tokenferry.contract.targets import InvalidTarget
 from tokenferry.importing.import_window import ImportCounts
+from tokenferry.importing.key_set import KeySet
 from tokenferry.importing.preview import Preview
 from tokenferry.inputs.orders import RowDefaults, order_from
 from tokenferry.inputs.rows import BrokenRow, Row
@@ -26,8 +26,7 @@ class Examiner:
         self._defaults = defaults
         self._outputs = outputs
         self._counts = counts
-        # 16 bytes for each key seen, whatever its length: a million rows stay below 100 MB.
-        self._keys: set[bytes] = set()
+        self._keys = KeySet()
 
     def order(self, item: Row | BrokenRow) -> Order | None:
         """Return the order of a row. None if it was rejected, which is recorded."""
@@ -35,7 +34,7 @@ class Examiner:
         if isinstance(item, BrokenRow):
             self.reject(item, [Problem(item.field, item.reason)])
             return None
-        if self._seen(item.key):
+        if not self._keys.add(item.key):
             self.reject(item, [Problem("key", "is the key of an earlier row")])
             return None
         try:
@@ -47,7 +46,7 @@ class Examiner:
     def skip(self, item: Row | BrokenRow) -> None:
         """Count a row that an earlier run has finished. No other row may have its key."""
         self._counts.rows += 1
-        self._seen(item.key)
+        self._keys.add(item.key)
 
     def reject(self, item: Row | BrokenRow, problems: Iterable[Problem]) -> None:
         """Record why a row is not sent."""
@@ -56,13 +55,6 @@ class Examiner:
         self._counts.reject(problems)
         if self._preview is not None:
             self._preview.reject(item.number, problems)
-
-    def _seen(self, key: str) -> bool:
-        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if digest in self._keys:
-            return True
-        self._keys.add(digest)
-        return False
 
 
 def problems_in_sealing(error: InvalidRequest | InvalidTarget | InvalidConfiguration) -> list[Problem]:

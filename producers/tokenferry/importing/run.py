@@ -26,7 +26,7 @@ SAME_FAILURES: Final = 50
 class Import(BulkRun[Row | BrokenRow]):
     """One run over a file of rows."""
 
-    silence = SILENCE
+    silence = 15.0
     start = "`tokenferry worker`"
 
     def __init__(
@@ -42,6 +42,7 @@ class Import(BulkRun[Row | BrokenRow]):
         max_failures: int | None = None,
         limits: RunLimits,
         note: Callable[[str], None],
+        is_explained: Callable[[], bool] = lambda: False,
     ) -> None:
         """*done*: rows that an earlier run has finished.
 
@@ -58,7 +59,9 @@ class Import(BulkRun[Row | BrokenRow]):
             note=note,
             silence=RESUMED_SILENCE if checkpoint.is_resumed else SILENCE,
         )
-        super().__init__(producer, results, window, outputs, submitter, limits=limits, note=note)
+        super().__init__(
+            producer, results, window, outputs, submitter, limits=limits, note=note, is_explained=is_explained
+        )
         self._examiner = examiner
         self._checkpoint = checkpoint
         self._done = done
@@ -67,6 +70,7 @@ class Import(BulkRun[Row | BrokenRow]):
         self._settled_before = window.counts.settled
         self._failures_before = window.counts.failures.copy()
         window.early = self._comes_later
+        window.late = lambda result: checkpoint.append([result])
 
     def _process(self, item: Row | BrokenRow) -> None:
         if item.number in self._done:
@@ -82,6 +86,7 @@ class Import(BulkRun[Row | BrokenRow]):
             self._examiner.reject(item, problems_in_sealing(error))
             return
         row = PendingRow(item.number, item.key, order.request.kind, attaches=order.attach is not None, message=message)
+        row.to = order.attach.to if order.attach is not None else None
         if item.number in self._checkpoint.accepted:
             row.handed_over = "yes"  # by an earlier run; if the request was lost, it is found after a silence
             self._window.enter(request_id, row, self._outputs.result)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokenferry.bulk.progress import spelled
+from tokenferry.bulk.progress import counted, spelled
 from tokenferry.bulk.run_summary import RunSummary
 from tokenferry.importing.import_window import ImportCounts
 
@@ -26,6 +26,14 @@ class ImportSummary(RunSummary[ImportCounts]):
     """Rows that earlier runs have finished."""
     chosen: bool = False
     """True if --limit or --sample left rows of the file out."""
+    nothing_sent: bool = False
+    """True if this run only wrote late outcomes."""
+    updated: int = 0
+    """Rows that have another line now, because their outcome came late."""
+    fingerprint: str | None = None
+    """The keyed hash of the imported file. None if it is a pipe."""
+    not_retried: tuple[str, ...] = ()
+    """Why failed rows were not sent again, although --retry-failed was given."""
     preview: Mapping[str, Any] | None = None
     """What a dry run learned, for a program."""
     preview_lines: tuple[str, ...] = ()
@@ -37,10 +45,30 @@ class ImportSummary(RunSummary[ImportCounts]):
         shown = [*self._totals(), *self.preview_lines]
         return [*shown, f"rejects: {self.rejects}"] if self.rejects and self.counts.rejected else shown
 
-    def as_json(self) -> dict[str, Any]:
+    @property
+    def exit_code(self) -> int:
+        """0 if every row succeeded, or there was nothing left to do. Else 1."""
+        return 0 if self.nothing_sent and not self.not_retried else super().exit_code
+
+    def items_read(self) -> int:
+        return sum(self.counts.outcomes().values())
+
+    def _more(self) -> dict[str, Any]:
         counts = self.counts
         return {
-            "rows": counts.rows,
+            "calls": {"tokens_per_second": self._per_second(counts.tokenized + self._without_token())}
+            | {"attaches_per_second": self._per_second(counts.attached)},
+            "budget_per_second": self.budget_per_second,
+            "resumable": self.resumable,
+            "rows_of_earlier_runs": self.earlier,
+            "rows_left_out": self.chosen,
+            "rows_updated": self.updated,
+            **({} if self.preview is None else {"preview": self.preview}),
+        }
+
+    def _earlier_names(self) -> dict[str, Any]:
+        counts = self.counts
+        return {
             "refused": counts.rejected,
             "sealed": counts.sealed,
             "tokenized": counts.tokenized,
@@ -52,28 +80,33 @@ class ImportSummary(RunSummary[ImportCounts]):
                 {"code": code, "param": param, "count": count} for (code, param), count in counts.failures.most_common()
             ],
             "refusals_by_reason": dict(counts.rejections_by_reason.most_common()),
-            "seconds": round(self.seconds, 3),
-            "calls_per_second": round(self._calls_per_second(), 3),
-            "budget_per_second": self.budget_per_second,
-            **self._where("last_row_read"),
-            "resumable": self.resumable,
-            "rows_of_earlier_runs": self.earlier,
-            "rows_left_out": self.chosen,
-            **({} if self.preview is None else {"preview": self.preview}),
+            "calls_per_second": self._per_second(counts.tokenized + self._without_token()),
+            "last_row_read": self.last,
         }
 
     def _totals(self) -> Iterator[str]:
         counts = self.counts
+        rows = counted(self.items_read(), "row")
         if self.route is None:
-            yield f"{counts.rows} rows read, {counts.sealed} can be sent, {counts.rejected} rejected; nothing was sent"
+            yield f"{rows} read, {counts.sealed} can be sent, {counts.rejected} rejected; nothing was sent"
             return
-        yield (
-            f"{counts.rows} rows in {spelled(self.seconds)}: {counts.tokenized} tokenized, {counts.attached} attached, "
-            f"{counts.failed} failed, {counts.rejected} rejected, {counts.unfinished} unfinished"
-        )
-        yield f"{self._calls_per_second():.1f} token calls per second of {self.budget_per_second:g} allowed"
+        if self.nothing_sent:
+            yield from self._of_nothing_sent()
+        took = "" if self.nothing_sent else f" in {spelled(self.seconds)}"
+        yield f"{rows}{took}: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.outcomes().items())
+        if not self.nothing_sent:
+            rate = f"{self._per_second(counts.tokenized + self._without_token()):.1f} tokens"
+            if counts.to_attach:
+                rate += f" and {self._per_second(counts.attached):.1f} attaches"
+            yield f"{rate} per second (at most {self.budget_per_second:g} tokens per second are allowed)"
         if self.chosen:
             yield "rows were left out (--limit or --sample): send them with the same command and --resume instead"
+
+    def _of_nothing_sent(self) -> Iterator[str]:
+        if not self.resumable:
+            yield "this import is finished: nothing was sent"
+        yield f"{counted(self.updated, 'row')} got a late outcome"
+        yield from self.not_retried
 
     def _failures(self) -> Counter[str]:
         return Counter(
@@ -83,7 +116,7 @@ class ImportSummary(RunSummary[ImportCounts]):
     def _unfinished_items(self) -> str:
         count = self.counts.unfinished
         return (
-            f'{count} {"row has" if count == 1 else "rows have"} no result yet: see "unfinished" in {self.results}. '
+            f'{count} {"row has" if count == 1 else "rows have"} no result yet: see "pending" in {self.results}. '
             f"Workers still process those that the broker has; read their results with `tokenferry results "
             f"{self.route}` and join by request_id"
         )
@@ -92,6 +125,10 @@ class ImportSummary(RunSummary[ImportCounts]):
         if self.resumable:
             yield "continue with the same command and --resume"
 
-    def _calls_per_second(self) -> float:
-        made = min(self.counts.tokenized + sum(self.counts.failures_by_code.values()), self.counts.sealed)
-        return max(0, made - self.earlier) / self.seconds if self.seconds > 0 else 0.0
+    def _without_token(self) -> int:
+        """Rows that failed before they had a token."""
+        return max(0, self.counts.settled - self.counts.tokenized)
+
+    def _per_second(self, calls: int) -> float:
+        """Calls of this run per second. Those of earlier runs are left out."""
+        return round(max(0, calls - self.earlier) / self.seconds, 3) if self.seconds > 0 else 0.0

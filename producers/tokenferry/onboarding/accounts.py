@@ -25,12 +25,23 @@ class OnboardingCounts(Counters):
     sent: int = 0
     complete: int = 0
     incomplete: int = 0
+    declined: int = 0
+    """Of those, accounts of which Stripe declined a step."""
     steps_done: int = 0
     steps_earlier: int = 0
     """Of those, done before this run."""
     steps_failed: int = 0
     still_due: int = 0
     """Complete accounts for which Stripe still needs information."""
+
+    def outcomes(self) -> dict[str, int]:
+        return {
+            "complete": self.complete,
+            "declined": self.declined,
+            "failed": self.incomplete - self.declined,
+            "rejected": self.rejected,
+            "pending": max(self.sent, self.read - self.rejected) - self.complete - self.incomplete,
+        }
 
     @property
     def all_well(self) -> bool:
@@ -71,9 +82,10 @@ class Accounts(Window[Pending, OnboardingResult]):
     def line(self, request_id: str, item: Pending, result: OnboardingResult | None) -> dict[str, Any]:
         line = {"key": item.key, "row": item.number, "request_id": request_id}
         if result is None:
-            return {**line, "status": "unfinished", "handed_over": item.handed_over}
+            return {**line, "status": "pending", "handed_over": item.handed_over}
         details = result.model_dump(exclude_none=True, include=_REPORTED)
-        return {**line, "status": "complete" if result.complete else "incomplete", **details}
+        status = "complete" if result.complete else "declined" if _is_declined(result) else "failed"
+        return {**line, "status": status, **details}
 
     def _count_entered(self, item: Pending) -> None:
         self.counts.sent += 1
@@ -103,6 +115,7 @@ class Accounts(Window[Pending, OnboardingResult]):
         counts = self.counts
         counts.complete += sign * result.complete
         counts.incomplete += sign * (not result.complete)
+        counts.declined += sign * _is_declined(result)
         counts.still_due += sign * bool(result.complete and result.requirements and result.requirements.currently_due)
         if result.failure is not None and all(step.failure != result.failure for step in result.steps):
             counts.failures_by_code[result.failure.code] += sign
@@ -114,3 +127,8 @@ class Accounts(Window[Pending, OnboardingResult]):
                 param = f" ({step.failure.param})" if step.failure.param else ""
                 counts.failures_by_code[f"{step.step.partition(':')[0]}: {step.failure.code}{param}"] += sign
         counts.failures_by_code = +counts.failures_by_code  # without codes whose count is 0
+
+
+def _is_declined(result: OnboardingResult) -> bool:
+    """True if Stripe declined the account, or the first of its steps that is not done."""
+    return not result.complete and result.failure is not None and result.failure.source == "endpoint"

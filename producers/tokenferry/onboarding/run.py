@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from tokenferry.bulk.bulk_run import BulkRun, RunLimits
 from tokenferry.bulk.outputs import Outputs
@@ -29,11 +29,15 @@ class OnboardingRun(BulkRun[NumberedDocument]):
         outputs: Outputs,
         *,
         platform: str | None,
+        done: Container[str] = (),
         limits: RunLimits,
         note: Callable[[str], None],
         progress: bool = True,
     ) -> None:
-        """*progress*: get a message for each step, not for the outcome alone."""
+        """*done*: references of accounts that an earlier run has completed.
+
+        *progress*: get a message for each step, not for the outcome alone.
+        """
         outbox = producer.outbox
         submitter = Submitter(
             outbox.submit if outbox is not None else producer.publisher.submit,
@@ -47,12 +51,15 @@ class OnboardingRun(BulkRun[NumberedDocument]):
         self._counts = accounts.counts
         self._route = results.route
         self._platform = platform
+        self._done = done
         self._progress = progress
 
     def _process(self, item: NumberedDocument) -> None:
         self._counts.read += 1
         if item.document is None:
             reject(item, item.problems, self._counts, self._outputs)
+            return
+        if item.reference in self._done:
             return
         try:
             _, request_id, message = self._producer.sealer.onboarding_message(

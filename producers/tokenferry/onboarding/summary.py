@@ -7,27 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tokenferry.bulk.progress import spelled
+from tokenferry.bulk.progress import counted, spelled
 from tokenferry.bulk.run_summary import RunSummary
+from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.onboarding.accounts import Accounts, OnboardingCounts
 
 
-def progress(accounts: Accounts) -> str:
-    """The progress line."""
+def progress(accounts: Accounts, reasons: WaitingReasons) -> str:
+    """The progress line. What matters most comes first: a narrow terminal shows only that."""
     counts = accounts.counts
     seconds = max(0.001, time.monotonic() - accounts.started)
-    parts = [
-        f"{counts.read} accounts read",
-        f"{len(accounts)} under way",
-        f"{counts.complete} complete",
-        f"{counts.incomplete} incomplete",
-        f"{counts.rejected} rejected",
-        f"{accounts.steps_done} steps done",
-        f"{counts.steps_failed} failed",
-        f"{(counts.complete + counts.incomplete) / seconds:.1f} accounts/s",
-    ]
-    if accounts.waits is not None:
-        parts.append(f"waiting: {accounts.waits}")
+    parts = [f"{(counts.complete + counts.incomplete) / seconds:.1f} accounts/s"]
+    if why := [*map(str, reasons.current), accounts.waits or accounts.guess]:
+        parts += [f"waiting: {why[0]}"] if why[0] else []
+    parts += [f"{count} {outcome}" for outcome, count in counts.outcomes().items() if count or outcome == "pending"]
+    parts += [f"{accounts.steps_done} steps done", f"{counts.steps_failed} steps failed", f"{counts.read} read"]
     return " | ".join(parts)
 
 
@@ -39,7 +33,17 @@ class OnboardingSummary(RunSummary[OnboardingCounts]):
     item = "document"
     most_reasons = 10
 
-    def as_json(self) -> dict[str, Any]:
+    def items_read(self) -> int:
+        return self.counts.read
+
+    def _more(self) -> dict[str, Any]:
+        counts = self.counts
+        return {
+            "still_due": counts.still_due,
+            "steps": {"done": counts.steps_done, "done_earlier": counts.steps_earlier, "failed": counts.steps_failed},
+        }
+
+    def _earlier_names(self) -> dict[str, Any]:
         counts = self.counts
         return {
             "read": counts.read,
@@ -48,12 +52,8 @@ class OnboardingSummary(RunSummary[OnboardingCounts]):
             "complete": counts.complete,
             "incomplete": counts.incomplete,
             "unfinished": counts.unfinished,
-            "still_due": counts.still_due,
-            "steps": {"done": counts.steps_done, "done_earlier": counts.steps_earlier, "failed": counts.steps_failed},
             "failures": dict(counts.failures_by_code.most_common()),
             "refusals": dict(counts.rejections_by_reason.most_common()),
-            "seconds": round(self.seconds, 3),
-            **self._where("last_read"),
         }
 
     def _totals(self) -> Iterator[str]:
@@ -63,8 +63,8 @@ class OnboardingSummary(RunSummary[OnboardingCounts]):
             yield f"{counts.read} accounts read, {good} can be sent, {counts.rejected} rejected; nothing was sent"
         else:
             yield (
-                f"{counts.read} accounts in {spelled(self.seconds)}: {counts.complete} complete, "
-                f"{counts.incomplete} incomplete, {counts.rejected} rejected, {counts.unfinished} unfinished"
+                f"{counted(counts.read, 'account')} in {spelled(self.seconds)}: "
+                + ", ".join(f"{count} {outcome}" for outcome, count in counts.outcomes().items())
             )
             earlier = f"{counts.steps_earlier} in earlier runs"
             yield f"{counts.steps_done} steps done ({earlier}), {counts.steps_failed} failed"
@@ -75,7 +75,7 @@ class OnboardingSummary(RunSummary[OnboardingCounts]):
     def _unfinished_items(self) -> str:
         count = self.counts.unfinished
         return (
-            f'{count} {"account has" if count == 1 else "accounts have"} no outcome yet: see "unfinished" in '
+            f'{count} {"account has" if count == 1 else "accounts have"} no outcome yet: see "pending" in '
             f"{self.results}. Workers still process those that the broker has; read their outcome with "
             f"`tokenferry results {self.route}`"
         )

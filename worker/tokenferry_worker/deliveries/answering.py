@@ -49,4 +49,5 @@ def _in_version_2(settled: Settled, asker: RequestHeader | DocumentHeader | Atta
     added: dict[str, Any] = {"group": asker.group, "generation": asker.generation, "batch": asker.batch}
     if isinstance(settled.result, AttachResult) and isinstance(asker, AttachRequest):
         added["display"] = asker.display
+        added["token_created"] = asker.token_created_at // 1000
     return replace(settled, result=settled.result.model_copy(update=added), recorded=None)

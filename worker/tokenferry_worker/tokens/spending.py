@@ -52,6 +52,8 @@ GIVING_BACK: Final = 1.0
 HELD_PAUSE: Final = 0.5
 """Seconds between two claims on a token that somebody else has in hand."""
 IN_USE: Final = "token_in_use"
+STORED: Final = ("bank_account", "card", "source")
+"""Objects that are themselves what is stored."""
 MAYBE_TRIED: Final[frozenset[Past]] = frozenset({"held", "used", "unverified"})
 """What the ledger may know of a token that an earlier call may have spent."""
 MISFITS: Final[Mapping[ScopePart, Code]] = {
@@ -324,8 +326,8 @@ class Spender:
             ledger = self.ledgers[plan.order.platform]
             await ledger.close(plan.order.token, turn.lease, "unknown" if maybe_spent else "available")
             raise
-        display = plan.order.display
-        stored_id = answer.text("default_source") or (display.object_id if display else None)
+        # Never the id inside the token: Stripe may store the card or account under another one.
+        stored_id = answer.id if answer.object in STORED else answer.text("default_source")
         return Became(answer.id, answer.object, stored_id, answer.request_id)
 
     async def _look_first(self, turn: _Turn) -> Became | _Unspent | None:
