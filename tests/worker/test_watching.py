@@ -20,7 +20,7 @@ from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, Platform
-from tokenferry.contract.queues import TOKENIZE_TASK
+from tokenferry.contract.queues import DEAD_LETTERS, TOKENIZE_TASK
 from tokenferry.import_notes import ImportNote, notes, noting, request_ids_of_key
 from tokenferry.testing import card
 from tokenferry_worker.fleet.queues import look
@@ -109,16 +109,17 @@ def test_a_waiting_message_is_found_under_the_prefix_of_the_broker(valkey: Embed
     configuration = Configuration.model_validate({"broker": broker, "platforms": {"main": Platform()}})
     with Publisher.to(configuration) as publisher:
         for id_ in ("req-1", "req-2"):
-            publisher.publish(Outgoing.task("tokenize.bulk.main", TOKENIZE_TASK, id_, json.dumps({"at": 1})))
+            publisher.publish(Outgoing.task("tokenize.bulk.main", TOKENIZE_TASK, id_, "sealed"))
+        publisher.publish(Outgoing(DEAD_LETTERS, json.dumps({"at": 1})))
     try:
         assert find(configuration, "req-2", ["tokenize.bulk.main"]) == Waiting("tokenize.bulk.main", 2)
-        (state,) = [each for each in look(configuration, []) if each.waiting]
-        assert (state.name, state.waiting) == ("tokenize.bulk.main", 2)
-        assert state.oldest is not None
+        states = {each.name: each for each in look(configuration, []) if each.waiting}
+        assert {name: state.waiting for name, state in states.items()} == {"tokenize.bulk.main": 2, DEAD_LETTERS: 1}
+        assert states[DEAD_LETTERS].oldest is not None
     finally:
         with connecting.connect(configuration) as connection:
             channel = connection.default_channel
-            channel.bare_client.delete(channel.key_of("tokenize.bulk.main"))
+            channel.bare_client.delete(*map(channel.key_of, ("tokenize.bulk.main", DEAD_LETTERS)))
 
 
 async def test_the_id_of_a_group_leads_to_the_story_of_that_group(
