@@ -271,7 +271,7 @@ def test_a_pod_starts_with_copies_of_its_secrets_and_its_probes_are_answered(
     machine.put("/etc/tokenferry/tokenferry.toml", toml.replace(f"0.0.0.0:{port}", "127.0.0.1:0").encode())
     words = [machine.moved(word, "/etc/tokenferry") for word in container["args"]]
     with machine.running(words) as log:
-        said = machine.until(lambda: re.search(r"/live and /ready on port (\d+)", log.read_text()), log)
+        said = machine.until(lambda: re.search(r"/live, /ready and /metrics on port (\d+)", log.read_text()), log)
         paths = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
         assert {probe["port"] for probe in paths.values()} == {"health"}
         for probe in paths.values():

@@ -32,7 +32,7 @@ def nowhere(house: House) -> Iterator[str]:
 
 
 def port_of(worker: Worker) -> int:
-    said = until(lambda: re.search(r"/live and /ready on port (\d+)", worker.said()), "an open port")
+    said = until(lambda: re.search(r"/live, /ready and /metrics on port (\d+)", worker.said()), "an open port")
     return int(said[1])
 
 

@@ -146,7 +146,9 @@ def test_no_counter_falls_when_processes_are_killed(house: House) -> None:
         for made in (30, 80):
             until(lambda made=made: house.ledger()["tokens_created"] >= made, f"{made} tokens")
             until(lambda: pages and total(pages[-1], "tokenferry_outcomes_total") > 0, "first numbers")
-            os.kill(worker.children()[0], signal.SIGKILL)
+            killed = worker.children()[0]
+            os.kill(killed, signal.SIGKILL)
+            until(lambda killed=killed: killed not in worker.children(), "the end of one process")
         route.gather(REQUESTS)
         house.until_all_is_done()
         until(lambda: total(pages[-1], "tokenferry_process_deaths_total") == 2, "both deaths")

@@ -51,7 +51,7 @@ class StateSince:
         if self.believes_untagged():
             assert self._since is not None
             until = datetime.fromtimestamp((self._since + self._days_ms) / 1000, UTC)
-            log.warning("state: entries without a tag are believed until %s", until.isoformat(timespec="minutes"))
+            log.info("state: entries without a tag are believed until %s", until.isoformat(timespec="minutes"))
         while True:
             await asyncio.sleep(self._look_every)
             await self.look()
