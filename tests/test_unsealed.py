@@ -88,7 +88,7 @@ def test_a_card_number_is_refused_also_where_nobody_knows_what_is_in_the_token(t
         "4000/0566/5566/5556",
         "4000\u00a00566\u00a05566\u00a05556",
         "4000\u200b0566\u200b5566\u200b5556",
-        "4000\u20130566 \u2013 5566\n5556",
+        "4000\u20130566 \u2013 5566 5556",
         "\uff14\uff10\uff10\uff10\uff10\uff15\uff16\uff16\uff15\uff15\uff16\uff16\uff15\uff15\uff15\uff16",
         "\u0664\u0660\u0660\u0660 0566 5566 5556",
         "pan4000056655665556",

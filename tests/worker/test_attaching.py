@@ -100,6 +100,16 @@ async def test_an_order_of_the_bulk_lane_is_signed_as_it_was_before_there_were_l
     assert isinstance(await story.attacher.handle(swapped), Quarantined)
 
 
+@pytest.mark.parametrize("queue", ["attach.bulk.eu", "attach.realtime.main", "tokenize.bulk.main"])
+async def test_an_order_in_another_queue_than_its_own_is_set_aside_and_its_token_stays_free(
+    tell: Tell, queue: str
+) -> None:
+    story = tell(customer())
+    assert await story.attacher.handle(story.order(), queue) == Quarantined("in another queue than its header says")
+    assert story.endpoint.calls == []
+    assert result_of(await story.attacher.handle(story.order(), "attach.bulk.main")).ok
+
+
 async def test_where_the_answer_names_no_stored_card_the_token_did(tell: Tell) -> None:
     story = tell(Answer("card", "card_9", {}))
     result = result_of(await story.handle(display=Display(object_id="card_9")))

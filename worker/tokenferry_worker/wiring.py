@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,12 +12,14 @@ from functools import partial
 from typing import Any, Literal
 
 from tokenferry.broker import connecting
+from tokenferry.broker.fullness import fullness
 from tokenferry.broker.publishing import CanPublish
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, SecretReference
 from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.queues import (
     ATTACH_TASK,
     ONBOARD_TASK,
+    QUARANTINE,
     TOKENIZE_TASK,
     attach_queues,
     onboard_queue,
@@ -32,6 +33,7 @@ from tokenferry_worker.circuits.parking import ParkedRequeuer
 from tokenferry_worker.circuits.reminders import Reminder
 from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
+from tokenferry_worker.dead_letters.quarantine import Quarantine, QuarantineLevel
 from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.notices import Notifier
@@ -39,8 +41,10 @@ from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
 from tokenferry_worker.errors import Forgotten
+from tokenferry_worker.health.set_aside import SetAsideCounts
 from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.note_key import note_key
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.policy import Policy
 from tokenferry_worker.keys.policy_source import PolicySource
@@ -168,7 +172,11 @@ class _Parts:
 
 @asynccontextmanager
 async def handlers(
-    configuration: Configuration, role: Role, publisher: CanPublish, vitals: Vitals | None = None
+    configuration: Configuration,
+    role: Role,
+    publisher: CanPublish,
+    vitals: Vitals | None = None,
+    quarantine: Quarantine | None = None,
 ) -> AsyncIterator[Mapping[str, Handler]]:
     """Open everything that the handlers of *role* need, and yield the handlers by task name.
 
@@ -180,20 +188,23 @@ async def handlers(
             vitals.store_away = lambda: parts.store.away
             vitals.policy_trouble = lambda: parts.policy.trouble
             vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
-        set_aside = vitals.set_aside if vitals is not None else Counter[str]()
-        settler = Settler(publisher, parts.circuit_store, parts.store.now, parts.results, set_aside)
+        if quarantine is None:
+            level = QuarantineLevel(configuration.broker.quarantine_megabytes)
+            counts = vitals.aside if vitals is not None else SetAsideCounts()
+            quarantine = Quarantine(lambda: publisher, counts, level, key=note_key(configuration))
+        settler = Settler(publisher, parts.circuit_store, parts.store.now, parts.results, quarantine)
         by_task: dict[str, Handler] = {}
         known = parts.birth.known
         if role != "attach":
             opener = Opener(load_identities(configuration.path(configuration.keys.identities)), parts.signers)
         if role in ("tokenize", "all"):
-            by_task[TOKENIZE_TASK] = _delivery(_tokenizer(parts, opener).handle, settler, known, realtime=True)
+            by_task[TOKENIZE_TASK] = _delivery(_tokenizer(parts, opener).handle, settler, known)
         if role in ("attach", "all"):
-            by_task[ATTACH_TASK] = _delivery(_attacher(parts).handle, settler, known, realtime=False)
+            by_task[ATTACH_TASK] = _delivery(_attacher(parts).handle, settler, known)
         if role in ("onboard", "all"):
             onboarder = _onboarder(parts, opener, publisher)
-            by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, known, realtime=False)
-        for name, job in _background(parts, publisher).items():
+            by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, known)
+        for name, job in _background(parts, publisher, quarantine).items():
             stack.push_async_callback(cancel_and_wait, asyncio.create_task(job, name=f"tokenferry-{name}"))
         yield by_task
 
@@ -310,7 +321,9 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
     )
 
 
-def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[Any, Any, None]]:
+def _background(
+    parts: _Parts, publisher: CanPublish, quarantine: Quarantine
+) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
     notifier = Notifier(
@@ -329,7 +342,8 @@ def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[
         "policy": parts.policy.watch(),
         "parked": ParkedRequeuer(configuration, publisher, store, circuits).run(),
         "open": Reminder(configuration, store, circuits).run(),
-        "aside": ExpirySweeper(configuration, publisher, store, parts.store.now).run(),
+        "aside": ExpirySweeper(configuration, publisher, store, parts.store.now, quarantine.key).run(),
+        "quarantine": quarantine.watch(partial(fullness, configuration, QUARANTINE)),
     }
 
 
@@ -339,24 +353,22 @@ def _publish_progress(publisher: CanPublish, results: ResultSigner, route: str, 
 
 
 def _delivery(
-    handle: Callable[[str], Awaitable[Outcome]],
+    handle: Callable[[str, str | None], Awaitable[Outcome]],
     settler: Settler,
     known: Callable[[], Awaitable[None]],
-    *,
-    realtime: bool,
 ) -> Handler:
     """*known*: returns once the process knows when the store began."""
 
-    async def deliver(body: str) -> None:
+    async def deliver(body: str, queue: str) -> None:
         await known()
         while True:
             try:
-                outcome = await handle(body)
+                outcome = await handle(body, queue or None)
             except Forgotten:
                 log.warning(
                     "the store has lost the journal entry of a running request; it begins again, with the same key"
                 )
             else:
-                return await settler.settle(outcome, body, realtime=realtime)
+                return await settler.settle(outcome, body, queue=queue)
 
     return deliver

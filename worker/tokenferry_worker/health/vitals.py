@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tokenferry_worker.health.set_aside import SetAsideCounts
+
 Phase = Literal["starting", "working", "stopping"]
 
 
@@ -41,6 +43,12 @@ class ProcessReport(BaseModel):
     """Scopes of open circuits."""
     set_aside: int = 0
     """Messages moved to the quarantine since the start: not ours, or not readable."""
+    clear_text: int = 0
+    """How many of them held what looks like a card number or a verification code in clear."""
+    dropped: int = 0
+    """How many of them were only counted, because the quarantine has enough notes."""
+    quarantine_full: bool = False
+    """True if the quarantine is more than half full of sealed messages whose signer is not known."""
     refused_to_reap: bool = False
     """True if the broker refuses to give back what lost workers had in hand."""
 
@@ -62,6 +70,8 @@ class ProcessReport(BaseModel):
             return f"{' and '.join(away)} away"
         if self.refused_to_reap:
             return "the broker refuses to give back what lost workers had in hand"
+        if self.quarantine_full:
+            return "the quarantine is more than half full (`tokenferry dead-letters list --quarantine`)"
         return f"policy: {self.policy}" if self.policy is not None else None
 
 
@@ -98,8 +108,11 @@ class Vitals:
         self.store_away: Callable[[], bool] = lambda: False
         self.policy_trouble: Callable[[], str | None] = lambda: None
         self.open_circuits: Callable[[], Sequence[str]] = lambda: ()
-        self.set_aside: Counter[str] = Counter()
+        self.aside = SetAsideCounts()
+        self.set_aside: Counter[str] = self.aside.by_reason
         """Messages moved to the quarantine, by reason."""
+        self.quarantine_full: Callable[[], bool] = lambda: False
+        """True if the quarantine is more than half full of sealed messages."""
         self.noted: Mapping[str, int] = {}
         """Messages that the transport itself moved there, by reason."""
         self._taken = 0
@@ -129,6 +142,9 @@ class Vitals:
             circuits=tuple(sorted(self.open_circuits())),
             refused_to_reap=self.refused_to_reap(),
             set_aside=sum(list(self.set_aside.values())) + sum(list(self.noted.values())),
+            clear_text=self.aside.clear_text,
+            dropped=self.aside.dropped,
+            quarantine_full=self.quarantine_full(),
         )
 
 
