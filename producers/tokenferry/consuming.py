@@ -21,6 +21,7 @@ from kombu.message import Message as Delivery
 from pydantic import TypeAdapter
 
 from tokenferry.broker import connecting
+from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
@@ -81,6 +82,7 @@ class Results:
         self._signers.warn()
         self.refused: Counter[str] = Counter()
         """By reason, how many messages on the route were no results, or not verified. They are in quarantine."""
+        self._foreign = Alarm(log, f"results: route '{self.route}'")
         self._amqp = connecting.is_amqp(connecting.broker_url(configuration))
         self._connection = connecting.connect(configuration)
         self._queue = connecting.queue(results_queue(route), amqp=self._amqp)
@@ -267,7 +269,7 @@ class Results:
                 refused = Refused(FOREIGN)
         if refused is not None:
             reason = refused.reason
-            log.warning("results: a message on route '%s' was noted in %s (%s)", self.route, QUARANTINE, reason)
+            self._foreign.failed(f"a message was noted in {QUARANTINE} ({reason}); {self.refused.total() + 1} so far")
             self._quarantine(delivery, refused)
             self.refused[reason] += 1
             return None

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from e2e import cargo
 from e2e.brokers import OnRedis
 from e2e.house import House, until
+from e2e.leaks import found
 
 from tokenferry import Order, load
 from tokenferry.broker import connecting
@@ -143,6 +144,42 @@ def test_garbage_of_every_sort_ends_in_quarantine_with_a_reason_and_nothing_else
     assert " ended with " not in said, "no process died of it"
     assert house.ledger()["tokens_created"] == len(request_ids)
     assert house.broker.take("results.somebody-else") == []
+
+
+CVC = "987"
+CANARIES = (MARK, cargo.CARDS[0], f"cvc={CVC}", f'cvc": "{CVC}', f'cvc":"{CVC}', f"cvc]={CVC}", f"cvc': '{CVC}")
+
+
+def plaintext_mistakes(house: House) -> int:
+    """What people send by mistake: a form, keywords, another queue, a raw text. How many messages these are."""
+    number = cargo.CARDS[0]
+    form = f"card[number]={number}&card[cvc]={CVC}"
+    fields = {"number": number, "cvc": CVC}
+    messages = [
+        task(json.dumps({"kind": "card", **fields})),
+        task(form),
+        task(form, queue=attach_queue("bulk", "main"), name=ATTACH_TASK),
+        replace(task("x"), body=json.dumps([[], fields, {}])),
+        replace(task("x", name="tokenize_card"), body=json.dumps([[], fields, {"callbacks": None}])),
+        task(json.dumps({"header": {"lane": "bulk"}, **fields})),
+    ]
+    for message in messages:
+        house.producer.publisher.publish(message)
+    if isinstance(house.broker, OnRedis):
+        house.broker.client.lpush(QUEUE, form)
+    return len(messages) + isinstance(house.broker, OnRedis)
+
+
+def test_nothing_readable_rests_of_a_plaintext_mistake_and_it_is_an_alarm(house: House) -> None:
+    with house.working() as worker:
+        sent = plaintext_mistakes(house)
+        resting: list[bytes] = []
+        until(lambda: resting.extend(house.broker.take("quarantine")) or len(resting) >= sent, "every note")
+        house.until_all_is_done()
+        until(lambda: f"clear text arrived in {attach_queue('bulk', 'main')}" in worker.said(), "the alarm")
+    assert found(CANARIES, [*resting, worker.said().encode()]) == set()
+    assert house.ledger()["calls"]["total"] == 0
+    assert sum(json.loads(body).get("clear", False) for body in resting) >= 5
 
 
 def test_an_envelope_whose_ciphertext_was_changed_by_a_known_producer_does_not_open(house: House) -> None:

@@ -103,6 +103,7 @@ class Place:
         route = self.house.route()
         self.house.send(cargo.cards(20, route.name))
         route.gather(20)
+        self.house.until_all_is_done()
         (self.pid,) = self.worker.children()
         self.before = resident(self.pid, "VmRSS")
 
@@ -172,6 +173,17 @@ def test_two_thousand_hostile_messages_and_the_good_requests_between_them(place:
     assert len(place.notes(post.sent)) == post.sent == COUNT
 
 
+@pytest.mark.campaign
+def test_ten_thousand_hostile_messages_leave_the_worker_as_it_was(place: Place) -> None:
+    route, post, wanted = place.house.route(), Post(place.house), []
+    for number in range(5 * COUNT // EVERY):
+        post.fuzz(2 * SEED + number, EVERY, QUEUES[number % len(QUEUES)])
+        if number % 5 == 0:
+            wanted += place.house.send(cargo.cards(1, route.name))
+    place.check(route, wanted)
+    assert len(place.notes(post.sent)) == post.sent == 5 * COUNT
+
+
 def test_every_known_shape_ends_in_quarantine_with_its_reason(place: Place) -> None:
     route, post = place.house.route(), Post(place.house)
     counted = place.set_aside()
@@ -188,7 +200,7 @@ def test_every_known_shape_ends_in_quarantine_with_its_reason(place: Place) -> N
 def test_a_realtime_request_does_not_wait_behind_garbage(place: Place) -> None:
     """2,000 pieces are before it in its own queue. Each takes its turn, and none a round trip."""
     route, post = place.house.route(), Post(place.house)
-    post.put([SHAPES["another task"]] * COUNT, tokenize_queue("realtime", "main"))
+    post.put([SHAPES["task of somebody else"]] * COUNT, tokenize_queue("realtime", "main"))
     began = time.monotonic()
     order = Order(cargo.card(), platform="main", reply_to=route.name, lane="realtime")
     place.check(route, place.house.send([order]))
