@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from tokenferry.broker import connecting
+from tokenferry.broker.file_rewriting import is_ours, rewrite_files
 from tokenferry.broker.fullness import fullness
 from tokenferry.broker.publishing import CanPublish
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, SecretReference
@@ -23,6 +24,7 @@ from tokenferry.contract.queues import (
     TOKENIZE_TASK,
     attach_queues,
     onboard_queue,
+    tokenize_queue,
     tokenize_queues,
 )
 from tokenferry.contract.results import OnboardingProgress
@@ -35,6 +37,7 @@ from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
 from tokenferry_worker.dead_letters.quarantine import Quarantine, QuarantineLevel
 from tokenferry_worker.deliveries.attaching import Attacher
+from tokenferry_worker.deliveries.file_rewriting import FileRewriter
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.notices import Notifier
 from tokenferry_worker.deliveries.onboarding import Onboarder
@@ -204,7 +207,8 @@ async def handlers(
         if role in ("onboard", "all"):
             onboarder = _onboarder(parts, opener, publisher)
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, known)
-        for name, job in _background(parts, publisher, quarantine).items():
+        jobs = {**_background(parts, publisher, quarantine), **_rewriting(parts, vitals)}
+        for name, job in jobs.items():
             stack.push_async_callback(cancel_and_wait, asyncio.create_task(job, name=f"tokenferry-{name}"))
         yield by_task
 
@@ -345,6 +349,19 @@ def _background(
         "aside": ExpirySweeper(configuration, publisher, store, parts.store.now, quarantine.key).run(),
         "quarantine": quarantine.watch(partial(fullness, configuration, QUARANTINE)),
     }
+
+
+def _rewriting(parts: _Parts, vitals: Vitals | None) -> Mapping[str, Coroutine[Any, Any, None]]:
+    """Return the job that rewrites the files of the embedded server. Nothing where the broker is another one."""
+    configuration = parts.configuration
+    if vitals is None or not is_ours(configuration):
+        return {}
+    queues = [tokenize_queue("realtime", platform) for platform in configuration.platforms]
+
+    def taken() -> int:
+        return sum(vitals.pool.taken[queue] for queue in queues) if vitals.pool is not None else 0
+
+    return {"files": FileRewriter(parts.circuit_store, taken, partial(rewrite_files, configuration)).run()}
 
 
 def _publish_progress(publisher: CanPublish, results: ResultSigner, route: str, progress: OnboardingProgress) -> None:
