@@ -35,9 +35,9 @@ class FileRewriter:
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
     async def run(self) -> None:
-        """Rewrite after each time in which such deliveries came, for ever."""
+        """Rewrite after each time in which such deliveries came, for ever. Once for those before the start, too."""
         now = asyncio.get_running_loop().time
-        rewritten_at_count, due_at = 0, float("inf")
+        rewritten_at_count, due_at = -1, float("inf")
         while True:
             await asyncio.sleep(self.every)
             taken = self.taken()
