@@ -26,6 +26,6 @@ def rewrite_files(configuration: Configuration) -> None:
     with connecting.connect(configuration) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
         try:
-            connection.default_channel.client.bgrewriteaof()
+            connection.default_channel.bare_client.bgrewriteaof()
         except ResponseError:  # it does so already, or will after a snapshot that is under way
             pass

@@ -24,5 +24,4 @@ def fullness(configuration: Configuration, queue: str) -> tuple[int, int]:
         count = waiting_in(channel, queue, amqp=amqp)
         if amqp:
             return count, count * ASSUMED_BYTES
-        key = f"{channel.global_keyprefix}{queue}"
-        return count, int(channel.client.execute_command("MEMORY", "USAGE", key, "SAMPLES", 50) or 0)
+        return count, int(channel.bare_client.memory_usage(channel.key_of(queue), samples=50) or 0)

@@ -91,12 +91,18 @@ class Quarantine:
         self._unsaid: Counter[str] = Counter()
         self._unsaid_clear: Counter[str] = Counter()
         self._said_at = float("-inf")
+        self._stranger: str | None = None
+        """An unknown signer of whom nothing was said yet."""
 
-    def put(self, body: str | bytes, reason: str, *, at: float, queue: str) -> Future[None]:
+    def put(
+        self, body: str | bytes, reason: str, *, at: float, queue: str, stranger: str | None = None
+    ) -> Future[None]:
         """Set a message of *queue* aside. The future ends when the message may be acknowledged, or with the trouble.
 
-        *at*: Unix seconds on the store's clock.
+        *at*: Unix seconds on the store's clock. *stranger*: the unknown signer that the message names.
         """
+        with self._lock:
+            self._stranger = stranger or self._stranger
         kept = keep(body, reason, at=at, key=self.key)
         if kept.sealed and not self._level.try_add(len(kept.record), sealed=True):
             kept = Kept(Refused(reason).note(len(body), at=int(at * 1000)), sealed=False, clear=False)
@@ -136,8 +142,15 @@ class Quarantine:
             self._said_at = now
             reasons, self._unsaid = self._unsaid, Counter()
             clear, self._unsaid_clear = self._unsaid_clear, Counter()
+            stranger, self._stranger = self._stranger, None
         counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
-        log.warning("%d messages are not ours or not readable (%s); moved to %s", reasons.total(), counted, QUARANTINE)
+        log.warning(
+            "%d messages are not ours or not readable (%s); moved to %s%s",
+            reasons.total(),
+            counted,
+            QUARANTINE,
+            _of(stranger),
+        )
         for queue, count in clear.items():
             log.error(
                 "clear text arrived in %s: %d messages held what looks like a card number or a verification code. "
@@ -195,6 +208,13 @@ class Quarantine:
         with self._lock:
             self._on_the_way -= 1
             self._counts.dropped += not future.cancelled() and future.exception() is not None
+
+
+def _of(stranger: str | None) -> str:
+    """What a line of the log adds about an unknown signer."""
+    if stranger is None:
+        return ""
+    return f". One says it is of signer '{stranger}': if another fleet uses this broker, set [broker] prefix for each"
 
 
 def _done() -> Future[None]:

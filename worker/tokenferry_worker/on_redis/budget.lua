@@ -6,6 +6,7 @@
 --   rate    calls per second that an operator has set: the configured rate is the most that counts
 --   paused  an operator's reason for no calls at all
 --   until   when rate and paused end
+--   by      who has set them last
 -- All times in microseconds.
 local HOLD, SLOW, PROBING = 8, 0.01, 6
 
