@@ -253,7 +253,7 @@ async def test_a_signer_that_is_not_known_goes_to_quarantine(fleet: Fleet) -> No
     content = Plaintext2.of(CARD, None)
     header = fleet.header(CARD, content, producer_id="k" + "0" * 16)
     body = Envelope2.write(header, lambda _: b"sealed", fleet.producer.sign).text()
-    assert await fleet.handle(body) == Quarantined("not signed by a known producer")
+    assert await fleet.handle(body) == Quarantined("not signed by a known producer", "k" + "0" * 16)
     assert fleet.journal.entries == {}
 
 
