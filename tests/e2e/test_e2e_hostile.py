@@ -176,12 +176,14 @@ def test_two_thousand_hostile_messages_and_the_good_requests_between_them(place:
 @pytest.mark.campaign
 def test_ten_thousand_hostile_messages_leave_the_worker_as_it_was(place: Place) -> None:
     route, post, wanted = place.house.route(), Post(place.house), []
+    counted = place.set_aside()
     for number in range(5 * COUNT // EVERY):
         post.fuzz(2 * SEED + number, EVERY, QUEUES[number % len(QUEUES)])
         if number % 5 == 0:
             wanted += place.house.send(cargo.cards(1, route.name))
     place.check(route, wanted)
-    assert len(place.notes(post.sent)) == post.sent == 5 * COUNT
+    until(lambda: place.set_aside() == counted + post.sent, "a report that counts them")
+    assert 0 < len(place.notes(1)) <= post.sent == 5 * COUNT, "a note may be left out, a count is not"
 
 
 def test_every_known_shape_ends_in_quarantine_with_its_reason(place: Place) -> None:
