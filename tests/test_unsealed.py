@@ -84,6 +84,56 @@ def test_a_card_number_is_refused_also_where_nobody_knows_what_is_in_the_token(t
 @pytest.mark.parametrize(
     "text",
     [
+        "4000.0566.5566.5556",
+        "4000/0566/5566/5556",
+        "4000\u00a00566\u00a05566\u00a05556",
+        "4000\u200b0566\u200b5566\u200b5556",
+        "4000\u20130566 \u2013 5566 5556",
+        "\uff14\uff10\uff10\uff10\uff10\uff15\uff16\uff16\uff15\uff15\uff16\uff16\uff15\uff15\uff15\uff16",
+        "\u0664\u0660\u0660\u0660 0566 5566 5556",
+        "pan4000056655665556",
+        "Card-Number:4000056655665556",
+        "_4000056655665556",
+        "NDAwMDA1NjY1NTY2NTU1Ng==",
+        "6759649826438453",
+    ],
+)
+def test_no_spelling_hides_a_card_number(text: str) -> None:
+    for target in (CustomerCreate(description=text), CustomerCreate(metadata={"note": text})):
+        assert str(trouble_in(target)).startswith("holds what looks like a card number")
+
+
+@pytest.mark.parametrize("text", [NUMBER[::-1], "\uff14\uff12" * 8, "4242.4242.4242.4242", f"pan{NUMBER}"])
+def test_no_spelling_hides_the_number_of_the_request_itself(text: str) -> None:
+    assert str(trouble_in(CustomerCreate(description=text), CARD)).startswith("repeats the card number")
+
+
+def test_a_number_in_two_values_is_found() -> None:
+    target = CustomerCreate(metadata={"first": "40000566", "second": "55665556"})
+    assert str(trouble_in(target)).startswith("holds what looks like a card number")
+
+
+@pytest.mark.parametrize("name", ["cvc", "CVC", "c\u200bvc", "card_cvv2", "ssn", "dob", "customerDob", "Date of birth"])
+def test_a_name_of_a_secret_is_refused_whatever_its_value_is(name: str) -> None:
+    said = str(trouble_in(CustomerCreate(metadata={name: "737"})))
+    assert said.startswith("names a verification code, an id number or a date of birth")
+    assert "737" not in said
+
+
+@pytest.mark.parametrize("text", ["cvc 737", "CVV2: 737", "ssn 000-00-0000", "\uff43vc=737"])
+def test_a_code_behind_its_name_is_refused(text: str) -> None:
+    said = str(trouble_in(CustomerCreate(description=text)))
+    assert said.startswith("holds what looks like a verification code or an id number")
+
+
+@pytest.mark.parametrize("name", ["order", "panorama", "company", "birth_place_known", "discvc", "number"])
+def test_other_names_are_no_secrets(name: str) -> None:
+    assert trouble_in(CustomerCreate(metadata={name: "737"})) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "+49 176 1234 5678",
         "4917612345678",
         "+380 44 123 45 67",

@@ -89,6 +89,7 @@ class Results:
         self._signers.warn()
         self.refused: Counter[str] = Counter()
         """By reason, how many messages on the route were no results, or not verified. They are in quarantine."""
+        self._foreign = Alarm(log, f"results: route '{self.route}'")
         self._amqp = connecting.is_amqp(connecting.broker_url(configuration))
         self._connection = connecting.connect(configuration)
         self._queue = connecting.queue(results_queue(route), amqp=self._amqp)
@@ -284,7 +285,7 @@ class Results:
                 refused = Refused(FOREIGN)
         if refused is not None:
             reason = refused.reason
-            log.warning("results: a message on route '%s' was noted in %s (%s)", self.route, QUARANTINE, reason)
+            self._foreign.failed(f"a message was noted in {QUARANTINE} ({reason}); {self.refused.total() + 1} so far")
             self._quarantine(delivery, refused)
             self.refused[reason] += 1
             return None

@@ -10,7 +10,8 @@ from pathlib import Path
 from click.testing import CliRunner
 from e2e import cargo
 from e2e.brokers import OnRedis
-from e2e.house import House
+from e2e.house import House, until
+from e2e.leaks import found
 
 from tokenferry import Order, load
 from tokenferry.broker import connecting
@@ -122,16 +123,20 @@ def test_garbage_of_every_sort_ends_in_quarantine_with_a_reason_and_nothing_else
         route.gather(len(request_ids))
         house.until_all_is_done()
         assert all(result.ok for result in route.of(request_ids).values()), "served in spite of it"
-        resting = house.broker.take("quarantine")
+        resting: list[bytes] = []
+        until(lambda: resting.extend(house.broker.take("quarantine")) or len(resting) >= sent, "every note")
         assert len(resting) == sent
     reasons = set()
     for body in resting:
         note = json.loads(body)
         reasons.add(note["reason"])
-        assert note.keys() - {"bytes", "sha256", "at"} == {"reason", "message"}
+        assert note.keys() - {"bytes", "hmac", "at", "names", "header", "clear"} == {"reason", "message"}
+        assert MARK not in str(note)
+        assert "4000056655665556" not in str(note)
     assert reasons <= REASONS
     assert {"unknown task", "not a task message", "not an envelope", "not signed by a known producer"} <= reasons
     said = worker.said()
+    assert f"clear text arrived in {QUEUE}" in said
     assert "Traceback" not in said
     assert MARK not in said
     assert "4000056655665556" not in said
@@ -139,6 +144,42 @@ def test_garbage_of_every_sort_ends_in_quarantine_with_a_reason_and_nothing_else
     assert " ended with " not in said, "no process died of it"
     assert house.ledger()["tokens_created"] == len(request_ids)
     assert house.broker.take("results.somebody-else") == []
+
+
+CVC = "987"
+CANARIES = (MARK, cargo.CARDS[0], f"cvc={CVC}", f'cvc": "{CVC}', f'cvc":"{CVC}', f"cvc]={CVC}", f"cvc': '{CVC}")
+
+
+def plaintext_mistakes(house: House) -> int:
+    """What people send by mistake: a form, keywords, another queue, a raw text. How many messages these are."""
+    number = cargo.CARDS[0]
+    form = f"card[number]={number}&card[cvc]={CVC}"
+    fields = {"number": number, "cvc": CVC}
+    messages = [
+        task(json.dumps({"kind": "card", **fields})),
+        task(form),
+        task(form, queue=attach_queue("bulk", "main"), name=ATTACH_TASK),
+        replace(task("x"), body=json.dumps([[], fields, {}])),
+        replace(task("x", name="tokenize_card"), body=json.dumps([[], fields, {"callbacks": None}])),
+        task(json.dumps({"header": {"lane": "bulk"}, **fields})),
+    ]
+    for message in messages:
+        house.producer.publisher.publish(message)
+    if isinstance(house.broker, OnRedis):
+        house.broker.client.lpush(QUEUE, form)
+    return len(messages) + isinstance(house.broker, OnRedis)
+
+
+def test_nothing_readable_rests_of_a_plaintext_mistake_and_it_is_an_alarm(house: House) -> None:
+    with house.working() as worker:
+        sent = plaintext_mistakes(house)
+        resting: list[bytes] = []
+        until(lambda: resting.extend(house.broker.take("quarantine")) or len(resting) >= sent, "every note")
+        house.until_all_is_done()
+        until(lambda: f"clear text arrived in {attach_queue('bulk', 'main')}" in worker.said(), "the alarm")
+    assert found(CANARIES, [*resting, worker.said().encode()]) == set()
+    assert house.ledger()["tokens_created"] == 0
+    assert sum(json.loads(body).get("clear", False) for body in resting) >= 5
 
 
 def test_an_envelope_whose_ciphertext_was_changed_by_a_known_producer_does_not_open(house: House) -> None:

@@ -17,7 +17,9 @@ from tokenferry.contract.names import Lane
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.circuits.scopes import Circuit, CircuitSnapshot
+from tokenferry_worker.dead_letters.quarantine import Quarantine, QuarantineLevel
 from tokenferry_worker.errors import Blocked, Declined, Forgotten, Reused, TokenferryError, Unavailable
+from tokenferry_worker.health.set_aside import SetAsideCounts
 from tokenferry_worker.keys.contents import differ
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Slot
@@ -548,6 +550,11 @@ class FlakyPublisher:
             self.published.append(message)
             future.set_result(None)
         return future
+
+
+def quarantine_of(publisher: FlakyPublisher, key: bytes | None = None) -> Quarantine:
+    """A quarantine with room, whose notes go to *publisher*."""
+    return Quarantine(lambda: publisher, SetAsideCounts(), QuarantineLevel(1024), key=key)
 
 
 async def stores_clock() -> float:

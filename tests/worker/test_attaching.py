@@ -111,6 +111,16 @@ async def test_the_stored_id_is_what_stripe_answers_and_never_the_id_inside_the_
     assert (result.object_id, result.stored_id) == (id_, stored_id)
 
 
+@pytest.mark.parametrize("queue", ["attach.bulk.eu", "attach.realtime.main", "tokenize.bulk.main"])
+async def test_an_order_in_another_queue_than_its_own_is_set_aside_and_its_token_stays_free(
+    tell: Tell, queue: str
+) -> None:
+    story = tell(customer())
+    assert await story.attacher.handle(story.order(), queue) == Quarantined("in another queue than its header says")
+    assert story.endpoint.calls == []
+    assert result_of(await story.attacher.handle(story.order(), "attach.bulk.main")).ok
+
+
 async def test_creating_an_account_draws_on_a_budget_of_its_own(tell: Tell) -> None:
     story = tell(rate_limited("resource-specific"), Answer("account", "acct_9", {}))
     await story.handle(kind="account", token="ct_1", target=AccountCreate())

@@ -342,6 +342,14 @@ class House:
         return told(await self.onboarder.handle(body))
 
 
+@pytest.mark.anyio
+async def test_a_document_in_the_queue_of_another_platform_is_set_aside_and_nothing_is_called(house: House) -> None:
+    body = house.sealed(DOCUMENT)
+    outcome = await house.onboarder.handle(body, "onboard.other")
+    assert outcome == Quarantined("in another queue than its header says")
+    assert house.endpoint.calls == []
+
+
 def told(outcome: Outcome) -> OnboardingResult:
     settled = outcome.settled if isinstance(outcome, DeadLettered) else outcome
     assert isinstance(settled, Settled)

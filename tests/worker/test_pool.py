@@ -22,6 +22,8 @@ from tokenferry_worker.engine.engine import Engine, EngineApp, OpenHandlers, Pau
 from tokenferry_worker.engine.pool import AsyncioPool
 from tokenferry_worker.health.vitals import Vitals
 
+from .standins import FlakyPublisher, quarantine_of
+
 CANARY = "4000000000000002"
 
 
@@ -75,6 +77,7 @@ def started(
     engine = Engine(
         open_handlers=open_handlers,
         publisher=_none,
+        quarantine=quarantine_of(FlakyPublisher()),
         now=time.time,
         vitals=Vitals("all"),
         grace_seconds=grace,
@@ -167,7 +170,7 @@ def start() -> Iterator[Start]:
 def test_a_handled_delivery_is_acknowledged_in_celerys_own_thread(start: Start) -> None:
     bodies: list[tuple[str, threading.Thread]] = []
 
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         bodies.append((body, threading.current_thread()))
 
     bench = start(handle)
@@ -184,7 +187,7 @@ def test_a_handled_delivery_is_acknowledged_in_celerys_own_thread(start: Start) 
 def test_five_hundred_deliveries_are_under_way_at_once(start: Start) -> None:
     inside, everybody = 0, asyncio.Event()
 
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         nonlocal inside
         inside += 1
         if inside == 500:
@@ -199,7 +202,7 @@ def test_five_hundred_deliveries_are_under_way_at_once(start: Start) -> None:
 
 
 def test_a_delivery_for_which_memory_runs_out_goes_back_and_the_process_works_on(start: Start) -> None:
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         if body == "large":
             raise MemoryError
 
@@ -214,7 +217,7 @@ def test_while_it_stops_it_acknowledges_at_once_and_keeps_the_connection_alive(s
     """Celery's hub, which does both, does not turn any more."""
     done = threading.Event()
 
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         while not done.is_set():
             await asyncio.sleep(0.005)
 
@@ -258,7 +261,7 @@ def test_what_is_held_and_taken_is_counted_by_queue(start: Start) -> None:
 def test_a_crashed_delivery_goes_back_and_says_only_what_kind_of_error_and_where(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         raise ValueError(f"cannot make sense of {body}")
 
     bench = start(handle, pauses=Pauses(crashed=0.05))
@@ -271,7 +274,7 @@ def test_a_crashed_delivery_goes_back_and_says_only_what_kind_of_error_and_where
 
 
 def test_a_delivery_for_a_task_nobody_handles_goes_back(start: Start) -> None:
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         raise AssertionError
 
     bench = start(handle, pauses=Pauses(crashed=0.0))
@@ -281,7 +284,7 @@ def test_a_delivery_for_a_task_nobody_handles_goes_back(start: Start) -> None:
 
 
 def test_one_crash_disturbs_no_other_delivery(start: Start) -> None:
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         if body == "7":
             raise RuntimeError
 
@@ -291,7 +294,7 @@ def test_one_crash_disturbs_no_other_delivery(start: Start) -> None:
     assert [n for n, delivery in enumerate(deliveries) if not delivery.acknowledged] == [7]
 
 
-async def _for_ever(body: str) -> None:
+async def _for_ever(body: str, _queue: str) -> None:
     await asyncio.Event().wait()
 
 
@@ -300,7 +303,7 @@ def test_at_a_warm_shutdown_what_finishes_in_the_grace_time_is_acknowledged_and_
 ) -> None:
     cancelled: list[str] = []
 
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         if body == "quick":
             await asyncio.sleep(0.05)
             return
@@ -344,7 +347,7 @@ def test_a_delivery_called_off_before_its_first_step_goes_back_too(start: Start)
 def test_a_delivery_held_too_long_goes_back_in_good_order_although_its_excuse_finds_no_store(start: Start) -> None:
     excused: list[str] = []
 
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         if body == "quick":
             return
         try:
@@ -368,7 +371,7 @@ def test_a_delivery_held_too_long_goes_back_in_good_order_although_its_excuse_fi
 def test_a_crashed_delivery_that_waits_to_go_back_does_not_hold_up_a_shutdown(start: Start) -> None:
     crashed = threading.Event()
 
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         crashed.set()
         raise RuntimeError
 
@@ -382,7 +385,7 @@ def test_a_crashed_delivery_that_waits_to_go_back_does_not_hold_up_a_shutdown(st
 
 
 def test_after_a_reconnect_the_new_hub_is_served(start: Start) -> None:
-    async def handle(body: str) -> None:
+    async def handle(body: str, _queue: str) -> None:
         pass
 
     bench = start(handle)

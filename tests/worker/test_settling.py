@@ -25,7 +25,7 @@ from tokenferry_worker.outcomes import (
     Settled,
 )
 
-from .standins import NOW, FlakyPublisher, MemoryCircuits, stores_clock
+from .standins import NOW, FlakyPublisher, MemoryCircuits, quarantine_of, stores_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ ORDER = SignedAttach.model_construct(
 
 
 def settler(publisher: FlakyPublisher) -> Settler:
-    return Settler(publisher, MemoryCircuits(), stores_clock, ResultSigner(None))
+    return Settler(publisher, MemoryCircuits(), stores_clock, ResultSigner(None), quarantine_of(publisher))
 
 
 def in_the_realtime_lane(order: SignedAttach) -> SignedAttach:
@@ -120,13 +120,15 @@ async def test_a_request_that_begins_anew_goes_back_under_its_own_id_as_it_was_s
     ("outcome", "reason"),
     [(DeadLettered(TOLD, "attempts_exhausted"), "attempts_exhausted"), (Quarantined("not ours"), "not ours")],
 )
-async def test_what_is_set_aside_is_kept_as_it_came_with_its_reason_and_the_stores_time(
-    outcome: Outcome, reason: str
+@pytest.mark.parametrize("body", [ORDER.text(), BODY], ids=["ours", "readable"])
+async def test_what_is_set_aside_has_its_reason_and_the_stores_time_and_is_kept_where_it_is_ours(
+    outcome: Outcome, reason: str, body: str
 ) -> None:
     publisher = FlakyPublisher()
-    await settler(publisher).settle(outcome, BODY)
+    await settler(publisher).settle(outcome, body)
     kept = json.loads(publisher.published[0].body)
-    assert (kept["message"], kept["reason"], kept["at"]) == (BODY, reason, int(NOW * 1000))
+    assert (kept["reason"], kept["at"]) == (reason, int(NOW * 1000))
+    assert kept["message"] == (body if body != BODY else "")
 
 
 async def test_a_dropped_request_leaves_no_trace_of_its_body() -> None:

@@ -173,6 +173,18 @@ async def test_a_redelivery_after_the_outcome_was_recorded_says_it_again_and_cal
     assert len(story.endpoint.calls) == 1
 
 
+@pytest.mark.parametrize("queue", ["tokenize.bulk.eu", "tokenize.realtime.main", "attach.bulk.main"])
+async def test_a_request_in_another_queue_than_its_own_is_set_aside_and_the_journal_learns_nothing(
+    tell: Tell, queue: str
+) -> None:
+    """Anybody who may write to a queue can move it. The worker that it was meant for can still carry it out."""
+    story = tell(token("tok_1"))
+    body = story.sealed()
+    assert await story.tokenizer.handle(body, queue) == Quarantined("in another queue than its header says")
+    assert story.endpoint.calls == []
+    assert settled(await story.tokenizer.handle(body, "tokenize.bulk.main")).token == "tok_1"
+
+
 async def test_a_recorded_failure_is_said_again_too(tell: Tell) -> None:
     story = tell(declined())
     body = story.sealed()

@@ -20,7 +20,7 @@ from tokenferry_worker.errors import Forgotten
 from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.outcomes import Quarantined
 
-from .standins import FlakyPublisher, MemoryCircuits, stores_clock
+from .standins import FlakyPublisher, MemoryCircuits, quarantine_of, stores_clock
 
 CANARY = "canary0000000000"
 
@@ -111,7 +111,7 @@ async def test_a_delivery_that_is_no_envelope_goes_to_quarantine_through_the_who
     configuration = configure(store=valkey.database(7).redis_url)
     async with wiring.handlers(configuration, "all", publisher) as handlers:
         for handler in handlers.values():
-            await handler("neither one nor the other")
+            await handler("neither one nor the other", "")
     assert [message.queue for message in publisher.published] == ["quarantine"] * 3
 
 
@@ -162,7 +162,7 @@ async def test_a_delivery_whose_entry_the_store_has_lost_begins_again() -> None:
     answers: list[Exception | Quarantined] = [Forgotten(), Forgotten(), said]
     publisher = FlakyPublisher()
 
-    async def handle(body: str) -> Quarantined:
+    async def handle(body: str, queue: str | None) -> Quarantined:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -170,8 +170,8 @@ async def test_a_delivery_whose_entry_the_store_has_lost_begins_again() -> None:
 
     async def known() -> None: ...
 
-    settler = Settler(publisher, MemoryCircuits(), stores_clock, ResultSigner(None))
-    await wiring._delivery(handle, settler, known, realtime=True)("body")
+    settler = Settler(publisher, MemoryCircuits(), stores_clock, ResultSigner(None), quarantine_of(publisher))
+    await wiring._delivery(handle, settler, known)("body", "")
     assert answers == []
     assert [message.queue for message in publisher.published] == [QUARANTINE]
 

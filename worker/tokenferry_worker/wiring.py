@@ -12,15 +12,19 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from tokenferry.broker import connecting
+from tokenferry.broker.file_rewriting import is_ours, rewrite_files
+from tokenferry.broker.fullness import fullness
 from tokenferry.broker.publishing import CanPublish
 from tokenferry.configuration import Configuration, InvalidConfiguration, Platform, SecretReference
 from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.queues import (
     ATTACH_TASK,
     ONBOARD_TASK,
+    QUARANTINE,
     TOKENIZE_TASK,
     attach_queues,
     onboard_queue,
+    tokenize_queue,
     tokenize_queues,
 )
 from tokenferry.contract.results import OnboardingProgress
@@ -31,7 +35,9 @@ from tokenferry_worker.circuits.parking import ParkedRequeuer
 from tokenferry_worker.circuits.reminders import Reminder
 from tokenferry_worker.clock import SystemClock
 from tokenferry_worker.dead_letters.expiry import ExpirySweeper
+from tokenferry_worker.dead_letters.quarantine import Quarantine, QuarantineLevel
 from tokenferry_worker.deliveries.attaching import Attacher
+from tokenferry_worker.deliveries.file_rewriting import FileRewriter
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.notices import Notifier
 from tokenferry_worker.deliveries.onboarding import Onboarder
@@ -42,6 +48,7 @@ from tokenferry_worker.health.reporter import Reporter
 from tokenferry_worker.health.vitals import Vitals
 from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.note_key import note_key
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.policy import Policy
 from tokenferry_worker.keys.policy_source import PolicySource
@@ -187,7 +194,11 @@ class _Parts:
 
 @asynccontextmanager
 async def handlers(
-    configuration: Configuration, role: Role, publisher: CanPublish, vitals: Vitals | None = None
+    configuration: Configuration,
+    role: Role,
+    publisher: CanPublish,
+    vitals: Vitals | None = None,
+    quarantine: Quarantine | None = None,
 ) -> AsyncIterator[Mapping[str, Handler]]:
     """Open everything that the handlers of *role* need, and yield the handlers by task name.
 
@@ -201,12 +212,15 @@ async def handlers(
         vitals.state_trouble = lambda: parts.tags.trouble
         vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
         vitals.paused_budgets = lambda: sorted({*parts.limiter.paused, *parts.budget_watch.paused})
+        if quarantine is None:
+            level = QuarantineLevel(configuration.broker.quarantine_megabytes)
+            quarantine = Quarantine(lambda: publisher, vitals.aside, level, key=note_key(configuration))
         settler = Settler(
             publisher,
             parts.circuit_store,
             parts.store.now,
             parts.results,
-            vitals.set_aside,
+            quarantine,
             vitals.meters,
             configuration.platforms.keys(),
         )
@@ -219,13 +233,14 @@ async def handlers(
         if role != "attach":
             opener = Opener(load_identities(configuration.path(configuration.keys.identities)), parts.signers)
         if role in ("tokenize", "all"):
-            by_task[TOKENIZE_TASK] = _delivery(_tokenizer(parts, opener).handle, settler, known, realtime=True)
+            by_task[TOKENIZE_TASK] = _delivery(_tokenizer(parts, opener).handle, settler, known)
         if role in ("attach", "all"):
-            by_task[ATTACH_TASK] = _delivery(_attacher(parts).handle, settler, known, realtime=False)
+            by_task[ATTACH_TASK] = _delivery(_attacher(parts).handle, settler, known)
         if role in ("onboard", "all"):
             onboarder = _onboarder(parts, opener, publisher)
-            by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, known, realtime=False)
-        for name, job in _background(parts, publisher, vitals).items():
+            by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, known)
+        jobs = {**_background(parts, publisher, vitals, quarantine), **_rewriting(parts, vitals)}
+        for name, job in jobs.items():
             stack.push_async_callback(cancel_and_wait, asyncio.create_task(job, name=f"tokenferry-{name}"))
         yield by_task
 
@@ -360,7 +375,9 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
     )
 
 
-def _background(parts: _Parts, publisher: CanPublish, vitals: Vitals) -> Mapping[str, Coroutine[Any, Any, None]]:
+def _background(
+    parts: _Parts, publisher: CanPublish, vitals: Vitals, quarantine: Quarantine
+) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
     notifier = Notifier(
@@ -382,8 +399,22 @@ def _background(parts: _Parts, publisher: CanPublish, vitals: Vitals) -> Mapping
         "policy": parts.policy.watch(),
         "parked": ParkedRequeuer(configuration, publisher, store, circuits).run(),
         "open": Reminder(configuration, store, circuits).run(),
-        "aside": ExpirySweeper(configuration, publisher, store, parts.store.now).run(),
+        "aside": ExpirySweeper(configuration, publisher, store, parts.store.now, quarantine.key).run(),
+        "quarantine": quarantine.watch(partial(fullness, configuration, QUARANTINE)),
     }
+
+
+def _rewriting(parts: _Parts, vitals: Vitals) -> Mapping[str, Coroutine[Any, Any, None]]:
+    """Return the job that rewrites the files of the embedded server. Nothing where the broker is another one."""
+    configuration = parts.configuration
+    if not is_ours(configuration):
+        return {}
+    queues = [tokenize_queue("realtime", platform) for platform in configuration.platforms]
+
+    def taken() -> int:
+        return sum(vitals.pool.taken[queue] for queue in queues) if vitals.pool is not None else 0
+
+    return {"files": FileRewriter(parts.circuit_store, taken, partial(rewrite_files, configuration)).run()}
 
 
 async def _watch_state(parts: _Parts) -> None:
@@ -403,24 +434,22 @@ def _publish_progress(publisher: CanPublish, results: ResultSigner, route: str, 
 
 
 def _delivery(
-    handle: Callable[[str], Awaitable[Outcome]],
+    handle: Callable[[str, str | None], Awaitable[Outcome]],
     settler: Settler,
     known: Callable[[], Awaitable[None]],
-    *,
-    realtime: bool,
 ) -> Handler:
     """*known*: returns once the process knows when the store began."""
 
-    async def deliver(body: str) -> None:
+    async def deliver(body: str, queue: str) -> None:
         await known()
         while True:
             try:
-                outcome = await handle(body)
+                outcome = await handle(body, queue or None)
             except Forgotten:
                 log.warning(
                     "the store has lost the journal entry of a running request; it begins again, with the same key"
                 )
             else:
-                return await settler.settle(outcome, body, realtime=realtime)
+                return await settler.settle(outcome, body, queue=queue)
 
     return deliver

@@ -82,6 +82,8 @@ class Broker(Section):
 
     A million is 2.5 GB on Redis and 11 hours of work at 25 per second.
     """
+    quarantine_megabytes: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    """Megabytes of sealed messages of unknown signers that are kept in `quarantine`. Of more, only a note is kept."""
 
     @field_validator("url")
     @classmethod

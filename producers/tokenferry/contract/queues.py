@@ -24,6 +24,8 @@ MAX_MESSAGE_BYTES: Final = 524_288
 The longest envelope (`MAX_ENVELOPE_BYTES`) is two thirds of it, in base64 and with Celery's headers. Of what is longer
 only the reason, the length and the time are noted.
 """
+MOST_NOTES: Final = 50_000
+"""Messages in the quarantine up to which notes without content are added. Beyond it, garbage is only counted."""
 MAX_TAKEN_BYTES: Final = 4_194_304
 """The most that one look at a Redis list brings, in bytes of its items together."""
 MAX_HELD_BYTES: Final = 4_194_304

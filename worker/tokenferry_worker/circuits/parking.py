@@ -7,7 +7,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,8 +23,8 @@ from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.patience import ask, passes
 from tokenferry.broker.publishing import CanPublish, Outgoing, wait
 from tokenferry.configuration import Configuration
-from tokenferry.contract.attach import read_order
-from tokenferry.contract.envelope2 import Envelope2
+from tokenferry.contract import attach, envelope2
+from tokenferry.contract.names import Lane
 from tokenferry.contract.queues import (
     ATTACH_TASK,
     MAX_TAKEN_BYTES,
@@ -186,6 +187,14 @@ class _ParkedQueue:
         return True
 
 
+TEXT_FORMS: Final = (f"{envelope2.PREFIX}.", f"{attach.PREFIX}.")
+_QUEUES: Final[Mapping[object, Callable[[Lane, str], str]]] = {
+    ATTACH_TASK: attach_queue,
+    ONBOARD_TASK: lambda _, platform: onboard_queue(platform),
+}
+"""The queue of each task, by lane and platform. Any other is of a request."""
+
+
 def _same(one: Delivery, other: Delivery) -> bool:
     # Not all headers: RabbitMQ counts deliveries in one of them.
     return bool(one.body == other.body and one.headers.get("id") == other.headers.get("id"))
@@ -195,29 +204,29 @@ def _to_its_queue(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
     """Return the message for its own queue, and True if it can probe: its deadline has not passed."""
     platform = scope.partition("/")[0]
     body = message.body.decode("utf-8", "backslashreplace") if isinstance(message.body, bytes) else str(message.body)
-    attach = message.headers.get("task") == ATTACH_TASK
-    queue = attach_queue("bulk", platform) if attach else tokenize_queue("bulk", platform)
-    if message.headers.get("task") == ONBOARD_TASK:
-        queue = onboard_queue(platform)
     headers: Mapping[str, Any] = {name: value for name, value in message.headers.items() if name != "redelivered"}
+    queue, ends = _place_of(body, message.headers.get("task"), platform)
+    outgoing = Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")})
+    return outgoing, ends > time.time() * 1000
+
+
+def _place_of(body: str, task: object, platform: str) -> tuple[str, float]:
+    """Return the queue of a task on *platform*, and when it ends in Unix milliseconds.
+
+    What is not ours ends at 0: the worker of its queue sets it aside.
+    """
+    queue_in = _QUEUES.get(task, tokenize_queue)
     try:
-        ends, lane = _says(json.loads(body)[0][0], attach=attach)
-        can_probe = float(ends) > time.time() * 1000
-        if attach and lane == "realtime":
-            queue = attach_queue("realtime", platform)
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError):
-        can_probe = False  # not ours: the worker of its queue sets it aside
-    return Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")}), can_probe
+        said = _said(str(json.loads(body)[0][0]), "request" if task == ATTACH_TASK else "header")
+        lane: Lane = "realtime" if said.get("lane") == "realtime" else "bulk"
+        return queue_in(lane, platform), float(said["attach_before" if task == ATTACH_TASK else "expires_at"])
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
+        return queue_in("bulk", platform), 0.0
 
 
-def _says(argument: str, *, attach: bool) -> tuple[Any, Any]:
-    """Return when the message ends, in Unix milliseconds, and its lane. Raises like `json.loads`, and `LookupError`."""
-    if attach and argument.startswith("tf2o."):
-        order = read_order(argument).request
-        return order.attach_before, order.lane
-    if argument.startswith("tf2e."):
-        header = Envelope2.read(argument).header
-        return header.expires_at, header.lane
-    inner = json.loads(argument)
-    part = inner["request"] if attach else inner["header"]
-    return part["attach_before" if attach else "expires_at"], part.get("lane")
+def _said(text: str, part: str) -> Any:
+    """Return the clear part of a message of either version. Nothing of it is verified: the worker of its queue does."""
+    if text.startswith(TEXT_FORMS):
+        clear = text.split(".", 2)[1]
+        return json.loads(urlsafe_b64decode(clear + "=" * (-len(clear) % 4)))
+    return json.loads(text)[part]

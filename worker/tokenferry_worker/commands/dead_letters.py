@@ -15,10 +15,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tokenferry.broker.file_rewriting import is_ours, rewrite_files
 from tokenferry.configuration import load_to_look
 from tokenferry_worker.commands.choosing import (
     NAMES,
     BrokerAccess,
+    broker_errors,
     filter_of,
     filters,
     matching,
@@ -165,6 +167,9 @@ def purge(
                     codes[dead_letter.reason] += 1
     finally:
         _print_purged(queue, codes, as_json)
+    if codes and is_ours(configuration):
+        with broker_errors():
+            rewrite_files(configuration)  # else it would rest in the append-only file for long
 
 
 def _print_purged(queue: str, codes: Counter[str], as_json: bool, *, dry_run: bool = False) -> None:

@@ -80,6 +80,10 @@ def _state_of(process: ProcessHealth) -> str:
     ]
     if report.set_aside:
         parts.append(f"{report.set_aside} set aside in quarantine since its start")
+    if report.dropped:
+        parts.append(f"{report.dropped} of them counted only")
+    if report.clear_text:
+        parts.append(f"{report.clear_text} of them with clear text: find who sends it")
     if report.circuits:
         parts.append(f"open circuits: {', '.join(report.circuits)}")
     if report.paused:

@@ -38,6 +38,8 @@ class ExpirySweeper:
     circuits: CircuitStore
     clock: Callable[[], Awaitable[float]]
     """Unix seconds on the store's clock: a wrong clock of this machine must drop nothing."""
+    key: bytes | None = None
+    """Of the hashes in notes."""
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
     queues: list[str] = field(default_factory=lambda: [DEAD_LETTERS, QUARANTINE])
@@ -71,7 +73,7 @@ class ExpirySweeper:
                 at = DeadLetter.read(message.body).at
                 if at is None or at > latest:
                     try:
-                        dated = Outgoing(queue, redated(message.body, at=now))
+                        dated = Outgoing(queue, redated(message.body, at=now, key=self.key))
                         wait(self.publisher.submit(dated), self.configuration.broker.publish_timeout)
                     except PublishError as error:
                         log.warning("%s: a message got no time (%s); it stays as it is", queue, error)

@@ -1,78 +1,147 @@
 """Decides what may be kept of a message that becomes a dead letter or goes to quarantine.
 
-PCI DSS 3.3.1 forbids keeping a card verification code, sealed or not. So this lists what is kept: a message whose
-header shows that it carries no code, and a text of another shape only where nothing hints at a code. Of everything else
-only the reason, the length and a hash are kept.
+Nothing readable rests. PCI DSS 3.3.1 forbids keeping a card verification code, sealed or not; 3.5.1 forbids keeping a
+card number in clear. So this lists what is kept: a message in a form of ours that is sealed, and whose header shows
+that it carries no code. Of everything else there is the reason, the length, a hash with a key (3.5.1.1), the header
+where it has one of ours, and the names in its JSON.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
-from hashlib import sha256
+import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from tokenferry.contract import attach, envelope2
 from tokenferry.contract.attach import SignedAttach
-from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Envelope, Header
+from tokenferry.contract.clear_text import holds_card_number, holds_secret, is_secret_name, names_in, texts_in
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, Header
 from tokenferry.contract.envelope2 import Envelope2
 from tokenferry.contract.queues import MAX_MESSAGE_BYTES
 from tokenferry_worker.dead_letters.record import FOREIGN, Shape, argument, json_object, shape_of
 
-HEAD: Final = 1024
-"""Characters that are kept of a text longer than any work message: the queue itself has a limit."""
-MARKS: Final = ("realtime", "cvc_update", f"{envelope2.PREFIX}.", f"{attach.PREFIX}.")
-"""Texts of which one occurs in every message with a verification code. Of version 2 nothing else is in clear."""
+MOST_NAMES: Final = 20
+"""Names of JSON keys that a note shows."""
+SHORTEST_SEALED: Final = 32 + 512 + 16
+"""Bytes of the shortest ciphertext: the encapsulated key, the padded content, the tag (docs/formats.md)."""
+MOST_PRINTABLE: Final = 0.6
+"""Share of printable ASCII in a ciphertext at most. Of random bytes 37 % are; of text that somebody put there, all."""
+_NAME: Final = re.compile(r"[A-Za-z_]{1,30}")
 
 
-def retained(body: str | bytes, reason: str, *, at: float, realtime: bool = True, **more: object) -> str:
-    """Return the record for the queue: what may be kept of *body*, the reason, the time and *more* details.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of one message."""
 
-    *at*: Unix seconds on the store's clock. By another clock the record would expire too early, or never. *realtime*:
-    whether the message may have come by the realtime lane.
+    record: str
+    """The text for the queue."""
+    sealed: bool
+    """The whole message is in it."""
+    clear: bool
+    """The message held what looks like a card number or a verification code in clear. It is not in the record."""
+
+
+def keep(body: str | bytes, reason: str, *, at: float, key: bytes | None = None, **more: object) -> Kept:
+    """Return what may be kept of *body*, with the reason, the time and *more* details.
+
+    *at*: Unix seconds on the store's clock. By another clock the record would expire too early, or never. *key*: of the
+    hash of what is not kept; None: there is no hash.
     """
     text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else body
     record: dict[str, object] = {"reason": reason, "at": int(at * 1000), **more}
-    kept = _kept(text, realtime)
-    if kept is not None and len(kept) <= MAX_ENVELOPE_BYTES:
-        whole = json.dumps({**record, "message": kept})
-        # A longer record could not be read back: JSON writes a character outside ASCII in six bytes.
-        if len(whole) <= MAX_MESSAGE_BYTES:
-            return whole
-    raw = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
-    record |= {"bytes": len(raw), "sha256": sha256(raw).hexdigest()}
-    if kept is None:
-        try:
-            record["header"] = _header_of(text)
-        except ValidationError:
-            pass  # no header of a request either: nothing of the message may be kept
-    return json.dumps({**record, "message": (kept or "")[:HEAD]})
-
-
-def redated(body: str, *, at: float) -> str:
-    """Return the record *body* with the time *at* (Unix seconds), or a new record where *body* is none."""
-    record = json_object(body)
-    if isinstance(record.get("message"), str):
-        return json.dumps({**record, "at": int(at * 1000)})
-    return retained(body, FOREIGN, at=at)
-
-
-def _kept(text: str, realtime: bool) -> str | None:
     message = argument(text)
     read = shape_of(message)
-    if read is not None:
-        return message if _carries_no_cvc(read) and (_is_version_2(message) or _is_unambiguous(message)) else None
-    if any(mark in text.lower() for mark in MARKS):
-        return None
-    return text if not realtime or _loose_header(text).get("lane") == "bulk" else None
+    if read is not None and len(message) <= MAX_ENVELOPE_BYTES and _may_be_kept(read, message):
+        whole = json.dumps({**record, "message": message})
+        # A longer record could not be read back: JSON writes a character outside ASCII in six bytes.
+        if len(whole) <= MAX_MESSAGE_BYTES:
+            return Kept(whole, sealed=True, clear=False)
+    raw = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
+    names = _names_of(text)
+    clear = read is None and (holds_secret(text) or any(map(is_secret_name, names)))
+    record |= {"bytes": len(raw), **_noted_of(text, raw, names, key)}
+    if clear:
+        record["clear"] = True
+    return Kept(json.dumps({**record, "message": ""}), sealed=False, clear=clear)
 
 
-def _carries_no_cvc(read: Shape) -> bool:
-    if not isinstance(read, SignedAttach):
-        return not read.header.may_carry_cvc
-    sealed = read.request.sealed  # its model refuses an envelope that may carry one
-    return sealed is None or isinstance(shape_of(sealed), Envelope | Envelope2)
+def retained(body: str | bytes, reason: str, *, at: float, key: bytes | None = None, **more: object) -> str:
+    """Return the record of `keep`."""
+    return keep(body, reason, at=at, key=key, **more).record
+
+
+def redated(body: str, *, at: float, key: bytes | None = None) -> str:
+    """Return the record *body* with the time *at* (Unix seconds), or a new record where *body* is none.
+
+    Anybody may have put it there, so what it holds is decided anew.
+    """
+    record = json_object(body)
+    message, reason = record.get("message"), record.get("reason")
+    if not isinstance(message, str) or not isinstance(reason, str):
+        return retained(body, FOREIGN, at=at, key=key)
+    if message == "" and not holds_card_number(body):
+        return json.dumps({**record, "at": int(at * 1000)})
+    read = shape_of(argument(message))
+    outside = "".join(texts_in({name: value for name, value in record.items() if name != "message"}))
+    if read is not None and _may_be_kept(read, argument(message)) and not holds_secret(outside):
+        return json.dumps({**record, "at": int(at * 1000)})
+    return retained(message, FOREIGN, at=at, key=key)
+
+
+def _noted_of(text: str, raw: bytes, names: list[str], key: bytes | None) -> dict[str, object]:
+    noted: dict[str, object] = {}
+    if key is not None:
+        noted["hmac"] = hmac.digest(key, raw, "sha256").hex()
+    try:
+        noted["header"] = _header_of(text)
+    except ValidationError:  # no header of a request either
+        if names:
+            noted["names"] = names
+    return noted
+
+
+def _names_of(text: str) -> list[str]:
+    """Return the names in the JSON of *text* that are words: they show who sent it, and hide no number."""
+    try:
+        value = json.loads(argument(text))
+    except (ValueError, RecursionError):
+        return []
+    try:
+        found = sorted({name for name in names_in(value) if _NAME.fullmatch(name)})
+    except RecursionError:
+        return []
+    return found[:MOST_NAMES]
+
+
+def _may_be_kept(read: Shape, message: str) -> bool:
+    if isinstance(read, SignedAttach):
+        return _is_silent(read) and (_is_version_2(message) or _is_unambiguous(message))
+    if read.header.may_carry_cvc or not _is_ciphertext(read.ciphertext):
+        return False
+    return _is_version_2(message) or _is_unambiguous(message)
+
+
+def _is_silent(signed: SignedAttach) -> bool:
+    """True if an order holds no secret in clear. Its target is no ciphertext, and its signer may be unknown."""
+    order = signed.request
+    if order.sealed is not None:
+        read = shape_of(order.sealed)
+        if read is None or isinstance(read, SignedAttach) or not _may_be_kept(read, order.sealed):
+            return False
+    given = order.target.model_dump(mode="json", exclude_none=True, warnings=False)
+    return not any(map(is_secret_name, names_in(given.get("metadata")))) and not any(map(holds_secret, texts_in(given)))
+
+
+def _is_ciphertext(content: bytes) -> bool:
+    """True unless *content* is text that somebody has put in the place of a ciphertext."""
+    if len(content) < SHORTEST_SEALED:
+        return False
+    printable = sum(32 <= byte < 127 for byte in content[:4096])
+    return printable <= MOST_PRINTABLE * min(len(content), 4096)
 
 
 def _header_of(text: str) -> dict[str, Any]:

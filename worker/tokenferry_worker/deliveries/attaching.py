@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.envelope2 import Header2, read_request
-from tokenferry.contract.queues import ATTACH_TASK
+from tokenferry.contract.queues import ATTACH_TASK, attach_queue
 from tokenferry.contract.results import AttachResult
 from tokenferry.contract.text_form import NotCanonical
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.deliveries.answering import answer
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
+from tokenferry_worker.deliveries.places import misplaced
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, record_refusal, to_record, what_counts
 from tokenferry_worker.deliveries.refusing import refused
@@ -46,13 +47,19 @@ class Attacher:
     lifetimes: LifetimeCheck
     waits: Waits = field(default_factory=Waits)
 
-    async def handle(self, body: str) -> Outcome:
-        """Claim, call, record. An order that is delivered twice has the same outcome twice, and spends once."""
+    async def handle(self, body: str, queue: str | None = None) -> Outcome:
+        """Claim, call, record. An order that is delivered twice has the same outcome twice, and spends once.
+
+        *queue*: where it was found, if that is known.
+        """
         try:
             signed = read_attach(body, self.signers)
         except Unopenable as error:
             return Quarantined(str(error), error.signer_id)
-        return await answer(self._handle(signed, body), signed.request, self.waits)
+        order = signed.request
+        if (aside := misplaced(queue, attach_queue(order.lane, order.platform))) is not None:
+            return aside
+        return await answer(self._handle(signed, body), order, self.waits)
 
     async def _handle(self, signed: SignedAttach, body: str) -> Outcome:
         order = await self.rights.in_its_group(signed.request)

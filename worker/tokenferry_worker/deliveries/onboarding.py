@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.onboarding import DocumentHeader, Onboarding, SealedDocument
-from tokenferry.contract.queues import ONBOARD_TASK
+from tokenferry.contract.queues import ONBOARD_TASK, onboard_queue
 from tokenferry.contract.results import Failure, OnboardingProgress, OnboardingResult, Requirements, StepResult
 from tokenferry.contract.steps import ACCOUNT, external_account_step, person_step, steps
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.deliveries.answering import answer
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused
+from tokenferry_worker.deliveries.places import misplaced
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, check_same, record_refusal, to_record, what_counts
 from tokenferry_worker.deliveries.refusing import refused, unopenable
@@ -63,12 +64,17 @@ class Onboarder:
     publish_progress: Callable[[str, OnboardingProgress], None] = lambda _route, _progress: None
     """Publishes to a reply route how far an account is. Nobody waits for the broker's confirmation."""
 
-    async def handle(self, body: str) -> Outcome:
-        """Open the document, carry out every step that is not done, record. A redelivery goes on where it stopped."""
+    async def handle(self, body: str, queue: str | None = None) -> Outcome:
+        """Open the document, carry out every step that is not done, record. A redelivery goes on where it stopped.
+
+        *queue*: where it was found, if that is known.
+        """
         try:
             envelope = self.opener.read_onboarding(body)
         except Unopenable as error:
             return Quarantined(str(error), error.signer_id)
+        if (aside := misplaced(queue, onboard_queue(envelope.header.platform))) is not None:
+            return aside
         return await answer(self._handle(envelope, body), envelope.header, self.waits)
 
     async def _handle(self, envelope: SealedDocument, body: str) -> Outcome:

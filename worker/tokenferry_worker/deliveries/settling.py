@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from tokenferry.contract.queues import (
     tokenize_queue,
 )
 from tokenferry_worker.circuits.breaker import CircuitStore
+from tokenferry_worker.dead_letters.quarantine import Quarantine
 from tokenferry_worker.dead_letters.retention import retained
 from tokenferry_worker.deliveries.recording import to_json
 from tokenferry_worker.keys.result_signing import ResultSigner
@@ -46,8 +47,11 @@ from tokenferry_worker.outcomes import (
     Settled,
 )
 
-Handler = Callable[[str], Awaitable[None]]
-"""Takes one delivery from its body to its settled outcome. When it returns, the delivery is acknowledged."""
+Handler = Callable[[str, str], Awaitable[None]]
+"""Takes one delivery, its body and the queue it came from, to its settled outcome.
+
+When it returns, the delivery is acknowledged. The queue is empty where it is not known.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +81,13 @@ class Settler:
     clock: Callable[[], Awaitable[float]]
     """Unix seconds, by the store."""
     results: ResultSigner
-    set_aside: Counter[str] = field(default_factory=Counter)
-    """Messages moved to the quarantine, by reason."""
+    quarantine: Quarantine
     meters: Meters = field(default_factory=NoMeters)
     platforms: Collection[str] = ()
     """Those that are configured. A message may name any other: it counts as `other`."""
 
-    async def settle(self, outcome: Outcome, body: str, *, realtime: bool = True) -> None:
-        """Publish what *outcome* asks for. *body*: the delivery's message.
-
-        *realtime*: True if it may have come by the realtime lane.
-        """
+    async def settle(self, outcome: Outcome, body: str, *, queue: str = "") -> None:
+        """Publish what *outcome* asks for. *body*: the delivery's message. *queue*: where it came from, if known."""
         match outcome:
             case Settled():
                 await self._publish_result(outcome)
@@ -99,7 +99,7 @@ class Settler:
             case Retokenize(sealed, platform, lane, request_id):
                 await self._publish(Outgoing.task(tokenize_queue(lane, platform), TOKENIZE_TASK, request_id, sealed))
             case DeadLettered(settled, code):
-                kept = retained(body, code, at=await self.clock(), realtime=realtime, **_history(settled))
+                kept = retained(body, code, at=await self.clock(), key=self.quarantine.key, **_history(settled))
                 await self._publish(Outgoing(DEAD_LETTERS, kept))
                 await self._publish_result(settled)
                 self._count(settled)
@@ -108,11 +108,9 @@ class Settler:
                 await self._publish_result(settled)
                 self._count(settled)
             case Quarantined(reason, stranger):
-                kept = retained(body, reason, at=await self.clock(), realtime=realtime)
-                await self._publish(Outgoing(QUARANTINE, kept))
-                self.set_aside[reason] += 1
-                log.warning(
-                    "a message is not ours or not readable (%s); moved to %s%s", reason, QUARANTINE, _of(stranger)
+                at = await self.clock()
+                await self._until_confirmed(
+                    QUARANTINE, lambda: self.quarantine.put(body, reason, at=at, queue=queue, stranger=stranger)
                 )
             case Parked(scope, task, id_):
                 await self._publish(Outgoing.task(parked_queue(scope), task, id_, body))
@@ -149,23 +147,19 @@ class Settler:
             await self._publish(self.results.message(settled.reply_to, body))
 
     async def _publish(self, message: Outgoing) -> None:
+        await self._until_confirmed(message.queue, lambda: self.publisher.submit(message))
+
+    async def _until_confirmed(self, queue: str, submit: Callable[[], Future[None]]) -> None:
         """Publish until the broker confirms it. The delivery waits unacknowledged, so nothing is lost meanwhile."""
         pause = 0.2
         while True:
             try:
-                await asyncio.wrap_future(self.publisher.submit(message))
+                await asyncio.wrap_future(submit())
                 return
             except PublishError as error:
-                log.warning("publish to %s failed (%s); trying again", message.queue, error)
+                log.warning("publish to %s failed (%s); trying again", queue, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 10.0)
-
-
-def _of(stranger: str | None) -> str:
-    """What a line of the log adds about an unknown signer."""
-    if stranger is None:
-        return ""
-    return f". It says it is of signer '{stranger}': if another fleet uses this broker, set [broker] prefix for each"
 
 
 def _history(settled: Settled) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tokenferry.contract.codes import KEPT, Code
 from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES
 from tokenferry.contract.envelope2 import Header2, RequestHeader, SealedRequest
 from tokenferry.contract.plaintext import Plaintext
-from tokenferry.contract.queues import TOKENIZE_TASK
+from tokenferry.contract.queues import TOKENIZE_TASK, tokenize_queue
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.results import TokenResult
 from tokenferry.contract.targets import AttachTarget, digest
@@ -22,6 +22,7 @@ from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
 from tokenferry_worker.deliveries.answering import answer
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck, lifetime_refused, store_is_younger
+from tokenferry_worker.deliveries.places import misplaced
 from tokenferry_worker.deliveries.poison import uncounted_if_called_off, unless_poison
 from tokenferry_worker.deliveries.recording import Recorded, check_same, record_refusal, to_record, what_counts
 from tokenferry_worker.deliveries.refusing import refused, unopenable
@@ -95,13 +96,19 @@ class Tokenizer:
     meters: Meters = field(default_factory=NoMeters)
     waits: Waits = field(default_factory=Waits)
 
-    async def handle(self, body: str) -> Outcome:
-        """Open, call, record. Safe to repeat at any point, because of the journal and the idempotency key."""
+    async def handle(self, body: str, queue: str | None = None) -> Outcome:
+        """Open, call, record. Safe to repeat at any point, because of the journal and the idempotency key.
+
+        *queue*: where it was found, if that is known.
+        """
         try:
             envelope = self.opener.read(body)
         except Unopenable as error:
             return Quarantined(str(error), error.signer_id)
-        return await answer(self._handle(envelope, body), envelope.header, self.waits)
+        header = envelope.header
+        if (aside := misplaced(queue, tokenize_queue(header.lane, header.platform))) is not None:
+            return aside
+        return await answer(self._handle(envelope, body), header, self.waits)
 
     async def _handle(self, envelope: SealedRequest, body: str) -> Outcome:
         header = envelope.header

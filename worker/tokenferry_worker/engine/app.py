@@ -18,11 +18,13 @@ from tokenferry.broker.redis_transport import NOTED
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, TOKENIZE_TASK
 from tokenferry_worker import wiring
+from tokenferry_worker.dead_letters.quarantine import Quarantine, QuarantineLevel
 from tokenferry_worker.engine import signals
 from tokenferry_worker.engine.engine import Engine, EngineApp
 from tokenferry_worker.health.vitals import ReportLine, Vitals
 from tokenferry_worker.health.watchdog import Watchdog
 from tokenferry_worker.health.witness import QueueWitness
+from tokenferry_worker.keys.note_key import note_key
 from tokenferry_worker.metrics.registry import to_line
 from tokenferry_worker.on_redis.store import ServerClock, now_at
 from tokenferry_worker.wiring import Role
@@ -51,9 +53,14 @@ def _engine(configuration: Configuration, role: Role) -> Engine:
     publisher = cache(partial(Publisher.to, configuration))
     vitals = Vitals(role)
     amqp = connecting.is_amqp(connecting.broker_url(configuration))
+    level = QuarantineLevel(configuration.broker.quarantine_megabytes)
+    vitals.quarantine_full = lambda: level.is_half_full
+    beside = cache(partial(Publisher.to, configuration))  # of its own: no result waits behind garbage
+    quarantine = Quarantine(beside, vitals.aside, level, key=note_key(configuration))
     return Engine(
-        open_handlers=lambda: wiring.handlers(configuration, role, publisher(), vitals),
+        open_handlers=lambda: wiring.handlers(configuration, role, publisher(), vitals, quarantine),
         publisher=publisher,
+        quarantine=quarantine,
         now=ServerClock(lambda: now_at(connecting.store_url(configuration), configuration.store.prefix)),
         vitals=vitals,
         grace_seconds=configuration.worker.grace_seconds,
@@ -122,6 +129,7 @@ def run(configuration: Configuration, role: Role, *, name: str) -> int:
     _report(line, app.engine.vitals)  # what was counted since the last one
     # Nobody waits any more for what it still holds: those deliveries were given back.
     app.engine.publisher().close(timeout=1.0)
+    app.engine.quarantine.close(timeout=1.0)
     return int(worker.exitcode or 0) or int(worker.pool.failed)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, ClassVar
 
 from amqp.exceptions import AccessRefused, ChannelError, NotAllowed, RecoverableConnectionError
@@ -20,8 +22,7 @@ from redis.exceptions import ResponseError
 
 from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.error_text import BROKER, explain
-from tokenferry.broker.publishing import Outgoing, PublishError
-from tokenferry.contract.queues import QUARANTINE, tokenize_queue
+from tokenferry.contract.queues import QUARANTINE
 from tokenferry.contract.work_messages import (
     INVALID,
     NOT_A_TASK,
@@ -31,7 +32,6 @@ from tokenferry.contract.work_messages import (
     WorkMessage,
     read_work,
 )
-from tokenferry_worker.dead_letters.retention import retained
 from tokenferry_worker.engine.engine import EngineApp
 
 log = logging.getLogger(__name__)
@@ -208,32 +208,32 @@ class CarefulConsumer(Consumer):
     def _set_aside(self, message: Any, reason: str) -> None:
         queue = _queue_of(message)
         self.pool.taken[queue] += 1
-        self.pool.turns += 1  # what follows may take long, once for each of them
-        try:
-            self.app.engine.publisher().publish(Outgoing(QUARANTINE, self._record(message, reason, queue)))
-        except PublishError as error:
-            log.warning(
-                "a message is not ours or not readable (%s), but was not moved to %s (%s); trying again",
-                reason,
-                QUARANTINE,
-                error,
-            )
-            requeue = True
-            self.timer.call_after(ASIDE_AGAIN, message.reject_log_error, (log, self.connection_errors, requeue))
+        moved = self._move(message, reason, queue)
+        if moved.done():
+            self._moved(message, reason, moved)
         else:
-            self.app.engine.vitals.set_aside[reason] += 1
-            log.warning("a message is not ours or not readable (%s); moved to %s", reason, QUARANTINE)
-            message.ack_log_error(log, self.connection_errors)
+            moved.add_done_callback(lambda moved: self.pool.soon(partial(self._moved, message, reason, moved)))
 
-    def _record(self, message: Any, reason: str, queue: str) -> str:
-        at = self.app.engine.now()
+    def _move(self, message: Any, reason: str, queue: str) -> Future[None]:
+        """Start to move a message to the quarantine. Nobody waits for the broker here."""
+        quarantine, at = self.app.engine.quarantine, self.app.engine.now()
         if getattr(message, "refused", None) is None:
-            realtime = not queue or queue.startswith(tokenize_queue("realtime", ""))
             try:
-                return retained(message.body or "", reason, at=at, realtime=realtime)
+                return quarantine.put(message.body or "", reason, at=at, queue=queue)
             except Exception as error:  # whatever it holds, the message must not come back for ever
                 log.error("a message cannot be kept (%s); only its length and reason are", type(error).__name__)
-        return Refused(reason).note(getattr(message, "length", len(message.body or b"")), at=int(at * 1000))
+        length = getattr(message, "length", len(message.body or b""))
+        return quarantine.note(Refused(reason).note(length, at=int(at * 1000)), reason, queue)
+
+    def _moved(self, message: Any, reason: str, moved: Future[None]) -> None:
+        """Acknowledge the message, or give it back later. In the main thread."""
+        error = moved.exception()
+        if error is None:
+            message.ack_log_error(log, self.connection_errors)
+            return
+        log.warning("a sealed message (%s) was not moved to %s (%s); trying again", reason, QUARANTINE, error)
+        requeue = True
+        self.timer.call_after(ASIDE_AGAIN, message.reject_log_error, (log, self.connection_errors, requeue))
 
 
 def _queue_of(message: Any) -> str:

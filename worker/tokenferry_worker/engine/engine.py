@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from celery import Celery
 
 from tokenferry.broker.publishing import Publisher
+from tokenferry_worker.dead_letters.quarantine import Quarantine
 from tokenferry_worker.deliveries.settling import Handler
 from tokenferry_worker.health.vitals import Vitals
 
@@ -41,6 +42,7 @@ class Engine:
     open_handlers: OpenHandlers
     publisher: Callable[[], Publisher]
     """Makes the publisher at the first call, and returns the same one afterwards."""
+    quarantine: Quarantine
     now: Callable[[], float]
     """Unix seconds on the store's clock."""
     vitals: Vitals

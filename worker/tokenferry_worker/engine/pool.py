@@ -54,6 +54,7 @@ class AsyncioPool(BasePool):
     def on_start(self) -> None:
         """Start the thread of the loop and open the handlers. An error in either ends the worker."""
         self._finished: deque[Callable[[], None]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._signalled = False
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
@@ -104,7 +105,7 @@ class AsyncioPool(BasePool):
         self._in_hand += 1
         self.held[queue] += 1
         self.taken[queue] += 1
-        self._loop.call_soon_threadsafe(self._begin, name, id_, body, partial(self._ended_in, queue, callback))
+        self._loop.call_soon_threadsafe(self._begin, name, id_, (body, queue), partial(self._ended_in, queue, callback))
 
     def cancel_all(self) -> None:
         """Cancel every running delivery, so that each gives itself back. The pool goes on."""
@@ -151,6 +152,11 @@ class AsyncioPool(BasePool):
             time.sleep(0.01)
 
     # For the consumer
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Run *call* in the main thread, the only one that may use the broker's connection. From any thread."""
+        self._calls.append(call)
+        self._signal()
 
     @property
     def tasks(self) -> Collection[str]:
@@ -222,8 +228,8 @@ class AsyncioPool(BasePool):
             self._opened.set()
             await self._stopping.wait()
 
-    def _begin(self, name: str, id_: str, body: str, callback: Callable[..., Any]) -> None:
-        task = self._loop.create_task(self._deliver(name, id_, body, callback))
+    def _begin(self, name: str, id_: str, found: tuple[str, str], callback: Callable[..., Any]) -> None:
+        task = self._loop.create_task(self._deliver(name, id_, found, callback))
         self._running.add(task)
         task.add_done_callback(partial(self._ended, callback))
         if (hold := self.app.engine.hold_seconds) is not None:
@@ -242,10 +248,11 @@ class AsyncioPool(BasePool):
             # Here and not in the task: a task that is cancelled before its first step runs none of its code.
             self._finish(partial(callback, (True, _give_back("cancelled"), 0.0)))
 
-    async def _deliver(self, name: str, id_: str, body: str, callback: Callable[..., Any]) -> None:
+    async def _deliver(self, name: str, id_: str, found: tuple[str, str], callback: Callable[..., Any]) -> None:
+        """*found*: the body, and the queue it came from."""
         began = time.monotonic()
         try:
-            await self._handlers[name](body)
+            await self._handlers[name](*found)
         except Exception as error:
             # Only the type: the text or the traceback of an unforeseen error could hold anything.
             log.error(
@@ -261,6 +268,10 @@ class AsyncioPool(BasePool):
 
     def _finish(self, hand_back: Callable[[], None]) -> None:
         self._finished.append(hand_back)
+        self._signal()
+
+    def _signal(self) -> None:
+        """Wake the main thread."""
         if not self._signalled:
             self._signalled = True
             with suppress(BlockingIOError):
@@ -273,7 +284,7 @@ class AsyncioPool(BasePool):
     # The main thread
 
     def _hand_back(self) -> None:
-        """Acknowledge or give back every finished delivery, in Celery's own thread."""
+        """Acknowledge or give back every finished delivery and what was set aside, in Celery's own thread."""
         with suppress(BlockingIOError):
             os.read(self._read_end, 4096)
         self.turns += 1
@@ -282,6 +293,8 @@ class AsyncioPool(BasePool):
             hand_back = self._finished.popleft()
             self._in_hand -= 1
             hand_back()
+        while self._calls:
+            self._calls.popleft()()
 
     def _ended_in(self, queue: str, callback: Callable[..., Any], outcome: tuple[bool, Any, float]) -> None:
         self.held[queue] -= 1

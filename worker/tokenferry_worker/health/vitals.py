@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tokenferry_worker.health.set_aside import SetAsideCounts
 from tokenferry_worker.metrics.names import AWAY, DELIVERIES, IN_HAND, SET_ASIDE, Metric, bounded
 from tokenferry_worker.metrics.registry import Meters
 
@@ -48,6 +49,12 @@ class ProcessReport(BaseModel):
     """Scopes of open circuits."""
     set_aside: int = 0
     """Messages moved to the quarantine since the start: not ours, or not readable."""
+    clear_text: int = 0
+    """How many of them held what looks like a card number or a verification code in clear."""
+    dropped: int = 0
+    """How many of them were only counted, because the quarantine has enough notes."""
+    quarantine_full: bool = False
+    """True if the quarantine is more than half full of sealed messages whose signer is not known."""
     paused: tuple[str, ...] = ()
     """Budgets that an operator has paused, as far as the process has met them."""
     refused_to_reap: bool = False
@@ -71,6 +78,8 @@ class ProcessReport(BaseModel):
             return f"{' and '.join(away)} away"
         if self.refused_to_reap:
             return "the broker refuses to give back what lost workers had in hand"
+        if self.quarantine_full:
+            return "the quarantine is more than half full (`tokenferry dead-letters list --quarantine`)"
         return f"policy: {self.policy}" if self.policy is not None else self.state
 
 
@@ -116,8 +125,11 @@ class Vitals:
         self.meters.ask(self._numbers)
         self.last: ProcessReport | None = None
         """The latest report."""
-        self.set_aside: Counter[str] = Counter()
+        self.aside = SetAsideCounts()
+        self.set_aside: Counter[str] = self.aside.by_reason
         """Messages moved to the quarantine, by reason."""
+        self.quarantine_full: Callable[[], bool] = lambda: False
+        """True if the quarantine is more than half full of sealed messages."""
         self.noted: Mapping[str, int] = {}
         """Messages that the transport itself moved there, by reason."""
         self._taken = 0
@@ -149,6 +161,9 @@ class Vitals:
             paused=tuple(self.paused_budgets()),
             refused_to_reap=self.refused_to_reap(),
             set_aside=sum(list(self.set_aside.values())) + sum(list(self.noted.values())),
+            clear_text=self.aside.clear_text,
+            dropped=self.aside.dropped,
+            quarantine_full=self.quarantine_full(),
         )
         return self.last
 

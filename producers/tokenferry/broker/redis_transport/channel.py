@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
+from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.cluster import OwnerClient, Slot, SlotAway
 from tokenferry.broker.redis_transport.bell import Bell
 from tokenferry.broker.redis_transport.connections import PlainConnection, TlsConnection
@@ -26,7 +28,7 @@ from tokenferry.broker.redis_transport.credit import QoS
 from tokenferry.broker.redis_transport.keeper import Keeper
 from tokenferry.broker.redis_transport.register import NOTED, Register, RegisterKeys, Taken
 from tokenferry.broker.redis_transport.waiter import Waiter, track_changes
-from tokenferry.contract.queues import QUARANTINE, register_of, results_queue
+from tokenferry.contract.queues import MOST_NOTES, QUARANTINE, register_of, results_queue
 from tokenferry.contract.work_messages import ENCODED_ALREADY, UNDECODABLE, ListItem, Refused, read_item
 
 logger = get_logger(__name__)
@@ -62,6 +64,7 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         self.handlers |= {"BRPOP": self._read, "BELL": self._bell_rang}
         self._taken: deque[Taken] = deque()
         self._consuming: dict[str, tuple[bool, Callable[[Any], Any]]] = {}
+        self._unreadable = Alarm(logger, "messages", level=logging.ERROR)
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         params = self._connparams(asynchronous=asynchronous)
@@ -226,10 +229,13 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
         item = read_item(payload)
         if isinstance(item, ListItem):
             return self.Message(_raw(item, queue, tag), channel=self)
-        logger.error("a message of %r is not readable (%s); noted in %r", queue, item.reason, QUARANTINE)
+        self._unreadable.failed(f"one of {queue!r} is not readable ({item.reason}); noted in {QUARANTINE!r}")
         note = payload if queue == QUARANTINE else item.note(len(payload)).encode()
         try:
-            self._register.set_aside(tag, note)
+            if queue != QUARANTINE and NOTED.total() >= MOST_NOTES:
+                self._register.note_ack(tag)  # only counted: there are notes enough
+            else:
+                self._register.set_aside(tag, note)
             NOTED[item.reason] += 1
         except (*self.connection_errors, ResponseError) as error:
             logger.warning("it was not moved (%s): it returns when its lease ends", type(error).__name__)

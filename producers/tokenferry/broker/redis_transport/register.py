@@ -20,6 +20,7 @@ from tokenferry.broker.error_text import want_of_room
 from tokenferry.contract.queues import (
     MAX_MESSAGE_BYTES,
     MAX_TAKEN_BYTES,
+    MOST_NOTES,
     PARKED_REGISTER,
     QUARANTINE,
     WORKER_REGISTERS,
@@ -148,7 +149,7 @@ class Register:
             keys += lists
             counts += [queue, number[self.queues[queue]], len(lists), messages, room]
         numbered = [value for tag in acks for value in (number[_register_in(tag)], tag)]
-        limits = [MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, MOST_PER_CALL]
+        limits = [MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, MOST_PER_CALL, MOST_NOTES]
         seed = f"{uuid4().hex}@{self._keys.lease:g}"
         registers = [value for register in number for value in (register, int(1000 * (life_of(register) or 0)))]
         return keys, [seed, self._keys.quarantine, *limits, len(number), len(credit), *registers, *counts, *numbered]

@@ -1,6 +1,7 @@
 -- take(KEYS = [(unacked, unacked_index of each register)..., (the lists of each queue)...],
---      ARGV = [seed, quarantine, most bytes of one message, most bytes in all, most refusals, registers, queues,
---              (name, milliseconds of life) of each register..., (queue, number of its register, lists, credit, room)...,
+--      ARGV = [seed, quarantine, most bytes of one message, most bytes in all, most refusals, most notes, registers,
+--              queues, (name, milliseconds of life) of each register...,
+--              (queue, number of its register, lists, credit, room)...,
 --              (number of its register, acked tag)...])
 --   -> [refused, cut short (0 or 1), (queue, tag, payload)...]
 --
@@ -11,7 +12,8 @@
 -- caller takes again.
 --
 -- An unreadable or too long message becomes a note in the quarantine: reason, time, length. No content, because a card
--- number or a verification code may be inside. Messages in the quarantine itself stay as they are. The quarantine is no
+-- number or a verification code may be inside. Where there are more notes than allowed, one is written per take, and
+-- the rest is counted. Messages in the quarantine itself stay as they are. The quarantine is no
 -- key of this script, because a user needs no right to read it.
 --
 -- The tag of a delivery ends with the name of its register.
@@ -24,9 +26,9 @@
 -- {unacked_index}  zset: tag -> second of the last renewal, by this server's clock.
 local seed, quarantine, longest = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local most_bytes, most_refused = tonumber(ARGV[4]), tonumber(ARGV[5])
-local registers, queues = tonumber(ARGV[6]), tonumber(ARGV[7])
+local most_notes, registers, queues = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 
-for i = 8 + 2 * registers + 5 * queues, #ARGV, 2 do
+for i = 9 + 2 * registers + 5 * queues, #ARGV, 2 do
   local register = tonumber(ARGV[i])
   redis.call('HDEL', KEYS[2 * register - 1], ARGV[i + 1])
   redis.call('ZREM', KEYS[2 * register], ARGV[i + 1])
@@ -36,6 +38,7 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local reply = {0, 0}
 local bytes = 0  -- read so far, refused or not
+local notes = 0  -- in the quarantine, as its last answer said: only its length may be known, so one note is written first
 
 -- A tag names one delivery, not the message: a late holder cannot change a delivery that another consumer owns now.
 -- The time is in it because a client repeats the same command when an answer was lost.
@@ -49,11 +52,11 @@ end
 
 local lists_before = 2 * registers
 for q = 1, queues do
-  local at = 7 + 2 * registers + 5 * (q - 1)
+  local at = 8 + 2 * registers + 5 * (q - 1)
   local queue, register, lists = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local credit, room = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
   local unacked, leases = KEYS[2 * register - 1], KEYS[2 * register]
-  local name, life = ARGV[6 + 2 * register], tonumber(ARGV[7 + 2 * register])
+  local name, life = ARGV[7 + 2 * register], tonumber(ARGV[8 + 2 * register])
   local ending = name ~= '' and '/' .. name or ''
   for l = 1, lists do
     local list = KEYS[lists_before + l]
@@ -79,7 +82,7 @@ for q = 1, queues do
         if list ~= quarantine or #payload > longest then
           kept = string.format('{"reason": "%s", "at": %d, "message": "", "bytes": %d}', reason, now * 1000, #payload)
         end
-        redis.call('LPUSH', quarantine, kept)
+        if notes < most_notes or list == quarantine then notes = redis.call('LPUSH', quarantine, kept) end
         redis.call('RPOP', list)
         reply[1] = reply[1] + 1
       end
