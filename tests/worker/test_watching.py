@@ -135,8 +135,8 @@ async def test_the_id_of_a_group_leads_to_the_story_of_that_group(
         f'[broker]\nurl = "{url}"\nprefix = "{prefix}-b"\n[store]\nurl = "{url}"\nprefix = "{prefix}"\n'
         "[platforms.main]\n"
     )
-    for id_, token in (("req-1", "tok_1"), ("shop/req-1", "tok_2")):
-        words = ["show", id_, "--json", "--config", str(configuration)]
+    for group, token in (("legacy", "tok_1"), ("shop", "tok_2")):
+        words = ["show", "req-1", "--group", group, "--json", "--config", str(configuration)]
         done = await asyncio.to_thread(CliRunner().invoke, main, words)
         (story,) = json.loads(done.output)
         assert story["token"] == token
