@@ -134,7 +134,7 @@ def test_the_same_ids_in_three_groups_share_nothing(house: House, shop: Group, m
         for group, answers in zip(("shop", "mail", "legacy"), told, strict=True)
     }
     assert shown(house, ids[0]) == objects
-    assert shown(house, ids[0], "--group", "mail") == {"mail": objects["mail"]}
+    assert shown(house, f"mail/{ids[0]}") == {"mail": objects["mail"]}
     for group, object_id in objects.items():
         assert shown(house, object_id) == {group: object_id}
 

@@ -71,15 +71,14 @@ class _Story:
 @click.command(epilog=EPILOG)
 @click.argument("what", metavar="[ID|TOKEN|OBJECT]", required=False)
 @click.option("--key", metavar="KEY", help="The key of a row of an import with this data folder.")
-@click.option("--group", metavar="NAME", help="The group of the id. Default: every group of the policy.")
 @click.option("--json", "as_json_", is_flag=True, help="Print everything as a JSON list.")
 @config_option
-def show(what: str | None, key: str | None, group: str | None, as_json_: bool, config: Path | None) -> None:
+def show(what: str | None, key: str | None, as_json_: bool, config: Path | None) -> None:
     """Say what happened to one request: its state, its calls, what it waits for, and what it became.
 
-    It takes the id of a request or attach order, a token, or the object that a token became. It opens nothing, so it
-    cannot show what was sealed. Calls that did not succeed at once are remembered, the latest ten of each request, for
-    [store] journal_days.
+    It takes the id of a request or attach order, a token, or the object that a token became. GROUP/ID means the id of
+    one group, an id alone that of every group. It opens nothing, so it cannot show what was sealed. Calls that did not
+    succeed at once are remembered, the latest ten of each request, for [store] journal_days.
     """
     if (what is None) == (key is None):
         raise click.UsageError("name one: an id, a token or an object, or --key KEY")
@@ -95,8 +94,8 @@ def show(what: str | None, key: str | None, group: str | None, as_json_: bool, c
                 "no import with this data folder has a row of this key with an outcome or under way "
                 "(`tokenferry status` lists its imports)"
             )
-    groups = [group] if group else _groups(configuration)
-    # A token or an object leads to the names of its request and order in the store, which say the group.
+    groups = _groups(configuration)
+    # GROUP/ID, a token and an object lead to names of the store, which say the group.
     leads = what is not None and ids != [what]
     names = [[named(id_)] if leads else [GroupedId(id_, each) for each in groups] for id_ in ids]
     stories = [story for each in names for story in _stories(configuration, each)]
@@ -113,6 +112,9 @@ def show(what: str | None, key: str | None, group: str | None, as_json_: bool, c
 
 
 def _ids_of(configuration: Configuration, what: str) -> Sequence[str]:
+    group, slash, id_ = what.rpartition("/")
+    if slash and is_id(group) and is_id(id_):
+        return [GroupedId(id_, group).key]
     if not is_id(what) and not what.replace("_", "").isalnum():
         raise click.UsageError("this is no id, token or object (of a row's key, say --key KEY)")
     return ask_store(configuration, lambda store: Lookup(store).ids_of(what))
