@@ -30,6 +30,7 @@ from tokenferry.contract.targets import InvalidTarget
 from tokenferry.inputs.rows import InvalidMapping, UnreadableFile
 from tokenferry.outbox import UnusableOutbox
 from tokenferry.sealing import UnusableKey
+from tokenferry.shown import LONGEST_LINE, shown
 
 GROUP: Final = "tokenferry.commands"
 """The entry-point group that names commands: `import = "tokenferry.commands.importing:import_"`."""
@@ -79,7 +80,7 @@ class Stopped(click.ClickException):
     exit_code = 1
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"tokenferry: {_harmless(self.format_message())}", file=file, err=file is None)
+        click.echo(f"tokenferry: {shown(_harmless(self.format_message()), LONGEST_LINE)}", file=file, err=file is None)
 
 
 class NotStarted(Stopped):

@@ -19,6 +19,8 @@ from typing import Any, TextIO
 from stdnum import luhn
 
 from tokenferry.contract.requests import Problem
+from tokenferry.owned_files import open_owned
+from tokenferry.shown import cell, visible
 
 _LONG_NUMBER = re.compile(r"[0-9](?:[ -]?[0-9]){11,}")
 
@@ -98,7 +100,7 @@ class Outputs:
             return
         try:
             text = json.dumps({**line, "key": shown_key(line["key"])}, ensure_ascii=False, separators=(",", ":"))
-            self._results.write(text + "\n")
+            self._results.write(visible(text) + "\n")
             self._results.flush()
         except OSError as error:
             raise OutputFailed(f"{self._results_path}: cannot be written ({error.strerror})") from None
@@ -112,7 +114,8 @@ class Outputs:
             return
         try:
             for problem in problems:
-                self._writer.writerow([number, masked(key), problem.field, problem.reason, record or ""])
+                row = (masked(key), problem.field, problem.reason)
+                self._writer.writerow([number, *map(cell, row), record or ""])
             self._rejects.flush()
         except OSError as error:
             raise OutputFailed(f"{self._rejects_path}: cannot be written ({error.strerror})") from None
@@ -143,7 +146,7 @@ def _check(path: Path, *, force: bool) -> None:
 
 
 def _open(path: Path, *, append: bool) -> TextIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC), 0o600)
+    descriptor = open_owned(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC))
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.fchmod(descriptor, 0o600)  # an older file may have been open to others
     return open(descriptor, "w", encoding="utf-8", newline="")

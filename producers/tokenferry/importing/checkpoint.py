@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Final
 from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.names import new_id
 from tokenferry.importing.import_window import ImportCounts
+from tokenferry.owned_files import new_beside, open_owned
 from tokenferry.sealing import Signer
 
 FORMAT: Final = 1
@@ -74,7 +75,7 @@ class Checkpoint:
         """
         path = results.with_name(results.name + ".resume")
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = open_owned(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
         try:
@@ -185,9 +186,9 @@ def done_in(results: Path) -> CompletedRows:
     Raises `UnusableOutput`.
     """
     done = CompletedRows()
-    new = results.with_name(results.name + ".new")
+    new: Path | None = None
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor, new = new_beside(results)
         with open(descriptor, "wb") as kept:
             if results.exists():
                 with results.open("rb") as file:
@@ -196,7 +197,8 @@ def done_in(results: Path) -> CompletedRows:
             os.fsync(kept.fileno())
         new.replace(results)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        if new is not None:
+            new.unlink(missing_ok=True)
         raise UnusableOutput(f"{results}: cannot be written ({error.strerror})") from None
     return done
 

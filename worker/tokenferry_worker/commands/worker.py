@@ -19,6 +19,7 @@ from tokenferry.broker.embedded import EmbeddedServerError
 from tokenferry.configuration import Configuration, InvalidConfiguration, Worker, load
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import config_option
+from tokenferry.shown import show_log_lines_safely
 from tokenferry_worker import wiring
 from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.engine.app import run
@@ -70,6 +71,7 @@ def worker(
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     log.setLevel(logging.INFO)
+    show_log_lines_safely()
     configuration = load(config)
     if child is not None:
         sys.exit(run(configuration, role, name=f"tokenferry-{role}-{child}"))

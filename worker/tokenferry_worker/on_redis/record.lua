@@ -5,6 +5,6 @@
 if ARGV[4] == '1' and redis.call('HEXISTS', KEYS[1], 'deliveries') == 0 then return nil end
 redis.call('HSETNX', KEYS[1], 'outcome', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-for i = 2, #KEYS do redis.call('ZREM', KEYS[i], ARGV[3]) end
+for i = 2, #KEYS do redis.pcall('ZREM', KEYS[i], ARGV[3]) end
 local known = redis.call('HMGET', KEYS[1], 'outcome', 'round')
 return {known[1], tonumber(known[2] or 1)}
