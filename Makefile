@@ -1,8 +1,9 @@
 # make demo   installs, then runs the main job with no server and no key
 # make test   installs, then runs the tests; needs no server
 # make test-all   the same, on Redis and RabbitMQ too: TOKENFERRY_TEST_REDIS_URL and TOKENFERRY_TEST_AMQP_URL name them
+# make test-brokers  conformance, crashes and demo on RabbitMQ 4.0, Redis 8.0 and Valkey 8.1; needs root and debootstrap
 # make campaigns  small fault campaigns as tests; the large ones are `make faults` and `make faults-mutations`
-# make check  format, lint, types, import fences, the examples in docstrings
+# make check  format, lint, types (also of examples and of each Python block in the pages), import fences, docstrings
 # make fields  what the pinned SDK's types know and we do not: after an update of stripe; WRITE=1 renews the emulator's tables
 # make bench  what a token costs beside other stacks, half an hour: ONLY=pipeline,latency ROUNDS=5 REQUESTS=500 JSON=FILE;
 #             ONLY=protections: what each protection costs, a minute;
@@ -29,7 +30,7 @@ BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages upgrade clean
+.PHONY: help demo test test-all test-brokers campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages upgrade clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -43,6 +44,9 @@ test: $(VENV)/installed
 test-all:
 	@$(MAKE) --no-print-directory test TESTS='not campaign'
 
+test-brokers: $(VENV)/installed
+	@tools/newer_brokers
+
 campaigns:
 	@$(MAKE) --no-print-directory test TESTS='campaign'
 
@@ -50,6 +54,7 @@ check: $(VENV)/installed
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python tools/typed.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m pytest --doctest-modules producers worker emulator
 

@@ -44,6 +44,12 @@ operation_per_second = {per_operation}
 account_creation_per_second = {account_creations}
 """
 
+NEXT = """
+next, with your own file:
+  . .venv/bin/activate
+  tokenferry init          # a configuration, keys and sample files
+  tokenferry --help        # README.md, "Try it", goes on from there"""
+
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -99,6 +105,7 @@ def main() -> int:
         console.print(f"  {'[green]✓[/]' if kept else '[red]✗[/]'} {promise}  [dim]{evidence}[/]")
     kept = all(kept for _, kept, _ in checks)
     console.print(f"\n{'Every check holds' if kept else 'A check failed'}, after {time.monotonic() - began:.0f} s.")
+    console.print(NEXT, markup=False)
     return 0 if kept else 1
 
 

@@ -40,7 +40,15 @@ def pytest_unconfigure() -> None:
 FOREIGN = {"redis", "rabbitmq", "own-rabbitmq"}
 """Parameters that ask for a server which is not ours."""
 FOREIGN_FIXTURES = {"rabbit", "impatient", "replicated"}
-SLOW = {"e2e", "test_compose.py", "test_deploy.py", "test_documentation.py", "test_resuming.py", "test_embedded.py"}
+SLOW = {
+    "e2e",
+    "test_compose.py",
+    "test_deploy.py",
+    "test_documentation.py",
+    "test_examples.py",
+    "test_resuming.py",
+    "test_embedded.py",
+}
 """Where tests wait for processes: they come first, or one of the last ones keeps everybody waiting."""
 
 

@@ -33,7 +33,7 @@ from tokenferry.broker import embedded
 from tokenferry.broker.errors import QueueUnanswered
 from tokenferry.broker.publishing import Publisher
 from tokenferry.configuration import Broker, Configuration, KeySettings
-from tokenferry.contract.queues import QUARANTINE, results_queue
+from tokenferry.contract.queues import PRIVATE, PRIVATE_SECONDS, QUARANTINE, results_queue
 from tokenferry_worker.dead_letters.record import DeadLetter
 
 from .conftest import KeyFolder
@@ -542,3 +542,58 @@ def test_many_readers_that_wait_do_not_starve_the_one_that_has_something(route: 
         return result.outcome_id
 
     assert asyncio.run(read()) == "a"
+
+
+@pytest.mark.parametrize("broker", ["valkey"], indirect=True)
+def test_what_a_dead_reader_of_a_private_route_had_in_hand_ends_by_itself(route: Route) -> None:
+    """Nobody else reads this route, so nobody would give it back."""
+    private = Route(route.broker, route.keys, f"{PRIVATE}{route.name}")
+    assert isinstance(route.broker, OneRedis)
+    client = route.broker.client
+    private.put_results("a", "b")
+    reader = private.reader()
+    assert reader.hold(5.0) is not None
+    names = [f"{kind}.{private.queue}" for kind in ("unacked", "unacked_index")]
+    assert all(0 < client.pttl(name) <= PRIVATE_SECONDS * 1000 for name in names)
+    reader.close()  # gives back what it held
+    assert 0 < client.pttl(private.queue) <= PRIVATE_SECONDS * 1000
+    assert len(private.left()) == 2
+
+
+@pytest.mark.parametrize("broker", ["valkey"], indirect=True)
+def test_a_route_that_others_read_stays(route: Route) -> None:
+    assert isinstance(route.broker, OneRedis)
+    route.put_results("a")
+    with route.reader() as reader:
+        assert reader.hold(5.0) is not None
+        assert route.broker.client.pttl(f"unacked.{route.queue}") == -1
+    assert route.broker.client.pttl(route.queue) == -1
+
+
+class TestAsyncTake:
+    def test_waits_for_the_next_result_and_not_longer_than_it_is_told(self, route: Route) -> None:
+        async def read() -> list[str | None]:
+            async with route.async_reader() as results:
+                assert await results.take(timeout=0.1) is None
+                route.put_results("a", "b")
+                return ids([await results.take(timeout=10), await results.take(timeout=10)])
+
+        assert asyncio.run(read()) == ["a", "b"]
+        assert route.left() == []
+
+    def test_a_wait_that_is_cancelled_loses_nothing(self, route: Route) -> None:
+        async def read() -> list[str | None]:
+            async with route.async_reader() as results:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(results.take(), 0.05)
+                route.put_results("a")
+                return ids([await results.take(timeout=10)])
+
+        assert asyncio.run(read()) == ["a"]
+
+    def test_in_another_event_loop_it_says_what_to_do(self, route: Route) -> None:
+        results = route.async_reader()
+        assert asyncio.run(results.take(timeout=0.01)) is None
+        with pytest.raises(RuntimeError, match="make one in each loop"):
+            asyncio.run(results.take(timeout=0.01))
+        asyncio.run(results.close())

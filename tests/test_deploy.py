@@ -217,6 +217,8 @@ def test_a_unit_starts_with_its_credentials_alone_and_tells_systemd(
         "/etc/tokenferry/endpoint-publishable-key": [("", b"pk_test_deploy\n")],
         "/etc/tokenferry/keys/worker.pem": [("", key_folder.worker.read_bytes())],
         "/etc/tokenferry/keys/result.pem": [("", key_folder.result.read_bytes())],
+        "/etc/tokenferry/keys/content.key": [("", (key_folder.path / "content.key").read_bytes())],
+        "/etc/tokenferry/keys/state.key": [("", (key_folder.path / "state.key").read_bytes())],
         "/etc/tokenferry/keys/identities": [(f"_{p.name}", p.read_bytes()) for p in key_folder.identities.iterdir()],
     }
     for line in unit(role)["LoadCredential"]:  # as systemd does it: a folder becomes one credential per file
@@ -248,8 +250,13 @@ def test_a_pod_starts_with_copies_of_its_secrets_and_its_probes_are_answered(
     secrets = {
         "tokenferry-endpoint": {"secret-key": SECRET.encode(), "publishable-key": b"pk_test_deploy"},
         "tokenferry-worker": {"worker.pem": key_folder.worker.read_bytes()},
-        "tokenferry-results": {"result.pem": key_folder.result.read_bytes()},
-        "tokenferry-identities": {path.name: path.read_bytes() for path in key_folder.identities.iterdir()},
+        "tokenferry-results": {
+            "result.pem": key_folder.result.read_bytes(),
+            "state.key": (key_folder.path / "state.key").read_bytes(),
+        },
+        "tokenferry-identities": {
+            path.name: path.read_bytes() for path in (*key_folder.identities.iterdir(), key_folder.path / "content.key")
+        },
     }
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     init, container = spec["initContainers"][0], spec["containers"][0]

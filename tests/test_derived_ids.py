@@ -8,6 +8,8 @@ whoever needs another derivation adds it beside the old one, and keeps the old o
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from tokenferry.configuration import LimitSettings, Platform
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope import Header
 from tokenferry.contract.onboarding import OnboardingHeader
+from tokenferry.contract.plaintext import Plaintext
 from tokenferry.contract.queues import (
     attach_queues,
     onboard_queue,
@@ -30,11 +33,14 @@ from tokenferry.importing.checkpoint import SameImport as ImportedFile
 from tokenferry.sealing import Signer, key_id
 from tokenferry_worker.circuits.scopes import CallScope, is_outage, scopes_of
 from tokenferry_worker.deliveries import onboarding, tokenizing
+from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import _of_round
 from tokenferry_worker.on_redis.keys import StoreKeys
 from tokenferry_worker.onboarding import plan as onboarding_plan
+from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens import creating, orders
+from tokenferry_worker.tokens.grouped_ids import GroupedId
 from tokenferry_worker.tokens.ledger import Became
 from tokenferry_worker.tokens.results import attached, failed
 
@@ -213,7 +219,7 @@ def test_the_hash_by_which_an_interrupted_import_knows_its_file_again() -> None:
 
 
 def test_the_names_of_keys_queues_and_circuits() -> None:
-    assert key_id(bytes(32)) == "k66687aadf862bd77"
+    assert key_id(bytes(32)) == "k66687aadf862bd776c8fc18b8e9f8e20"
     assert tokenize_queues("main") == ["tokenize.realtime.main", "tokenize.bulk.main"]
     assert attach_queues("main") == ["attach.realtime.main", "attach.bulk.main"]
     assert (onboard_queue("main"), results_queue("shop")) == ("onboard.main", "results.shop")
@@ -260,3 +266,36 @@ def test_the_keys_in_the_store() -> None:
         "tokenferry:circuit:main",
         "tokenferry:circuit-duty:main",
     )
+
+
+GROUPS = json.loads((Path(__file__).parent / "vectors" / "groups.json").read_text())
+
+
+@pytest.mark.parametrize("case", GROUPS["cases"], ids=lambda case: f"{case['group']}-{case['generation']}")
+def test_what_is_derived_in_a_group_and_for_a_later_generation(case: dict[str, Any]) -> None:
+    group, generation, keys = case["group"], case["generation"], StoreKeys("tokenferry")
+    name = GroupedId("req-1", group, generation)
+    assert keys.journal("request", name.key) == case["journal_of_a_request"]
+    assert keys.journal("attach", name.key) == case["journal_of_an_order"]
+    assert creating.key_of(name, 0) == case["key_of_a_token"]
+    spent = order(
+        version=2, attach_id="req-1", group=group, generation=generation, target=target_from(GROUPS["target"])
+    )
+    assert orders.idempotency_key(spent, "spend") == case["key_of_an_order"]
+    assert attached(spent, Became("cus_1", "customer"), settled_at=1).outcome_id == case["outcome_of_an_order"]
+    assert f"{name.shown}:token" == case["outcome_of_a_token"]
+    assert f"{name.shown}:onboarding" == case["outcome_of_an_onboarding"]
+    assert onboarding_plan.step_id("main", "seller-7", "person:jenny", 0, group=group) == case["step"]
+    for live, expected in ((True, case["onboarding"]), (False, case["onboarding_in_test_mode"])):
+        platform = PlatformContext("main", None, Budgets("main", Platform()), live)  # type: ignore[arg-type]
+        fields = header().model_dump(include=OnboardingHeader.model_fields.keys() - {"kind"})
+        run = onboarding_plan.DocumentRun(platform, OnboardingHeader(**fields), "seller-7", group)
+        assert keys.onboarding(run.namespace, run.record_id) == expected
+
+
+@pytest.mark.parametrize("case", GROUPS["cases"], ids=lambda case: f"{case['group']}-{case['generation']}")
+def test_the_mark_of_a_content_which_no_verification_code_changes(case: dict[str, Any]) -> None:
+    marks, name = ContentMarks(bytes.fromhex(GROUPS["content_key"])), GroupedId("req-1", case["group"])
+    for form in (GROUPS["form"], GROUPS["form_with_a_code"]):
+        content = Plaintext(form=form, attach=target_from(GROUPS["target"]))
+        assert marks.of_request(name.key, content) == case["content"]

@@ -57,7 +57,13 @@ def test_every_setting_is_on_its_page() -> None:
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TRIED = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("slow.md", "failed.md", "operations.md"))]
+TRIED = [
+    ROOT / "README.md",
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("watch", "python", "testing-your-code", "slow", "failed", "operations")
+    ),
+]
 """Pages whose fenced commands are run, in this order: the later ones need what the README has started."""
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"]
 WIDEST = 110
@@ -100,20 +106,19 @@ def blocks(language: str) -> list[str]:
 def test_every_command_of_the_readme_and_of_the_pages_works_in_its_order(tmp_path: Path) -> None:
     port = free_port()
     shell = "\n".join(blocks("sh")).replace("12111", str(port))
+    # The configuration that `init` writes names the emulator's usual port.
+    shell = re.sub(r"^(tokenferry init .*)$", rf"\1\nsed -i s/12111/{port}/ tokenferry.toml", shell, flags=re.MULTILINE)
     # Commands that stay in the background must be up before the next one uses them, as they are when a person types.
     for command, word in (("emulator", "listening"), ("worker", "ready")):
         started = rf"\1 > {command}.log 2>&1 &\nawait {command}.log {word}"
         shell = re.sub(rf"^(tokenferry {command} .*) &$", started, shell, flags=re.MULTILINE)
-    python = "\n".join(blocks("python"))
+    python = "".join(f"python - <<'END_OF_PYTHON'\n{block}END_OF_PYTHON\n" for block in blocks("python"))
     script = f"""
 set -euo pipefail
 trap 'kill $(jobs -p); wait' EXIT
 await() {{ for _ in $(seq 300); do grep -q "$2" "$1" && return; sleep 0.1; done; cat "$1"; return 1; }}
 {shell}
-python - <<'END_OF_PYTHON'
-{python}
-END_OF_PYTHON
-"""
+{python}"""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     environment = {**os.environ, "PATH": forking.stand_in_path(tmp_path / "bin")}
     try:

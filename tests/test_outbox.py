@@ -721,6 +721,30 @@ def test_a_request_is_kept_until_its_result_has_been_dealt_with(desk: Desk) -> N
     assert desk.status()["confirmed"] == 1
 
 
+def test_the_outcome_of_the_same_id_in_another_group_deletes_nothing(desk: Desk) -> None:
+    route = f"r{secrets.token_hex(6)}"
+    settings = desk.configuration.producer.model_copy(update={"group": "shop"})
+    ours = desk.configuration.model_copy(update={"producer": settings})
+    with Producer(ours) as producer, Results(route, ours) as results:
+        id_ = producer.send(card(), reply_to=route)
+        until(lambda: desk.status()["confirmed"] == 1, "the delivery")
+        for group, left in (("mail/", 1), ("", 1), ("shop/", 0)):
+            result = TokenResult(
+                outcome_id=f"{group}{id_}:token",
+                request_id=id_,
+                kind="card",
+                platform=desk.platform,
+                token="tok_1",
+                settled_at=1,
+            )
+            producer.publisher.publish(
+                signed(f"results.{route}", result.model_dump_json(), desk.keys.result_signing_key)
+            )
+            assert results.take(5) == result
+            results.take(0.0)  # the one before is dealt with
+            assert desk.status()["confirmed"] == left, group
+
+
 def test_a_request_sent_again_after_its_result_was_dealt_with_waits_for_no_other(desk: Desk) -> None:
     route = f"r{secrets.token_hex(6)}"
     with Producer(desk.configuration) as producer, Results(route, desk.configuration) as results:

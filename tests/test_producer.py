@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -29,10 +31,13 @@ from tokenferry import (
     BrokerUnavailable,
     CardRequest,
     CvcUpdateRequest,
+    InvalidInput,
     InvalidRequest,
     Order,
     Producer,
+    Results,
     TokenResult,
+    load,
     onboarding_from,
 )
 from tokenferry.broker.errors import StillQueued
@@ -699,7 +704,7 @@ def test_an_order_to_spend_a_token_is_signed_and_can_be_repeated_under_its_id(de
         signer = producer.sealer.signer.signer_id
     request = order.request
     assert (request.attach_id, request.request_id, request.token) == (attach_id, "req-1", "tok_1")
-    assert (request.connected_account, request.reply_to, request.signer_id) == ("acct_1", "back", signer)
+    assert (request.connected_account, request.reply_to, request.signer_id) == ("acct_1", "back", signer[:17])
     assert request.attach_before - request.token_created_at == 600_000
     assert desk.order().request.attach_id == attach_id
 
@@ -777,3 +782,89 @@ def test_no_id_of_ours_looks_like_a_number_gone_astray() -> None:
     ids = {new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert not [id_ for id_ in ids if masked(id_) != id_]
+
+
+class TestWhatPeopleHave:
+    """Paths, dicts and numbers in the places where a newcomer puts them."""
+
+    def test_the_path_of_a_configuration_may_be_text(self, tmp_path: Path) -> None:
+        (tmp_path / "t.toml").write_text("[platforms.main]\n")
+        assert list(load(str(tmp_path / "t.toml")).platforms) == ["main"]
+        for make in (Producer, lambda path: Results("shop", path)):
+            with pytest.raises(UnusableKey):  # read, and the keys are the next thing it needs
+                make(str(tmp_path / "t.toml"))
+
+    @on_valkey
+    def test_a_dict_is_answered_with_what_makes_a_request_of_it(self, desk: Desk) -> None:
+        with Producer(desk.configuration) as producer:
+            for call, name in (
+                (lambda: producer.send({"number": NUMBER}), "request: must be a TokenRequest, not a dict"),  # type: ignore[arg-type]
+                (lambda: producer.send(card(), attach={"to": "charge"}), "attach: must be a Target, not a dict"),  # type: ignore[arg-type]
+                (lambda: producer.attach({"token": "tok_1"}, CustomerCreate()), "result: must be a TokenResult"),  # type: ignore[arg-type]
+                (lambda: producer.onboard({"reference": "a"}), "document: must be a Onboarding"),  # type: ignore[arg-type]
+            ):
+                with pytest.raises(InvalidInput, match=name) as refusal:
+                    call()
+                assert NUMBER not in str(refusal.value)
+
+    def test_a_month_is_a_number_or_digits(self) -> None:
+        numbers = CardRequest(number=NUMBER, exp_month=7, exp_year=2040)
+        assert numbers == CardRequest(number=NUMBER, exp_month="7", exp_year="2040")
+
+    def test_what_is_made_wrong_raises_what_is_sent_wrong(self) -> None:
+        with pytest.raises(InvalidInput) as refusal:
+            CardRequest(number=MISTYPED + "x", exp_month=7)  # type: ignore[call-arg]
+        assert [problem.field for problem in refusal.value.problems] == ["card.number"]
+        assert MISTYPED not in "".join(traceback.format_exception(refusal.value))
+        with pytest.raises(InvalidTarget) as target:
+            CustomerSource(customer="4242424242424242")
+        assert [problem.field for problem in target.value.problems] == ["customer_source.customer"]
+
+
+class TestMisuse:
+    @on_valkey
+    def test_a_request_in_an_event_loop_says_what_to_use_there(self, desk: Desk) -> None:
+        with Producer(desk.configuration) as producer:
+
+            async def ask() -> None:
+                producer.request(card())
+
+            with pytest.raises(RuntimeError, match=r"await producer.request.* with an AsyncProducer"):
+                asyncio.run(ask())
+
+            async def send() -> None:
+                producer.send(card())
+
+            with pytest.warns(RuntimeWarning, match="use AsyncProducer"):
+                asyncio.run(send())
+
+    @on_valkey
+    def test_a_producer_of_before_a_fork_says_where_to_make_one(self, desk: Desk) -> None:
+        with Producer(desk.configuration) as producer:
+            producer.send(card())
+            reading, writing = os.pipe()
+            if (child := os.fork()) == 0:
+                try:
+                    producer.request(card(), timeout=5)
+                except BaseException as error:
+                    os.write(writing, str(error).encode())
+                os._exit(0)
+            os.waitpid(child, 0)
+            os.close(writing)
+            with os.fdopen(reading) as said:
+                assert "gunicorn's post_fork" in said.read()
+
+
+PUBLIC = sorted(name for name in dir(Producer) if not name.startswith("_") and callable(getattr(Producer, name)))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_both_producers_have_the_same_methods_each_explained_where_it_is(name: str) -> None:
+    """A docstring that only names the other class helps nobody in an editor."""
+    plain, for_asyncio = getattr(Producer, name), getattr(AsyncProducer, name)
+    assert list(inspect.signature(plain).parameters) == list(inspect.signature(for_asyncio).parameters)
+    for method in (plain, for_asyncio):
+        said = inspect.getdoc(method) or ""
+        assert len(said) > 60
+        assert "; see `" not in said
+        assert not said.startswith("As `")

@@ -13,16 +13,18 @@ from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 
 from tokenferry.contract.queues import ATTACH_TASK, ONBOARD_TASK, TOKENIZE_TASK
+from tokenferry.key_ring import KeyRing
 from tokenferry.sealing import key_id
 from tokenferry_worker.dead_letters.record import DeadLetter
 from tokenferry_worker.dead_letters.retention import retained
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Identity, Signers
 from tokenferry_worker.keys.opening import Opener, read_attach
+from tokenferry_worker.keys.xwing_seed import expand
 
 FOLDER = Path(__file__).parent / "vectors" / "version2"
 NODE = Path(__file__).parent / "node"
-SEALED = sorted(FOLDER.glob("*25519_*.json"))
+SEALED = sorted([*FOLDER.glob("*25519_*.json"), *FOLDER.glob("xwing_*.json")])
 
 
 def read(name: str) -> dict[str, Any]:
@@ -31,16 +33,21 @@ def read(name: str) -> dict[str, Any]:
 
 
 def opener(vector: dict[str, Any]) -> Opener:
+    signer = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(vector["producer_public"]))
+    signers = Signers({key_id(signer.public_bytes_raw()): signer})
+    if "xwing_seed" in vector["identity"]:
+        private, public = expand(bytes.fromhex(vector["identity"]["xwing_seed"]))
+        identity = Identity(key_id(public), "mlkem768x25519-hkdf-sha256-aes256gcm", private)
+        return Opener({identity.key_id: identity}, signers)
     classic = x25519.X25519PrivateKey.from_private_bytes(bytes.fromhex(vector["identity"]["x25519_private"]))
     lattice = mlkem.MLKEM768PrivateKey.from_seed_bytes(bytes.fromhex(vector["identity"]["mlkem768_seed"]))
     raw = classic.public_key().public_bytes_raw()
     both = lattice.public_key().public_bytes_raw() + raw
-    signer = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(vector["producer_public"]))
     identities = [
         Identity(key_id(raw), "x25519-hkdf-sha256-aes256gcm", classic),
         Identity(key_id(both), "mlkem768x25519-hkdf-sha256-aes256gcm", hpke.MLKEM768X25519PrivateKey(lattice, classic)),
     ]
-    return Opener({each.key_id: each for each in identities}, Signers({key_id(signer.public_bytes_raw()): signer}))
+    return Opener(KeyRing({each.key_id: each for each in identities}), signers)
 
 
 @pytest.mark.parametrize("path", SEALED, ids=lambda path: path.stem)
@@ -80,10 +87,11 @@ def test_node_opens_the_vectors_and_what_it_seals_opens_here() -> None:
         ["node", "vectors.mjs", str(FOLDER)], cwd=NODE, capture_output=True, text=True, timeout=60, check=False
     )
     assert run.returncode == 0, run.stderr
-    vector = read("x25519_bank_account_with_plan")
-    envelope = opener(vector).read(run.stdout.strip())
-    assert envelope.header.request_id == "req-node"
-    assert opener(vector).open(envelope).form == vector["opens_to"]["body"]
+    for name, text in zip(("x25519", "xwing"), run.stdout.split(), strict=True):
+        vector = read(f"{name}_bank_account_with_plan")
+        envelope = opener(vector).read(text)
+        assert envelope.header.request_id == "req-node"
+        assert opener(vector).open(envelope).form == vector["opens_to"]["body"]
 
 
 def test_what_a_producer_of_version_1_wrote_is_read_by_new_workers() -> None:

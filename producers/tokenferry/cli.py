@@ -7,6 +7,7 @@ exit code is 1 (it failed) or 2 (wrong usage or configuration).
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import os
@@ -15,21 +16,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from functools import cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, version
 from typing import IO, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
-from tokenferry.broker.embedded import EmbeddedServerError
-from tokenferry.broker.publishing import PublishError
-from tokenferry.bulk.outputs import OutputFailed, UnusableOutput, masked
 from tokenferry.commands.printing import standard_output
-from tokenferry.configuration import InvalidConfiguration
-from tokenferry.contract.requests import InvalidRequest
-from tokenferry.contract.targets import InvalidTarget
-from tokenferry.inputs.rows import InvalidMapping, UnreadableFile
-from tokenferry.outbox import UnusableOutbox
-from tokenferry.sealing import UnusableKey
+from tokenferry.errors import OutputFailed, ProducerError
+from tokenferry.masking import masked
 from tokenferry.shown import LONGEST_LINE, shown
 
 GROUP: Final = "tokenferry.commands"
@@ -55,20 +51,33 @@ SUMMARIES: Final = {
     "emulator": "Run a local emulator of Stripe's token API.",
     "health": "Ask the workers on this machine how they are.",
     "import": "Tokenize every row of a CSV or JSONL file.",
+    "init": "Write a configuration, keys and sample files for a start.",
     "keys": "Create the keys of producers and workers.",
     "limits": "Show and change the rate budgets of running workers.",
     "outbox": "Show and send accepted requests that the broker does not have yet.",
     "onboard": "Create every connected account of a file, with its persons and bank accounts.",
     "results": "Print the results that wait on a route, or take them into a file.",
     "send": "Seal one request and send it to the broker.",
+    "show": "Say what happened to one request, token, object or row.",
     "signers": "Say who may ask for what: the policy of the workers.",
+    "status": "Say how far the work is, and what slows it.",
     "store": "Say when the store began, or that it is new or restored on purpose.",
     "worker": "Run a worker.",
 }
 """One line for each command: the list of commands must not load them."""
 
-REFUSED: Final = (InvalidConfiguration, UnusableKey, UnreadableFile, InvalidMapping, UnusableOutput, UnusableOutbox)
-FAILED: Final = (InvalidRequest, InvalidTarget, EmbeddedServerError, OutputFailed)
+OTHER_WORDS: Final = {
+    "attach": ("use", "spend"),
+    "dead-letters": ("dlq", "failed", "retry", "redrive"),
+    "doctor": ("check", "verify"),
+    "import": ("load", "tokenize"),
+    "init": ("setup", "new", "start", "create"),
+    "limits": ("rate", "rates", "pause", "resume"),
+    "outbox": ("flush",),
+    "results": ("receive", "read", "get"),
+    "worker": ("run", "work", "serve"),
+}
+"""What people type who mean this command."""
 
 _JSON: Final = re.compile(r"(^|['(])\{(?:.*\}|.*)", re.DOTALL)
 """A JSON object in the place of a name: it is at the beginning, or click has put it in quotes."""
@@ -97,7 +106,7 @@ class Commands(click.Group):
     ) -> None:
         """*points*: returns the entry points of the commands. Default: those of installed packages, and ours."""
         super().__init__(*arguments, **options)
-        self._points = points or _points
+        self._points = cache(lambda: tuple((points or _points)()))
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted({*OURS, *(point.name for point in self._points()), *super().list_commands(context)})
@@ -111,6 +120,21 @@ class Commands(click.Group):
         except ModuleNotFoundError as error:
             return _unavailable(point, error.name)
         return loaded if isinstance(loaded, click.Command) else None
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click. A command that does not exist is answered with those of similar names."""
+        try:
+            return super().resolve_command(context, arguments)
+        except click.UsageError as error:
+            raise _with_alike(error, arguments[0], self.list_commands(context)) from None
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without loading any."""
+        names = [name for name in self.list_commands(context) if name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, context, incomplete)
+        return [*(CompletionItem(name, help=SUMMARIES.get(name)) for name in names), *options]
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without loading them."""
@@ -152,12 +176,8 @@ class Commands(click.Group):
             if (safe := _harmless(text)) != text:
                 raise click.UsageError(safe, ctx=error.ctx) from None
             raise
-        except REFUSED as error:
-            raise NotStarted(str(error)) from None
-        except PublishError as error:
-            raise Stopped(_with_id(error)) from None
-        except FAILED as error:
-            raise Stopped(str(error)) from None
+        except ProducerError as error:
+            raise (NotStarted if error.exit_code == 2 else Stopped)(error.on_command_line()) from None
         except click.ClickException as error:
             raise error if isinstance(error, Stopped) else Stopped(error.format_message()) from None
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -168,11 +188,18 @@ class Commands(click.Group):
             raise Stopped(_unexpected(error)) from None
 
 
-def _with_id(error: PublishError) -> str:
-    if error.request_id is None:
-        return str(error)
-    doubt = "it may have been sent all the same: " if error.maybe_sent else "nothing was sent: "
-    return f"{error}; {doubt}repeat it with --request-id {error.request_id}"
+def _with_alike(error: click.UsageError, name: str, known: Iterable[str]) -> click.UsageError:
+    """*error* with the commands that *name* may mean. click has a suggestion for options already."""
+    known = list(known)
+    alike = list(dict.fromkeys([*(each for each in known if name in OTHER_WORDS.get(each, ())), *_alike(name, known)]))
+    text = error.format_message()
+    if alike and "Did you mean" not in text:
+        text = f"{text.rstrip('.')}. Did you mean {' or '.join(f'`{each}`' for each in alike)}?"
+    return click.UsageError(text, ctx=error.ctx)
+
+
+def _alike(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(known), n=2, cutoff=0.65)
 
 
 def _harmless(text: str) -> str:
@@ -195,8 +222,11 @@ def _place(error: Exception) -> str:
 
 
 def _points() -> Iterator[EntryPoint]:
-    """The commands of installed packages, and ours in any case."""
-    installed = entry_points(group=GROUP)
+    """The commands of this distribution, and ours in any case. Other distributions are not searched: it takes time."""
+    try:
+        installed = tuple(distribution("tokenferry").entry_points.select(group=GROUP))
+    except PackageNotFoundError:
+        installed = ()
     yield from installed
     names = {point.name for point in installed}
     yield from (EntryPoint(name, value, GROUP) for name, value in OURS.items() if name not in names)
@@ -228,15 +258,26 @@ def _unavailable(point: EntryPoint, module: str | None) -> click.Command:
     )
 
 
-def _version() -> str:
+def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked or context.resilient_parsing:
+        return
     try:
-        return version("tokenferry")
+        number = version("tokenferry")
     except PackageNotFoundError:
-        return "(not installed)"
+        number = "(not installed)"
+    click.echo(f"tokenferry, version {number}")
+    context.exit()
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(_version(), prog_name="tokenferry")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
     """Encrypted card and bank data in, Stripe tokens out.
 

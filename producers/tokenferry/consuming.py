@@ -13,19 +13,25 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import TracebackType
+from typing import Literal, TypeVar
 
 from kombu import Consumer
 from kombu.message import Message as Delivery
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker import connecting
+from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.error_text import BROKER, explain
+from tokenferry.broker.fork_guard import ForkGuard
 from tokenferry.broker.patience import Patience, ask
 from tokenferry.configuration import Configuration, load
+from tokenferry.contract.envelope import LEGACY
 from tokenferry.contract.names import Name
 from tokenferry.contract.notices import Notice, read_message
+from tokenferry.contract.problems import InvalidRequest, Problem
 from tokenferry.contract.queues import QUARANTINE, results_queue
 from tokenferry.contract.result_signature import UNVERIFIED, only_signature
 from tokenferry.contract.results import AnyResult, OnboardingProgress
@@ -57,25 +63,27 @@ class Results:
     def __init__(
         self,
         route: str,
-        configuration: Configuration | Path | None = None,
+        configuration: Configuration | str | Path | None = None,
         *,
         outbox: Outbox | Literal[False] | None = None,
         on_progress: Callable[[OnboardingProgress], None] | None = None,
         on_notice: Callable[[Notice], None] | None = None,
         patience: float | None = None,
     ) -> None:
-        """*outbox*: learns each outcome when its result is acknowledged. Default: the configured one; False: none.
+        """*configuration*: a loaded one, or the path of a `tokenferry.toml` (default: the one in this folder).
+
+        *outbox*: learns each outcome when its result is acknowledged. Default: the configured one; False: none.
 
         *on_progress*: called with the steps of accounts that were sent with `progress=True`; they are no results.
         *on_notice*: called with what workers say about why requests wait; without it such messages are dropped.
         *patience*: seconds for which a RabbitMQ that cannot answer about the route is asked again, default ten.
 
-        Raises `InvalidConfiguration`, `UnusableOutbox`, and `UnusableKey` when there is no key to verify results with.
-        The broker is only asked when the first result is.
+        Raises `InvalidInput`, `InvalidConfiguration`, `UnusableOutbox`, and `UnusableKey` when there is no key to
+        verify results with. The broker is only asked when the first result is.
         """
         if not isinstance(configuration, Configuration):
             configuration = load(configuration)
-        self.route = _ROUTE.validate_python(route)
+        self.route = _route(route)
         self._configuration = configuration
         self._signers = ResultSigners.load(configuration)
         self._signers.warn()
@@ -90,6 +98,7 @@ class Results:
         self._held: dict[str, list[Delivery]] = {}
         """What `hold` returned and is not acknowledged, by outcome id: an entry for each delivery."""
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._process = ForkGuard("Results")
         self._stop = threading.Event()
         self._patience_seconds = patience
         self._patience: Patience | None = None
@@ -193,13 +202,16 @@ class Results:
 
     def __iter__(self) -> Iterator[AnyResult]:
         """Yield every result until `stop`, also when the broker restarts."""
+        alarm = Alarm(log, "results")
         while not self._stop.is_set():
             try:
                 result = self.take(timeout=0.5)
             except self._connection_errors() as error:
-                log.warning("results: the broker is away (it %s); trying again", explain(error, BROKER).says)
+                failure = explain(error, BROKER)
+                alarm.failed(f"the broker {failure.says}: {failure.do}; trying again")
                 self._stop.wait(1.0)
                 continue
+            alarm.worked()
             if result is not None:
                 yield result
         self._acknowledge()
@@ -216,6 +228,11 @@ class Results:
     def stop(self) -> None:
         """End the iteration from any thread."""
         self._stop.set()
+
+    @property
+    def is_stopped(self) -> bool:
+        """True after `stop` or `close`."""
+        return self._stop.is_set()
 
     def close(self) -> None:
         """Give back what was fetched and not returned, and close the connection."""
@@ -303,6 +320,7 @@ class Results:
 
     def _wait(self, timeout: float) -> bool:
         if self._consumer is None:
+            self._process.check()
             channel = self._connection.channel()
             consumer = Consumer(
                 channel, [self._queue], on_message=self._receive, prefetch_count=PREFETCH, auto_declare=self._amqp
@@ -337,8 +355,13 @@ class Results:
             self._seen.popitem(last=False)
 
     def _settle(self, result: AnyResult) -> None:
-        if self._outbox is not None:
+        if self._outbox is not None and self._is_ours(result.outcome_id):
             self._outbox.settled(result.request_id, route=self.route)
+
+    def _is_ours(self, outcome_id: str) -> bool:
+        """False for the same id in another group than this reader's configuration names."""
+        group = self._configuration.producer.group
+        return group is None or (outcome_id.rpartition("/")[0] or LEGACY) == group
 
     def _forget_connection(self) -> None:
         self._consumer = None
@@ -352,57 +375,131 @@ class Results:
 
 
 class AsyncResults:
-    """`Results` for asyncio: a thread waits for the broker, the loop never does."""
+    """The outcomes sent to one reply route, for asyncio: a thread waits for the broker, the loop never does.
+
+    A result is taken off the route when the next one is asked for, so a reader that dies gets the last one again. Each
+    outcome is returned once, even if the broker delivers it twice. It belongs to the event loop that first uses it.
+
+    >>> async def main() -> None:
+    ...     async with AsyncResults("onboarding") as results:
+    ...         async for result in results:
+    ...             print(result.request_id, result.ok)
+    """
 
     def __init__(
         self,
         route: str,
-        configuration: Configuration | Path | None = None,
+        configuration: Configuration | str | Path | None = None,
         *,
         outbox: Outbox | Literal[False] | None = None,
+        on_progress: Callable[[OnboardingProgress], None] | None = None,
         on_notice: Callable[[Notice], None] | None = None,
+        patience: float | None = None,
     ) -> None:
-        """As `Results`. *on_notice* is called in the loop that reads."""
-        self._on_notice = on_notice
-        self._results = Results(
-            route, configuration, outbox=outbox, on_notice=None if on_notice is None else self._pass_on
-        )
+        """*configuration*: a loaded one, or the path of a `tokenferry.toml` (default: the one in this folder).
+
+        *outbox*: learns each outcome when its result is acknowledged. Default: the configured one; False: none.
+        *on_notice*: called in the loop that reads with what workers say about why requests wait.
+        *on_progress*: called in the loop that reads with the steps of accounts that were sent with `progress=True`.
+        *patience*: seconds for which a RabbitMQ that cannot answer about the route is asked again, default ten.
+
+        Raises `InvalidInput`, `InvalidConfiguration`, `UnusableOutbox`, and `UnusableKey` when there is no key to
+        verify results with. The broker is only asked when the first result is.
+        """
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._iterator = iter(self._results)
+        self._results = Results(
+            route,
+            configuration,
+            outbox=outbox,
+            on_progress=self._in_loop(on_progress),
+            on_notice=self._in_loop(on_notice),
+            patience=patience,
+        )
         self._thread = ThreadPoolExecutor(1, "tokenferry-results")
         self._taking: asyncio.Future[AnyResult | None] | None = None
         """The next result, under way. It outlives a cancelled wait, so that no result is lost."""
 
-    def _pass_on(self, notice: Notice) -> None:
-        """Called in the thread that reads."""
-        if self._loop is not None and self._on_notice is not None:
-            self._loop.call_soon_threadsafe(self._on_notice, notice)
+    async def take(self, timeout: float | None = None) -> AnyResult | None:
+        """Return the next result, or None after *timeout* seconds without one. Acknowledges the one taken before.
+
+        A wait that is cancelled loses nothing: the result is returned by the next call.
+
+        Raises the broker client's connection error when the broker is away; the next call reconnects. Raises
+        `RuntimeError` in another event loop than the first.
+        """
+        deadline = _deadline(timeout)
+        while not self._results.is_stopped:
+            left = WAKE_SECONDS if deadline is None else min(WAKE_SECONDS, deadline - time.monotonic())
+            result = await self._next(lambda left=left: self._results.take(max(0.0, left)))  # type: ignore[misc]
+            if result is not None or (deadline is not None and time.monotonic() >= deadline):
+                return result
+        return None
+
+    def _in_loop(self, callback: Callable[[T], None] | None) -> Callable[[T], None] | None:
+        """A callback for the thread that reads: it calls *callback* in the loop."""
+
+        def pass_on(message: T) -> None:
+            if self._loop is not None and callback is not None:
+                self._loop.call_soon_threadsafe(callback, message)
+
+        return None if callback is None else pass_on
 
     async def __aiter__(self) -> AsyncIterator[AnyResult]:
-        self._loop = asyncio.get_running_loop()
-        while True:
-            if self._taking is None:
-                self._taking = asyncio.get_running_loop().run_in_executor(self._thread, next, self._iterator, None)
-            result = await asyncio.shield(self._taking)
-            self._taking = None
-            if result is None:
-                return
+        """Yield every result until `stop`, also when the broker restarts."""
+        iterator = iter(self._results)
+        while (result := await self._next(lambda: next(iterator, None))) is not None:
             yield result
+
+    async def _next(self, take: Callable[[], AnyResult | None]) -> AnyResult | None:
+        """What the thread takes next, or what a cancelled wait has left under way."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise RuntimeError(
+                "these AsyncResults belong to another event loop; make one in each loop, where it is used"
+            )
+        if self._taking is None:
+            self._taking = loop.run_in_executor(self._thread, take)
+        try:
+            result = await asyncio.shield(self._taking)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self._taking = None
+            raise
+        self._taking = None
+        return result
 
     def stop(self) -> None:
         """End the iteration."""
         self._results.stop()
 
+    async def close(self) -> None:
+        """Give back what was fetched and not returned, and close the connection."""
+        await self.__aexit__(None, None, None)
+
     async def __aenter__(self) -> AsyncResults:
         return self
 
-    async def __aexit__(self, *exc: Any) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._results.stop()
         taken = None if self._taking is None else (await asyncio.gather(self._taking, return_exceptions=True))[0]
         if taken is not None:
             self._results._unacknowledged = None  # it was not returned: it is delivered again
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._results.__exit__, *exc)
+        leave = partial(self._results.__exit__, kind, error, trace)
+        await asyncio.get_running_loop().run_in_executor(self._thread, leave)
         self._thread.shutdown()
+
+
+def _route(name: object) -> str:
+    """Return *name*. Raises `InvalidRequest` if it cannot be the name of a route."""
+    try:
+        return _ROUTE.validate_python(name)
+    except ValidationError:
+        pass  # its error would quote the value
+    raise InvalidRequest([Problem("route", "must look like main-eu: lower case letters, digits, - and _, at most 63")])
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 from pydantic import ValidationError
 
@@ -47,8 +47,8 @@ from tokenferry.contract.requests import (
     problems_of,
 )
 from tokenferry.contract.results import TokenResult
-from tokenferry.contract.targets import AttachTarget, InvalidTarget, digest, target_from
-from tokenferry.sealing import Recipient, Signer, seal, seal2, seal_onboarding, sign_attach
+from tokenferry.contract.targets import AttachTarget, InvalidTarget, Target, digest, target_from
+from tokenferry.sealing import Recipient, Signer, id_in, seal, seal2, seal_onboarding, sign_attach
 
 KEPT_WITH_CVC = WITH_CVC
 """Seconds that a request with a card verification code may wait. PCI DSS 3.3.1 forbids storing it, even encrypted."""
@@ -74,6 +74,7 @@ LOOKS_LIKE: Final = MappingProxyType(
 """What a field must look like, with an example."""
 
 Read = TypeVar("Read", bound=Message)
+Given = TypeVar("Given", bound=Message)
 
 
 class _PlatformName(Message):
@@ -105,16 +106,59 @@ class Order:
     """W3C Trace Context, version 00. In the header of version 2, and in the order to spend its token."""
 
 
+class SendOptions(TypedDict, total=False):
+    """The options of `send` and `request`: the fields of `Order`, by name."""
+
+    platform: str | None
+    """A platform of the configuration. Default: the only one."""
+    connected_account: str | None
+    """Create the token on this connected account (`acct_...`)."""
+    lane: Lane | None
+    """`realtime` (a person waits) or `bulk`."""
+    request_id: str | None
+    """To repeat a request whose outcome is unknown: same id, one token. Default: a new id."""
+    keep_seconds: float | None
+    """Seconds that it may wait before it expires."""
+    batch: str | None
+    """The import or other run that it belongs to; the result names it."""
+    traceparent: str | None
+    """W3C Trace Context, version 00."""
+
+
+class OnboardOptions(TypedDict, total=False):
+    """The options of `onboard`."""
+
+    onboarding_id: str | None
+    """Default: the document's `reference`, else a new one."""
+    platform: str | None
+    """A platform of the configuration. Default: the only one."""
+    reply_to: str | None
+    """The route of the result. Default: no result is sent."""
+    keep_seconds: float | None
+    """Seconds that it may wait before it expires. Default: three days."""
+    progress: bool
+    """Send a message for each step too; `Results` hands it to `on_progress`."""
+    batch: str | None
+    """The run that it belongs to; the result names it."""
+    traceparent: str | None
+    """W3C Trace Context, version 00."""
+
+
 class Sealer:
     """Turns an order into a message that is ready to be sent. Both producers use it."""
 
-    def __init__(self, configuration: Configuration) -> None:
-        """Raises `UnusableKey` if a key file is missing, readable by others, or not the key it should be."""
+    def __init__(
+        self, configuration: Configuration, *, recipient: Recipient | None = None, signer: Signer | None = None
+    ) -> None:
+        """*recipient*, *signer*: default: the keys that *configuration* names.
+
+        Raises `UnusableKey` if a key file is missing, readable by others, or not the key it should be.
+        """
         self.configuration = configuration
         self.version = configuration.producer.written
         keys = configuration.keys
-        self.recipient = Recipient.load(configuration.path(keys.recipient))
-        self.signer = Signer.load(configuration.path(keys.producer_signing_key))
+        self.recipient = recipient or Recipient.load(configuration.path(keys.recipient))
+        self.signer = signer or Signer.load(configuration.path(keys.producer_signing_key))
 
     def platform(self, name: str | None) -> str:
         """Return the name of the platform: *name*, or without one the only platform that is configured.
@@ -123,18 +167,26 @@ class Sealer:
         """
         return self.configuration.meant(name if name is None else validated(_PlatformName, platform=name).platform)
 
-    def message(self, order: Order) -> tuple[str, Outgoing]:
+    @property
+    def group(self) -> str:
+        """The group that version 2 claims."""
+        return self.configuration.producer.group or LEGACY
+
+    def message(self, order: Order, *, generation: int = 1) -> tuple[str, Outgoing]:
         """Check and seal one order. Return its request id and the message.
+
+        *generation*: 2 or more begins an id again whose last outcome has left nothing behind (docs/formats.md).
 
         Raises `InvalidRequest` and `InvalidTarget` (field and reason, never the value), and `InvalidConfiguration`.
         """
-        request = order.request
+        request = _is_a(TokenRequest, order.request, "request", "request_from(kind, fields)")
         platform = self.platform(order.platform)
         lane: Lane = order.lane or ("realtime" if request.carries_cvc else "bulk")
         live = self.configuration.platform(platform).live
         problems = (
             *check(request, today=datetime.now(UTC).date(), live=live),
             *_problems(order, lane, self._journal_days),
+            *self._generation_problems(generation),
         )
         if problems:
             raise InvalidRequest(problems)
@@ -152,11 +204,17 @@ class Sealer:
             "connected_account": order.connected_account,
         }
         context = validated(_Context, batch=order.batch, traceparent=order.traceparent)
+        if self.version == 2:
+            fields["generation"] = generation
         header, body = self._sealed(request, attach, fields, context)
         message = self._outgoing(tokenize_queue(lane, platform), TOKENIZE_TASK, header, body)
         if request.carries_cvc:  # without `expires_at` it is never stored in an outbox
             return header.request_id, replace(message, keep_seconds=keep)
         return header.request_id, replace(message, expires_at=header.expires_at)
+
+    def _generation_problems(self, generation: int) -> Iterator[Problem]:
+        if generation != 1 and self.version == 1:
+            yield Problem("generation", "needs envelope = 2 below [producer]: version 1 cannot say it")
 
     def _sealed(
         self, request: TokenRequest, attach: AttachTarget | None, fields: dict[str, Any], context: _Context
@@ -171,7 +229,7 @@ class Sealer:
             Header2,
             **fields,
             **context.model_dump(),
-            group=LEGACY,
+            group=self.group,
             cvc=request.carries_cvc,
             operations=attach.operations() if attach else (),
             plan_digest=content.plan_digest(),
@@ -196,6 +254,7 @@ class Sealer:
         Raises `InvalidRequest` if *result* has no token or an id is not valid. Raises `InvalidTarget` if the target
         does not take tokens of this kind, or contains a card number. Both name field and reason, never the value.
         """
+        result = _is_a(TokenResult, result, "result", "Results, or request(...)")
         result = validated(TokenResult, **result.model_dump(warnings=False))
         if result.token is None:
             raise InvalidRequest([Problem("token", f"request {result.request_id} has none")])
@@ -219,8 +278,9 @@ class Sealer:
             reply_to=reply_to,
             token_created_at=made_at,
             attach_before=made_at + int(min(self.configuration.worker.token_lifetime, longest) * 1000),
-            signer_id=self.signer.signer_id,
+            signer_id=id_in(self.version, self.signer.signer_id),
             display=result.display,
+            group=self.group if self.version == 2 else LEGACY,
             **(context.model_dump() if self.version == 2 else {}),
         )
         body = sign_attach(request, self.signer).text()
@@ -245,6 +305,7 @@ class Sealer:
 
         Raises `InvalidRequest` (field and reason, never the value) and `InvalidConfiguration`.
         """
+        document = _is_a(Onboarding, document, "document", "onboarding_from(fields)")
         name = self.platform(platform)
         live = self.configuration.platform(name).live
         onboarding_id = onboarding_id or document.reference or new_id("onb")
@@ -271,7 +332,7 @@ class Sealer:
         if self.version == 1:
             header = validated(OnboardingHeader, **fields)
             return header, seal_onboarding(document, header, to=to, signer=signer).text()
-        about = {"group": LEGACY, "kind": "onboarding", "progress": bool(document.progress), **context.model_dump()}
+        about = {"group": self.group, "kind": "onboarding", "progress": bool(document.progress), **context.model_dump()}
         header2 = validated(Header2, **fields, **about)
         return header2, seal2(Plaintext2.of_document(document), header2, to=to, signer=signer).text()
 
@@ -291,18 +352,26 @@ class Sealer:
         issued = time.time()
         return {
             "suite": self.recipient.suite,
-            "key_id": self.recipient.key_id,
+            "key_id": id_in(self.version, self.recipient.key_id),
             "platform": platform,
             "lane": lane,
             "reply_to": reply_to,
             "issued_at": int(issued * 1000),
             "expires_at": int((issued + keep) * 1000),
-            "producer_id": self.signer.signer_id,
+            "producer_id": id_in(self.version, self.signer.signer_id),
         }
 
     def _outgoing(self, queue: str, task: str, header: RequestHeader | OnboardingHeader, body: str) -> Outgoing:
         message = Outgoing.task(queue, task, header.request_id, body)
         return replace(message, bound=bound_of(queue, self.configuration), reply_to=header.reply_to)
+
+
+def _is_a(wanted: type[Given], given: object, name: str, maker: str) -> Given:
+    """Return *given*. Raises `InvalidRequest`, which says how to make one, if it is a dict or anything else."""
+    if isinstance(given, wanted):
+        return given
+    reason = f"must be a {wanted.__name__}, not a {type(given).__name__}; get one from {maker}"
+    raise InvalidRequest([Problem(name, reason)])
 
 
 def _problems(order: Order, lane: Lane, journal_days: float) -> Iterator[Problem]:
@@ -355,6 +424,7 @@ def _explained(problem: Problem) -> Problem:
 
 def _checked(target: AttachTarget, kind: Kind) -> AttachTarget:
     """Return the target, validated again: a copy that was changed with `model_copy` was never validated."""
+    target = _is_a(Target, target, "attach", "target_from(fields)")  # type: ignore[assignment]
     validated = target_from(target.model_dump(exclude_none=True, warnings=False))
     validated.check(kind)
     if found := check_target(validated, today=datetime.now(UTC).date()):

@@ -8,26 +8,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeVar
+from threading import Lock
+from typing import Final, Literal, Protocol, TypeVar, Unpack, overload
 
 from tokenferry.broker.errors import StillQueued
+from tokenferry.broker.fork_guard import ForkGuard
 from tokenferry.broker.publishing import BrokerFull, Outgoing, Publisher, PublishError, PublishTimeout, wait, wait_async
 from tokenferry.configuration import Configuration, load
-from tokenferry.contract.names import Lane
+from tokenferry.contract.names import Lane, new_id
 from tokenferry.contract.onboarding import Onboarding
 from tokenferry.contract.requests import TokenRequest
-from tokenferry.contract.results import TokenResult
+from tokenferry.contract.results import AttachResult, TokenResult
 from tokenferry.contract.targets import AttachTarget
-from tokenferry.ordering import Order, Sealer
+from tokenferry.errors import StillRunning, UnknownRequest
+from tokenferry.ordering import OnboardOptions, Order, Sealer, SendOptions
 from tokenferry.outbox import Outbox, OutboxFailed, OutboxFull, Sender
+from tokenferry.replies import Answer, Replies
 
 __all__ = ["AsyncProducer", "Order", "Producer", "Sealer"]
+
+ANSWER_SECONDS: Final = 30.0
+"""Seconds for which `request` waits: a person in front of a browser waits no longer."""
 
 WINDOW: Final = 500
 """Submissions without an answer at the same time: it bounds the memory and keeps batches full."""
@@ -144,7 +152,7 @@ class _ProducerBase:
 
     def __init__(
         self,
-        configuration: Configuration | Path | None = None,
+        configuration: Configuration | str | Path | None = None,
         *,
         outbox: Outbox | Literal[False] | None = None,
         full_pause: float = FULL_PAUSE,
@@ -167,6 +175,9 @@ class _ProducerBase:
         self.everything_sent = True
         """After `close`: True if the broker has everything that was accepted, False if the outbox still holds some."""
         self._full_pause = full_pause
+        self._process = ForkGuard("a Producer")
+        self._replies: Replies | None = None
+        self._opening = Lock()
         self._sender: Sender | None = None
         if self.outbox is not None:
             self._sender = Sender(self.outbox.path, self.publisher, configuration, news=self.outbox.accepted)
@@ -177,9 +188,36 @@ class _ProducerBase:
         pending = self._submit(*self.sealer.message(order))
         return pending.id, pending.future
 
-    def _submit(self, id_: str, message: Outgoing, *, timeout: float | None = None) -> _PendingSend:
+    def _asked(
+        self, request: TokenRequest, attach: AttachTarget | None, options: SendOptions, timeout: float
+    ) -> tuple[_PendingSend, Future[Answer]]:
+        """Seal *request* and submit it, to be answered on the private route. Return it and its answer."""
+        options = {"lane": "realtime", **options, "request_id": options.get("request_id") or new_id()}
+        id_, message = self.sealer.message(Order(request, attach=attach, reply_to=self._private().route, **options))
+        answer = self._private().ask(id_, None if attach is None else attach.to)
+        seconds = min(timeout, self.configuration.broker.publish_timeout)
+        # Somebody waits: it is sent now or not at all, so it does not go through an outbox.
+        return self._submit(id_, message, timeout=seconds, may_keep=False), answer
+
+    def _private(self) -> Replies:
+        """The answers to this process, read from the first request on."""
+        self._process.check()
+        with self._opening:
+            if self._replies is None or not self._replies.is_alive:
+                self._replies = Replies(self.configuration)
+            return self._replies
+
+    def _answer_to(self, request_id: str) -> Future[Answer]:
+        if self._replies is None:
+            raise UnknownRequest(request_id)
+        return self._replies.answer_to(request_id)
+
+    def _submit(
+        self, id_: str, message: Outgoing, *, timeout: float | None = None, may_keep: bool = True
+    ) -> _PendingSend:
+        """Submit *message*. *may_keep*: False if it goes to the broker even where there is an outbox."""
         seconds = self.configuration.broker.publish_timeout if timeout is None else timeout
-        outbox = self.outbox if message.expires_at is not None else None
+        outbox = self.outbox if may_keep and message.expires_at is not None else None
 
         def submit() -> Future[None]:
             return outbox.submit(message) if outbox else self.publisher.submit(message, timeout=seconds)
@@ -207,6 +245,8 @@ class _ProducerBase:
             raise invalid
 
     def _close(self) -> None:
+        if self._replies is not None:
+            self._replies.close()
         if self._own_outbox is not None:
             self._own_outbox.close()
         # What is accepted stays accepted. But while the broker is there, no other process should have to send it.
@@ -219,27 +259,92 @@ class _ProducerBase:
 
 
 class Producer(_ProducerBase):
-    """Sends requests. Each call waits until the broker, or the outbox if there is one, has accepted them.
+    """Sends requests. Each call waits until the broker, or the outbox if there is one, has accepted them. Thread-safe.
+
+    One producer serves a whole process: make it once, and after a fork in each process of its own.
 
     >>> with Producer() as producer:                                                    # doctest: +SKIP
     ...     producer.send(PiiRequest(id_number="000000000"), reply_to="onboarding")
     'req-...'
     """
 
-    def send(self, request: TokenRequest, *, timeout: float | None = None, **options: Any) -> str:
-        """Seal *request* and send it. Return its request id once it is accepted.
+    def send(
+        self,
+        request: TokenRequest,
+        *,
+        reply_to: str | None = None,
+        attach: AttachTarget | None = None,
+        timeout: float | None = None,
+        **options: Unpack[SendOptions],
+    ) -> str:
+        """Seal *request* and send it. Return its request id once the broker, or the outbox, has accepted it.
 
-        Options, all of `Order`: `platform` (default: the only one configured), `connected_account`, `lane` (default:
-        realtime for a request with a CVC, else bulk), `reply_to` (result route; default: no result is sent), `attach`
-        (what to use the token for), `request_id` (to repeat a send whose outcome is unknown: same id, one token),
-        `keep_seconds` (how long it may wait before it expires; above 0). *timeout*: seconds.
+        *reply_to*: the route of its result, to be read with `Results`; without one no result is sent.
+        *attach*: what to use the token for. *timeout*: seconds until it must be accepted (default: `[broker]
+        publish_timeout`). More options, each explained in `SendOptions`: `platform`, `connected_account`, `lane`
+        (default: realtime for a request with a CVC, else bulk), `request_id`, `keep_seconds`.
 
-        Raises `InvalidRequest` and `InvalidTarget` (field and reason, never a value), `InvalidConfiguration`, and
-        within the timeout `BrokerUnavailable`, `BrokerFull` or `PublishTimeout`; repeat the send with their
-        `request_id`. With an outbox it raises `OutboxFull` or `OutboxFailed` instead. But a request with a CVC must
-        not be stored on a disk: it goes to the broker at once, as without an outbox.
+        Raises `InvalidInput` (`InvalidRequest`, `InvalidTarget`: field and reason, never a value),
+        `InvalidConfiguration`, and within the timeout `BrokerUnavailable`, `BrokerFull` or `PublishTimeout`. If you do
+        not know whether it arrived, send it again with the error's `request_id`: one id gets one token. With an outbox
+        it raises `OutboxFull` or `OutboxFailed` instead; a request with a CVC, which must not be stored on a disk, goes
+        to the broker all the same.
         """
-        return self._submit(*self.sealer.message(Order(request, **options)), timeout=timeout).accepted()
+        warn_in_event_loop("send")
+        order = Order(request, reply_to=reply_to, attach=attach, **options)
+        return self._submit(*self.sealer.message(order), timeout=timeout).accepted()
+
+    @overload
+    def request(
+        self,
+        request: TokenRequest,
+        *,
+        attach: AttachTarget,
+        timeout: float = ...,
+        **options: Unpack[SendOptions],
+    ) -> AttachResult: ...
+
+    @overload
+    def request(
+        self,
+        request: TokenRequest,
+        *,
+        attach: None = None,
+        timeout: float = ...,
+        **options: Unpack[SendOptions],
+    ) -> TokenResult: ...
+
+    def request(
+        self,
+        request: TokenRequest,
+        *,
+        attach: AttachTarget | None = None,
+        timeout: float = ANSWER_SECONDS,
+        **options: Unpack[SendOptions],
+    ) -> Answer:
+        """Send *request*, wait for its own answer, and return it: the token, or with *attach* what it became.
+
+        The answer arrives on a private route that only this process reads, so answers of other processes, and of
+        requests that gave up earlier, are never mixed up with it. Look at `ok` first: a declined card is an answer too,
+        with `failure.code`. *timeout*: seconds for everything. Options: see `send`; the lane is realtime by default.
+
+        Raises `StillRunning` if there is no answer in time: the request goes on, and `outcome(error.request_id)` has
+        the answer later. Raises what `send` raises if it was not sent; it never waits in an outbox. Raises
+        `RuntimeError` in an event loop, which it would block: use `AsyncProducer` there.
+        """
+        refuse_in_event_loop("request")
+        end = time.monotonic() + timeout
+        pending, answer = self._asked(request, attach, options, timeout)
+        pending.accepted()
+        return _answer(pending.id, answer, end - time.monotonic(), timeout)
+
+    def outcome(self, request_id: str, *, timeout: float = 0.0) -> Answer:
+        """Return the answer to a request of this producer that was `StillRunning`. *timeout*: seconds to wait for it.
+
+        Raises `StillRunning` if there is none yet, and `UnknownRequest` if this producer does not know the request:
+        another process asked, or more than 10,000 others were answered since. `tokenferry show ID` knows it then.
+        """
+        return _answer(request_id, self._answer_to(request_id), timeout, timeout)
 
     def send_many(self, orders: Iterable[Order], *, patience: float = PATIENCE) -> Iterator[str]:
         """Send a stream of any length in bounded memory. Yield each request id, in order, once it is accepted.
@@ -264,7 +369,8 @@ class Producer(_ProducerBase):
     ) -> str:
         """Order that the token of *result* is used for *target*. Return the attach id once the broker has the order.
 
-        *lane*: `realtime` if a person waits for the outcome. It goes before every order of `bulk`.
+        *lane*: `realtime` if a person waits for the outcome. It goes before every order of `bulk`. *reply_to*: the
+        route of the outcome. *attach_id*: to repeat an order. *timeout*: seconds until the broker must have it.
 
         Raises what `send` raises, and `InvalidRequest` if *result* has no valid token. Repeat the order with the
         `request_id` of a `PublishError`: it is the attach id. An order never goes through the outbox: it is not
@@ -273,12 +379,12 @@ class Producer(_ProducerBase):
         message = self.sealer.attach_message(result, target, lane=lane, reply_to=reply_to, attach_id=attach_id)
         return self._submit(*message, timeout=timeout).accepted()
 
-    def onboard(self, document: Onboarding, *, timeout: float | None = None, **options: Any) -> str:
+    def onboard(self, document: Onboarding, *, timeout: float | None = None, **options: Unpack[OnboardOptions]) -> str:
         """Seal a whole connected account and send it. Return its onboarding id once it is accepted.
 
-        Options: `onboarding_id` (default: the document's `reference`, else a new one), `platform`, `reply_to`,
-        `keep_seconds`, `progress` (send a message for each step too, see `Results`). If it is sent again under the
-        same id, corrected or not, only the steps that are not done yet are done.
+        Options, each explained in `OnboardOptions`: `onboarding_id`, `platform`, `reply_to`, `keep_seconds`,
+        `progress`. If it is sent again under the same id, corrected or not, only the steps that are not done yet are
+        done. *timeout*: seconds until it must be accepted.
 
         Raises what `send` raises. Repeat it with the error's `request_id`: it is the onboarding id.
         """
@@ -297,14 +403,98 @@ class Producer(_ProducerBase):
 
 
 class AsyncProducer(_ProducerBase):
-    """The producer for asyncio. Only the sealing blocks the loop (about 0.1 ms for each request)."""
+    """Sends requests, for asyncio. Only the sealing blocks the loop (about 0.1 ms for each request).
 
-    async def send(self, request: TokenRequest, *, timeout: float | None = None, **options: Any) -> str:
-        """Send one request; see `Producer.send`."""
-        return await self._submit(*self.sealer.message(Order(request, **options)), timeout=timeout).accepted_async()
+    One producer serves a whole process: make it once, at the start of the application, in each process.
+
+    >>> async def main(card: CardRequest) -> None:
+    ...     async with AsyncProducer() as producer:
+    ...         result = await producer.request(card, attach=CustomerCreate(email="ada@example.com"))
+    ...         print(result.object_id if result.ok else result.failure)
+    """
+
+    async def send(
+        self,
+        request: TokenRequest,
+        *,
+        reply_to: str | None = None,
+        attach: AttachTarget | None = None,
+        timeout: float | None = None,
+        **options: Unpack[SendOptions],
+    ) -> str:
+        """Seal *request* and send it. Return its request id once the broker, or the outbox, has accepted it.
+
+        *reply_to*: the route of its result, to be read with `AsyncResults`; without one no result is sent.
+        *attach*: what to use the token for. *timeout*: seconds until it must be accepted (default: `[broker]
+        publish_timeout`). More options, each explained in `SendOptions`: `platform`, `connected_account`, `lane`
+        (default: realtime for a request with a CVC, else bulk), `request_id`, `keep_seconds`.
+
+        Raises `InvalidInput` (`InvalidRequest`, `InvalidTarget`: field and reason, never a value),
+        `InvalidConfiguration`, and within the timeout `BrokerUnavailable`, `BrokerFull` or `PublishTimeout`. If you do
+        not know whether it arrived, send it again with the error's `request_id`: one id gets one token. With an outbox
+        it raises `OutboxFull` or `OutboxFailed` instead; a request with a CVC, which must not be stored on a disk, goes
+        to the broker all the same.
+        """
+        order = Order(request, reply_to=reply_to, attach=attach, **options)
+        return await self._submit(*self.sealer.message(order), timeout=timeout).accepted_async()
+
+    @overload
+    async def request(
+        self,
+        request: TokenRequest,
+        *,
+        attach: AttachTarget,
+        timeout: float = ...,
+        **options: Unpack[SendOptions],
+    ) -> AttachResult: ...
+
+    @overload
+    async def request(
+        self,
+        request: TokenRequest,
+        *,
+        attach: None = None,
+        timeout: float = ...,
+        **options: Unpack[SendOptions],
+    ) -> TokenResult: ...
+
+    async def request(
+        self,
+        request: TokenRequest,
+        *,
+        attach: AttachTarget | None = None,
+        timeout: float = ANSWER_SECONDS,
+        **options: Unpack[SendOptions],
+    ) -> Answer:
+        """Send *request*, wait for its own answer, and return it: the token, or with *attach* what it became.
+
+        The answer arrives on a private route that only this process reads, so answers of other processes, and of
+        requests that gave up earlier, are never mixed up with it. Look at `ok` first: a declined card is an answer too,
+        with `failure.code`. *timeout*: seconds for everything. Options: see `send`; the lane is realtime by default.
+
+        Raises `StillRunning` if there is no answer in time: the request goes on, and `outcome(error.request_id)` has
+        the answer later. Raises what `send` raises if it was not sent; it never waits in an outbox.
+        """
+        end = time.monotonic() + timeout
+        pending, answer = await asyncio.to_thread(self._asked, request, attach, options, timeout)
+        await pending.accepted_async()
+        return await _answer_async(pending.id, answer, end - time.monotonic(), timeout)
+
+    async def outcome(self, request_id: str, *, timeout: float = 0.0) -> Answer:
+        """Return the answer to a request of this producer that was `StillRunning`. *timeout*: seconds to wait for it.
+
+        Raises `StillRunning` if there is none yet, and `UnknownRequest` if this producer does not know the request:
+        another process asked, or more than 10,000 others were answered since. `tokenferry show ID` knows it then.
+        """
+        return await _answer_async(request_id, self._answer_to(request_id), timeout, timeout)
 
     async def send_many(self, orders: Iterable[Order], *, patience: float = PATIENCE) -> AsyncIterator[str]:
-        """Send a stream of requests; see `Producer.send_many`."""
+        """Send a stream of any length in bounded memory. Yield each request id, in order, once it is accepted.
+
+        If a queue or the outbox is full, wait *patience* seconds for each request. Raises what `send` raises, at the
+        order that caused it. The ids yielded before are accepted. No more requests are sent after an error; its
+        `others` are the ids of those that were submitted already and may be accepted: `WINDOW` at most.
+        """
         with _under_way() as under_way:
             for pending in self._submitted(orders, under_way):
                 yield await pending.accepted_async(patience=patience)
@@ -319,17 +509,34 @@ class AsyncProducer(_ProducerBase):
         attach_id: str | None = None,
         timeout: float | None = None,
     ) -> str:
-        """Order that a token is used; see `Producer.attach`."""
+        """Order that the token of *result* is used for *target*. Return the attach id once the broker has the order.
+
+        *lane*: `realtime` if a person waits for the outcome. It goes before every order of `bulk`. *reply_to*: the
+        route of the outcome. *attach_id*: to repeat an order. *timeout*: seconds until the broker must have it.
+
+        Raises what `send` raises, and `InvalidRequest` if *result* has no valid token. Repeat the order with the
+        `request_id` of a `PublishError`: it is the attach id. An order never goes through the outbox: it is not
+        sealed, and a token does not live long enough to wait there.
+        """
         message = self.sealer.attach_message(result, target, lane=lane, reply_to=reply_to, attach_id=attach_id)
         return await self._submit(*message, timeout=timeout).accepted_async()
 
-    async def onboard(self, document: Onboarding, *, timeout: float | None = None, **options: Any) -> str:
-        """Send a whole connected account; see `Producer.onboard`."""
+    async def onboard(
+        self, document: Onboarding, *, timeout: float | None = None, **options: Unpack[OnboardOptions]
+    ) -> str:
+        """Seal a whole connected account and send it. Return its onboarding id once it is accepted.
+
+        Options, each explained in `OnboardOptions`: `onboarding_id`, `platform`, `reply_to`, `keep_seconds`,
+        `progress`. If it is sent again under the same id, corrected or not, only the steps that are not done yet are
+        done. *timeout*: seconds until it must be accepted.
+
+        Raises what `send` raises. Repeat it with the error's `request_id`: it is the onboarding id.
+        """
         id_, _, message = self.sealer.onboarding_message(document, **options)
         return await self._submit(id_, message, timeout=timeout).accepted_async()
 
     async def close(self) -> None:
-        """Wait for what was submitted, and close the connection."""
+        """Wait for what was submitted, and close the connection. What an outbox still holds stays in it."""
         await asyncio.to_thread(self._close)
 
     async def __aenter__(self) -> AsyncProducer:
@@ -337,3 +544,65 @@ class AsyncProducer(_ProducerBase):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _answer(request_id: str, answer: Future[Answer], left: float, timeout: float) -> Answer:
+    """Wait *left* seconds for *answer*. Raises `StillRunning`, which names the *timeout* that the caller gave."""
+    try:
+        return answer.result(max(0.0, left))
+    except TimeoutError:
+        if answer.done():  # it is the reader's own error
+            raise
+    raise StillRunning(request_id, timeout)
+
+
+async def _answer_async(request_id: str, answer: Future[Answer], left: float, timeout: float) -> Answer:
+    """`_answer` for asyncio. A wait that is cancelled leaves the answer where it is."""
+    done, _ = await asyncio.wait([_shielded(answer)], timeout=max(0.0, left))
+    if done:
+        return answer.result()
+    raise StillRunning(request_id, timeout)
+
+
+def _shielded(answer: Future[Answer]) -> asyncio.Future[None]:
+    """A future of this loop that ends with *answer*, and does not end it."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def end() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    def wake(_: Future[Answer]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(end)
+
+    answer.add_done_callback(wake)
+    return ended
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def refuse_in_event_loop(name: str) -> None:
+    """Raise `RuntimeError` if this thread runs an event loop: it would stand still until the answer is there."""
+    if _in_event_loop():
+        raise RuntimeError(
+            f"Producer.{name} would block the event loop of this thread; write `await producer.{name}(...)` with an "
+            f"AsyncProducer, or `await asyncio.to_thread(producer.{name}, ...)`"
+        )
+
+
+def warn_in_event_loop(name: str) -> None:
+    """Warn if this thread runs an event loop: it stands still until the broker answers."""
+    if _in_event_loop():
+        warnings.warn(
+            f"Producer.{name} blocks the event loop of this thread until the broker answers; use AsyncProducer",
+            RuntimeWarning,
+            stacklevel=3,
+        )

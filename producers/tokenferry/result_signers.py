@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from tokenferry.configuration import Configuration
 from tokenferry.contract.result_signature import SIGNATURE_HEADER, read_header_value, signed_bytes
+from tokenferry.key_ring import KeyRing
 from tokenferry.sealing import UnusableKey, key_id, read_key_file
 
 log = logging.getLogger(__name__)
@@ -102,12 +103,12 @@ class ResultSigners:
             log.warning("results: read %s again", self._folder)
 
 
-def load_result_signers(folder: Path) -> dict[str, Ed25519PublicKey]:
+def load_result_signers(folder: Path) -> Mapping[str, Ed25519PublicKey]:
     """Every `*.pem` of *folder* by key id.
 
     Raises `UnusableKey` when one cannot be used or there is none.
     """
-    keys = {}
+    files = []
     for path in sorted(folder.glob("*.pem")):
         content = read_key_file(path, "public key of results", "copy it again")
         try:
@@ -116,10 +117,10 @@ def load_result_signers(folder: Path) -> dict[str, Ed25519PublicKey]:
             key = None
         if not isinstance(key, Ed25519PublicKey):
             raise UnusableKey(f"{path}: is not an Ed25519 public key; copy it from `tokenferry keys generate`")
-        keys[key_id(key.public_bytes_raw())] = key
-    if not keys:
+        files.append((path, (key_id(key.public_bytes_raw()), key)))
+    if not files:
         raise UnusableKey(f"{folder}: holds no public key (*.pem), so no result can be verified. {CURE}")
-    return keys
+    return KeyRing.of(files)
 
 
 def _state(folder: Path) -> State:

@@ -18,6 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 
+from tokenferry import xwing
 from tokenferry.contract.attach import AttachRequest, SignedAttach
 from tokenferry.contract.attach import signed_bytes as attach_bytes
 from tokenferry.contract.envelope import CommonHeader, Envelope, Header, Suite, signed_bytes
@@ -26,6 +27,7 @@ from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, Onboa
 from tokenferry.contract.plaintext import Plaintext, Plaintext2, pad
 from tokenferry.contract.requests import TokenRequest
 from tokenferry.contract.targets import AttachTarget
+from tokenferry.errors import ProducerError
 
 SUITES: Final[dict[Suite, hpke.Suite]] = {
     "x25519-hkdf-sha256-aes256gcm": hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM),
@@ -37,17 +39,37 @@ PublicKey = x25519.X25519PublicKey | hpke.MLKEM768X25519PublicKey
 BEGIN_PUBLIC: Final = b"-----BEGIN PUBLIC KEY-----"
 
 
-class UnusableKey(ValueError):
+class UnusableKey(ProducerError, ValueError):
     """A key file is missing, readable by others, or not the key it should be. Says which file and what to do."""
+
+    exit_code = 2
 
 
 def key_id(public: bytes) -> str:
-    """The name of a key: `k` and 16 hex digits of the SHA-256 of its public bytes.
+    """The name of a key: `k` and 32 hex digits of the SHA-256 of its public bytes.
 
     >>> key_id(bytes(32))
+    'k66687aadf862bd776c8fc18b8e9f8e20'
+    """
+    return "k" + hashlib.sha256(public).hexdigest()[:32]
+
+
+def id_in(version: int, key_id: str) -> str:
+    """Return *key_id* as messages of *version* spell it: version 1 has the first 16 digits only.
+
+    >>> id_in(1, "k66687aadf862bd776c8fc18b8e9f8e20")
     'k66687aadf862bd77'
     """
-    return "k" + hashlib.sha256(public).hexdigest()[:16]
+    return key_id[:17] if version == 1 else key_id
+
+
+def same_key(one: str, other: str) -> bool:
+    """True if two ids name the same key, however many digits each of them has.
+
+    >>> same_key("k66687aadf862bd77", "k66687aadf862bd776c8fc18b8e9f8e20")
+    True
+    """
+    return one == other or (id_in(1, one) == id_in(1, other) and 17 in (len(one), len(other)))
 
 
 @dataclass(frozen=True)
@@ -60,12 +82,14 @@ class Recipient:
 
     @classmethod
     def load(cls, path: Path) -> Recipient:
-        """Read one PEM file: an X25519 public key, or an ML-KEM-768 key followed by an X25519 key.
+        """Read one PEM file: an X25519 or an X-Wing public key, or (version 1) an ML-KEM-768 and an X25519 key.
 
         Raises `UnusableKey`.
         """
         content = read_key_file(path, "recipient", "copy recipient.pem from where `tokenferry keys generate` wrote it")
         try:
+            if (raw := xwing.read_public(content)) is not None:
+                return cls(key_id(raw), "mlkem768x25519-hkdf-sha256-aes256gcm", xwing.public_key(raw))
             keys = [serialization.load_pem_public_key(BEGIN_PUBLIC + part) for part in content.split(BEGIN_PUBLIC)[1:]]
         except (ValueError, UnsupportedAlgorithm):
             keys = []
@@ -135,7 +159,8 @@ def seal2(content: Plaintext2, header: Header2, *, to: Recipient, signer: Signer
 
 
 def _check_keys(header: CommonHeader | Header2, to: Recipient, signer: Signer) -> None:
-    if (header.key_id, header.suite, header.producer_id) != (to.key_id, to.suite, signer.signer_id):
+    named = same_key(header.key_id, to.key_id) and same_key(header.producer_id, signer.signer_id)
+    if not named or header.suite != to.suite:
         raise ValueError("the header names another recipient or producer than the keys given")
 
 
@@ -148,7 +173,7 @@ def _sealed(content: str, header: CommonHeader, to: Recipient, signer: Signer) -
 
 def sign_attach(request: AttachRequest, signer: Signer) -> SignedAttach:
     """Sign an attach request that names *signer*."""
-    if request.signer_id != signer.signer_id:
+    if not same_key(request.signer_id, signer.signer_id):
         raise ValueError("the attach request names another signer than the key given")
     return SignedAttach.model_construct(request=request, signature=signer.sign(attach_bytes(request)))
 

@@ -88,13 +88,6 @@ class OneLine(logging.Formatter):
         return visible(super().formatException(ei))
 
 
-def show_log_lines_safely() -> None:
-    """Have every handler of the root logger write visible lines, in the form that it has."""
-    for handler in logging.getLogger().handlers:
-        if (formatter := handler.formatter) is not None and type(formatter) is logging.Formatter:
-            handler.setFormatter(OneLine(formatter._fmt, formatter.datefmt))
-
-
 def _visible(text: str, kept: str) -> str:
     if text.isprintable():
         return text

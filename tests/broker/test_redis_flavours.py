@@ -31,6 +31,7 @@ from tokenferry import OnboardingResult, Producer, PublishError, Results, onboar
 from tokenferry.broker.publishing import Outgoing
 from tokenferry.cli import main
 from tokenferry.configuration import Configuration, load
+from tokenferry.contract.queues import full_name
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry_worker.commands.doctor import doctor
 
@@ -59,15 +60,20 @@ class Flavour(OneRedis):
 class HouseOn(House):
     """A house whose broker and store are given."""
 
-    def __init__(self, folder: Path, broker: Flavour, ca_file: Path | None = None) -> None:
+    def __init__(self, folder: Path, broker: Flavour, ca_file: Path | None = None, prefix: str | None = None) -> None:
         self._given = broker
         trusted = "" if ca_file is None else f'\nca_file = "{ca_file}"'
         gaps = ('url = "{broker}"', 'url = "{store}"')
         configuration = reduce(lambda text, gap: text.replace(gap, gap + trusted), gaps, CONFIGURATION)
-        super().__init__(folder, "redis", configuration=configuration)
+        super().__init__(folder, "redis", configuration=prefixed(configuration, prefix))
 
     def _broker(self) -> Flavour:
         return self._given
+
+
+def prefixed(configuration: str, prefix: str | None) -> str:
+    """A configuration with `[broker] prefix`."""
+    return configuration if prefix is None else configuration.replace("[broker]\n", f'[broker]\nprefix = "{prefix}"\n')
 
 
 @pytest.fixture
@@ -84,11 +90,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.kill()
 
 
-def rights(user: str) -> list[str]:
-    """The words of the `ACL SETUSER` lines that the documentation gives for *user*."""
+def rights(user: str, prefix: str | None = None) -> list[str]:
+    """The words of the `ACL SETUSER` lines that the documentation gives for *user*, with *prefix* as it says."""
     found = re.findall(rf"^ACL SETUSER {user} (.+)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     assert found
-    return " ".join(found).replace("PASSWORD", "pw").split()
+    text = " ".join(found).replace("PASSWORD", "pw")
+    return (text if prefix is None else re.sub(r"~(?!tokenferry:)", f"~{prefix}:", text)).split()
 
 
 # -- users with few rights
@@ -102,11 +109,11 @@ HOUSEKEEPING = {b"unacked", b"unacked.parked", b"dead-letters", b"quarantine"}
 class Guarded(Flavour):
     """A server whose default user is its administrator, and whose other users have what the documentation gives."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, prefix: str | None = None) -> None:
         url = self.url_of(server, "default")
         super().__init__(url, redis.Redis.from_url(url))
         for user in USERS:
-            self.client.execute_command("ACL", "SETUSER", user, *rights(user))
+            self.client.execute_command("ACL", "SETUSER", user, *rights(user, prefix))
             with contextlib.suppress(redis.ResponseError):  # older than Redis 7.2
                 self.client.execute_command("ACL", "SETUSER", user, "+client|setinfo")
         self.users = {user: self.url_of(server, user) for user in USERS}
@@ -121,7 +128,8 @@ class Guarded(Flavour):
         return [
             f"{entry[b'username']} {entry[b'reason']} {entry[b'object']}"
             for entry in map(as_dict, log)
-            if entry[b"username"] not in (b"attacher", b"onboarder") or entry[b"object"] not in HOUSEKEEPING
+            if entry[b"username"] not in (b"attacher", b"onboarder")
+            or entry[b"object"].removeprefix(b"shop:") not in HOUSEKEEPING
         ]
 
 
@@ -187,6 +195,24 @@ def test_the_documented_rights_are_enough_for_every_role(guarded: Guarded, tmp_p
     finally:
         house.close()
     assert guarded.refusals() == []
+
+
+def test_with_a_prefix_before_each_pattern_they_are_enough_and_reach_no_other_fleet(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    guarded = Guarded(serve("guarded", "requirepass pw"), "shop")
+    (home := tmp_path / "house").mkdir()
+    house = HouseOn(home, guarded, prefix="shop")
+    try:
+        with at_work(house, guarded.users):
+            whole_round(house, guarded.users)
+        house.configure("operator.toml", broker=guarded.users["operator"], store=guarded.users["operator"])
+        assert "not allow" not in told_by(house, "doctor")
+    finally:
+        house.close()
+    assert guarded.refusals() == []
+    with redis.Redis.from_url(guarded.users["tokenizer"]) as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.lrange("tokenize.bulk.main", 0, -1)
 
 
 WORK = ("tokenize.bulk.main", "onboard.main", "attach.bulk.main")
@@ -309,24 +335,28 @@ def at(house: House) -> list[str]:
 # -- the same on RabbitMQ
 
 
-def permissions(user: str, verb: str) -> list[str]:
-    """The regular expressions of a `rabbitmqctl` line of the documentation."""
+def permissions(user: str, verb: str, prefix: str | None = None) -> list[str]:
+    """The regular expressions of a `rabbitmqctl` line of the documentation, with *prefix* as it says."""
     text = DOCS.read_text(encoding="utf-8").replace("\\\n", "")
     (line,) = re.findall(rf"^rabbitmqctl {verb} {user} (.+)$", text, re.MULTILINE)
-    return re.findall(r'"([^"]*)"', line)
+    found = re.findall(r'"([^"]*)"', line)
+    return found if prefix is None else [re.sub(r"^\^(?!\$)", f"^{prefix}:", one) for one in found]
 
 
 @pytest.fixture
-def guarded_rabbitmq(tmp_path: Path) -> Iterator[tuple[House, dict[str, str]]]:
-    """A house on RabbitMQ, and the URL of each user."""
+def guarded_rabbitmq(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[House, dict[str, str]]]:
+    """A house on RabbitMQ, and the URL of each user. Its parameter is `[broker] prefix`."""
     needs(RABBITMQ, "RabbitMQ")
+    prefix: str | None = getattr(request, "param", None)
     (home := tmp_path / "house").mkdir()
-    house = House(home, "rabbitmq")
+    house = House(home, "rabbitmq", configuration=prefixed(CONFIGURATION, prefix))
     assert isinstance(house.broker, RabbitMQ)
     node, vhost = house.broker.node, house.broker.vhost
     names = {user: f"{user}-{vhost}" for user in USERS}
     for user, name in names.items():
-        node.add_user(name, vhost, permissions(user, "set_permissions"), permissions(user, "set_topic_permissions"))
+        verbs = ("set_permissions", "set_topic_permissions")
+        common, topics = (permissions(user, verb, prefix) for verb in verbs)
+        node.add_user(name, vhost, common, topics, exchange=full_name(prefix, "tokenferry"))
     address = f"{RABBITMQ[0]}:{RABBITMQ[1]}/{vhost}"
     try:
         yield house, {user: f"amqp://{name}:pw@{address}" for user, name in names.items()}
@@ -371,6 +401,18 @@ def test_the_documented_permissions_are_enough_for_every_role_and_for_no_more(
         assert_refused(users[user], lambda channel, key=key: channel.basic_publish_confirm(amqp.Message("x"), "", key))
     for key in ("#", "results.payroll", "tokenize.#"):  # a copy of what is for others
         assert_refused(users["reader"], lambda channel, key=key: channel.queue_bind("results.shop", "tokenferry", key))
+
+
+@pytest.mark.foreign
+@pytest.mark.parametrize("guarded_rabbitmq", ["shop"], indirect=True)
+def test_with_a_prefix_in_each_expression_they_are_enough_and_reach_no_other_fleet(
+    guarded_rabbitmq: tuple[House, dict[str, str]],
+) -> None:
+    house, users = guarded_rabbitmq
+    with at_work(house, users, store="embedded"):
+        whole_round(house, users)
+    for user in ("tokenizer", "reader"):
+        assert_refused(users[user], lambda channel: channel.queue_declare("tokenize.bulk.main", durable=True))
 
 
 def assert_refused(url: str, act: Callable[[Any], Any]) -> None:

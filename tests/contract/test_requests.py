@@ -165,7 +165,7 @@ def test_an_empty_string_for_a_field_that_is_needed_is_a_missing_one():
         ("pii", {"id_number": ""}, "pii.id_number: is required"),
         ("person", {"dob": {"day": "", "month": 1, "year": 1901}}, "person.dob.day: is required"),
         ("card", CARD | {"number": ""}, "card: number must be given"),
-        ("card", CARD | {"nmber": ""}, "card.nmber: is not a known field"),
+        ("card", CARD | {"nmber": ""}, "card.nmber: is not a known field; did you mean number?"),
         ("person", {"full_name_aliases": [""]}, "person.full_name_aliases[0]: is empty; leave it out"),
     ):
         with pytest.raises(InvalidRequest) as refusal:
@@ -319,12 +319,18 @@ def test_words_the_provider_may_add_tomorrow_pass():
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("nmber", "card.nmber"), ("4242424242424242", "card.(unprintable name)"), ("a" * 41, "card.(unprintable name)")],
+    [("quux", "card.quux"), ("4242424242424242", "card.(unprintable name)"), ("a" * 41, "card.(unprintable name)")],
 )
 def test_an_unknown_name_is_quoted_only_if_it_is_a_plain_word(name, shown):
     with pytest.raises(InvalidRequest) as refusal:
         request_from("card", CARD | {name: "1"})
     assert refusal.value.problems == (Problem(shown, "is not a known field"),)
+
+
+def test_a_misspelled_name_is_answered_with_the_right_one():
+    with pytest.raises(InvalidRequest) as refusal:
+        request_from("card", CARD | {"nmber": "1"})
+    assert refusal.value.problems == (Problem("card.nmber", "is not a known field; did you mean number?"),)
 
 
 def test_a_number_used_as_a_name_is_not_repeated():
@@ -382,7 +388,7 @@ def test_no_error_about_a_request_repeats_a_value_of_it(kind, place):
         with pytest.raises(InvalidRequest) as refusal:
             request_from(kind, data)
         assert "Canary" not in everything_said(refusal.value)
-        with pytest.raises(ValidationError) as raw:
+        with pytest.raises(InvalidRequest) as raw:
             REQUESTS[kind](**{"an_unknown_field": CANARY, **planted(place, CANARY)})
         assert "Canary" not in "".join(traceback.format_exception(raw.value))
 

@@ -39,7 +39,7 @@ ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{0}">>, <<".*"
 USER: Final = """\
 ok = rabbit_auth_backend_internal:add_user(<<"{0}">>, <<"pw">>, <<"guest">>),
 ok = rabbit_auth_backend_internal:set_permissions(<<"{0}">>, <<"{1}">>, {2}, <<"guest">>),
-ok = rabbit_auth_backend_internal:set_topic_permissions(<<"{0}">>, <<"{1}">>, <<"tokenferry">>, {3}, <<"guest">>).
+ok = rabbit_auth_backend_internal:set_topic_permissions(<<"{0}">>, <<"{1}">>, <<"{4}">>, {3}, <<"guest">>).
 """
 NO_USER: Final = 'ok = rabbit_auth_backend_internal:delete_user(<<"{0}">>, <<"guest">>).'
 DELETED: Final = 'ok = rabbit_vhost:delete(<<"{0}">>, <<"guest">>).'
@@ -57,7 +57,7 @@ class Node:
     def messages(self, vhost: str) -> dict[str, int]:
         """Every queue and its messages, those in somebody's hand included; -1 where the queue does not say yet."""
         said = self._evaluate(COUNTED % vhost)
-        return {queue: int(count) for queue, count in re.findall(r"([\w.-]+)=(-?\d+)", said)}
+        return {queue: int(count) for queue, count in re.findall(r"([\w.:{}-]+)=(-?\d+)", said)}
 
     def quorum_queue(self, verb: str, vhost: str, queue: str) -> None:
         """Call a function of `ra` on the process of one quorum queue."""
@@ -72,10 +72,12 @@ class Node:
         """Remove it, with every queue in it."""
         self._succeed(DELETED.format(vhost))
 
-    def add_user(self, name: str, vhost: str, rights: Sequence[str], topics: Sequence[str]) -> None:
-        """Make a user with the password `pw`. *rights*: configure, write, read. *topics*: write, read."""
+    def add_user(
+        self, name: str, vhost: str, rights: Sequence[str], topics: Sequence[str], *, exchange: str = "tokenferry"
+    ) -> None:
+        """Make a user with the password `pw`. *rights*: configure, write, read. *topics* of *exchange*: write, read."""
         binaries = (", ".join(f'<<"{text}">>'.replace("\\", "\\\\") for text in some) for some in (rights, topics))
-        self._succeed(USER.format(name, vhost, *binaries))
+        self._succeed(USER.format(name, vhost, *binaries, exchange))
 
     def delete_user(self, name: str) -> None:
         """Remove it."""

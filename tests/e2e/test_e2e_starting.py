@@ -53,7 +53,7 @@ def test_it_answers_its_probes_before_it_has_reached_anything(house: House, nowh
     status, health = probe(port, "/ready")
     assert (status, health["phase"], health["why"]) == (503, "starting", ["starting"])
     assert worker.children() == []
-    until(lambda: "Stripe is out of reach" in worker.said(), "one platform")
+    until(lambda: "Stripe is out of reach: it " in worker.said(), "one platform")
     # Both are asked together: one after another would take ten seconds more.
     until(lambda: worker.said().count("Stripe is out of reach") == 2, "the other one", 60.0)
     assert worker.stop() == 0

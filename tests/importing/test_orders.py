@@ -132,10 +132,10 @@ def test_defaults_apply_to_rows_that_do_not_say_themselves() -> None:
         ({"kind": "card", **CARD, "lane": "4242424242424242"}, "lane"),
         ({"kind": "card", **CARD, "connected_account": "4242424242424242"}, "connected_account"),
         ({"kind": "card", **CARD, "attach__email": "4242424242424242"}, "attach"),
-        ({"kind": "card", **CARD, "attach__to": "4242424242424242"}, "attach"),
+        ({"kind": "card", **CARD, "attach__to": "4242424242424242"}, "attach.to"),
         (
             {"kind": "card", **CARD, "attach__to": "charge", "attach__amount": "4242x", "attach__currency": "usd"},
-            "attach",
+            "attach.amount",
         ),
         ({"kind": "pii", "id_number": "1", "attach__to": "customer_create"}, "attach"),
         ({"kind": "account", "individual__dob__day": "first"}, "account.individual.dob.day"),
@@ -148,7 +148,7 @@ def test_what_is_wrong_is_said_by_field_and_never_by_value(cells: dict[str, str]
 
 def test_everything_wrong_with_a_row_is_said_at_once() -> None:
     found = problems(from_cells, DEFAULTS, kind="card", number="x", lane="fast", attach__to="nowhere")
-    assert {problem.partition(":")[0] for problem in found} >= {"lane", "attach", "card.number"}
+    assert {problem.partition(":")[0] for problem in found} >= {"lane", "attach.to", "card.number"}
 
 
 @pytest.mark.parametrize("attach", [7, "customer_create", []])

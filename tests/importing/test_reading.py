@@ -116,7 +116,14 @@ def test_a_line_of_ten_megabytes_of_json_is_one_rejected_row() -> None:
 @pytest.mark.parametrize(
     ("broken", "why"),
     [
-        *((text, "is not a JSON object") for text in ("{", "[1]", "7", "[" * 100_000, '{"a": ' + "9" * 5000 + "}")),
+        ("[1]", "is not a JSON object: it is a list"),
+        ("7", "is not a JSON object: it is a number"),
+        ("[" * 100_000, "is not a JSON object: it is not JSON"),
+        ("not json", "is not a JSON object: it is not JSON"),
+        *(
+            (text, "is not a JSON object: it has a mistake, or its end is missing")
+            for text in ("{", '{"a": ' + "9" * 5000 + "}")
+        ),
         ('{"a": NaN}', "holds NaN or Infinity, which are no numbers of JSON"),
         ('{"a": 1, "a": 2}', "holds an object with the same name twice"),
     ],

@@ -71,6 +71,8 @@ def test_wait_does_not_wait_for_ever(house: House) -> None:
     assert done.exit_code == 1
     assert json.loads(done.stdout)["status"] == "unfinished"
     assert "tokenferry results send-" in done.stderr
+    queue = f"tokenize.realtime.{house.platform}"
+    assert f"A message waits in {queue}: does a worker of this fleet read it?" in done.stderr
 
 
 def test_waiting_on_a_shared_route_leaves_the_results_of_other_requests_there(house: House, worker: StandIn) -> None:
@@ -105,7 +107,7 @@ def test_a_request_id_can_be_named_to_repeat_a_send(house: House, worker: StandI
     ("data", "message", "code"),
     [
         ({**CARD, "number": CANARY + "9"}, "card.number: does not pass the Luhn check", 1),
-        ({**CARD, "attach": {"to": "topup"}}, "attach:", 1),
+        ({**CARD, "attach": {"to": "topup"}}, "attach.amount: is required", 1),
         (b"[1]", "standard input: is not a JSON object", 2),
         (b"", "standard input: is empty", 2),
         (b'{"number": "' + CANARY.encode() * 100_000 + b'"}', "is longer than 1 MiB", 2),

@@ -52,8 +52,8 @@ def test_a_byte_order_mark_and_empty_lines_do_no_harm() -> None:
         ('{"account": {}, "account": {}}', "document", "twice"),
         (lines({"reference": "123456789012", "account": ACCOUNT}), "document.reference", "not 12 or more digits alone"),
         (lines({"account": ACCOUNT}), "document.reference", "is required"),
-        (lines({"reference": "4242 4242", "account": ACCOUNT}), "document.reference", "is required"),
-        (lines({"reference": 7, "account": ACCOUNT}), "document.reference", "is required"),
+        (lines({"reference": "4242 4242", "account": ACCOUNT}), "document.reference", "is given, and cannot be used"),
+        (lines({"reference": 7, "account": ACCOUNT}), "document.reference", "is given, and cannot be used"),
         (lines({"reference": "x"}), "document.account", "is required"),
         (lines({**good("x"), "secret": "Wilhelmina"}), "document.secret", "is not a known field"),
         (lines(good("a")), "document.reference", "was given before"),
@@ -74,7 +74,8 @@ def test_one_bad_document_is_named_and_the_rest_goes_on(line: str, field: str, r
 def test_the_first_document_may_be_the_bad_one(before: str) -> None:
     found = read(before + '{"reference": "a", "account": {"country": "US"}\n' + lines(good("z")))
     assert [(item.reference, item.document is not None) for item in found][1:] == [("z", True)]
-    assert [problem.reason for problem in found[0].problems] == ["the line is not a JSON object"]
+    (problem,) = found[0].problems
+    assert problem.reason == "the line is not a JSON object: it has a mistake, or its end is missing"
 
 
 def test_an_object_may_span_several_lines() -> None:

@@ -1,4 +1,4 @@
-"""Makes the vectors of version 2: `python tests/vectors/generate_version_2.py`, from the folder of the project.
+"""Makes the vectors of version 2: `python tests/vectors/generate_version_2.py [xwing]`, from the folder of the project.
 
 Good texts say what they mean; refused ones say why. The keys are made from words that everybody can read here, so they
 protect nothing. HPKE takes a new key each time: a run writes other good texts, which are just as good.
@@ -7,6 +7,7 @@ protect nothing. HPKE takes a new key each time: a run writes other good texts, 
 from __future__ import annotations
 
 import json
+import sys
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from tokenferry.contract.queues import results_queue
 from tokenferry.contract.result_signature import SIGNATURE_HEADER, ResultSignature, header_value, signed_bytes
 from tokenferry.contract.results import AttachResult, Display, Failure, TokenResult
 from tokenferry.contract.targets import CustomerSource
-from tokenferry.sealing import Signer, key_id, seal2, sign_attach
+from tokenferry.sealing import Recipient, Signer, key_id, seal2, sign_attach
+from tokenferry.xwing import public_key
+from tokenferry_worker.keys.xwing_seed import expand
 
 SUITES: dict[str, Suite] = {
     "x25519": "x25519-hkdf-sha256-aes256gcm",
@@ -102,6 +105,41 @@ def main() -> None:
     _write("refused", {**keys, "texts": _refused(sealed["x25519", "card"], text, signing)})
 
 
+def xwing() -> None:
+    """Write vectors whose recipient key is in the form of the draft: one seed of 32 bytes. Nothing else is written."""
+    signing = ed25519.Ed25519PrivateKey.from_private_bytes(seed("producer", 32))
+    signer = Signer(key_id(signing.public_key().public_bytes_raw()), signing.sign)
+    _, public = expand(seed("x-wing identity", 32))
+    to = Recipient(key_id(public), SUITES["mlkem768x25519"], public_key(public))
+    for name, (request, plan) in REQUESTS.items():
+        content = Plaintext2.of(request, plan)
+        header = Header2(
+            suite=to.suite,
+            key_id=to.key_id,
+            producer_id=signer.signer_id,
+            request_id=f"req-vector-{name}",
+            group="legacy",
+            kind=request.kind,
+            platform="main",
+            lane="bulk",
+            operations=plan.operations() if plan else (),
+            plan_digest=content.plan_digest(),
+            issued_at=ISSUED,
+            expires_at=ISSUED + 259_200_000,
+        )
+        _write(
+            f"xwing_{name}",
+            {
+                "identity": {"xwing_seed": seed("x-wing identity", 32).hex(), "xwing_public": public.hex()},
+                "producer_public": signing.public_key().public_bytes_raw().hex(),
+                "producer_private": seed("producer", 32).hex(),
+                "text": seal2(content, header, to=to, signer=signer).text(),
+                "header": json.loads(header.canonical()),
+                "opens_to": json.loads(content.canonical()),
+            },
+        )
+
+
 def _results(signing: ed25519.Ed25519PrivateKey) -> dict[str, Any]:
     """Answers to requests of version 2, and a notice, each with its signature for one queue."""
     public = signing.public_key().public_bytes_raw()
@@ -177,4 +215,4 @@ def _write(name: str, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    xwing() if sys.argv[1:] == ["xwing"] else main()

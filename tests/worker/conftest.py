@@ -38,7 +38,7 @@ async def client(valkey: Embedded) -> AsyncIterator[Redis]:
     left = {key: await client.pttl(key) async for key in client.scan_iter("*")}
     await client.aclose()
     assert [key for key in left if not key.startswith("test-")] == []
-    kept = (":born", ":accepted")  # when the store began is never forgotten
+    kept = (":born", ":accepted", ":state-since")  # when the store began is never forgotten
     assert {
         key: ttl for key, ttl in left.items() if ttl == -1 and not key.endswith(kept)
     } == {}  # others: gone meanwhile

@@ -18,11 +18,13 @@ from tokenferry.contract.requests import Kind
 from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.circuits.scopes import Circuit, CircuitSnapshot
 from tokenferry_worker.errors import Blocked, Declined, Forgotten, Reused, TokenferryError, Unavailable
+from tokenferry_worker.keys.contents import differ
 from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.backpressure import Slot
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.provider.answers import Answer, Greeting
-from tokenferry_worker.tokens.journal import Begun
+from tokenferry_worker.tokens.generations import left_nothing
+from tokenferry_worker.tokens.journal import NOTHING, About, Begun
 from tokenferry_worker.tokens.ledger import (
     Became,
     Burnt,
@@ -202,6 +204,8 @@ class Entry:
     epoch: int = 0
     outcome: str | None = None
     of: str = ""
+    content: str = ""
+    generation: int = 1
 
 
 class MemoryJournal:
@@ -218,30 +222,40 @@ class MemoryJournal:
     def entry(self, id_: str) -> Entry:
         return self.entries.setdefault(id_, Entry())
 
-    async def begin(self, id_: str, of: str = "") -> Begun:
+    async def begin(self, id_: str, of: str = "", *, generation: int = 1) -> Begun:
         entry = self.entry(id_)
         entry.of = entry.of or of
-        if of not in ("", entry.of):
+        if of not in ("", entry.of) or generation != entry.generation:
             raise Reused
         entry.deliveries += 1
-        return Begun(entry.deliveries, entry.epoch, entry.outcome, self.born)
+        return Begun(entry.deliveries, entry.epoch, entry.outcome, self.born, entry.content)
+
+    async def next_generation(self, id_: str, generation: int, outcome: str) -> int | None:
+        return generation + 1 if left_nothing(outcome) else None
 
     async def uncount(self, id_: str) -> None:
         self.entry(id_).deliveries -= 1
 
-    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Slot] = ()) -> str:
+    async def record(
+        self, id_: str, outcome: str, *, about: About = NOTHING, ours: bool = False, leaving: Sequence[Slot] = ()
+    ) -> str:
         if ours and id_ not in self.entries:
             raise Forgotten
         entry = self.entry(id_)
-        entry.outcome = entry.outcome or outcome
+        if entry.outcome is None:
+            entry.outcome, entry.content = outcome, about.content
         if leaving:
             self.left.append((id_, tuple(place.name for place in leaving)))
+        if differ(about.content, entry.content):
+            raise Reused(await self.next_generation(id_, entry.generation, entry.outcome), mark=about.content)
         return entry.outcome
 
-    async def record_token(self, id_: str, outcome: str, token: str, scope: TokenScope, *, at: int) -> str:
+    async def record_token(
+        self, id_: str, outcome: str, token: str, scope: TokenScope, *, at: int, about: About = NOTHING
+    ) -> str:
         if self.entry(id_).outcome is None:
             self.ledger.tokens.setdefault(token, Holding("available", scope=scope, made_at=at))
-        return await self.record(id_, outcome)
+        return await self.record(id_, outcome, about=about)
 
     async def retokenize(self, id_: str, token: str, places: Sequence[Slot]) -> bool:
         held = self.ledger.tokens.setdefault(token, Holding("expired", id_))
@@ -306,6 +320,7 @@ class MemoryLedger:
         scope: TokenScope | None = None,
         lost: int | None = None,
         journaled: bool = False,
+        generation: int = 1,
     ) -> Claim:
         held = self.holding(token)
         if journaled and self.orders is not None and (outcome := self.orders.entry(by).outcome):

@@ -41,8 +41,9 @@ from tokenferry.contract.envelope import Envelope, Header, signed_bytes
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.contract.results import Failure, TokenResult
 from tokenferry.contract.targets import Charge, CustomerCreate
+from tokenferry.key_ring import KeyRing
 from tokenferry.producer import Sealer
-from tokenferry.sealing import Recipient, Signer, seal, sign_attach
+from tokenferry.sealing import Recipient, Signer, id_in, same_key, seal, sign_attach
 from tokenferry_worker.commands.choosing import BrokerAccess
 from tokenferry_worker.commands.dead_letters import dead_letters
 from tokenferry_worker.commands.store import store as store_command
@@ -1029,13 +1030,17 @@ class TestResealing:
     def opener(self, keys: KeyFolder) -> Opener:
         """Of a worker that has the key of today alone."""
         today = Recipient.load(keys.recipient).key_id
-        return Opener({today: load_identities(keys.identities)[today]}, Signers.load(keys.signers))
+        return Opener(KeyRing({today: load_identities(keys.identities)[today]}), Signers.load(keys.signers))
 
     def anew(self, before: Any, after: Any, keys: KeyFolder) -> None:
         """Whether the header *after* is the one *before* but for its keys."""
         today = Recipient.load(keys.recipient)
-        names = {"key_id": today.key_id, "suite": today.suite, "producer_id": Signer.load(keys.producer).signer_id}
-        assert before.key_id != today.key_id
+        names = {
+            "key_id": id_in(before.version, today.key_id),
+            "suite": today.suite,
+            "producer_id": id_in(before.version, Signer.load(keys.producer).signer_id),
+        }
+        assert not same_key(before.key_id, today.key_id)
         assert after == before.model_copy(update=names)
 
     @either_suite
@@ -1081,7 +1086,7 @@ class TestResealing:
         again = opener.read(after.sealed or "")
         assert opener.open(again).attach == before.target
         self.anew(opener.read(sealed).header, again.header, keys)
-        signer = Signer.load(keys.producer).signer_id
+        signer = id_in(before.version, Signer.load(keys.producer).signer_id)
         assert after == before.model_copy(update={"sealed": after.sealed, "signer_id": signer})
 
     def test_what_is_not_sealed_to_an_earlier_key_goes_as_it_came(self, rotated: Office) -> None:
@@ -1158,7 +1163,7 @@ class TestResealing:
         rotated.lay("req-1")
         assert rotated.run("redrive", "--all", "--reseal").exit_code == 0
         (body,) = rotated.on_their_way()
-        assert self.opener(keys).read(body).header.producer_id == Signer.load(keys.worker).signer_id
+        assert self.opener(keys).read(body).header.producer_id == id_in(1, Signer.load(keys.worker).signer_id)
 
     def test_redriven_twice_it_is_one_request_with_one_content(self, rotated: Office, keys: KeyFolder) -> None:
         sealed = rotated.sealed("req-1")

@@ -426,7 +426,7 @@ class TestKeys:
         practice.platforms += "[producer]\nenvelope = 1\n"
         found = practice.examine()
         assert found.of("warning") == {"keys unsigned results"}
-        assert found.settings["producer"] == {"envelope": 1}
+        assert found.settings["producer"] == {"envelope": 1, "group": None}
 
     def test_folders_and_files_that_others_can_change(self, practice: Practice) -> None:
         (practice.folder / "keys" / "signers").chmod(0o777)

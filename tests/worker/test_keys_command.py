@@ -21,6 +21,7 @@ from tokenferry.sealing import Recipient, Signer, UnusableKey, seal
 from tokenferry_worker.commands.keys import keys
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
+from tokenferry_worker.keys.state_keys import StateKey
 
 CARD = CardRequest(number="4242424242424242", exp_month="12", exp_year="2034")
 
@@ -68,11 +69,16 @@ def test_it_writes_its_files_each_with_the_doors_it_needs(tmp_path: Path, option
         f"signers/producer-{told['producer']}.pem",
         f"signers/worker-{told['worker']}.pem",
         "result.pem",
+        "content.key",
         f"result-signers/result-{told['result']}.pem",
+        "state.key",
     }
     private = {name for name, path in files.items() if b"PRIVATE" in path.read_bytes()}
     assert private == {"producer.pem", "worker.pem", "result.pem", f"identities/{told['identity']}.pem"}
-    assert {mode(files[name]) for name in private} == {0o600}
+    assert {mode(files[name]) for name in (*private, "content.key", "state.key")} == {0o600}
+    assert len(bytes.fromhex(files["content.key"].read_text())) == 32
+    assert files["content.key"].read_text().strip() not in answer.output
+    assert StateKey.load(files["state.key"]).secret.hex() not in answer.output
     assert mode(out) == mode(out / "identities") == 0o700
     assert Recipient.load(out / "recipient.pem").key_id == told["identity"]
     assert Signer.load(out / "producer.pem").signer_id == told["producer"]
@@ -93,7 +99,7 @@ def test_private_files_are_closed_from_the_first_moment_whatever_the_umask(tmp_p
 def test_without_json_it_says_who_gets_what(tmp_path: Path) -> None:
     answer = generate(tmp_path / "keys")
     assert "to producers:" in answer.output
-    assert "identities/, worker.pem, result.pem, signers/" in answer.output
+    assert "identities/, worker.pem, content.key, result.pem, state.key, signers/" in answer.output
     assert "to readers of results: result-signers/" in answer.output
 
 
@@ -131,6 +137,7 @@ def test_where_the_version_before_made_the_keys_only_what_is_missing_is_added(
     out = tmp_path / "keys"
     generate(out)
     (out / "result.pem").unlink()
+    (out / "state.key").unlink()
     shutil.rmtree(out / "result-signers")
     before = {name: path.read_bytes() for name, path in written(out).items()}
     (out / "producer.pem").rename(tmp_path / "given-away.pem")
@@ -141,7 +148,7 @@ def test_where_the_version_before_made_the_keys_only_what_is_missing_is_added(
     after = written(out)
     assert {name: after[name].read_bytes() for name in before} == before
     (signers,) = (out / "result-signers").iterdir()
-    assert after.keys() - before.keys() == {"result.pem", f"result-signers/{signers.name}"}
+    assert after.keys() - before.keys() == {"result.pem", "state.key", f"result-signers/{signers.name}"}
     if producer:
         assert set(written(tmp_path / "for-producer")) == {f"result-signers/{signers.name}"}
 

@@ -37,6 +37,8 @@ from tokenferry_worker.deliveries.attaching import Attacher
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.errors import Declined, Unavailable
 from tokenferry_worker.keys.identities import Signers
+from tokenferry_worker.keys.state_keys import StateKey, StateKeys
+from tokenferry_worker.keys.state_tags import StateTags
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.ledger import RedisLedger
@@ -65,6 +67,7 @@ from .standins import (
 
 TABLE = {(step.before, step.event, step.after) for step in STEPS}
 SCOPE = TokenScope("main", "test", "", "card")
+ELSEWHERE = TokenScope("other", "test", "", "card")
 MADE_AT = int(NOW * 1000)
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -147,6 +150,17 @@ async def test_every_step_of_the_table_is_one_the_store_takes_and_there_is_no_ot
                 await asyncio.sleep(0.01)
         token, _ = await held(state)
         await journal.record_token(f"late-{token}", "{}", token, SCOPE, at=MADE_AT)
+    tags = StateTags(StateKeys(StateKey.of(bytes(32))), believes_untagged=lambda: False)
+    for state in ("available", "leased", "spent", "burnt", "expired"):
+        token, _ = await held("available")
+        if state != "available":
+            claim = await ledger.claim(token, "a", lease=60)
+            assert isinstance(claim, Granted)
+            if state != "leased":
+                await ledger.close(token, claim, state)  # type: ignore[arg-type]
+        # Of another scope: only so the record is looked at before the token is leased.
+        found = await RedisLedger(store, "main", days=1, tags=tags).claim(token, "b", lease=60, scope=ELSEWHERE)
+        assert isinstance(found, Granted)
     assert store.seen == TABLE
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs
@@ -26,7 +26,6 @@ from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
-from tokenferry_worker.limits.backpressure import Slot
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
@@ -257,9 +256,9 @@ class MortalJournal(MemoryJournal):
         super().__init__()
         self.moments = moments
 
-    async def record(self, id_: str, outcome: str, *, ours: bool = False, leaving: Sequence[Slot] = ()) -> str:
+    async def record(self, id_: str, outcome: str, **more: Any) -> str:
         self.moments.pass_one()
-        counts = await super().record(id_, outcome, ours=ours, leaving=leaving)
+        counts = await super().record(id_, outcome, **more)
         self.moments.pass_one()
         return counts
 

@@ -31,6 +31,7 @@ from tokenferry_worker.provider.answers import Answer, Greeting
 from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
+from tokenferry_worker.tokens.grouped_ids import GroupedId
 from tokenferry_worker.tokens.spending import Spender
 
 from .quick_time import QuickWorld, played
@@ -244,7 +245,9 @@ class Fleet:
     async def tokenize(self, request: str, *, process: int = 0, days: float = 5.0) -> TokenResult:
         switchboard, desk = self.processes[process]
         maker = TokenCreator(self.journal, Caller(self.limiter, switchboard, self.world, attempts=8), self.world)
-        wanted = TokenCall(request, "card", "main", None, "bulk", int((NOW + days * 24 * HOUR) * 1000), may_park=False)
+        wanted = TokenCall(
+            GroupedId(request), "card", "main", None, "bulk", int((NOW + days * 24 * HOUR) * 1000), may_park=False
+        )
         begun = await self.journal.begin(request)
         return await maker.create(desk, wanted, begun.epoch, remembered=False)
 

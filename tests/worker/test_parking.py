@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e.brokers import RabbitMQ
@@ -17,7 +18,11 @@ from tokenferry.broker import connecting
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.configuration import Configuration, load
+from tokenferry.contract.attach import AttachRequest, SignedAttach
+from tokenferry.contract.envelope2 import Envelope2, Header2
+from tokenferry.contract.names import LANES, Lane
 from tokenferry.contract.queues import ATTACH_TASK, TOKENIZE_TASK, parked_queue
+from tokenferry.contract.targets import CustomerCreate
 from tokenferry_worker.circuits.breaker import CircuitBreaker
 from tokenferry_worker.circuits.parking import ParkedRequeuer
 
@@ -42,6 +47,9 @@ class Lot:
         order = {"attach_before": ends, "lane": lane}
         body = {"request": order} if task == ATTACH_TASK else {"header": {"expires_at": ends}}
         self.publisher.publish(Outgoing.task(parked_queue(SCOPE), task, id_, json.dumps(body)))
+
+    def park_text(self, id_: str, text: str, *, task: str = TOKENIZE_TASK) -> None:
+        self.publisher.publish(Outgoing.task(parked_queue(SCOPE), task, id_, text))
 
     def back(self, queue: str) -> list[str]:
         """The ids of what came back to *queue*, oldest first."""
@@ -84,6 +92,38 @@ def test_after_the_cure_everything_goes_back_in_its_order_to_the_queue_it_came_f
     assert lot.back("attach.bulk.main") == orders
     assert lot.back("attach.realtime.main") == ["urgent"]
     assert lot.resting() == 0
+
+
+def in_version_2(id_: str, *, seconds_left: float = 60.0) -> str:
+    ends = int((time.time() + seconds_left) * 1000)
+    fields: dict[str, Any] = {"suite": "x25519-hkdf-sha256-aes256gcm", "key_id": "k1", "producer_id": "k2"}
+    where: dict[str, Any] = {"group": "legacy", "kind": "card", "platform": "main", "lane": "bulk"}
+    header = Header2(**fields, **where, request_id=id_, issued_at=0, expires_at=ends)
+    return Envelope2.write(header, lambda _: b"sealed", lambda _: bytes(64)).text()
+
+
+def order_in_version_2(id_: str, lane: Lane) -> str:
+    now = int(time.time() * 1000)
+    fields: dict[str, Any] = {"token": "tok_1", "kind": "card", "platform": "main", "signer_id": "k2", "lane": lane}
+    times = {"token_created_at": now, "attach_before": now + 60_000}
+    order = AttachRequest(version=2, attach_id=id_, request_id=id_, target=CustomerCreate(), **fields, **times)
+    return SignedAttach.model_construct(request=order, signature=bytes(64)).text()
+
+
+def test_one_message_of_version_2_is_enough_to_probe(lot: Lot) -> None:
+    lot.park_text("late", in_version_2("late", seconds_left=-1.0))
+    lot.park_text("live-1", in_version_2("live-1"))
+    lot.park_text("live-2", in_version_2("live-2"))
+    assert not lot.carrier._move(SCOPE, probing=True)
+    assert lot.back("tokenize.bulk.main") == ["late", "live-1"]
+    assert lot.resting() == 1
+
+
+def test_an_order_of_version_2_goes_back_to_the_lane_it_came_from(lot: Lot) -> None:
+    for lane in LANES:
+        lot.park_text(lane, order_in_version_2(lane, lane), task=ATTACH_TASK)
+    assert lot.carrier._move(SCOPE, probing=False)
+    assert {lane: lot.back(f"attach.{lane}.main") for lane in LANES} == {lane: [lane] for lane in LANES}
 
 
 def test_a_message_comes_back_exactly_as_it_was_published_at_first(lot: Lot) -> None:

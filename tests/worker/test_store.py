@@ -96,8 +96,10 @@ async def test_its_clock_is_the_servers_and_not_ours(valkey: embedded.Embedded) 
     other = LongAgo.at(valkey.redis_url, "test-clock")
     assert await other.now() == 5.25
     await other.aclose()
-    assert abs(now_at(valkey.redis_url, local=lambda: 0.0) - really) < 60
-    assert now_at("redis://127.0.0.1:1", local=lambda: 0.0) == 0.0, "nobody is held up where the store is away"
+    assert abs(now_at(valkey.redis_url, "tokenferry", local=lambda: 0.0) - really) < 60
+    assert now_at("redis://127.0.0.1:1", "tokenferry", local=lambda: 0.0) == 0.0, (
+        "nobody is held up where the store is away"
+    )
 
 
 async def test_a_cancelled_caller_disturbs_nobody(store: Store) -> None:

@@ -257,7 +257,8 @@ async def test_a_refused_connection_was_never_sent() -> None:
     with pytest.raises(Unavailable) as caught:
         await client.create_token("card", FORM, idempotency_key="k")
     assert caught.value.maybe_done is False
-    assert await client.key_is_accepted() is None
+    with pytest.raises(Unavailable):
+        await client.key_is_accepted()
     await client.aclose()
 
 
@@ -288,15 +289,20 @@ REFUSED = {"error": {"type": "invalid_request_error"}}
     [
         (404, NO_SUCH_TOKEN, True),
         (429, LIMITED, True),
-        (500, {"error": {"type": "api_error"}}, None),
-        (502, None, None),
         (401, REFUSED, False),
         (403, REFUSED, False),
     ],
 )
-async def test_a_key_is_asked_about_before_the_first_request(status: int, body: Any, accepted: bool | None) -> None:
+async def test_a_key_is_asked_about_before_the_first_request(status: int, body: Any, accepted: bool) -> None:
     client = client_of(TEST, lambda request: httpx.Response(status, json=body))
     assert await client.key_is_accepted() is accepted
+
+
+@pytest.mark.parametrize(("status", "body"), [(500, {"error": {"type": "api_error"}}), (502, None)])
+async def test_a_key_cannot_be_asked_about_while_stripe_fails(status: int, body: Any) -> None:
+    with pytest.raises(Unavailable) as caught:
+        await client_of(TEST, lambda request: httpx.Response(status, json=body)).key_is_accepted()
+    assert caught.value.status == status
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import LEAST_BACK_OFF, Caller
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.creating import TokenCreator
+from tokenferry_worker.tokens.grouped_ids import GroupedId
 from tokenferry_worker.tokens.ledger import TokenScope
 
 from .standins import (
@@ -689,11 +690,14 @@ async def test_the_longest_request_that_travels_with_an_order_still_makes_one_th
     tell: Tell, more: int, travels: bool
 ) -> None:
     story = tell()
-    made = {"outcome_id": "o", "request_id": "r", "kind": "card", "platform": "main", "settled_at": int(NOW * 1000)}
-    result, header = TokenResult(**made), Envelope.model_validate_json(story.sealed()).header
+    made: dict[str, Any] = {"outcome_id": "o", "request_id": "r", "kind": "card", "platform": "main", "token": "tok_1"}
+    result, header = (
+        TokenResult(**made, settled_at=int(NOW * 1000)),
+        Envelope.model_validate_json(story.sealed()).header,
+    )
     plan = PLAN.model_copy(update={"metadata": {f"{n:040}": "\x01" * 500 for n in range(50)}})
     length = MAX_ENVELOPE_BYTES - BESIDE_THE_REQUEST - len(plan.model_dump_json()) + more
-    order = story.tokenizer._order(header, result, "tok_1", plan, '{"a":"' + "x" * (length - 8) + '"}')
+    order = story.tokenizer._order(GroupedId("req-1"), header, result, plan, '{"a":"' + "x" * (length - 8) + '"}')
     assert (order.request.sealed is not None) == travels
     assert len(order.model_dump_json()) <= MAX_ENVELOPE_BYTES
 

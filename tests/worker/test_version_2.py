@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from tokenferry_worker.dead_letters.retention import retained
 from tokenferry_worker.deliveries.lifetimes import LifetimeCheck
 from tokenferry_worker.deliveries.tokenizing import Tokenizer, fingerprint
 from tokenferry_worker.errors import HiddenCvc, Unopenable
+from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener, read_attach
 from tokenferry_worker.limits.budgets import Budgets
@@ -248,25 +249,78 @@ async def test_a_verification_code_that_the_header_names_is_used(fleet: Fleet) -
     assert outcome.result.failure is None
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"group": "shop"}, "of a group that this worker does not know"),
-        ({"generation": 2}, "of a generation that this worker does not know"),
-        ({"producer_id": "k" + "0" * 16}, "not signed by a known producer"),
-    ],
-)
-async def test_groups_generations_and_signers_that_are_not_known_go_to_quarantine(
-    fleet: Fleet, changed: dict[str, Any], reason: str
-) -> None:
+async def test_a_signer_that_is_not_known_goes_to_quarantine(fleet: Fleet) -> None:
     content = Plaintext2.of(CARD, None)
-    header = fleet.header(CARD, content, **changed)
+    header = fleet.header(CARD, content, producer_id="k" + "0" * 16)
     body = Envelope2.write(header, lambda _: b"sealed", fleet.producer.sign).text()
-    assert await fleet.handle(body) == Quarantined(reason)
+    assert await fleet.handle(body) == Quarantined("not signed by a known producer")
     assert fleet.journal.entries == {}
-    if "producer_id" not in changed:
-        with pytest.raises(Unopenable, match=reason):
-            read_attach(fleet.order(**changed).text(), fleet.signers)
+
+
+async def test_a_group_that_the_policy_does_not_give_is_refused_and_nothing_is_touched(fleet: Fleet) -> None:
+    outcome = await fleet.handle(fleet.sealed(group="shop"))
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.settled.result.failure is not None
+    assert (outcome.code, outcome.settled.result.failure.param) == (Code.NOT_GRANTED, "group")
+    assert (fleet.journal.entries, fleet.endpoint.calls) == ({}, [])
+
+
+MARKS = ContentMarks(bytes(32))
+
+
+@pytest.fixture
+def marking(fleet: Fleet) -> Fleet:
+    """A worker with a content key."""
+    fleet.tokenizer = replace(fleet.tokenizer, marks=MARKS)
+    return fleet
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_the_same_content_is_the_same_in_both_versions_and_with_a_code(marking: Fleet, version: int) -> None:
+    seals = {1: marking.sealed_1, 2: marking.sealed}
+    first = await marking.handle(seals[version]())
+    assert isinstance(first, Settled)
+    for body in (seals[3 - version](), marking.sealed(CARD_WITH_CVC)):
+        again = await marking.handle(body)
+        assert isinstance(again, Settled)
+        assert isinstance(again.result, TokenResult)
+        assert (again.result.outcome_id, again.result.token) == ("req-1:token", "tok_1")
+    assert len(marking.endpoint.calls) == 1
+
+
+async def test_another_plan_or_card_in_version_2_is_refused_and_told_nothing(marking: Fleet) -> None:
+    first = await marking.handle(marking.sealed(plan=PLAN))
+    assert isinstance(first, HandedOn)
+    other = CARD.model_copy(update={"exp_year": "2044"})
+    for request, plan in ((CARD, OTHER_PLAN), (other, PLAN), (other, OTHER_PLAN)):
+        outcome = await marking.handle(marking.sealed(request, plan=plan))
+        assert failure_code(outcome) == Code.REQUEST_ID_REUSED
+        assert isinstance(outcome, Settled)
+        assert "tok_1" not in outcome.result.model_dump_json()
+    again = await marking.handle(marking.sealed(plan=PLAN))
+    assert isinstance(again, HandedOn)
+    assert (again.order.request.token, again.order.request.target) == ("tok_1", PLAN)
+    assert len(marking.endpoint.calls) == 1
+
+
+async def test_what_an_earlier_worker_recorded_counts_as_the_same(fleet: Fleet) -> None:
+    first = await fleet.handle(fleet.sealed())
+    fleet.tokenizer = replace(fleet.tokenizer, marks=MARKS)
+    assert await fleet.handle(fleet.sealed()) == first
+    fleet.journal.entries["req-1"].content = f"k{'0' * 16}.{'0' * 64}"  # under a key that was replaced since
+    assert await fleet.handle(fleet.sealed()) == first
+
+
+async def test_what_cannot_be_opened_any_more_cannot_be_compared_and_is_told_nothing(marking: Fleet) -> None:
+    body = marking.sealed()
+    await marking.handle(body)
+    before = marking.journal.entries["req-1"].outcome
+    marking.tokenizer = replace(marking.tokenizer, opener=Opener({}, marking.signers))
+    outcome = await marking.handle(body)
+    assert isinstance(outcome, DeadLettered)
+    assert (outcome.code, outcome.settled.result.ok) == (Code.UNOPENABLE, False)
+    assert "tok_1" not in outcome.settled.result.model_dump_json()
+    assert marking.journal.entries["req-1"].outcome == before
 
 
 async def test_the_same_request_in_both_versions_is_one_request(fleet: Fleet) -> None:

@@ -15,6 +15,12 @@ Every text here is safe to log: ids, codes, parameter names. Free text of Stripe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+NOT_OF_A_PRODUCER: Final = "not signed by a known producer"
+NOT_OF_A_SIGNER: Final = "not signed by a known signer"
+OF_STRANGERS: Final = frozenset({NOT_OF_A_PRODUCER, NOT_OF_A_SIGNER})
+"""The reasons with which messages of unknown signers are set aside."""
 
 
 class TokenferryError(Exception):
@@ -23,6 +29,18 @@ class TokenferryError(Exception):
 
 class Unopenable(TokenferryError):
     """Not a well-formed, known, correctly signed envelope for this worker. The text is a reason, never content."""
+
+    signer_id: str | None = None
+    """Who is said to have signed it, where no known key has."""
+
+
+class OfStranger(Unopenable):
+    """No known key has signed it. Where another fleet uses the same queues, these are its messages."""
+
+    def __init__(self, reason: str, signer_id: str) -> None:
+        """*signer_id*: who is said to have signed it."""
+        super().__init__(reason)
+        self.signer_id = signer_id
 
 
 class HiddenCvc(Unopenable):
@@ -35,6 +53,18 @@ class Forgotten(TokenferryError):
 
 class Reused(TokenferryError):
     """This id stands for another request or order, which is not touched."""
+
+    def __init__(self, next_generation: int | None = None, *, mark: str = "") -> None:
+        """*mark*: of the content that was refused, if it was opened."""
+        super().__init__("the id stands for something else")
+        self.next_generation = next_generation
+        """The generation that would begin the id again. None: none would."""
+        self.mark = mark
+
+    @property
+    def param(self) -> str:
+        """What the requester is told of it."""
+        return "none" if self.next_generation is None else f"generation={self.next_generation}"
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenferry.contract.attach import SignedAttach
 from tokenferry.contract.names import Lane
@@ -23,6 +23,10 @@ class Settled:
     reply_to: str | None
     recorded: str | None = None
     """The result as JSON, as the journal has it: it is published as it is. None: *result* is written as JSON."""
+    lane: Lane | None = field(default=None, compare=False)
+    """Of the request, for metrics and logs. None: not known here."""
+    trace: str | None = field(default=None, compare=False)
+    """`traceparent` of the request, for logs."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Quarantined:
     """Not a message of ours, or not readable. It moves to the quarantine as it came, and no result is published."""
 
     reason: str
+    stranger: str | None = None
+    """Who is said to have signed it, where no known key has."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 import redis
 from redis.exceptions import ReadOnlyError
 
-from tokenferry.broker import connecting, sentinel
+from tokenferry.broker import cluster, connecting
 from tokenferry.configuration import Configuration
 from tokenferry.contract.names import Lane
 from tokenferry_worker.limits.budgets import Budgets
@@ -40,8 +40,12 @@ class SharedBudgets:
         """Raises `InvalidConfiguration` for a platform that is not configured."""
         self._budgets = Budgets(platform, configuration.platform(platform))
         self._keys = StoreKeys(configuration.store.prefix)
-        self._client: Any = sentinel.client(
-            connecting.store_url(configuration), decode_responses=True, socket_timeout=5.0, socket_connect_timeout=5.0
+        self._client: Any = cluster.client(
+            connecting.store_url(configuration),
+            configuration.store.prefix,
+            decode_responses=True,
+            socket_timeout=5.0,
+            socket_connect_timeout=5.0,
         )
         self._permit, self._push_back, self._look = (
             self._client.register_script(Script(name, after=SHARED).source) for name in ("permit", "push_back", "look")
@@ -56,7 +60,7 @@ class SharedBudgets:
         """
         rates = []
         for budget in self._budgets.of(endpoint, connected_account, creates_account=creates_account):
-            per_second, _, _, paused, _ = self._ask(
+            per_second, _, _, paused, *_ = self._ask(
                 self._look, [self._keys.budget(budget.name)], numbers(budget, "realtime")[:2]
             )
             rates.append(0.0 if paused else float(per_second))

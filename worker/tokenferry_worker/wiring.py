@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tokenferry.broker import connecting
 from tokenferry.broker.publishing import CanPublish
@@ -39,17 +38,25 @@ from tokenferry_worker.deliveries.onboarding import Onboarder
 from tokenferry_worker.deliveries.settling import Handler, Settler
 from tokenferry_worker.deliveries.tokenizing import Tokenizer
 from tokenferry_worker.errors import Forgotten
+from tokenferry_worker.health.reporter import Reporter
 from tokenferry_worker.health.vitals import Vitals
+from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.policy import Policy
 from tokenferry_worker.keys.policy_source import PolicySource
 from tokenferry_worker.keys.result_signing import ResultSigner
 from tokenferry_worker.keys.rights import Rights
+from tokenferry_worker.keys.state_keys import StateKeys
+from tokenferry_worker.keys.state_tags import StateTags
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.waits import Waits
+from tokenferry_worker.metrics.names import WAITING
+from tokenferry_worker.metrics.registry import Meters
+from tokenferry_worker.on_redis.attempts import RedisAttempts
 from tokenferry_worker.on_redis.backpressure import RedisBackpressure
 from tokenferry_worker.on_redis.birth import StoreBirth
+from tokenferry_worker.on_redis.budget_watch import BudgetWatch
 from tokenferry_worker.on_redis.circuits import RedisCircuits
 from tokenferry_worker.on_redis.controls import Controls
 from tokenferry_worker.on_redis.journal import RedisJournal
@@ -57,6 +64,8 @@ from tokenferry_worker.on_redis.ledger import RedisLedger
 from tokenferry_worker.on_redis.limiter import RedisLimiter
 from tokenferry_worker.on_redis.onboardings import RedisOnboardings
 from tokenferry_worker.on_redis.policy_note import RedisPolicyNote
+from tokenferry_worker.on_redis.processes import RedisProcesses
+from tokenferry_worker.on_redis.state_since import StateSince
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.onboarding.calls import AccountCalls
 from tokenferry_worker.onboarding.progress import StepRecords
@@ -72,6 +81,8 @@ from tokenferry_worker.tokens.spending import Spender
 log = logging.getLogger(__name__)
 
 Role = Literal["tokenize", "attach", "onboard", "all"]
+ADOPT_EVERY: Final = 21_600.0
+"""Seconds between two searches for onboardings that a worker of the version before has written."""
 
 
 def queues_of(configuration: Configuration, role: Role) -> list[str]:
@@ -134,10 +145,12 @@ def check(configuration: Configuration, role: Role) -> None:
         way_to(configuration, platform)
     Signers.load(configuration.path(configuration.keys.signers))
     ResultSigner.load(configuration)
+    StateKeys.load(configuration)
     if (policy := configuration.path(configuration.keys.policy)).exists():
         Policy.read(policy)
     if role != "attach":
         load_identities(configuration.path(configuration.keys.identities))
+        ContentMarks.load(configuration.path(configuration.keys.content_key))
     if role in ("tokenize", "all"):
         Signer.load(configuration.path(configuration.keys.worker_signing_key))
 
@@ -150,6 +163,9 @@ class _Parts:
     store: Store
     circuit_store: RedisCircuits
     circuits: CircuitBreaker
+    limiter: RedisLimiter
+    budget_watch: BudgetWatch
+    meters: Meters
     signers: Signers
     results: ResultSigner
     policy: PolicySource
@@ -159,6 +175,8 @@ class _Parts:
     ledgers: Mapping[str, RedisLedger]
     clock: SystemClock
     birth: StoreBirth
+    tags: StateTags
+    since: StateSince
     lifetimes: LifetimeCheck
     caller: Caller
     creator: TokenCreator
@@ -175,15 +193,28 @@ async def handlers(
     *vitals* learns how to read the state of the store and of the circuits.
     """
     async with AsyncExitStack() as stack:
-        parts = _open_parts(stack, configuration)
-        if vitals is not None:
-            vitals.store_away = lambda: parts.store.away
-            vitals.policy_trouble = lambda: parts.policy.trouble
-            vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
-        set_aside = vitals.set_aside if vitals is not None else Counter[str]()
-        settler = Settler(publisher, parts.circuit_store, parts.store.now, parts.results, set_aside)
+        vitals = vitals or Vitals(role)
+        parts = _open_parts(stack, configuration, vitals.meters)
+        vitals.store_away = lambda: parts.store.away
+        vitals.policy_trouble = lambda: parts.policy.trouble
+        vitals.state_trouble = lambda: parts.tags.trouble
+        vitals.open_circuits = lambda: list(parts.circuits.snapshot.open)
+        vitals.paused_budgets = lambda: sorted({*parts.limiter.paused, *parts.budget_watch.paused})
+        settler = Settler(
+            publisher,
+            parts.circuit_store,
+            parts.store.now,
+            parts.results,
+            vitals.set_aside,
+            vitals.meters,
+            configuration.platforms.keys(),
+        )
         by_task: dict[str, Handler] = {}
-        known = parts.birth.known
+
+        async def known() -> None:
+            await parts.birth.known()
+            await parts.since.known()
+
         if role != "attach":
             opener = Opener(load_identities(configuration.path(configuration.keys.identities)), parts.signers)
         if role in ("tokenize", "all"):
@@ -193,12 +224,12 @@ async def handlers(
         if role in ("onboard", "all"):
             onboarder = _onboarder(parts, opener, publisher)
             by_task[ONBOARD_TASK] = _delivery(onboarder.handle, settler, known, realtime=False)
-        for name, job in _background(parts, publisher).items():
+        for name, job in _background(parts, publisher, vitals).items():
             stack.push_async_callback(cancel_and_wait, asyncio.create_task(job, name=f"tokenferry-{name}"))
         yield by_task
 
 
-def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
+def _open_parts(stack: AsyncExitStack, configuration: Configuration, meters: Meters) -> _Parts:
     """Make the parts. *stack* closes them."""
     settings, days = configuration.worker, configuration.store.journal_days
     store = Store.at(connecting.store_url(configuration), configuration.store.prefix)
@@ -206,21 +237,30 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     clock = SystemClock()
     circuit_store = RedisCircuits(store)
     circuits = CircuitBreaker(circuit_store)
-    limiter = RedisLimiter(store, alone=settings.alone_share)
+    meters.ask(lambda: [(WAITING, ("circuit",), circuits.waiting)])
+    limiter = RedisLimiter(store, alone=settings.alone_share, meters=meters)
     stack.push_async_callback(limiter.aclose)
     signers = Signers.load(configuration.path(configuration.keys.signers))
     policy = PolicySource(configuration.path(configuration.keys.policy), RedisPolicyNote(store))
-    platforms = open_platforms(stack, configuration)
-    journal = RedisJournal(store, "request", days=days)
+    platforms = open_platforms(stack, configuration, meters)
+    budgets = [budget for platform in platforms.values() for budget in platform.budgets.all()]
+    state_keys = StateKeys.load(configuration)
+    since = StateSince(store, state_keys, days=days)
+    tags = StateTags(state_keys, believes_untagged=since.believes_untagged)
+    journal = RedisJournal(store, "request", days=days, tags=tags, meters=meters)
     birth = StoreBirth(store)
     longest = Lifetimes.remembered(journal_days=days, onboarding_days=configuration.store.onboarding_days)
-    ledgers = {name: RedisLedger(store, name, days=days) for name in platforms}
-    caller = Caller(limiter, circuits, clock, settings.attempts, waits := Waits())
+    ledgers = {name: RedisLedger(store, name, days=days, tags=tags, meters=meters) for name in platforms}
+    waits = Waits()
+    caller = Caller(limiter, circuits, clock, settings.attempts, waits, RedisAttempts(store, days=days), meters)
     return _Parts(
         configuration=configuration,
         store=store,
         circuit_store=circuit_store,
         circuits=circuits,
+        limiter=limiter,
+        budget_watch=BudgetWatch(Controls(store), circuit_store, budgets),
+        meters=meters,
         signers=signers,
         results=ResultSigner.load(configuration),
         policy=policy,
@@ -230,6 +270,8 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
         ledgers=ledgers,
         clock=clock,
         birth=birth,
+        tags=tags,
+        since=since,
         lifetimes=LifetimeCheck(longest, birth.now),
         caller=caller,
         creator=TokenCreator(journal, caller, clock),
@@ -238,7 +280,9 @@ def _open_parts(stack: AsyncExitStack, configuration: Configuration) -> _Parts:
     )
 
 
-def open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mapping[str, PlatformContext]:
+def open_platforms(
+    stack: AsyncExitStack, configuration: Configuration, meters: Meters | None = None
+) -> Mapping[str, PlatformContext]:
     """Open a client for every platform. *stack* closes them."""
     settings, contexts = configuration.worker, {}
     for name, platform in configuration.platforms.items():
@@ -249,6 +293,8 @@ def open_platforms(stack: AsyncExitStack, configuration: Configuration) -> Mappi
             read_timeout=settings.read_timeout,
             connect_timeout=settings.connect_timeout,
             way=way_to(configuration, platform),
+            name=name,
+            meters=meters,
         )
         stack.push_async_callback(client.aclose)
         contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)
@@ -268,9 +314,11 @@ def _tokenizer(parts: _Parts, opener: Opener) -> Tokenizer:
         clock=parts.clock,
         sign=partial(sign_attach, signer=signer),
         signer_id=signer.signer_id,
+        marks=ContentMarks.load(configuration.path(configuration.keys.content_key)),
         deliveries=configuration.worker.deliveries,
         token_lifetime=configuration.worker.token_lifetime,
         lifetimes=parts.lifetimes,
+        meters=parts.meters,
         waits=parts.waits,
     )
 
@@ -281,7 +329,7 @@ def _attacher(parts: _Parts) -> Attacher:
         rights=parts.rights,
         spender=parts.spender,
         platforms=parts.platforms,
-        journal=RedisJournal(parts.store, "attach", days=parts.configuration.store.journal_days),
+        journal=RedisJournal(parts.store, "attach", days=parts.configuration.store.journal_days, tags=parts.tags),
         clock=parts.clock,
         deliveries=parts.configuration.worker.deliveries,
         lifetimes=parts.lifetimes,
@@ -291,7 +339,7 @@ def _attacher(parts: _Parts) -> Attacher:
 
 def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarder:
     settings, days = parts.configuration.worker, parts.configuration.store.onboarding_days
-    records = StepRecords(RedisOnboardings(parts.store, days=days))
+    records = StepRecords(RedisOnboardings(parts.store, days=days, tags=parts.tags))
     calls = AccountCalls(records, parts.caller, parts.clock)
     return Onboarder(
         opener=opener,
@@ -305,12 +353,13 @@ def _onboarder(parts: _Parts, opener: Opener, publisher: CanPublish) -> Onboarde
         clock=parts.clock,
         deliveries=settings.deliveries,
         lifetimes=parts.lifetimes,
+        marks=ContentMarks.load(parts.configuration.path(parts.configuration.keys.content_key)),
         waits=parts.waits,
         publish_progress=partial(_publish_progress, publisher, parts.results),
     )
 
 
-def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[Any, Any, None]]:
+def _background(parts: _Parts, publisher: CanPublish, vitals: Vitals) -> Mapping[str, Coroutine[Any, Any, None]]:
     """Return the jobs that run beside the deliveries, by the names of their tasks."""
     configuration, store, circuits = parts.configuration, parts.circuit_store, parts.circuits
     notifier = Notifier(
@@ -324,13 +373,27 @@ def _background(parts: _Parts, publisher: CanPublish) -> Mapping[str, Coroutine[
     )
     return {
         "notices": notifier.run(),
+        "reports": Reporter(vitals, RedisProcesses(parts.store), configuration.worker.concurrency).run(),
+        "budgets": parts.budget_watch.run(),
         "birth": parts.birth.watch(),
+        "state": _watch_state(parts),
         "circuits": circuits.watch(),
         "policy": parts.policy.watch(),
         "parked": ParkedRequeuer(configuration, publisher, store, circuits).run(),
         "open": Reminder(configuration, store, circuits).run(),
         "aside": ExpirySweeper(configuration, publisher, store, parts.store.now).run(),
     }
+
+
+async def _watch_state(parts: _Parts) -> None:
+    """Keep the time since when entries have tags, and give tags to the longest-lived entries that have none."""
+    onboardings = RedisOnboardings(parts.store, days=parts.configuration.store.onboarding_days, tags=parts.tags)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(parts.since.watch(), name="tokenferry-state-since")
+        await parts.since.known()
+        while parts.since.believes_untagged():
+            await onboardings.adopt()
+            await asyncio.sleep(ADOPT_EVERY)
 
 
 def _publish_progress(publisher: CanPublish, results: ResultSigner, route: str, progress: OnboardingProgress) -> None:

@@ -9,6 +9,7 @@ What differs from the stock one:
 * Every queue of a channel has room for so many bytes (`held_bytes`). A message that does not fit is put off: its body
   is discarded, it stays unacknowledged, and it goes back to its queue as soon as there is room. RabbitMQ's prefetch
   counts messages only (it knows no `prefetch_size`), and heartbeats forbid to stop reading.
+* With a prefix, every exchange, queue and routing key begins with it on the broker. Callers use the plain names.
 * The routing key of a delivery is the name of its queue. The publisher may have written anything there: with the `CC`
   header a message reaches queues that its routing key does not name.
 """
@@ -25,7 +26,7 @@ import amqp
 from amqp import method_framing, spec
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
-from tokenferry.contract.queues import MAX_MESSAGE_BYTES, held_bytes
+from tokenferry.contract.queues import MAX_MESSAGE_BYTES, full_name, held_bytes
 from tokenferry.contract.work_messages import TOO_LONG, UNDECODABLE, Refused
 
 METHOD: Final = 1
@@ -181,8 +182,54 @@ class Account:
             yield again
 
 
-class Channel(pyamqp.Channel):
-    """A stock channel that counts the bytes it holds, and returns bodies as bytes."""
+DEAD_LETTER_NAMES: Final = ("x-dead-letter-exchange", "x-dead-letter-routing-key")
+"""Arguments of a queue that are names."""
+
+
+class NamingChannel(pyamqp.Channel):
+    """A stock channel on whose broker every name begins with the prefix of its connection."""
+
+    def _full(self, name: str) -> str:
+        """*name* on the broker. The nameless exchange, and a queue that the broker names, stay as they are."""
+        return full_name(self.connection.name_prefix, name) if name else name
+
+    def exchange_declare(self, exchange: str, *args: Any, **kwargs: Any) -> Any:
+        return super().exchange_declare(self._full(exchange), *args, **kwargs)
+
+    def exchange_delete(self, exchange: str, *args: Any, **kwargs: Any) -> Any:
+        return super().exchange_delete(self._full(exchange), *args, **kwargs)
+
+    def queue_declare(self, queue: str = "", *args: Any, arguments: Any = None, **kwargs: Any) -> Any:
+        names = {name: self._full(arguments[name]) for name in DEAD_LETTER_NAMES if name in (arguments or {})}
+        arguments = {**arguments, **names} if names else arguments
+        return super().queue_declare(self._full(queue), *args, arguments=arguments, **kwargs)
+
+    def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *args: Any, **kwargs: Any) -> Any:
+        return super().queue_bind(self._full(queue), self._full(exchange), self._full(routing_key), *args, **kwargs)
+
+    def queue_unbind(self, queue: str, exchange: str, routing_key: str = "", *args: Any, **kwargs: Any) -> Any:
+        return super().queue_unbind(self._full(queue), self._full(exchange), self._full(routing_key), *args, **kwargs)
+
+    def queue_purge(self, queue: str = "", *args: Any, **kwargs: Any) -> Any:
+        return super().queue_purge(self._full(queue), *args, **kwargs)
+
+    def queue_delete(self, queue: str = "", *args: Any, **kwargs: Any) -> Any:
+        return super().queue_delete(self._full(queue), *args, **kwargs)
+
+    def basic_consume(self, queue: str = "", *args: Any, **kwargs: Any) -> Any:
+        return super().basic_consume(self._full(queue), *args, **kwargs)
+
+    def basic_get(self, queue: str = "", *args: Any, **kwargs: Any) -> Any:
+        return super().basic_get(self._full(queue), *args, **kwargs)
+
+    def _basic_publish(self, msg: Any, exchange: str = "", routing_key: str = "", *args: Any, **kwargs: Any) -> Any:
+        return super()._basic_publish(msg, self._full(exchange), self._full(routing_key), *args, **kwargs)
+
+    basic_publish = _basic_publish
+
+
+class Channel(NamingChannel):
+    """A channel that counts the bytes it holds, and returns bodies as bytes."""
 
     Message = Message
 
@@ -251,7 +298,9 @@ class Connection(pyamqp.Connection):
 
     Channel = Channel
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, name_prefix: str | None = None, **kwargs: Any) -> None:
+        """*name_prefix*: what every name on the broker begins with; it is kombu's transport option of this name."""
+        self.name_prefix = name_prefix
         super().__init__(*args, frame_handler=frame_handler, **kwargs)
 
 

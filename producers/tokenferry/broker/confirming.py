@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from amqp.exceptions import AccessRefused, ChannelError, MessageNacked, PreconditionFailed
@@ -14,7 +14,7 @@ from tokenferry.broker import connecting, depth
 from tokenferry.broker.depth import Depths
 from tokenferry.broker.errors import BrokerBlocked, BrokerFull, PublishError, Unroutable
 from tokenferry.broker.pending import MOST_PAUSE, PendingPublish
-from tokenferry.contract.queues import results_queue
+from tokenferry.contract.queues import full_name, life_of, results_queue
 
 RESULTS: Final = results_queue("")
 LATE: Final = 60.0
@@ -32,6 +32,8 @@ class ConfirmingChannel:
     def __init__(self, connection: Connection, *, amqp: bool) -> None:
         self._connection = connection
         self._amqp = amqp
+        self._prefix: str | None = connection.transport_options.get("name_prefix")
+        """RabbitMQ only: what the names of queues begin with there, for words about them."""
         self._producer: Producer | None = None
         self._blocked = False
         """RabbitMQ only: whether an alarm is on, and it reads nothing."""
@@ -71,9 +73,12 @@ class ConfirmingChannel:
                 self._publish(producer, waiting)
             for waiting in fitting:
                 waiting.begin_try()
+            pipeline = batch.state.session.pipeline
+            for queue, life in _mortal(fitting):
+                pipeline.pexpire(producer.channel.global_keyprefix + queue, int(life * 1000))
             # Not the batch's own flush: it says that one was refused, but neither which nor why.
-            answers = batch.state.session.pipeline.execute(raise_on_error=False)
-        for waiting, answer in zip(fitting, answers, strict=True):
+            answers = pipeline.execute(raise_on_error=False)
+        for waiting, answer in zip(fitting, answers[: len(fitting)], strict=True):
             if isinstance(answer, Exception):
                 waiting.refused(answer)
             else:
@@ -101,7 +106,7 @@ class ConfirmingChannel:
             if waiting.message.queue.startswith(RESULTS) and waiting.message.queue not in self._theirs:
                 self._theirs.add(waiting.message.queue)
                 raise
-            mismatch = connecting.mismatch(waiting.message.queue, error)
+            mismatch = connecting.mismatch(full_name(self._prefix, waiting.message.queue), error)
             waiting.future.set_exception(PublishError(mismatch, maybe_sent=waiting.maybe_sent))
             raise  # the broker has closed the channel: the others need another
 
@@ -181,3 +186,9 @@ class ConfirmingChannel:
                 wire.on_blocked, wire.on_unblocked = self._on_blocked, self._on_unblocked
             self._producer = self._connection.Producer(auto_declare=False)
         return self._producer
+
+
+def _mortal(fitting: Iterable[PendingPublish]) -> list[tuple[str, float]]:
+    """The queues of these messages that the broker drops some time after their last use, with the seconds."""
+    queues = sorted({waiting.message.queue for waiting in fitting})
+    return [(queue, life) for queue in queues if (life := life_of(queue)) is not None]

@@ -17,10 +17,11 @@ from redis.exceptions import ResponseError
 
 from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED, trusts_anybody
 from tokenferry.broker import amqp_transport, embedded, redis_transport
-from tokenferry.broker.error_text import BROKER, explain
+from tokenferry.broker.error_text import BROKER, explain, in_one_slot
 from tokenferry.broker.sentinel import Sentinels, is_sentinel
 from tokenferry.configuration import Broker, Configuration, InvalidConfiguration, StoreSettings
-from tokenferry.contract.queues import DEAD_LETTERS
+from tokenferry.contract.names import is_hash_tag
+from tokenferry.contract.queues import DEAD_LETTERS, full_name, life_of
 
 log = logging.getLogger(__name__)
 
@@ -153,12 +154,14 @@ def _connect_timeout(configuration: Configuration) -> float:
 
 def transport_options(url: str, configuration: Configuration) -> dict[str, Any]:
     """Options with which nothing is lost and nothing waits for ever."""
-    timeout = configuration.broker.publish_timeout
+    timeout, prefix = configuration.broker.publish_timeout, configuration.broker.prefix
     if is_amqp(url):
-        return {"confirm_publish": True, "read_timeout": timeout, "write_timeout": timeout}
+        return {"confirm_publish": True, "read_timeout": timeout, "write_timeout": timeout, "name_prefix": prefix}
     theirs = _with_ca_file(configuration, "broker", configuration.broker.url)
     behind = {"sentinels": Sentinels.parse(theirs)} if is_sentinel(theirs) else {}
     return behind | {
+        "global_keyprefix": full_name(prefix, ""),
+        "cluster": is_hash_tag(prefix),
         "lease_seconds": configuration.broker.lease_seconds,
         "socket_timeout": timeout,
         "socket_connect_timeout": _connect_timeout(configuration),
@@ -177,6 +180,11 @@ def connect(configuration: Configuration) -> Connection:
         connect_timeout=_connect_timeout(configuration),
         heartbeat=10 if is_amqp(url) else 0,
     )
+
+
+def full(configuration: Configuration, name: str) -> str:
+    """The name of a queue or exchange as the broker's own tools show it."""
+    return full_name(configuration.broker.prefix, name)
 
 
 def queue(name: str, *, amqp: bool) -> Queue:
@@ -203,6 +211,8 @@ def quorum_arguments(name: str) -> dict[str, Any]:
     good order, so it is the last resort: what reaches it becomes a dead letter. Not in the realtime lane, where a
     verification code may be inside: such a message is never set aside, it ends with its deadline.
     """
+    if (life := life_of(name)) is not None:
+        return {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT, "x-expires": int(life * 1000)}
     if not name.startswith(KEPT_AT_LIMIT):
         return {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
     return {
@@ -233,6 +243,16 @@ def mismatch(name: str, error: PreconditionFailed) -> str:
     return f"the queue '{name}' exists with other settings than ours ({difference(error)}); {cure(name)}"
 
 
+def _check_redis(channel: Any, configuration: Configuration) -> None:
+    """Raise `InvalidConfiguration` for a server that no worker could work with, however long it waited."""
+    try:
+        in_cluster = redis_transport.ask_to_track(channel)
+    except ResponseError as error:
+        raise InvalidConfiguration(f"[broker] url: {explain(error, BROKER).of(BROKER)}") from None
+    if in_cluster and not is_hash_tag(configuration.broker.prefix):
+        raise InvalidConfiguration(f"[broker] url: the server is a node of a cluster; {in_one_slot('broker')}")
+
+
 def check(configuration: Configuration, names: Iterable[str]) -> None:
     """Declare these queues on RabbitMQ, and ask Redis or Valkey for what a reader needs, if it answers.
 
@@ -244,16 +264,13 @@ def check(configuration: Configuration, names: Iterable[str]) -> None:
     try:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
         if not is_amqp(url):
-            try:
-                redis_transport.ask_to_track(connection.default_channel)
-            except ResponseError as error:
-                raise InvalidConfiguration(f"[broker] url: {explain(error, BROKER).of(BROKER)}") from None
+            _check_redis(connection.default_channel, configuration)
             return
         for name in names:
             try:
                 queue(name, amqp=True).bind(connection.channel()).declare()
             except PreconditionFailed as error:
-                raise InvalidConfiguration(mismatch(name, error)) from None
+                raise InvalidConfiguration(mismatch(full(configuration, name), error)) from None
     except (OSError, *connection.connection_errors, *connection.channel_errors):
         return  # the worker waits for it, and says so
     finally:

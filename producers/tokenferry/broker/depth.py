@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,6 +59,26 @@ def ask(configuration: Configuration, queues: Iterable[str]) -> dict[str, int]:
     except Exception as error:  # whatever the client raises: it is asked again later
         log.info("the depth of queues is unknown: %s", explain(error, BROKER).of(BROKER))
         return {}
+
+
+def why_silent(waiting: Mapping[str, int], start: str = "`tokenferry worker`") -> str:
+    """Why no result may have come, by how many messages wait in the queues of the requests. *start*: starts a worker.
+
+    A requester sees no more than that: who reads a queue, and whether requests are paused, only workers know.
+
+    >>> print(why_silent({"tokenize.bulk.main": 40}))
+    40 messages wait in tokenize.bulk.main: does a worker of this fleet read it? Start one with `tokenferry worker`
+    """
+    queue, count = max(waiting.items(), key=lambda one: one[1], default=("", 0))
+    if count:
+        messages = "a message waits" if count == 1 else f"{count} messages wait"
+        return f"{messages} in {queue}: does a worker of this fleet read it? Start one with {start}"
+    if waiting:
+        return (
+            "its queue is empty, so a worker has taken it: see `tokenferry doctor` and `tokenferry circuits` where the "
+            "workers run. If another fleet uses this broker, set [broker] prefix for each"
+        )
+    return f"is a worker running? Start one with {start}"
 
 
 class Depths:

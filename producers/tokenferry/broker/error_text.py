@@ -20,6 +20,7 @@ from kombu.exceptions import KombuError
 from redis import exceptions as redis
 from redis.sentinel import MasterNotFoundError
 
+from tokenferry.broker.cluster import SlotAway
 from tokenferry.broker.errors import (
     BrokerBlocked,
     BrokerFull,
@@ -50,6 +51,13 @@ class Server:
     """What to do when the port speaks no TLS."""
     encrypted: str
     """What to do when the port speaks TLS and we do not."""
+    cluster: str
+    """What to do where keys of ours are in several slots of a cluster."""
+
+
+def in_one_slot(section: str) -> str:
+    """What to do about a cluster of Redis or Valkey, in which keys of *section* are in several slots."""
+    return f'set [{section}] prefix to a name in braces, as in "{{ferry-{section}}}": then all keys are in one slot'
 
 
 def _server(section: str) -> Server:
@@ -61,6 +69,7 @@ def _server(section: str) -> Server:
         "let RabbitMQ ask for none (verify_none)",
         plain=f"write its TLS port into [{section}] url, or redis:// or amqp:// for a port without TLS",
         encrypted=f"write rediss:// or amqps:// into [{section}] url",
+        cluster=in_one_slot(section),
     )
 
 
@@ -78,6 +87,7 @@ def stripe(platform: str) -> Server:
         client_certificate="Stripe asks for none: look for a proxy between here and there",
         plain=f"correct the port in {setting}, or write http:// for an emulator on this machine",
         encrypted=f"write https:// into {setting}",
+        cluster=f"see {setting}",
     )
 
 
@@ -267,6 +277,11 @@ def _redis(cause: BaseException, server: Server) -> ConnectionFailure | None:
         case MasterNotFoundError():
             do = f"correct the Sentinels and master= in {server.setting}, or start the Sentinels"
             return ConnectionFailure("could not be reached: no Sentinel knows a primary of this name", do)
+        case SlotAway():
+            do = "wait until its slot has moved or the cluster is up again: `cluster info` there says more"
+            return ConnectionFailure("does not serve our keys now: it is a node of a cluster", do)
+        case redis.MovedError() | redis.AskError() | redis.ClusterCrossSlotError() | redis.ClusterDownError():
+            return ConnectionFailure("is a node of a cluster", server.cluster)
         case redis.BusyLoadingError():
             return ConnectionFailure("is still loading its data", "wait for it")
         case redis.InvalidResponse():
@@ -282,12 +297,21 @@ def _redis_text(cause: redis.RedisError, server: Server) -> ConnectionFailure | 
     text = str(cause)
     if "max number of clients" in text:
         return ConnectionFailure("has no connection left (maxclients)", "raise maxclients there, or run fewer programs")
+    if "ACL failure in script" in text or "executing the script can't" in text:
+        says = "does not allow this user a command that a script of ours runs"
+        return ConnectionFailure(says, f"`ACL LOG` there names it: {RIGHTS}")
+    if "command called from script" in text:
+        says = "does not know a command that a script of ours runs"
+        return ConnectionFailure(says, "let no command be renamed there; its own name must work in scripts")
+    if "EXEC without MULTI" in text:
+        return ConnectionFailure("does not allow this user to run MULTI (NOPERM)", RIGHTS)
     if "DB index" in text:
         return ConnectionFailure(
             "has no database of this number", f"correct the number behind the host in {server.setting}"
         )
-    if text.startswith(("MOVED ", "CLUSTERDOWN", "CROSSSLOT")) or "cluster mode" in text:
-        return ConnectionFailure("is a node of a cluster", f"name a server in {server.setting} that is no cluster")
+    if "cluster mode" in text:
+        do = f"write database 0 in {server.setting}: a cluster has no other"
+        return ConnectionFailure("is a node of a cluster", do)
     if any(word.lower() in text.lower() for word in _TOO_OLD):
         command = _COMMAND.search(text)
         what = f"the command {command[1].upper()}" if command else "a command that is needed"
@@ -296,7 +320,7 @@ def _redis_text(cause: redis.RedisError, server: Server) -> ConnectionFailure | 
     return None
 
 
-_RESOURCE: Final = re.compile(r"access to (queue|exchange|topic) '([\w.-]{1,120})'")
+_RESOURCE: Final = re.compile(r"access to (queue|exchange|topic) '([\w.:{}-]{1,200})'")
 
 
 def _amqp(cause: BaseException, server: Server) -> ConnectionFailure | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from amqp.exceptions import RecoverableConnectionError
 
+from tokenferry.errors import ProducerError
 
-class PublishError(Exception):
+
+class PublishError(ProducerError):
     """The broker did not confirm a message. `maybe_sent` says whether the broker may hold it all the same."""
 
     request_id: str | None = None
@@ -16,6 +18,13 @@ class PublishError(Exception):
     def __init__(self, text: str, *, maybe_sent: bool) -> None:
         super().__init__(text)
         self.maybe_sent = maybe_sent
+
+    def on_command_line(self) -> str:
+        """Its text, whether the broker may have the message, and how to repeat it."""
+        if self.request_id is None:
+            return str(self)
+        doubt = "it may have been sent all the same: " if self.maybe_sent else "nothing was sent: "
+        return f"{self}; {doubt}repeat it with --request-id {self.request_id}"
 
 
 class BrokerUnavailable(PublishError):

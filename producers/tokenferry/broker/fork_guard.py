@@ -23,5 +23,6 @@ class ForkGuard:
         if not self.is_this:
             raise RuntimeError(
                 f"{self._made} that was made before a fork does not work after it; "
-                "make the Producer, the Outbox or the Results in the forked process (docs/outbox.md)"
+                "make the Producer, the Outbox or the Results in the forked process: in gunicorn's post_fork, uWSGI's "
+                "@postfork or Celery's worker_process_init, or when it is first used (docs/outbox.md)"
             )

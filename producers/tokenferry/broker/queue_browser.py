@@ -109,7 +109,7 @@ def open_browser(
             yield held
             held.give_back()
         else:
-            yield _RedisBrowser(connection.default_channel.client, queue)
+            yield _RedisBrowser(connection.default_channel, queue)
     except BaseException as error:
         if held is not None and (isinstance(error, BrokenPipeError) or not isinstance(error, broken)):
             # For instance a closed output pipe. The broker would give it back as well, but later, and not in order.
@@ -123,19 +123,21 @@ def open_browser(
 class _RedisBrowser:
     """A list of Redis or Valkey, with the oldest message at its tail."""
 
-    def __init__(self, client: Any, queue: str) -> None:
-        self._client = client
-        self._look = client.register_script(LOOK)
+    def __init__(self, channel: Any, queue: str) -> None:
+        self._client = channel.bare_client
+        self._look = self._client.register_script(LOOK)
         self._queue = queue
+        self._key_of = channel.key_of
+        self._key = channel.key_of(queue)
         self._passed = 0
         """Entries at the tail that were read and are still there."""
 
     def __iter__(self) -> Iterator[QueuedMessage]:
-        left = int(self._client.llen(self._queue))
+        left = int(self._client.llen(self._key))
         while left > 0:
             last = -1 - self._passed
             limits = [last - min(left, TOGETHER) + 1, last, LONGEST, MAX_TAKEN_BYTES]
-            some = self._look(keys=[self._queue], args=limits)
+            some = self._look(keys=[self._key], args=limits)
             if not some:
                 return
             left -= len(some)
@@ -145,7 +147,7 @@ class _RedisBrowser:
 
     def remove(self, item: QueuedMessage) -> bool:
         # From the tail: every entry has its own delivery tag, so it is this one or none.
-        removed = int(self._client.lrem(self._queue, -1, item.handle)) > 0
+        removed = int(self._client.lrem(self._key, -1, item.handle)) > 0
         self._passed -= removed
         return removed
 
@@ -163,9 +165,11 @@ class _RedisBrowser:
     def _in_hand(self, key: str) -> int:
         """Deliveries of the queue in one register; 0 where it is costly to know, or this user lacks the right."""
         try:
-            if int(self._client.hlen(key)) > MOST_IN_HAND:
+            register = self._key_of(key)
+            if int(self._client.hlen(register)) > MOST_IN_HAND:
                 return 0
-            return sum(_queue_of(value) == self._queue for _, value in self._client.hscan_iter(key, count=TOGETHER))
+            values = (value for _, value in self._client.hscan_iter(register, count=TOGETHER))
+            return sum(_queue_of(value) == self._queue for value in values)
         except ResponseError:
             return 0
 

@@ -109,17 +109,3 @@ class Sentinels:
 def is_sentinel(url: str) -> bool:
     """Whether *url* names Sentinels."""
     return urlsplit(url).scheme in SENTINEL_SCHEMES
-
-
-def client(url: str, **options: Any) -> redis.Redis:
-    """A client for *url*: redis-py's own forms, or Sentinels."""
-    if is_sentinel(url):
-        return Sentinels.parse(url).client(**options)
-    return redis.Redis.from_url(url, **options)
-
-
-def async_client(url: str, **options: Any) -> redis.asyncio.Redis:
-    """A client for *url*, for asyncio."""
-    if is_sentinel(url):
-        return Sentinels.parse(url).async_client(**options)
-    return redis.asyncio.Redis.from_url(url, **options)

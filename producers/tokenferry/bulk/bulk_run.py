@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
+from tokenferry.broker import depth
 from tokenferry.bulk.interrupting import Interrupted, Interruption
 from tokenferry.bulk.outputs import OutputFailed, Outputs
 from tokenferry.bulk.results_reader import ResultsReader
@@ -49,8 +50,8 @@ class BulkRun(ABC, Generic[Read]):
 
     silence: ClassVar[float]
     """Seconds without a result after which the run asks whether a worker runs."""
-    question: ClassVar[str]
-    """How it asks."""
+    start: ClassVar[str]
+    """The command that starts such a worker."""
 
     def __init__(
         self,
@@ -137,7 +138,8 @@ class BulkRun(ABC, Generic[Read]):
         silence = time.monotonic() - max(self._window.last_result, self._asked_at)
         if len(self._window) and silence >= self.silence:
             self._asked_at = time.monotonic()
-            self._note(f"no result for {self.silence:.0f} s: {self.question}; still waiting")
+            why = depth.why_silent(self._submitter.waiting(), self.start)
+            self._note(f"no result for {self.silence:.0f} s: {why}; still waiting")
         self._window.wait(_TICK)
 
     def _must_stop(self) -> bool:

@@ -19,27 +19,17 @@ from typing import Any, TextIO
 from stdnum import luhn
 
 from tokenferry.contract.requests import Problem
+from tokenferry.errors import OutputFailed as OutputFailed
+from tokenferry.errors import ProducerError
+from tokenferry.masking import LONG_NUMBER, masked
 from tokenferry.owned_files import open_owned
 from tokenferry.shown import cell, visible
 
-_LONG_NUMBER = re.compile(r"[0-9](?:[ -]?[0-9]){11,}")
 
-
-class UnusableOutput(ValueError):
+class UnusableOutput(ProducerError, ValueError):
     """An output file cannot be opened, or must not be overwritten. Nothing was sent."""
 
-
-class OutputFailed(RuntimeError):
-    """An output file cannot be written any more: the disk is full, for instance."""
-
-
-def masked(text: str) -> str:
-    """Shorten every number of twelve or more digits in *text* to its last four.
-
-    >>> masked("row-7"), masked("customer 0000 0000 0000")
-    ('row-7', 'customer ...0000')
-    """
-    return _LONG_NUMBER.sub(lambda found: "..." + found[0][-4:], text)
+    exit_code = 2
 
 
 def shown_key(key: str) -> str:
@@ -50,7 +40,7 @@ def shown_key(key: str) -> str:
     >>> shown_key("200000000001"), shown_key("000000000000")
     ('200000000001', '...0000')
     """
-    found = (re.sub("[ -]", "", match[0]) for match in _LONG_NUMBER.finditer(key))
+    found = (re.sub("[ -]", "", match[0]) for match in LONG_NUMBER.finditer(key))
     return masked(key) if any(len(digits) <= 19 and luhn.is_valid(digits) for digits in found) else key
 
 

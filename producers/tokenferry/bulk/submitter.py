@@ -71,7 +71,8 @@ class Submitter:
         self._retry_at = 0.0
         self._silence = silence
         self._look_at = 0.0
-        self._lost = LostFinder(self, depths or partial(depth.ask, configuration))
+        self._depths = depths or partial(depth.ask, configuration)
+        self._lost = LostFinder(self, self._depths)
 
     @property
     def is_stuck(self) -> bool:
@@ -121,6 +122,10 @@ class Submitter:
         self._look_at = now + self._silence
         if count := sum(self._lost.send_lost_again(now).values()):
             self._note(f"{count} rows have no result and are no longer in their queue: sending them again")
+
+    def waiting(self) -> Mapping[str, int]:
+        """How many messages wait in the queues of the accepted items; nothing if the broker does not answer."""
+        return self._depths({queue for _, _, queue in self._on_the_broker()})
 
     def unanswered(self, *, now: float) -> dict[str, int]:
         """See `Unanswered`."""

@@ -11,8 +11,11 @@ import click
 
 from tokenferry.addresses import trusts_anybody
 from tokenferry.broker.connecting import UNVERIFIED
-from tokenferry.configuration import Configuration, effective, load
+from tokenferry.broker.reachability import reach
+from tokenferry.configuration import Configuration, effective, load, load_to_look
 from tokenferry.options import config_option
+from tokenferry.ordering import Sealer
+from tokenferry.result_signers import ResultSigners
 
 EPILOG = """
 \b
@@ -27,6 +30,7 @@ Exit codes
 \b
 Examples
   tokenferry config check
+  tokenferry config check --producer
   tokenferry config check --config /etc/tokenferry.toml --json | jq .settings.broker.url
 """
 
@@ -38,10 +42,15 @@ def config() -> None:
 
 @config.command(epilog=EPILOG)
 @config_option
+@click.option("--producer", is_flag=True, help="Read a producer's keys and ask the broker, too. Sends nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print settings and warnings as JSON.")
-def check(config: Path | None, as_json: bool) -> None:
+def check(config: Path | None, producer: bool, as_json: bool) -> None:
     """Read file and environment, and print every setting that would be used."""
-    configuration = load(config)
+    configuration = load_to_look(config, "broker") if producer else load(config)
+    if producer:
+        Sealer(configuration)
+        ResultSigners.load(configuration)
+        reach(configuration)
     warnings = list(_warnings(configuration))
     settings = effective(configuration)
     if as_json:

@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.commands import bulk
 from tokenferry.configuration import Configuration
 from tokenferry.consuming import Results
+from tokenferry.import_notes import ImportNote, State, noting
 from tokenferry.importing.checkpoint import Checkpoint, CompletedRows, SameImport, done_in
 from tokenferry.importing.choosing import Chosen, spread
 from tokenferry.importing.import_window import ImportCounts, ImportWindow
@@ -157,7 +159,11 @@ class ImportRun:
         if checkpoint.is_resumed:
             notes.insert(0, f"resuming: {len(done.rows)} rows are done")
         complete = False
-        with bulk.shown(meter.line, *notes, quiet=options.quiet) as display:
+        note = partial(_note, options, checkpoint.name, window, meter, time.time())
+        with (
+            noting(self._configuration.path(self._configuration.data), note, window.pending_keys) as ended,
+            bulk.shown(meter.line, *notes, quiet=options.quiet) as display,
+        ):
             run = Import(
                 producer,
                 Results(route, self._configuration, outbox=False, on_notice=WaitingReasons(display.note).take),
@@ -174,6 +180,7 @@ class ImportRun:
                 run.run(self._rows)
                 finished = run.read_all and not window.counts.unfinished and run.reason is None
                 complete = finished and not self._rows.left_out
+                ended("finished" if finished else "stopped")
             finally:
                 outputs.close()
                 checkpoint.close(done=complete)
@@ -269,6 +276,26 @@ def _digest(given: ColumnMap) -> str:
         given.delimiter,
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _note(
+    options: ImportOptions, name: str, window: ImportWindow, meter: Meter, started: float, state: State
+) -> ImportNote:
+    counts, results = window.counts, options.results
+    names = ("rows", "sealed", "tokenized", "attached", "failed", "rejected")
+    runs = state == "running"
+    return ImportNote(
+        name=name,
+        file=os.path.basename(options.file) if options.file != "-" else "-",
+        results=str(results.resolve()) if results is not None else None,
+        started=started,
+        noted=time.time(),
+        state=state,
+        counts={each: getattr(counts, each) for each in names} | {"unfinished": len(window) or counts.unfinished},
+        rows_expected=meter.rows_expected() if runs else None,
+        seconds_left=meter.seconds_left() if runs else None,
+        waits=window.waits,
+    )
 
 
 def _size(stream: BufferedReader) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import click
 
-from tokenferry.bulk.outputs import OutputFailed
+from tokenferry.errors import OutputFailed
 from tokenferry.shown import VisibleStream
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from pydantic import TypeAdapter, ValidationError
 
+from tokenferry.broker import depth
 from tokenferry.broker.errors import PublishError
 from tokenferry.bulk.waiting import WaitingReasons
 from tokenferry.commands.printing import print_line
@@ -18,6 +19,7 @@ from tokenferry.commands.taking import process_own
 from tokenferry.configuration import Configuration, load
 from tokenferry.consuming import Results
 from tokenferry.contract.names import LANES, Id, Lane, Name, new_id
+from tokenferry.contract.queues import tokenize_queues
 from tokenferry.contract.requests import InvalidRequest
 from tokenferry.contract.results import AnyResult, AttachResult, OnboardingResult, TokenResult
 from tokenferry.contract.targets import InvalidTarget
@@ -125,7 +127,7 @@ def send(context: click.Context, /, **given: Any) -> None:
     if line["status"] == "unfinished":
         click.echo(
             f"tokenferry: no outcome yet; it will be on route {route}, read it with `tokenferry results {route}`. "
-            "Is a worker running?",
+            f"{_why_silent(order, configuration)}",
             err=True,
         )
     context.exit(0 if line["status"] in ("tokenized", "attached") else 1)
@@ -160,6 +162,13 @@ def _send(order: Order, configuration: Configuration) -> str:
             err=True,
         )
     return request_id
+
+
+def _why_silent(order: Order, configuration: Configuration) -> str:
+    """Why there may be no outcome, as far as the queue of *order* tells."""
+    queues = tokenize_queues(configuration.meant(order.platform))
+    why = depth.why_silent(depth.ask(configuration, queues))
+    return why[0].upper() + why[1:]
 
 
 def _note(text: str) -> None:

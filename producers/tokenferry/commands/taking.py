@@ -12,6 +12,8 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from tokenferry.broker import queue_browser
+from tokenferry.broker.alarm import Alarm
+from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.reachability import CONNECTION_LOST, lost
 from tokenferry.bulk.interrupting import Interruption
 from tokenferry.configuration import Configuration
@@ -147,15 +149,18 @@ def elsewhere(configuration: Configuration, route: str) -> str | None:
 
 def _first(reader: Results, interruption: Interruption, *, follow: bool) -> AnyResult | None:
     until = time.monotonic() + QUIET_FOR
+    alarm = Alarm(log, f"reading route {reader.route}")
     while not interruption.times and (follow or time.monotonic() < until):
         try:
             result = reader.hold(CHECK)
         except CONNECTION_LOST as error:
             if not follow:
                 raise lost(error) from None
-            log.warning("results: the broker is away (%s); trying again", type(error).__name__)
+            failure = explain(error, BROKER)
+            alarm.failed(f"the broker {failure.says}: {failure.do}; trying again")
             time.sleep(RETRY)
             continue
+        alarm.worked()
         if result is not None:
             return result
     return None

@@ -8,7 +8,7 @@ between section and setting). Relative paths count from the folder of the file.
 """
 
 from tokenferry.configuration.effective import effective
-from tokenferry.configuration.loading import Configuration, load, load_to_look
+from tokenferry.configuration.loading import Configuration, load, load_here, load_to_look
 from tokenferry.configuration.platforms import LimitSettings, Platform
 from tokenferry.configuration.sections import (
     Broker,
@@ -37,5 +37,6 @@ __all__ = [
     "Worker",
     "effective",
     "load",
+    "load_here",
     "load_to_look",
 ]

@@ -6,12 +6,13 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from tokenferry.addresses import EMBEDDED
+from tokenferry.addresses import AMQP_SCHEMES, EMBEDDED
 from tokenferry.configuration.platforms import Platform
 from tokenferry.configuration.sections import (
     Broker,
@@ -65,6 +66,14 @@ class Configuration(BaseSettings):
         """The file that was read; None: there was none."""
         return self._file
 
+    @model_validator(mode="after")
+    def _two_prefixes(self) -> Self:
+        """Refuse one prefix for both: a user with the right to the store could read every queue."""
+        amqp = urlsplit(self.broker.url).scheme in AMQP_SCHEMES
+        if not amqp and self.broker.prefix == self.store.prefix:
+            raise ValueError("[broker] prefix is the same as [store] prefix; write another one")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -117,11 +126,12 @@ class Configuration(BaseSettings):
             ) from None
 
 
-def load(path: Path | None = None) -> Configuration:
+def load(path: str | Path | None = None) -> Configuration:
     """Read *path* (default `tokenferry.toml` in the working folder, if there is one) and the environment.
 
     Raises `InvalidConfiguration`, which names the file and the setting and never quotes a value.
     """
+    path = None if path is None else Path(path)
     source = path or Path("tokenferry.toml")
     where = str(source)
     content: dict[str, Any] = {}
@@ -161,6 +171,8 @@ def _refuse_misspelled(environment: Mapping[str, str]) -> None:
 
 def _problem_text(where: str, problem: Mapping[str, Any]) -> str:
     """One problem: where the setting was read, which it is, and what is wrong with it."""
+    if not problem["loc"]:  # about two settings, which the reason names
+        return f"{where}: {_reason(problem)}"
     *section, setting = path = [str(part) for part in problem["loc"]]
     names = [f"{PREFIX}{'__'.join(path[:most])}".upper() for most in range(1, len(path) + 1)]
     for variable in sorted(map(str.upper, os.environ)):
@@ -170,14 +182,23 @@ def _problem_text(where: str, problem: Mapping[str, Any]) -> str:
     return f"{where}: {place}{setting}: {_reason(problem)}"
 
 
-def load_to_look(path: Path | None, *sections: Literal["broker", "store"]) -> Configuration:
+def load_to_look(path: str | Path | None, *sections: Literal["broker", "store"]) -> Configuration:
     """As `load`, for a command that only reads: if *sections* are embedded, their server must run already.
 
     A server started for it in the wrong folder would be empty, answer that all is well, and stay. Raises
     `InvalidConfiguration` also if nothing says which server is meant. Whether it runs is found out when it is needed.
     """
-    configuration = load(path)
+    configuration = load_here(path, *sections)
     configuration._may_start_server = False
+    return configuration
+
+
+def load_here(path: str | Path | None, *sections: Literal["broker", "store"]) -> Configuration:
+    """As `load`, for a command that would not make sense in a folder without a configuration.
+
+    Raises `InvalidConfiguration` also if nothing says which server is meant.
+    """
+    configuration = load(path)
     embedded = any(getattr(configuration, section).url == EMBEDDED for section in sections)
     data = configuration.path(configuration.data)
     if path is None and embedded and not Path("tokenferry.toml").exists() and not data.exists():

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tokenferry.addresses import EMBEDDED, ENVIRONMENT, checked, checked_proxy
-from tokenferry.contract.names import Name
+from tokenferry.contract.names import Name, Prefix
+from tokenferry.errors import ProducerError
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -21,8 +22,10 @@ ENDPOINT_KEY: Final = re.compile(r"[srp]k_(test|live)_[A-Za-z0-9]{10,}")
 """A key of Stripe. No name of a variable or file looks like one."""
 
 
-class InvalidConfiguration(ValueError):
+class InvalidConfiguration(ProducerError, ValueError):
     """A setting is missing, unknown or out of range. The text says which, where, and what to write instead."""
+
+    exit_code = 2
 
 
 class Section(BaseModel):
@@ -58,6 +61,11 @@ class Broker(Section):
 
     url: str = EMBEDDED
     """`embedded`, `redis://`, `rediss://`, `unix://`, `sentinel://`, `sentinels://` or `amqp://`, `amqps://`."""
+    prefix: Prefix | None = None
+    """Every queue, key and exchange begins with it: one for each fleet that uses the same broker. Not set: none.
+
+    Workers, producers and readers of one fleet need the same. For a cluster of Redis or Valkey: a name in braces.
+    """
     ca_file: Path | None = None
     """PEM file of the authority that signed the server's certificate. Not set: those this machine trusts."""
     lease_seconds: Annotated[float, Field(ge=0.5, le=3600)] = 6.0
@@ -93,6 +101,9 @@ class ProducerSettings(Section):
     """Version of the messages. 1 during an upgrade, while workers of the version before run: then unsigned results
     are believed, too."""
 
+    group: Name | None = None
+    """Whose ids this producer's are, as the workers' policy says. Not set: `legacy`. Version 1 does not say it."""
+
     @property
     def written(self) -> Literal[1, 2]:
         """The version that a producer writes."""
@@ -120,8 +131,8 @@ class StoreSettings(Section):
     url: str = EMBEDDED
     ca_file: Path | None = None
     """PEM file of the authority that signed the server's certificate. Not set: those this machine trusts."""
-    prefix: Name = "tokenferry"
-    """Every key in the store begins with it."""
+    prefix: Prefix = "tokenferry"
+    """Every key in the store begins with it. For a cluster of Redis or Valkey: a name in braces."""
     journal_days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """Days for which an outcome is kept: longer than a message can still be redelivered."""
     onboarding_days: Annotated[float, Field(gt=0, le=3650)] = 365.0
@@ -153,8 +164,14 @@ class KeySettings(Section):
     """Private Ed25519 key with which workers of every role sign results."""
     result_signers: Path = Path("keys/result-signers")
     """Folder of public keys of the workers whose results are believed. Readers of results only."""
+    content_key: Path = Path("keys/content.key")
+    """Secret that tells the same content from another under one id. Tokenize and onboard workers only."""
     policy: Path = Path("keys/policy.toml")
     """Who of them may ask for what. Workers only."""
+    state_key: Path = Path("keys/state.key")
+    """Secret key with which workers of every role tag what they write to the store."""
+    old_state_keys: Path = Path("keys/state.old")
+    """Folder of earlier state keys (`*.key`), whose tags still count. May be missing."""
 
 
 class Worker(Section):
@@ -194,4 +211,4 @@ class Worker(Section):
     At least twice `[broker] publish_timeout`, so that an ordinary wait for the broker is no hang.
     """
     health: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}$")] | None = None
-    """`HOST:PORT` for the probes /live and /ready (HTTP, no secrets). Not set: `tokenferry health` still answers."""
+    """`HOST:PORT` for /live, /ready and /metrics (HTTP, no secrets). Not set: `tokenferry health` still answers."""

@@ -119,7 +119,7 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
     FailurePolicy(Code.WRONG_KIND, "this kind of token cannot be used for this target"),
     FailurePolicy(Code.WRONG_OPTIONS, "an option that the target needs is missing, or it has one too many"),
     FailurePolicy(Code.ATTACH_ID_REUSED, "another order has this attach id: take a new one"),
-    FailurePolicy(Code.REQUEST_ID_REUSED, "another request has this request id: take a new one"),
+    FailurePolicy(Code.REQUEST_ID_REUSED, "another request has this id: take a new one, or the generation in `param`"),
     FailurePolicy(Code.WRONG_SCOPE, "Stripe made the token in another mode than `[platforms.NAME]` says"),
     FailurePolicy(Code.TOKEN_OF_ANOTHER_PLATFORM, "it was made on another platform: name that one"),
     FailurePolicy(Code.TOKEN_OF_ANOTHER_MODE, "it was made in the other mode, test or live"),

@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
+    GetPydanticSchema,
     StrictBool,
     StrictInt,
     StringConstraints,
     Tag,
     ValidationInfo,
 )
+from pydantic_core import CoreSchema, core_schema
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
@@ -92,6 +96,15 @@ def _digits_of(value: Any) -> Any:
     return str(value) if type(value) is int and 0 <= value <= 9999 else _trimmed(value)
 
 
+def _schema_of(digits: Any) -> Callable[[Any, GetCoreSchemaHandler], CoreSchema]:
+    """The schema of *digits*, for a field that callers may also fill with a number."""
+
+    def schema(_: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_digits_of, handler.generate_schema(digits))
+
+    return schema
+
+
 def is_typed_number(value: Any) -> bool:
     """True if *value* may be a number with blanks and dashes, and is not so long that folding it would cost time."""
     return isinstance(value, str) and len(value) <= _LONGEST_TYPED_NUMBER
@@ -142,8 +155,10 @@ FileId = Annotated[str, shaped("[0-9]*[A-Za-z_][A-Za-z0-9_]*", 500)]
 # Numbers as typed by people
 CardNumber = Annotated[str, shaped("[0-9]{12,19}", 19), BeforeValidator(_bare_card_number)]
 Cvc = Annotated[str, shaped("[0-9]{3,4}", 4), BeforeValidator(_trimmed)]
-Month = Annotated[str, shaped("[0-9]{1,2}", 2), BeforeValidator(_digits_of)]
-Year = Annotated[str, shaped("(?:[0-9]{2}|[0-9]{4})", 4), BeforeValidator(_digits_of)]
+Month = Annotated[int | str, GetPydanticSchema(_schema_of(Annotated[str, shaped("[0-9]{1,2}", 2)]))]
+"""Taken as a number or as digits, and kept as digits."""
+Year = Annotated[int | str, GetPydanticSchema(_schema_of(Annotated[str, shaped("(?:[0-9]{2}|[0-9]{4})", 4)]))]
+"""Taken as a number or as digits, two or four, and kept as digits."""
 AccountNumber = Annotated[str, shaped("[0-9A-Za-z./-]{1,64}", 64), BeforeValidator(_bare_account_number)]
 """Without blanks (people group an IBAN in fours), an IBAN without dashes; some national formats need dashes."""
 RoutingNumber = Annotated[str, shaped("[0-9A-Za-z -]{1,50}", 50), BeforeValidator(_bank_code)]

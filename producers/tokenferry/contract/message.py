@@ -6,7 +6,9 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from tokenferry.contract.problems import InvalidInput, InvalidRequest, Problem, field_names, problems_of
 
 
 class Message(BaseModel):
@@ -21,6 +23,29 @@ class Message(BaseModel):
 
 class Input(Message):
     """A message that callers fill in. An empty string is a field that is not given, unless Stripe unsets by it."""
+
+    def __init__(self, /, **fields: Any) -> None:
+        """Raises `InvalidRequest`, or `InvalidTarget` for a target: field and reason, never the value."""
+        try:
+            super().__init__(**fields)
+            return
+        except ValidationError as error:
+            problems = problems_of(error, under=self.place(), names=field_names(type(self)))
+        # Outside the handler, so that no `__context__` keeps pydantic's error and, inside it, the input.
+        raise self.invalid(problems)
+
+    # To pydantic it is no `__init__` of our own: models inside others are validated as before, all problems at once.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def place(cls) -> str:
+        """Return what stands before the names of fields in an error."""
+        return cls.__name__
+
+    @classmethod
+    def invalid(cls, problems: tuple[Problem, ...]) -> InvalidInput:
+        """Return the error for fields that are not valid."""
+        return InvalidRequest(problems)
 
     @model_validator(mode="before")
     @classmethod

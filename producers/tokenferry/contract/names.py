@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Annotated, Literal
 
@@ -25,6 +26,31 @@ Name = Annotated[
     AfterValidator(_not_a_number),
 ]
 """A platform, a result route, a producer or a key id: part of queue and key names, so lower case and short."""
+
+_PREFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}|\{[a-z0-9][a-z0-9_-]{0,60}\}")
+
+
+def _prefix(text: str) -> str:
+    if _PREFIX.fullmatch(text) is None:
+        raise ValueError("is a name (a-z, 0-9, _ and -), or for a cluster a name in braces, as in {ferry}")
+    return _not_a_number(text)
+
+
+Prefix = Annotated[str, AfterValidator(_prefix)]
+"""What the names of one fleet begin with on a server that others use too.
+
+A name in braces is a hash tag of Redis Cluster and Valkey: all keys that begin with it are in one slot, on one node.
+"""
+
+
+def is_hash_tag(prefix: str | None) -> bool:
+    """True if *prefix* keeps all keys that begin with it in one slot of a cluster.
+
+    >>> is_hash_tag("{ferry}"), is_hash_tag("ferry"), is_hash_tag(None)
+    (True, False, False)
+    """
+    return prefix is not None and prefix.startswith("{")
+
 
 Id = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import core_schema
+
+from tokenferry.errors import ProducerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,14 @@ class Problem:
         return f"{self.field}: {self.reason}"
 
 
-class InvalidRequest(ValueError):
-    """The data cannot be a request. Safe to log and to show."""
+class InvalidInput(ProducerError, ValueError):
+    """What was made or sent is not valid. `problems` names each field to correct. Safe to log and to show."""
+
+    problems: tuple[Problem, ...] = ()
+
+
+class InvalidRequest(InvalidInput):
+    """The data cannot be a request, or the options of a send are not valid."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -32,6 +41,18 @@ class InvalidRequest(ValueError):
 
     def __reduce__(self) -> tuple[type[InvalidRequest], tuple[tuple[Problem, ...]]]:
         return type(self), (self.problems,)
+
+
+class InvalidTarget(InvalidInput):
+    """A token cannot be spent like this. The message says what to do, and contains no value."""
+
+    def __init__(self, text: str, problems: Iterable[Problem] = ()) -> None:
+        """*problems*: by field, where they are known."""
+        super().__init__(text)
+        self.problems = tuple(problems) or (Problem("attach", text),)
+
+    def __reduce__(self) -> tuple[type[InvalidTarget], tuple[str, tuple[Problem, ...]]]:
+        return type(self), (str(self), self.problems)
 
 
 _REASONS: Mapping[str, str] = {
@@ -81,8 +102,17 @@ def problems_of(error: ValidationError, *, under: str, names: frozenset[str]) ->
     An unknown field name is quoted if it is a plain word: otherwise it may be a value in the wrong place.
     """
     details = error.errors(include_input=False, include_url=False)
-    found = (Problem(_place(detail, under, names), reason_of(detail)) for detail in details)
+    found = (Problem(_place(detail, under, names), reason_of(detail) + _meant(detail, names)) for detail in details)
     return tuple(dict.fromkeys(found))
+
+
+def _meant(detail: Mapping[str, Any], names: frozenset[str]) -> str:
+    """Which known field an unknown one may be. Nothing if it may be a value in the wrong place."""
+    name = str(detail["loc"][-1]) if detail["loc"] else ""
+    if detail["type"] != "extra_forbidden" or name in names or not _FIELD_NAME.fullmatch(name):
+        return ""
+    alike = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.75)
+    return f"; did you mean {alike[0]}?" if alike else ""
 
 
 def reason_of(detail: Mapping[str, Any]) -> str:

@@ -32,6 +32,17 @@ ROOM_PER_MESSAGE: Final = 4_096
 """Bytes for each message of the prefetch count: an ordinary one is below that, so that it is the count that ends."""
 
 
+def full_name(prefix: str | None, name: str) -> str:
+    """The name of a queue, key or exchange on the broker. *prefix*: `[broker] prefix`.
+
+    The transports add the prefix. Everywhere else a queue has its plain name, also inside of what is signed.
+
+    >>> full_name(None, "results.shop"), full_name("shop", "results.shop"), full_name("{shop}", "results.shop")
+    ('results.shop', 'shop:results.shop', '{shop}:results.shop')
+    """
+    return name if prefix is None else f"{prefix}:{name}"
+
+
 PARKED_REGISTER: Final = "parked"
 WORKER_REGISTERS: Final = frozenset({"tokenize", "attach", "onboard", PARKED_REGISTER})
 """Registers of deliveries whose queues workers read."""
@@ -100,6 +111,21 @@ def parked_queue(scope: str) -> str:
     'parked.main.bcff8e96'
     """
     return f"parked.{scope.partition('/')[0]}.{hashlib.sha256(scope.encode()).hexdigest()[:8]}"
+
+
+PRIVATE: Final = "private-"
+"""Routes that one process made for the answers to its own requests begin with it (docs/formats.md)."""
+PRIVATE_SECONDS: Final = 3600.0
+"""Seconds after which the broker drops a private route that nobody uses: its process is gone."""
+
+
+def life_of(queue: str) -> float | None:
+    """Return the seconds for which *queue* outlives its last use; None: it stays.
+
+    >>> life_of("results.private-abc"), life_of("results.shop")
+    (3600.0, None)
+    """
+    return PRIVATE_SECONDS if queue.startswith(results_queue(PRIVATE)) else None
 
 
 def results_queue(route: str) -> str:

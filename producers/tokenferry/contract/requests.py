@@ -1,7 +1,8 @@
 """What can be turned into a token: one closed model for each of the six kinds.
 
-A constructed request is well-formed and prints as its name only. Read foreign data with `request_from`: its error names
-fields and holds no value. A constructor raises pydantic's error: it prints no value either, but `errors()` has it.
+A constructed request is well-formed and prints as its name only. A constructor and `request_from`, which reads foreign
+data, raise `InvalidRequest`: it names fields and holds no value. Where pydantic itself reads a model (as a field of
+your own model, or by `model_validate`), it raises its own error. That prints no value either, but `errors()` has it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from tokenferry.contract.fields import (
 )
 from tokenferry.contract.form import encode, flatten
 from tokenferry.contract.message import Sensitive
+from tokenferry.contract.problems import InvalidInput as InvalidInput
 from tokenferry.contract.problems import InvalidRequest as InvalidRequest
 from tokenferry.contract.problems import Problem as Problem
 from tokenferry.contract.problems import field_names as field_names
@@ -61,6 +63,10 @@ class TokenRequest(Sensitive):
     kind: ClassVar[Kind]
     beside: ClassVar[frozenset[str]] = frozenset()
     """Fields that stand beside the kind's hash in the form, not inside it."""
+
+    @classmethod
+    def place(cls) -> str:
+        return cls.kind
 
     @property
     def needs_connected_account(self) -> bool:

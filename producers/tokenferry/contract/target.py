@@ -10,15 +10,13 @@ from urllib.parse import quote, unquote
 
 from tokenferry.contract.form import Pair, encode, flatten
 from tokenferry.contract.message import Input
+from tokenferry.contract.problems import InvalidInput, Problem
+from tokenferry.contract.problems import InvalidTarget as InvalidTarget
 from tokenferry.contract.requests import Kind
 
 _ID = re.compile(r"[0-9]*[A-Za-z_][A-Za-z0-9_]*")
 _MADE_BEFORE = "made_before"
 """Stands for the id of the object that the first call makes."""
-
-
-class InvalidTarget(ValueError):
-    """A token cannot be spent like this. The message says what to do, and contains no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,14 @@ class Target(Input):
     """Fields that are not sent: they are in the path, or addressed to us."""
 
     to: str
+
+    @classmethod
+    def place(cls) -> str:
+        return str(cls.model_fields["to"].default)
+
+    @classmethod
+    def invalid(cls, problems: tuple[Problem, ...]) -> InvalidInput:
+        return InvalidTarget(", ".join(map(str, problems)), problems)
 
     def endpoint(self) -> str:
         """The name of the rate budget its call counts against."""

@@ -62,6 +62,10 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
     def line(self, request_id: str, item: PendingRow, result: TokenResult | AttachResult | None) -> dict[str, Any]:
         return settled_line(request_id, item, result)
 
+    def pending_keys(self) -> dict[str, str]:
+        """Return the request id of each row under way that has a key, by its key."""
+        return {item.key: request_id for request_id, item in self.items() if item.key}
+
     def _count_entered(self, item: PendingRow) -> None:
         self.tokens_open += 1
         self.counts.sealed += 1

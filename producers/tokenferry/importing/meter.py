@@ -81,6 +81,15 @@ class Meter:
             parts.append(f"waiting: {self._window.waits}")
         return " | ".join(parts)
 
+    def rows_expected(self) -> int | None:
+        """Estimate the rows of the file. None: not known."""
+        unread = self._unread()
+        return None if unread is None else round(self._window.counts.rows + unread)
+
+    def seconds_left(self) -> float | None:
+        """Estimate the seconds until the end, at the full rate. None: not known."""
+        return self._left()
+
     def _unread(self) -> float | None:
         """Estimate the rows that are not read, from the bytes that are not read."""
         rows, done = self._window.counts.rows, self._source.bytes_read

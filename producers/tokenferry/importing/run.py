@@ -27,7 +27,7 @@ class Import(BulkRun[Row | BrokenRow]):
     """One run over a file of rows."""
 
     silence = SILENCE
-    question = "is a worker running? Start one with `tokenferry worker`"
+    start = "`tokenferry worker`"
 
     def __init__(
         self,

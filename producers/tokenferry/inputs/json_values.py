@@ -173,12 +173,16 @@ def parsed(text: str) -> Any:
 def why_none(text: str) -> str:
     """Why `parsed` does not accept *text* as a JSON object."""
     try:
-        _loaded(text)
+        value = _loaded(text)
     except _Refused as error:
         return str(error)
     except (ValueError, RecursionError):
-        pass
-    return "is not a JSON object"
+        half = text.lstrip().startswith("{")
+        return f"is not a JSON object: {'it has a mistake, or its end is missing' if half else 'it is not JSON'}"
+    return f"is not a JSON object: it is {_JSON_NAMES.get(type(value), 'a single value')}"
+
+
+_JSON_NAMES: Final = {list: "a list", str: "a text", int: "a number", float: "a number"}
 
 
 class _Refused(ValueError):

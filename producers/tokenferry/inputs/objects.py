@@ -19,15 +19,28 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
+def _typed_or_piped() -> BinaryIO:
+    """Standard input; if it is a terminal, say first what is expected."""
+    stream = standard_input()
+    if sys.stdin.isatty() and sys.stderr is not None:
+        print("tokenferry: type one JSON object, then Ctrl-D; what you type is visible", file=sys.stderr, flush=True)
+    return stream
+
+
 def object_from(source: str) -> dict[str, Any]:
     """Read the object in the file *source*; `-` is standard input. It may be as long as a row.
 
     Raises `UnreadableFile`, which says why and repeats nothing of the content.
     """
     name = "standard input" if source == "-" else source
+    if source.lstrip().startswith("{"):
+        raise UnreadableFile(
+            "{...}: this is the JSON itself, which every user of this machine can see now: give the name of a file, "
+            "or - and pipe it in"
+        )
     try:
         if source == "-":
-            raw = standard_input().read(LONGEST + 1)
+            raw = _typed_or_piped().read(LONGEST + 1)
         else:
             with Path(source).open("rb") as file:
                 raw = file.read(LONGEST + 1)

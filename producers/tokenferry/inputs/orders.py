@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -66,7 +66,7 @@ def order_from(row: Row, defaults: RowDefaults) -> Order:
         if target is not None and request is not None:
             target.check(request.kind)
     except InvalidTarget as error:
-        problems.append(Problem("attach", str(error)))
+        problems += [_as_a_column(problem) for problem in error.problems]
     if problems or request is None:
         raise InvalidRequest(problems)
     return Order(
@@ -77,6 +77,12 @@ def order_from(row: Row, defaults: RowDefaults) -> Order:
         reply_to=defaults.reply_to,
         attach=target,
     )
+
+
+def _as_a_column(problem: Problem) -> Problem:
+    """*problem* of a target, with the name of the column: `attach.to`, `attach.customer`."""
+    _, _, field = problem.field.partition(".")
+    return replace(problem, field=f"attach.{field}") if field else problem
 
 
 def target_in(fields: Mapping[str, Any]) -> AttachTarget:

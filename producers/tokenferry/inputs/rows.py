@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenferry.errors import ProducerError
 
-class UnreadableFile(ValueError):
+
+class UnreadableFile(ProducerError, ValueError):
     """The whole file cannot be read. Nothing was sent. The message says what to do, and never repeats a value."""
 
+    exit_code = 2
 
-class InvalidMapping(ValueError):
+
+class InvalidMapping(ProducerError, ValueError):
     """A `--map`, `--set` or map file that is not valid. The message is safe to show."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tokenferry.bulk.window import Counters, Pending, Window, Write
 from tokenferry.contract.results import OnboardingProgress, OnboardingResult
+from tokenferry.contract.steps import COMPLETE
 
 LATER: Final = 1000
 """Incomplete accounts that are remembered: one that is redriven meanwhile gets another outcome."""
@@ -58,7 +59,8 @@ class Accounts(Window[Pending, OnboardingResult]):
             if (item := self._items.get(step.request_id)) is not None:
                 self._steps[step.request_id] = max(self._steps.get(step.request_id, 0), step.done)
                 self.last_result = self._clock()
-                self.report(f"{item.key}: {step.step.step} {step.step.status}, {step.done} of {step.steps} steps done")
+                name = "the last update" if step.step.step == COMPLETE else step.step.step
+                self.report(f"{item.key}: {name} {step.step.status}, {step.done} of {step.steps} steps done")
 
     @property
     def steps_done(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from tokenferry.contract.names import Id
 from tokenferry.contract.onboarding import Onboarding, onboarding_from
 from tokenferry.contract.requests import InvalidRequest, Problem
-from tokenferry.inputs.json_values import json_values
+from tokenferry.inputs.json_values import json_values, why_none
 from tokenferry.inputs.lines import Lines
 
 _REFERENCE: TypeAdapter[str] = TypeAdapter(Id)
@@ -50,13 +51,15 @@ def _read(number: int, value: Any, trouble: str | None) -> NumberedDocument:
     if trouble is not None:
         return NumberedDocument(number, name, problems=(Problem("document", trouble),))
     if not isinstance(value, dict):
-        return NumberedDocument(number, name, problems=(Problem("document", "is not a JSON object"),))
+        return NumberedDocument(number, name, problems=(Problem("document", why_none(json.dumps(value))),))
     try:
         reference = _REFERENCE.validate_python(value.get("reference"))
     except ValidationError:
+        what = "is required" if value.get("reference") in (None, "") else "is given, and cannot be used"
         reason = (
-            "is required: your own id of the account, letters, digits, - and _, at most 64 (and not 12 or more digits "
-            "alone: that could be a card number); with it the same file can be sent again and makes no second account"
+            f"{what}: your own id of the account, letters, digits, - and _ (no spaces), at most 64 (and not 12 or more "
+            "digits alone: that could be a card number); with it the same file can be sent again and makes no second "
+            "account"
         )
         return NumberedDocument(number, name, problems=(Problem("document.reference", reason),))
     try:

@@ -19,7 +19,7 @@ class OnboardingRun(BulkRun[NumberedDocument]):
     """One run over a file of accounts."""
 
     silence = 90.0  # an account takes a minute at times
-    question = "does a worker run? Start one with `tokenferry worker --role onboard`"
+    start = "`tokenferry worker --role onboard`"
 
     def __init__(
         self,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from tokenferry.broker.publishing import PublishError
+from tokenferry.errors import ProducerError
 
 
-class UnusableOutbox(ValueError):
+class UnusableOutbox(ProducerError, ValueError):
     """The file is no outbox, is damaged, or cannot be written. The message names the file and says what to do."""
+
+    exit_code = 2
 
 
 class OutboxFailed(PublishError):

@@ -44,6 +44,11 @@ class CircuitBreaker:
         """True if a circuit among *scopes* is open, as far as this process knows."""
         return bool(self._due) and any(scope in self._due for scope in scopes)
 
+    @property
+    def waiting(self) -> int:
+        """Return how many requests in hand in this process wait for any circuit. May be called from any thread."""
+        return len(self._waiting)
+
     def waiting_for(self, scope: str) -> int:
         """Return how many requests in hand in this process wait until *scope* is closed."""
         return sum(scope in scopes for _, scopes in self._waiting.values())

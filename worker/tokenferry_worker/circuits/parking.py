@@ -22,6 +22,8 @@ from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.patience import ask, passes
 from tokenferry.broker.publishing import CanPublish, Outgoing, wait
 from tokenferry.configuration import Configuration
+from tokenferry.contract.attach import read_order
+from tokenferry.contract.envelope2 import Envelope2
 from tokenferry.contract.queues import (
     ATTACH_TASK,
     MAX_TAKEN_BYTES,
@@ -199,11 +201,23 @@ def _to_its_queue(scope: str, message: Delivery) -> tuple[Outgoing, bool]:
         queue = onboard_queue(platform)
     headers: Mapping[str, Any] = {name: value for name, value in message.headers.items() if name != "redelivered"}
     try:
-        inner = json.loads(json.loads(body)[0][0])
-        ends = inner["request"]["attach_before"] if attach else inner["header"]["expires_at"]
+        ends, lane = _says(json.loads(body)[0][0], attach=attach)
         can_probe = float(ends) > time.time() * 1000
-        if attach and inner["request"].get("lane") == "realtime":
+        if attach and lane == "realtime":
             queue = attach_queue("realtime", platform)
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError):
         can_probe = False  # not ours: the worker of its queue sets it aside
     return Outgoing(queue, body, headers, {"correlation_id": message.properties.get("correlation_id")}), can_probe
+
+
+def _says(argument: str, *, attach: bool) -> tuple[Any, Any]:
+    """Return when the message ends, in Unix milliseconds, and its lane. Raises like `json.loads`, and `LookupError`."""
+    if attach and argument.startswith("tf2o."):
+        order = read_order(argument).request
+        return order.attach_before, order.lane
+    if argument.startswith("tf2e."):
+        header = Envelope2.read(argument).header
+        return header.expires_at, header.lane
+    inner = json.loads(argument)
+    part = inner["request"] if attach else inner["header"]
+    return part["attach_before" if attach else "expires_at"], part.get("lane")

@@ -183,7 +183,7 @@ dead_letters.add_command(redrive)
 
 def _line(each: DeadLetter, now: float) -> dict[str, object]:
     header = each.order.request if each.order else each.header
-    is_its_own = each.id is not None and (each.outcome_id or "").startswith(f"{each.id}:")
+    is_its_own = each.id is not None and (each.outcome_id or "").rpartition("/")[2].startswith(f"{each.id}:")
     return {
         "id": each.id,
         "kind": each.kind,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import click
 
-from tokenferry.configuration import effective, load
+from tokenferry.configuration import effective, load_here
 from tokenferry.options import config_option
 from tokenferry_worker.doctor import preflight
 from tokenferry_worker.doctor.report import Report
@@ -57,7 +57,7 @@ def doctor(config: Path | None, role: Role | Literal["producer"], platform: str 
 
     Prints the settings in force, without secrets. Every check runs, whatever the others find, for ten seconds at most.
     """
-    configuration = load(config)
+    configuration = load_here(config, "broker", "store") if role != "producer" else load_here(config, "broker")
     if platform is not None:
         configuration = configuration.model_copy(update={"platforms": {platform: configuration.platform(platform)}})
     source = config or Path("tokenferry.toml")

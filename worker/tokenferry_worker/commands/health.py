@@ -10,6 +10,7 @@ import click
 
 from tokenferry.configuration import load_to_look
 from tokenferry.options import config_option
+from tokenferry_worker.commands.durations import span
 from tokenferry_worker.health import probes
 from tokenferry_worker.health.judging import Health, ProcessHealth
 
@@ -70,7 +71,7 @@ def _state_of(process: ProcessHealth) -> str:
     if process.pid is None or report is None:
         return f"(pid {process.pid or 'none'}) {process.trouble}"
     parts = [
-        f"(pid {process.pid}, {report.role}, for {_span(time.time() - report.since)}) {report.phase}",
+        f"(pid {process.pid}, {report.role}, for {span(time.time() - report.since)}) {report.phase}",
         f"{report.in_hand} running, {report.taken} taken since its start",
         f"last one {_ago(report.last_taken, process.silent)}",
         f"queues last seen empty {_ago(report.last_empty, process.silent)}",
@@ -81,22 +82,12 @@ def _state_of(process: ProcessHealth) -> str:
         parts.append(f"{report.set_aside} set aside in quarantine since its start")
     if report.circuits:
         parts.append(f"open circuits: {', '.join(report.circuits)}")
+    if report.paused:
+        parts.append(f"paused budgets: {', '.join(report.paused)}")
     if process.silent > 5:
-        parts.append(f"silent for {_span(process.silent)}")
+        parts.append(f"silent for {span(process.silent)}")
     return ", ".join(parts)
 
 
 def _ago(seconds: float | None, silent: float) -> str:
-    return "never" if seconds is None else f"{_span(seconds + silent)} ago"
-
-
-def _span(seconds: float) -> str:
-    """Return *seconds* as a short text.
-
-    >>> _span(7.9), _span(200), _span(9000), _span(300_000)
-    ('7 s', '3 min', '2 h', '3 d')
-    """
-    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds / size)} {name}"
-    return f"{max(0, int(seconds))} s"
+    return "never" if seconds is None else f"{span(seconds + silent)} ago"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 
 import click
-from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tokenferry.sealing import key_id
+from tokenferry.xwing import write_public
 from tokenferry_worker.keys.policy_text import add_missing, signers_in
+from tokenferry_worker.keys.xwing_seed import SEED_BYTES, expand, write_seed
 
-Private = x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey | ed25519.Ed25519PrivateKey
+Private = x25519.X25519PrivateKey | ed25519.Ed25519PrivateKey
 
 
 @click.group()
@@ -43,21 +46,18 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
     OUT/signers/*.pem         public: workers accept the signatures of these keys
     OUT/result.pem            private: workers of every role sign results with it
     OUT/result-signers/*.pem  public: readers believe the results that these keys signed
+    OUT/state.key             secret: workers of every role tag with it what they write to the store
+    OUT/content.key           secret: tokenize and onboard workers tell the same content from another with it
     OUT/policy.toml           who of them may ask for what (tokenferry signers): all workers read it
 
     If you run it again with the same folder, it adds a new identity and makes it the recipient. Older identities still
     open what was sealed to them. Workers that read the folder need no restart. Existing signing keys and
     entries of the policy are kept. Signers that were there before there was a policy keep every right.
     """
+    rotates = not if_missing and (out / "recipient.pem").exists()
     has_recipient = if_missing and (out / "recipient.pem").exists()
-    written: dict[str, str] = {}
     try:
-        before = signers_in(out / "signers")
-        if not has_recipient:
-            written |= _envelope_keys(out, post_quantum=post_quantum)
-        written |= _result_key(out)
-        if add_missing(out, before):
-            written["policy"] = str(out / "policy.toml")
+        written = make_keys(out, if_missing=if_missing, post_quantum=post_quantum)
         if producer_out is not None:
             _for_producer(out, producer_out, private=not has_recipient)
     except OSError as error:
@@ -69,24 +69,48 @@ def generate(out: Path, post_quantum: bool, producer_out: Path | None, if_missin
         click.echo(f"{out} holds a recipient already; nothing to do")
         return
     click.echo(f"wrote {'what was missing' if has_recipient else 'identity ' + written['identity']} to {out}")
+    if rotates:
+        click.echo("  this is a rotation: copy the new recipient.pem to every producer; the old identity still opens")
+    if producer_out is not None:
+        click.echo(f"  for one producer:      {producer_out}/ (copy it there as keys/)")
     click.echo("  to producers:          recipient.pem, producer.pem")
     click.echo("  to readers of results: result-signers/")
-    click.echo("  to tokenize workers:   identities/, worker.pem, result.pem, signers/, policy.toml")
-    click.echo("  to attach workers:     result.pem, signers/, policy.toml")
-    click.echo("  to onboard workers:    identities/, result.pem, signers/, policy.toml")
+    everybody = "result.pem, state.key, signers/, policy.toml"
+    click.echo(f"  to tokenize workers:   identities/, worker.pem, content.key, {everybody}")
+    click.echo(f"  to attach workers:     {everybody}")
+    click.echo(f"  to onboard workers:    identities/, content.key, {everybody}")
+
+
+def make_keys(out: Path, *, if_missing: bool = False, post_quantum: bool = False) -> dict[str, str]:
+    """Write a new identity and what else is missing to *out*. Return what was written.
+
+    *if_missing*: no new identity where there is a recipient already. Raises `OSError` and `UnusableKey`.
+    """
+    written: dict[str, str] = {}
+    before = signers_in(out / "signers")
+    if not (if_missing and (out / "recipient.pem").exists()):
+        written |= _envelope_keys(out, post_quantum=post_quantum)
+    written |= _result_key(out)
+    written |= _secret(out, "content") | _secret(out, "state")
+    if add_missing(out, before):
+        written["policy"] = str(out / "policy.toml")
+    return written
 
 
 def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
     """Write a new identity, make it the recipient, and write the signing keys that are missing."""
-    parts: list[x25519.X25519PrivateKey | mlkem.MLKEM768PrivateKey] = []
     if post_quantum:
-        parts.append(mlkem.MLKEM768PrivateKey.generate())
-    parts.append(x25519.X25519PrivateKey.generate())
-    identity = key_id(b"".join(part.public_key().public_bytes_raw() for part in parts))
+        seed = secrets.token_bytes(SEED_BYTES)
+        _, raw = expand(seed)
+        identity, private, public = key_id(raw), write_seed(seed), write_public(raw)
+    else:
+        classic = x25519.X25519PrivateKey.generate()
+        identity = key_id(classic.public_key().public_bytes_raw())
+        private, public = _private(classic), _public(classic)
     written = {"identity": identity, "recipient": str(out / "recipient.pem")}
     _folders(out, out / "identities")
-    _write(out / "identities" / f"{identity}.pem", b"".join(map(_private, parts)), 0o600)
-    _write(out / "recipient.pem", b"".join(map(_public, parts)), 0o644)
+    _write(out / "identities" / f"{identity}.pem", private, 0o600)
+    _write(out / "recipient.pem", public, 0o644)
     for role in ("producer", "worker"):
         written |= _signing_key(out, role, out / "signers")
     return written
@@ -95,6 +119,16 @@ def _envelope_keys(out: Path, *, post_quantum: bool) -> dict[str, str]:
 def _result_key(out: Path) -> dict[str, str]:
     """Write the key that signs results, if it is missing."""
     return _signing_key(out, "result", out / "result-signers")
+
+
+def _secret(out: Path, name: str) -> dict[str, str]:
+    """Write 32 random bytes in hex to NAME.key, if it is missing."""
+    path = out / f"{name}.key"
+    if path.exists():
+        return {}
+    _folders(out)
+    _write(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
+    return {name: str(path)}
 
 
 def _signing_key(out: Path, name: str, signers: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -24,7 +25,7 @@ from tokenferry.shown import shown
 from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.pacing import Budget
-from tokenferry_worker.on_redis.controls import Controls, Verb
+from tokenferry_worker.on_redis.controls import Controls, State, Verb
 
 LASTS = 30 * 86_400.0
 """Seconds that a change holds, unless --for says otherwise."""
@@ -65,7 +66,10 @@ def show(config: Path | None, as_json: bool) -> None:
         slowed = (
             f"slowed to {100 * state.factor:.0f} %: Stripe answered 429 (too many requests)" if state.factor < 1 else ""
         )
-        note = f"paused: {state.paused}" if state.paused else slowed
+        note = f"paused: {state.paused} ({_order(state)})" if state.paused else slowed
+        if state.set_to is not None and not state.paused:
+            lowered = f"set to {state.set_to:g} ({_order(state)})"
+            note = f"{note}; {lowered}" if note else lowered
         if state.set_to is not None and state.set_to > state.configured:
             capped = f"the store says {state.set_to:g}, and {settings[state.name]} caps it"
             note = f"{note}; {capped}" if note else capped
@@ -74,14 +78,23 @@ def show(config: Path | None, as_json: bool) -> None:
     Console(color_system=None, soft_wrap=True, highlight=False).print(table)
 
 
+LEAST: Final = 0.001
+"""Calls per second: less is a pause."""
+
+
 @limits.command(name="set")
 @click.argument("budget")
-@click.argument("per_second", type=Number(min=0.001, max=100_000))
+@click.argument("per_second", type=Number(min=0, max=100_000))
 @why_option
 @for_option
 @config_option
 def set_(budget: str, per_second: float, why: str, lasts: float, config: Path | None) -> None:
     """Use PER_SECOND calls per second for BUDGET, fewer than the configuration allows. To allow no call, use pause."""
+    if per_second < LEAST:
+        raise click.BadParameter(
+            f"the least is {LEAST:g}; to allow no call, run `tokenferry limits pause {budget} --why ...`",
+            param_hint="PER_SECOND",
+        )
     change(config, "set", budget, why, rate=per_second, lasts=lasts)
     click.echo(f"{budget}: {per_second:g} calls per second")
 
@@ -135,7 +148,26 @@ def history(most: int, config: Path | None, as_json: bool) -> None:
         return
     for each in changes:
         when = datetime.fromtimestamp(each.at, UTC).isoformat(timespec="seconds")
-        click.echo(f"{when}  {shown(each.budget)} {shown(each.what)}  by {shown(each.who)}: {shown(each.why)}")
+        lasts = f" for {spelled(each.lasts)}" if each.lasts is not None else ""
+        click.echo(f"{when}  {shown(each.budget)} {shown(each.what)}{lasts}  by {shown(each.who)}: {shown(each.why)}")
+
+
+def _order(state: State) -> str:
+    """Return who has changed the budget, and until when."""
+    until = datetime.fromtimestamp(state.until or 0, UTC).isoformat(timespec="seconds")
+    return f"{f'by {state.by}, ' if state.by else ''}until {until}"
+
+
+def spelled(seconds: float) -> str:
+    """Return a duration as `--for` takes it.
+
+    >>> spelled(2_592_000), spelled(7200), spelled(5400), spelled(90)
+    ('30d', '2h', '90m', '90s')
+    """
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:g}s"
 
 
 def change(

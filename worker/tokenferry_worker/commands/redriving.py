@@ -27,6 +27,7 @@ from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
 from tokenferry_worker.dead_letters.redriving import GONE, Fate, Redriver
 from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.keys.identities import Signers
+from tokenferry_worker.keys.policy import Policy
 from tokenferry_worker.on_redis.birth import StoreAge, StoreBirth
 from tokenferry_worker.on_redis.journal import RedisJournal
 from tokenferry_worker.on_redis.store import Store
@@ -41,6 +42,7 @@ ADVICE: Final[dict[Fate, str]] = {
     "not_openable": "no private key here opens them: redrive them without --reseal, or run this where [keys] "
     "identities has the key",
     "not_verified": "not signed by any key in [keys] signers",
+    "other_group": "[keys] producer_signing_key is of another group than they are: reseal them with a key of theirs",
     "unknown_platform": "their platform is not in the configuration: add [platforms.NAME] here and for the workers",
     "invalid_lifetime": "they come from the future, or live longer than [store] journal_days less a day: purge these",
     "store_is_younger": "they move money and are older than the store, which cannot say whether they were done; if it "
@@ -201,6 +203,7 @@ class RedriveRun:
             publisher=publisher,
             publish_timeout=self.configuration.broker.publish_timeout,
             resealer=self.resealer,
+            policy=_policy(self.configuration),
             lifetimes=Lifetimes.remembered(journal_days=days, onboarding_days=self.configuration.store.onboarding_days),
             born=age.born,
             now=lambda: age.now / 1000 + time.monotonic() - began,
@@ -241,6 +244,12 @@ class RedriveRun:
                 return await redriver.redrive(dead_letter)
         except (RedisError, OSError) as error:
             raise StoreTrouble(error) from None
+
+
+def _policy(configuration: Configuration) -> Policy | None:
+    """Return the policy, if it is on this machine. Raises `UnusableKey`."""
+    path = configuration.path(configuration.keys.policy)
+    return Policy.read(path) if path.exists() else None
 
 
 class StoreTrouble(Exception):

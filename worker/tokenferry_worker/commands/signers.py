@@ -115,6 +115,7 @@ def list_(config: Path | None, as_json: bool) -> None:
 @signers.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", required=True, type=OneLine(), help="A name for people.")
+@click.option("--group", help="Who shares ids with it (docs/formats.md). Default: legacy.")
 @grant_options
 @config_option
 def add(file: Path, name: str, config: Path | None, **given: Any) -> None:

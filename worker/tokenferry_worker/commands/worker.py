@@ -16,15 +16,16 @@ from pydantic import ValidationError
 
 from tokenferry.broker import connecting
 from tokenferry.broker.embedded import EmbeddedServerError
+from tokenferry.broker.error_text import explain, stripe
 from tokenferry.configuration import Configuration, InvalidConfiguration, Worker, load
 from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
 from tokenferry.options import config_option
-from tokenferry.shown import show_log_lines_safely
-from tokenferry_worker import wiring
+from tokenferry_worker import logs, wiring
 from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.engine.app import run
 from tokenferry_worker.engine.supervisor import Supervisor, ending_at_once
-from tokenferry_worker.errors import Blocked
+from tokenferry_worker.errors import Blocked, Unavailable
+from tokenferry_worker.fleet.gauges import MetricsPage
 from tokenferry_worker.health import probes
 from tokenferry_worker.keys.missing import warn_of_missing_keys
 from tokenferry_worker.provider.client import StripeClient
@@ -41,7 +42,21 @@ log = logging.getLogger("tokenferry.worker")
 @click.option(
     "--health",
     metavar="HOST:PORT",
-    help="Answer the probes /live and /ready on this address, over HTTP.  [default: [worker] health; off]",
+    help="Answer /live, /ready and /metrics on this address, over HTTP.  [default: [worker] health; off]",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="debug: one line for each failed call. Lines of libraries are shown from warning on.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: one object per line (docs/logs.md).",
 )
 @click.option("--child", type=int, hidden=True, help="Be worker process number N of a supervisor.")
 @click.pass_obj
@@ -51,6 +66,8 @@ def worker(
     processes: int,
     config: Path | None,
     health: str | None,
+    log_level: logs.Level,
+    log_format: logs.Format,
     child: int | None,
 ) -> None:
     """Open sealed requests, create tokens at Stripe, and spend them.
@@ -69,17 +86,16 @@ def worker(
     Example
       tokenferry worker --role tokenize --processes 2 --health 127.0.0.1:8081
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    log.setLevel(logging.INFO)
-    show_log_lines_safely()
+    logs.configure(log_level, log_format)
     configuration = load(config)
     if child is not None:
         sys.exit(run(configuration, role, name=f"tokenferry-{role}-{child}"))
     if health is not None:
         configuration = _with_health(configuration, health)
     wiring.check(configuration, role)
-    warn_of_missing_keys(configuration)
+    warn_of_missing_keys(configuration, opens=role != "attach")
     arguments = ["--role", role, *(["--config", str(config)] if config else [])]
+    arguments += ["--log-level", log_level, "--log-format", log_format]
     supervisor = Supervisor(
         arguments,
         processes,
@@ -90,7 +106,7 @@ def worker(
     )
     with ExitStack() as stack:
         stack.enter_context(ending_at_once())
-        _answer_probes(stack, configuration, supervisor)
+        _answer_probes(stack, configuration, supervisor, MetricsPage(configuration, supervisor.metrics))
         # After the probes: these checks may take half a minute, and whatever watches the worker should see it start.
         asyncio.run(check_keys(configuration))
         connecting.check(configuration, [*wiring.queues_of(configuration, role), DEAD_LETTERS, QUARANTINE])
@@ -108,20 +124,22 @@ def _with_health(configuration: Configuration, address: str) -> Configuration:
     return configuration.model_copy(update={"worker": settings})
 
 
-def _answer_probes(stack: ExitStack, configuration: Configuration, supervisor: Supervisor) -> None:
+def _answer_probes(
+    stack: ExitStack, configuration: Configuration, supervisor: Supervisor, metrics: probes.Metrics
+) -> None:
     try:
-        stack.enter_context(probes.on_socket(configuration.path(configuration.data), supervisor.health))
+        stack.enter_context(probes.on_socket(configuration.path(configuration.data), supervisor.health, metrics))
     except OSError as error:
         log.warning(
             "`tokenferry health` will not find this worker: no socket in the data folder (%s)", error.strerror or error
         )
     if (address := configuration.worker.health) is not None:
         try:
-            port = stack.enter_context(probes.on_port(address, supervisor.health))
+            port = stack.enter_context(probes.on_port(address, supervisor.health, metrics))
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "no such port"
             raise InvalidConfiguration(f"[worker] health: cannot listen on {address} ({reason})") from None
-        log.info("answering /live and /ready on port %d", port)
+        log.info("answering /live, /ready and /metrics on port %d", port)
 
 
 def _tend(configuration: Configuration) -> None:
@@ -138,13 +156,23 @@ async def check_keys(configuration: Configuration) -> None:
         if isinstance(accepted, Blocked):
             fault, advice = (text(name, accepted.status, accepted.code) for text in (plainly, remedy))
             log.error("platform '%s': %s; requests will wait. %s", name, fault, advice)
-        elif accepted is None:
-            log.warning("platform '%s': Stripe is out of reach; requests will wait for it", name)
+        elif isinstance(accepted, Unavailable):
+            log.warning(
+                "platform '%s': Stripe is out of reach: %s. Requests will wait for it", name, _why(name, accepted)
+            )
         elif not accepted:
             raise InvalidConfiguration(f"[platforms.{name}] secret_key: Stripe does not accept this key")
 
 
-async def _ask(configuration: Configuration, name: str) -> bool | Blocked | None:
+def _why(name: str, error: Unavailable) -> str:
+    """Why Stripe could not be asked, and what to do."""
+    if error.status is not None:
+        return f"it answers {error.status} now; `tokenferry doctor` asks again"
+    failure = explain(error, stripe(name))
+    return f"it {failure.says}; {failure.do}"
+
+
+async def _ask(configuration: Configuration, name: str) -> bool | Blocked | Unavailable:
     platform = configuration.platforms[name]
     keys = wiring.api_keys(configuration, name, platform)
     way = way_to(configuration, platform)
@@ -153,7 +181,7 @@ async def _ask(configuration: Configuration, name: str) -> bool | Blocked | None
     client = StripeClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0, way=way)
     try:
         return await client.key_is_accepted()
-    except Blocked as error:
+    except (Blocked, Unavailable) as error:
         return error
     finally:
         await client.aclose()

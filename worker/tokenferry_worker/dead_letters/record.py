@@ -36,7 +36,7 @@ FOREIGN: Final = "set aside by the broker"
 Shape = SealedRequest | SignedAttach | SealedDocument
 """A work message of either version."""
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _:;,.'-]{0,99}")
-_OUTCOME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}:[a-z]{1,20}(:\d{1,5})?")
+_OUTCOME: Final = re.compile(r"([a-z0-9_-]{1,63}/)?[A-Za-z0-9_-]{1,64}:[a-z]{1,20}(:\d{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,23 @@ class DeadLetter:
     def id(self) -> str | None:
         """The request id, or the attach id of an order."""
         return self.order.request.attach_id if self.order else self.header.request_id if self.header else None
+
+    @property
+    def signer_id(self) -> str | None:
+        """The key that has signed it."""
+        return self.order.request.signer_id if self.order else self.header.producer_id if self.header else None
+
+    @property
+    def group(self) -> str | None:
+        """The group that it claims. None: it is of version 1, which claims none."""
+        claims = self.order.request if self.order else self.header
+        return claims.group if claims is not None and claims.version == 2 else None
+
+    @property
+    def generation(self) -> int:
+        """Which generation of its id it is."""
+        claims = self.order.request if self.order else self.header
+        return claims.generation if claims is not None else 1
 
     @property
     def kind(self) -> str | None:

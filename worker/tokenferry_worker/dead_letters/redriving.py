@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from tokenferry.broker.publishing import CanPublish, Outgoing, wait_async
 from tokenferry.contract.codes import Code
+from tokenferry.contract.envelope import LEGACY
 from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.targets import MOVES_MONEY
 from tokenferry_worker.dead_letters.record import DeadLetter
@@ -20,6 +21,8 @@ from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Signers
 from tokenferry_worker.keys.opening import Opener, read_attach
+from tokenferry_worker.keys.policy import Policy
+from tokenferry_worker.tokens.grouped_ids import GroupedId
 
 Fate = Literal[
     "redriven",
@@ -27,6 +30,7 @@ Fate = Literal[
     "expired",
     "not_kept",
     "not_openable",
+    "other_group",
     "not_verified",
     "unknown_platform",
     "invalid_lifetime",
@@ -36,7 +40,8 @@ Fate = Literal[
 
 The others stay in their queue. `expired`: its deadline has passed. `not_kept`: it may have carried a verification code,
 so only its header was kept. `not_openable`: it must be sealed again, and no private key here opens it. `not_verified`:
-no key in [keys] signers has signed it. `unknown_platform`: its platform is not in the configuration.
+no key in [keys] signers has signed it. `other_group`: it must be sealed again, and the key that would sign it is of
+another group. `unknown_platform`: its platform is not in the configuration.
 `invalid_lifetime`: workers refuse it. `store_is_younger`: it moves money and is older than the store.
 """
 GONE: tuple[Fate, ...] = ("redriven", "told_again")
@@ -45,7 +50,7 @@ GONE: tuple[Fate, ...] = ("redriven", "told_again")
 class Reopens(Protocol):
     """What redriving needs of a journal."""
 
-    def reopen(self, id_: str, *, told: int) -> Awaitable[Literal["open", "done"]]: ...
+    def reopen(self, id_: str, *, told: int, generation: int = 1) -> Awaitable[Literal["open", "done"]]: ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Redriver:
     """When the store began, in Unix milliseconds. 0 or less: nothing is refused because of it."""
     now: Callable[[], float]
     """Unix seconds on the store's clock."""
+    policy: Policy | None = None
+    """Says whose ids version 1 means. None: those of `legacy`."""
     resealer: Resealer | None = None
     """Seals to the current recipient what is sealed to another. None: every message goes as it came."""
 
@@ -90,7 +97,22 @@ class Redriver:
             return "store_is_younger"
         if self.resealer is not None and not self.resealer.can(dead_letter):
             return "not_openable"
-        return "redriven"
+        return "redriven" if self._keeps_its_group(dead_letter) else "other_group"
+
+    def _keeps_its_group(self, dead_letter: DeadLetter) -> bool:
+        """False if sealing it again would make it a request of another group."""
+        if self.policy is None or self.resealer is None or self.resealer.stale(dead_letter) is None:
+            return True
+        return self.policy.group_of(self.resealer.signer.signer_id) == self._name(dead_letter).group
+
+    def _name(self, dead_letter: DeadLetter) -> GroupedId:
+        assert dead_letter.id is not None
+        assert dead_letter.signer_id is not None
+        group = dead_letter.group
+        if group is None:
+            is_order = dead_letter.order is not None
+            group = self.policy.group_of(dead_letter.signer_id, orders=is_order) if self.policy else LEGACY
+        return GroupedId(dead_letter.id, group, dead_letter.generation)
 
     def _lives_as_allowed(self, dead_letter: DeadLetter) -> bool:
         if dead_letter.order is not None:
@@ -119,7 +141,8 @@ class Redriver:
         except Unopenable:
             return "not_openable"
         journal = self.orders if dead_letter.order else self.requests
-        state = await journal.reopen(dead_letter.id, told=dead_letter.round)
+        name = self._name(dead_letter)
+        state = await journal.reopen(name.key, told=dead_letter.round, generation=name.generation)
         queue, task = dead_letter.task()
         message = Outgoing.task(queue, task, dead_letter.id, body)
         await wait_async(self.publisher.submit(message, timeout=self.publish_timeout), self.publish_timeout)

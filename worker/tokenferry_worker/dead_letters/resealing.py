@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from tokenferry.configuration import Configuration, InvalidConfiguration
 from tokenferry.contract.envelope2 import Envelope2, SealedRequest
 from tokenferry.contract.onboarding import OnboardingEnvelope, SealedDocument
-from tokenferry.sealing import Recipient, Signer, UnusableKey, seal2, seal_onboarding, seal_plaintext, sign_attach
+from tokenferry.sealing import (
+    Recipient,
+    Signer,
+    UnusableKey,
+    id_in,
+    same_key,
+    seal2,
+    seal_onboarding,
+    seal_plaintext,
+    sign_attach,
+)
 from tokenferry_worker.dead_letters.record import DeadLetter
 from tokenferry_worker.errors import Unopenable
 from tokenferry_worker.keys.identities import Signers, load_identities
@@ -62,7 +72,7 @@ class Resealer:
         sealed = dead_letter.sealed
         if dead_letter.order is not None and dead_letter.order.request.sealed is not None:
             sealed = self.opener.read(dead_letter.order.request.sealed)
-        return None if sealed is None or sealed.header.key_id == self.recipient.key_id else sealed
+        return None if sealed is None or same_key(sealed.header.key_id, self.recipient.key_id) else sealed
 
     def can(self, dead_letter: DeadLetter) -> bool:
         """True if no private key is needed for *dead_letter*, or it is here. Opens nothing."""
@@ -83,12 +93,16 @@ class Resealer:
         envelope = self._seal(stale).text()
         if dead_letter.order is None:
             return envelope
-        request = dead_letter.order.request.model_copy(update={"sealed": envelope, "signer_id": self.signer.signer_id})
+        order = dead_letter.order.request
+        signer_id = id_in(order.version, self.signer.signer_id)
+        request = order.model_copy(update={"sealed": envelope, "signer_id": signer_id})
         return sign_attach(request, self.signer).text()
 
     def _seal(self, stale: SealedRequest | SealedDocument) -> SealedRequest | SealedDocument:
         to, signer = self.recipient, self.signer
-        keys = {"key_id": to.key_id, "suite": to.suite, "producer_id": signer.signer_id}
+        version = 2 if isinstance(stale, Envelope2) else 1
+        ids = {"key_id": id_in(version, to.key_id), "producer_id": id_in(version, signer.signer_id)}
+        keys = {"suite": to.suite, **ids}
         # The content gets no variable: it is gone when the call returns.
         if isinstance(stale, Envelope2):
             header2 = stale.header.model_copy(update=keys)

@@ -15,6 +15,7 @@ from tokenferry.contract.envelope2 import Header2
 from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
 from tokenferry.contract.targets import MOVES_MONEY, AttachTarget
+from tokenferry_worker.deliveries.recording import with_own_id
 from tokenferry_worker.outcomes import DeadLettered, Dropped, Outcome, Settled
 from tokenferry_worker.tokens.journal import Begun
 
@@ -40,16 +41,15 @@ class LifetimeCheck:
         return self.longest.allow_order(order, self.now())
 
 
-def lifetime_refused(refusal: R, id_: str, signature: bytes, reply_to: str | None, *, keep: bool = True) -> Outcome:
+def lifetime_refused(refusal: R, signature: bytes, reply_to: str | None, *, keep: bool = True) -> Outcome:
     """Return the outcome of a message that never began: the journal is not touched.
 
-    The refusal gets an outcome id of its own, so that it stands in the way of no other outcome of the same id. *keep*:
-    True if the message may be kept.
+    *keep*: True if the message may be kept.
     """
-    own = f"{id_}:{hashlib.sha256(signature).hexdigest()[:12]}"
-    refusal = refusal.model_copy(update={"outcome_id": own + refusal.outcome_id.removeprefix(id_)})
-    settled = Settled(refusal, reply_to)
-    log.warning("%s: its lifetime is not valid (see `tokenferry dead-letters`, [store] journal_days)", id_)
+    settled = Settled(with_own_id(refusal, hashlib.sha256(signature).hexdigest()[:12]), reply_to)
+    log.warning(
+        "%s: its lifetime is not valid (see `tokenferry dead-letters`, [store] journal_days)", refusal.outcome_id
+    )
     return DeadLettered(settled, Code.INVALID_LIFETIME) if keep else Dropped(settled)
 
 

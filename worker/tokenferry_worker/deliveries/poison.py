@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from tokenferry.contract.codes import Code
 from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
 from tokenferry_worker.circuits.scopes import Park
-from tokenferry_worker.errors import Forgotten, NotGranted
+from tokenferry_worker.errors import Forgotten, NotGranted, Reused
 from tokenferry_worker.outcomes import DeadLettered, Dropped, Outcome, Settled
 from tokenferry_worker.tokens.journal import Begun, Journal
 
@@ -45,9 +45,9 @@ async def unless_poison(
 
 @asynccontextmanager
 async def uncounted_if_called_off(journal: Journal, id_: str) -> AsyncIterator[None]:
-    """Uncount the delivery if its work is cancelled, parked or not granted: none of them is a sign of poison."""
+    """Uncount the delivery if its work is cancelled, parked or refused: none of them is a sign of poison."""
     try:
         yield
-    except (asyncio.CancelledError, Park, NotGranted):
+    except (asyncio.CancelledError, Park, NotGranted, Reused):
         await journal.uncount(id_)
         raise

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tokenferry.contract.results import AttachResult, OnboardingResult, TokenResult
-from tokenferry_worker.tokens.journal import Journal
+from tokenferry_worker.errors import Reused
+from tokenferry_worker.keys.contents import differ
+from tokenferry_worker.tokens.grouped_ids import GroupedId
+from tokenferry_worker.tokens.journal import Begun, Journal
 
 R = TypeVar("R", TokenResult, AttachResult, OnboardingResult)
 
@@ -43,13 +47,29 @@ def what_counts(result: R, offered: str, recorded: str) -> Recorded[R]:
     return Recorded(result if recorded == offered else type(result).model_validate_json(recorded), recorded)
 
 
-async def record_refusal(journal: Journal, id_: str, of: str, refusal: R) -> Recorded[R]:
+def with_own_id(result: R, own: str) -> R:
+    """Return *result* with an outcome id of its own, so that it stands in the way of no other of the same id."""
+    id_, _, subject = result.outcome_id.partition(":")
+    return result.model_copy(update={"outcome_id": f"{id_}:{own}:{subject}"})
+
+
+async def check_same(journal: Journal, name: GroupedId, begun: Begun, mark: str) -> None:
+    """Raise `Reused` where the recorded outcome is about another content than the one with this *mark*."""
+    if differ(mark, begun.content):
+        raise Reused(await journal.next_generation(name.key, name.generation, begun.outcome or ""), mark=mark)
+
+
+async def record_refusal(journal: Journal, name: GroupedId, of: str, refusal: R, reused: Reused) -> Recorded[R]:
     """Record *refusal* of a message whose id stands for something else. Its outcome gets an id of its own.
 
     *of*: digest of what the id stands for in this message.
     """
-    own = f"{id_}:{of[:12]}"
-    outcome_id = own + refusal.outcome_id.removeprefix(id_)
-    refusal = refusal.model_copy(update={"outcome_id": outcome_id})
+    assert refusal.failure is not None
+    if reused.mark or name.generation > 1 or reused.next_generation is not None:  # else as in version 1
+        of = hashlib.sha256(f"{of}|{name.generation}|{reused.mark}|{reused.param}".encode()).hexdigest()
+    own = of[:12]
+    failure = refusal.failure.model_copy(update={"param": reused.param})
+    refusal = with_own_id(refusal, own).model_copy(update={"failure": failure})
     offered = to_record(refusal)
-    return what_counts(refusal, offered, await journal.record(own, offered))
+    # Three parts at least: no id in a group has as many.
+    return what_counts(refusal, offered, await journal.record(f"{name.key}:reused:{own}", offered))

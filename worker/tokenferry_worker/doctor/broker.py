@@ -16,8 +16,8 @@ from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.errors import QueueUnanswered
 from tokenferry.broker.patience import ask
 from tokenferry.configuration import Configuration
-from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE
-from tokenferry_worker.doctor import servers
+from tokenferry.contract.queues import DEAD_LETTERS, QUARANTINE, full_name
+from tokenferry_worker.doctor import servers, strangers
 from tokenferry_worker.doctor.verdicts import Check, failed, ok, unreachable, warning
 
 PATIENCE = 5.0
@@ -48,30 +48,41 @@ def examine(configuration: Configuration, queues: Sequence[str], *, reads: bool)
         yield ok("broker connection", where, "answers")
         yield from servers.certificate("broker", where, configuration.broker.url)
         if connecting.is_amqp(connecting.broker_url(configuration)):
-            yield from _rabbitmq(connection, where, queues, reads=reads)
+            yield from _rabbitmq(connection, configuration, queues, reads=reads)
         else:
-            yield from _redis(channel, where, queues, reads=reads)
+            yield from _redis(channel, configuration, queues, reads=reads)
     finally:
         connection.collect(socket_timeout=0.1)
+    if reads:
+        yield from strangers.examine(configuration)
 
 
-def _redis(channel: Any, where: str, queues: Sequence[str], *, reads: bool) -> Iterator[Check]:
-    told = servers.facts(channel.client)
+def _redis(channel: Any, configuration: Configuration, queues: Sequence[str], *, reads: bool) -> Iterator[Check]:
+    where, told = masked(configuration.broker.url), servers.facts(channel.bare_client)
     if reads or told:  # a producer needs no right to ask, and the worker's doctor says the rest
-        yield from servers.version("broker", where, told)
+        yield from servers.version("broker", where, told, prefix=configuration.broker.prefix)
         yield from servers.persistence("broker", where, told)
         yield from servers.eviction("broker", where, told)
     if reads:
         yield _notifications(channel, where)
+        yield servers.scripts("broker", where, channel.bare_client, BROKER)
     for queue in queues:
         try:
-            yield _counted(queue, int(channel.client.llen(queue)))
+            yield _counted(queue, _waiting(channel, channel.key_of(queue)), channel.key_of(queue))
         except ResponseError as error:
             if "WRONGTYPE" in str(error):
-                do = "give Tokenferry a database of its own"
-                yield failed("broker queue", queue, "is a key of another type", do)
+                do = "give Tokenferry a database of its own, or set [broker] prefix"
+                yield failed("broker queue", channel.key_of(queue), "is a key of another type", do)
             else:
-                yield unreachable("broker queue", queue, error, BROKER)
+                yield unreachable("broker queue", channel.key_of(queue), error, BROKER)
+
+
+def _waiting(channel: Any, key: str) -> int:
+    """Count a list, and again within a transaction, as workers and producers do: a user may lack the right."""
+    channel.bare_client.llen(key)  # in a cluster, this finds the node that has it
+    with channel.bare_client.pipeline(transaction=True) as pipe:
+        (waiting,) = pipe.llen(key).execute()
+    return int(waiting)
 
 
 def _notifications(channel: Any, where: str) -> Check:
@@ -86,7 +97,8 @@ def _notifications(channel: Any, where: str) -> Check:
     return ok(name, where, "tells readers of new messages (CLIENT TRACKING)")
 
 
-def _rabbitmq(connection: Any, where: str, queues: Sequence[str], *, reads: bool) -> Iterator[Check]:
+def _rabbitmq(connection: Any, configuration: Configuration, queues: Sequence[str], *, reads: bool) -> Iterator[Check]:
+    where, prefix = masked(configuration.broker.url), configuration.broker.prefix
     properties = connection.connection.server_properties
     number = str(properties.get("version", "of an unknown version"))
     product = str(properties.get("product", "an AMQP server"))
@@ -95,30 +107,30 @@ def _rabbitmq(connection: Any, where: str, queues: Sequence[str], *, reads: bool
         yield failed("broker version", where, says, "use RabbitMQ 3.10 or newer")
     else:
         yield ok("broker version", where, f"{product} {number}")
-    yield _exchange(connection)
+    yield _exchange(connection, full_name(prefix, connecting.EXCHANGE))
     until = time.monotonic() + PATIENCE
     for queue in queues:
-        yield _queue(connection, queue, seconds=max(0.0, until - time.monotonic()), reads=reads)
+        seconds = max(0.0, until - time.monotonic())
+        yield _queue(connection, queue, full_name(prefix, queue), seconds=seconds, reads=reads)
 
 
-def _exchange(connection: Any) -> Check:
+def _exchange(connection: Any, shown: str) -> Check:
     name, exchange = "broker exchange", connecting.EXCHANGE
     try:
         # Passive first, so that nothing is created. Then with our settings, which changes nothing where they are equal.
         connection.channel().exchange_declare(exchange, type="topic", passive=True)
         connection.channel().exchange_declare(exchange, type="topic", durable=True, auto_delete=False)
     except NotFound:
-        return ok(name, exchange, "is not there yet; whoever starts first declares it")
+        return ok(name, shown, "is not there yet; whoever starts first declares it")
     except PreconditionFailed as error:
-        return failed(
-            name, exchange, f"exists as another kind of exchange ({connecting.difference(error)})", "delete it"
-        )
+        return failed(name, shown, f"exists as another kind of exchange ({connecting.difference(error)})", "delete it")
     except AccessRefused:
-        return failed(name, exchange, "this user may not declare it", "give the user `configure` permission")
-    return ok(name, exchange, "a durable topic exchange")
+        return failed(name, shown, "this user may not declare it", "give the user `configure` permission")
+    return ok(name, shown, "a durable topic exchange")
 
 
-def _queue(connection: Any, queue: str, *, seconds: float, reads: bool) -> Check:
+def _queue(connection: Any, queue: str, shown: str, *, seconds: float, reads: bool) -> Check:
+    """*shown*: the name of the queue on the broker."""
     name = "broker queue"
     ours = connecting.quorum_arguments(queue)
 
@@ -131,14 +143,14 @@ def _queue(connection: Any, queue: str, *, seconds: float, reads: bool) -> Check
         return int(waiting)
 
     try:
-        waiting = ask(connection, look, queue=queue, seconds=seconds)
+        waiting = ask(connection, look, queue=shown, seconds=seconds)
     except QueueUnanswered as error:
-        return failed(name, queue, str(error), "look at the queue there: `rabbitmq-queues quorum_status`")
+        return failed(name, shown, str(error), "look at the queue there: `rabbitmq-queues quorum_status`")
     except NotFound:  # any other meaning of this code would have been asked again
         if reads:
-            return ok(name, queue, "is not there yet; whoever starts first declares it")
+            return ok(name, shown, "is not there yet; whoever starts first declares it")
         return warning(
-            name, queue, "is not there yet: no worker has declared it", "start a worker; until then requests wait"
+            name, shown, "is not there yet: no worker has declared it", "start a worker; until then requests wait"
         )
     except PreconditionFailed as error:
         other = _of_another_type(connection, queue)
@@ -147,10 +159,10 @@ def _queue(connection: Any, queue: str, *, seconds: float, reads: bool) -> Check
             if other
             else (f"exists with other settings than ours ({connecting.difference(error)})")
         )
-        return failed(name, queue, f"{says}: nobody can use it", connecting.cure(queue))
+        return failed(name, shown, f"{says}: nobody can use it", connecting.cure(shown))
     except AccessRefused:
-        return failed(name, queue, "this user may not declare it", "give the user `configure` permission")
-    return _counted(queue, waiting)
+        return failed(name, shown, "this user may not declare it", "give the user `configure` permission")
+    return _counted(queue, waiting, shown)
 
 
 def _of_another_type(connection: Any, queue: str) -> str | None:
@@ -165,8 +177,8 @@ def _of_another_type(connection: Any, queue: str) -> str | None:
     return None
 
 
-def _counted(queue: str, waiting: int) -> Check:
+def _counted(queue: str, waiting: int, shown: str) -> Check:
     says = "empty" if not waiting else f"{waiting} message{'' if waiting == 1 else 's'} waiting"
     if waiting and queue in LEFTOVERS:
-        return warning("broker queue", queue, says, LEFTOVERS[queue])
-    return ok("broker queue", queue, says)
+        return warning("broker queue", shown, says, LEFTOVERS[queue])
+    return ok("broker queue", shown, says)

@@ -10,7 +10,9 @@ from tokenferry.configuration import Configuration
 from tokenferry.sealing import Recipient, Signer, UnusableKey
 from tokenferry_worker.doctor import results, rights
 from tokenferry_worker.doctor.verdicts import Check, failed, ok, refused, warning
+from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
+from tokenferry_worker.keys.state_keys import StateKeys
 from tokenferry_worker.wiring import Role
 
 MAKE = "make them with `tokenferry keys generate --out DIR`"
@@ -25,11 +27,13 @@ def examine(configuration: Configuration, role: Role) -> Iterator[Check]:
     yield from results.examine(configuration)
     yield from _folder(configuration.path(configuration.keys.result_signers), 0o022, "can add a signer of results")
     yield from rights.examine(configuration)
+    yield _state(configuration)
     if role == "attach":
         return
     identities = configuration.path(configuration.keys.identities)
     yield from _folder(identities, 0o077, "can see into it")
     yield from _ring(identities, configuration.path(configuration.keys.recipient))
+    yield _content(configuration.path(configuration.keys.content_key))
     worker, producer = configuration.keys.worker_signing_key, configuration.keys.producer_signing_key
     if role != "onboard":
         yield from _own("keys worker", configuration.path(worker), signers)
@@ -90,6 +94,30 @@ def _ring(folder: Path, recipient: Path) -> Iterator[Check]:
         yield failed(
             "keys recipient", str(recipient), says, f"put {seals_to}.pem into {folder}, or replace the recipient"
         )
+
+
+def _state(configuration: Configuration) -> Check:
+    path = configuration.path(configuration.keys.state_key)
+    try:
+        keys = StateKeys.load(configuration)
+    except UnusableKey as error:
+        return refused("keys state", str(path), error, results.MAKE)
+    if keys.current is None:
+        says = "is missing: whoever can write to the store can change outcomes"
+        return warning("keys state", str(path), says, results.MAKE)
+    earlier = f", and verifies {len(keys.earlier)} earlier" if keys.earlier else ""
+    return ok("keys state", str(path), f"tags what workers write to the store as {keys.current.key_id}{earlier}")
+
+
+def _content(path: Path) -> Check:
+    try:
+        marks = ContentMarks.load(path)
+    except UnusableKey as error:
+        return refused("keys content", str(path), error, results.MAKE)
+    if marks.key is None:
+        says = "is missing: another content under a known id counts as the same"
+        return warning("keys content", str(path), says, results.MAKE)
+    return ok("keys content", str(path), "tells the same content from another")
 
 
 def _own(name: str, path: Path, signers: Signers | None) -> Iterator[Check]:

@@ -14,9 +14,13 @@ from redis.exceptions import ResponseError
 
 from tokenferry.addresses import trusts_anybody
 from tokenferry.broker.connecting import UNVERIFIED
+from tokenferry.broker.error_text import Server, explain, in_one_slot
+from tokenferry.contract.names import is_hash_tag
 from tokenferry_worker.doctor.verdicts import Check, failed, ok, warning
 
 OLDEST: Final = (6, 2)
+CLOCK: Final = "return redis.call('TIME')"
+"""What every script of ours may do, and nothing that leaves a trace."""
 
 
 def facts(client: Redis) -> Mapping[str, Any]:
@@ -35,8 +39,19 @@ def certificate(area: str, subject: str, url: str) -> Iterator[Check]:
         yield warning(f"{area} certificate", subject, says, do)
 
 
-def version(area: str, subject: str, info: Mapping[str, Any]) -> Iterator[Check]:
-    """Check which server it is, and that it can keep messages and outcomes safe."""
+def scripts(area: str, subject: str, client: Redis, server: Server) -> Check:
+    """Check that a script can be loaded, run, and ask for the time."""
+    name = f"{area} scripts"
+    try:
+        client.evalsha(str(client.script_load(CLOCK)), 0)
+    except ResponseError as error:
+        failure = explain(error, server)
+        return failed(name, subject, failure.says, failure.do)
+    return ok(name, subject, "can be loaded and run")
+
+
+def version(area: str, subject: str, info: Mapping[str, Any], *, prefix: str | None) -> Iterator[Check]:
+    """Check which server it is, and that it can keep messages and outcomes safe. *prefix*: what our keys begin with."""
     name = f"{area} version"
     number = str(info.get("valkey_version") or info.get("redis_version") or "")
     product = "Valkey" if "valkey_version" in info else "Redis"
@@ -46,8 +61,10 @@ def version(area: str, subject: str, info: Mapping[str, Any]) -> Iterator[Check]
     parts = tuple(map(int, re.findall(r"\d+", number)[:2]))
     if product == "Redis" and parts < OLDEST:
         yield failed(name, subject, f"{product} {number} is too old", "use Redis 6.2 or newer, or Valkey")
+    elif info.get("cluster_enabled") and not is_hash_tag(prefix):
+        yield failed(name, subject, f"{product} {number} is a node of a cluster", in_one_slot(area))
     elif info.get("cluster_enabled"):
-        yield failed(name, subject, f"{product} {number} is a cluster node", "use a server that is no cluster")
+        yield ok(name, subject, f"{product} {number}, a node of a cluster; all keys are in one slot")
     elif info.get("role") == "slave":
         yield failed(name, subject, f"{product} {number} is a replica, which takes no writes", "name the primary")
     else:

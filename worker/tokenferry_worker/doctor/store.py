@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from tokenferry.addresses import masked
-from tokenferry.broker import connecting, sentinel
+from tokenferry.broker import cluster, connecting
 from tokenferry.broker.error_text import STORE, explain
 from tokenferry.configuration import Configuration
 from tokenferry_worker.doctor import servers
@@ -31,8 +31,9 @@ LIVES_MS: Final = 5_000
 def examine(configuration: Configuration) -> Iterator[Check]:
     """Check the store, and leave no key behind."""
     where = masked(configuration.store.url)
-    client = sentinel.client(
+    client = cluster.client(
         connecting.store_url(configuration),
+        configuration.store.prefix,
         decode_responses=True,
         socket_timeout=5.0,
         socket_connect_timeout=5.0,
@@ -47,9 +48,11 @@ def examine(configuration: Configuration) -> Iterator[Check]:
         yield ok("store connection", where, "answers")
         yield from servers.certificate("store", where, configuration.store.url)
         told = servers.facts(client)
-        yield from servers.version("store", where, told)
+        yield from servers.version("store", where, told, prefix=configuration.store.prefix)
         yield from servers.eviction("store", where, told)
+        yield servers.scripts("store", where, client, STORE)
         yield _script(client, where, configuration.store.prefix)
+        yield from _names(client, where, configuration.store.prefix)
         says = f"{seconds * 1000:.1f} ms"
         if seconds > FAR:
             yield warning(
@@ -71,6 +74,17 @@ def _round_trip(client: Redis) -> tuple[float, float]:
         seconds = time.perf_counter() - asked
         found.append((seconds, whole + millionths / 1e6 - before - seconds / 2))
     return min(found)
+
+
+def _names(client: Redis, where: str, prefix: str) -> Iterator[Check]:
+    """Check that a worker may look through the names of keys, where nobody has noted yet when the store began."""
+    try:
+        if not client.exists(StoreKeys(prefix).born):
+            client.scan(count=1)
+    except RedisError as error:
+        failure = explain(error, STORE)
+        says = f"{failure.says}: no worker can tell a new store from one that lost its data"
+        yield warning("store names", where, says, failure.do)
 
 
 def _script(client: Redis, where: str, prefix: str) -> Check:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 from functools import cache, partial
-from typing import Any
+from typing import Any, Final
 
 from celery.signals import worker_ready
 
@@ -23,11 +23,14 @@ from tokenferry_worker.engine.engine import Engine, EngineApp
 from tokenferry_worker.health.vitals import ReportLine, Vitals
 from tokenferry_worker.health.watchdog import Watchdog
 from tokenferry_worker.health.witness import QueueWitness
+from tokenferry_worker.metrics.registry import to_line
 from tokenferry_worker.on_redis.store import ServerClock, now_at
 from tokenferry_worker.wiring import Role
 
 log = logging.getLogger("tokenferry.worker")
 
+LAST_REPORT: Final = 1.0
+"""Seconds for which a process that ends waits for its watchdog, to send the last report after it."""
 TASKS = {"tokenize": TOKENIZE_TASK, "attach": ATTACH_TASK, "onboard": ONBOARD_TASK}
 
 
@@ -51,7 +54,7 @@ def _engine(configuration: Configuration, role: Role) -> Engine:
     return Engine(
         open_handlers=lambda: wiring.handlers(configuration, role, publisher(), vitals),
         publisher=publisher,
-        now=ServerClock(lambda: now_at(connecting.store_url(configuration))),
+        now=ServerClock(lambda: now_at(connecting.store_url(configuration), configuration.store.prefix)),
         vitals=vitals,
         grace_seconds=configuration.worker.grace_seconds,
         hold_seconds=configuration.broker.hold_seconds if amqp else None,
@@ -110,16 +113,19 @@ def run(configuration: Configuration, role: Role, *, name: str) -> int:
     )
     worker.install_platform_tweaks = signals.obey_signals
     worker_ready.connect(_say_ready, weak=False)
-    watchdog = _watchdog(app, worker, configuration)
+    line = ReportLine()
+    watchdog = _watchdog(app, worker, configuration, line)
     watchdog.start()
     worker.start()
     watchdog.stop()
+    watchdog.join(LAST_REPORT)
+    _report(line, app.engine.vitals)  # what was counted since the last one
     # Nobody waits any more for what it still holds: those deliveries were given back.
     app.engine.publisher().close(timeout=1.0)
     return int(worker.exitcode or 0) or int(worker.pool.failed)
 
 
-def _watchdog(app: EngineApp, worker: Any, configuration: Configuration) -> Watchdog:
+def _watchdog(app: EngineApp, worker: Any, configuration: Configuration, line: ReportLine) -> Watchdog:
     """Connect the watchdog and the vitals to the pool, the consumer and the queue witness."""
     witness = QueueWitness(configuration, [queue.name for queue in app.conf.task_queues])
     vitals = app.engine.vitals
@@ -129,7 +135,6 @@ def _watchdog(app: EngineApp, worker: Any, configuration: Configuration) -> Watc
     vitals.refused_to_reap = worker.consumer.is_refused_to_reap
     vitals.reached = lambda: witness.reached
     vitals.empty_at = lambda: witness.empty_at
-    line = ReportLine()
     return Watchdog(
         worker.pool,
         witness,
@@ -137,8 +142,12 @@ def _watchdog(app: EngineApp, worker: Any, configuration: Configuration) -> Watc
         concurrency=configuration.worker.concurrency,
         reading=worker.consumer.is_reading,
         full=worker.consumer.is_full,
-        report=lambda: line.send(vitals.report()),
+        report=partial(_report, line, vitals),
     )
+
+
+def _report(line: ReportLine, vitals: Vitals) -> None:
+    line.send(vitals.report(), to_line(vitals.meters.snapshot()))
 
 
 def quiet() -> None:

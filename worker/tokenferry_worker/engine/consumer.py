@@ -18,6 +18,7 @@ from celery.worker.loops import asynloop
 from celery.worker.state import maybe_shutdown
 from redis.exceptions import ResponseError
 
+from tokenferry.broker.alarm import Alarm
 from tokenferry.broker.error_text import BROKER, explain
 from tokenferry.broker.publishing import Outgoing, PublishError
 from tokenferry.contract.queues import QUARANTINE, tokenize_queue
@@ -64,11 +65,25 @@ class CarefulConsumer(Consumer):
 
     app: EngineApp
     """Celery's base class sets it."""
+    _away: Alarm = Alarm(log, "broker", level=logging.ERROR)
+    """Of a process, which has one consumer."""
 
     class Blueprint(Consumer.Blueprint):
         """Celery's, without the step that declares 28 quorum queues for delays on RabbitMQ: we delay no message."""
 
         default_steps: ClassVar = [step for step in Consumer.Blueprint.default_steps if "DelayedDelivery" not in step]
+
+        def start(self, parent: CarefulConsumer) -> None:
+            """Start and consume. A closed channel or a refused command is a lost connection, not our end."""
+            try:
+                super().start(parent)
+            except (AccessRefused, ResponseError) as error:
+                failure = explain(error, BROKER).of(BROKER)
+                log.error("%s; trying again in %g s", failure, RETRY_EVERY[-1])
+                parent._sleep(RETRY_EVERY[-1])  # Celery would try again at once
+                raise ConnectionResetError(failure) from None
+            except ChannelError as error:
+                raise RecoverableConnectionError(str(error)) from None
 
     def is_reading(self) -> bool:
         """True if it is connected and the broker has reported no trouble with handing out messages."""
@@ -86,16 +101,8 @@ class CarefulConsumer(Consumer):
         return channel is not None and bool(channel.is_full(queue))
 
     def loop(self, *arguments: Any) -> None:
-        """Celery's. A closed channel (RabbitMQ) or a refused command (Redis) is a lost connection, not our end."""
-        try:
-            asynloop(*arguments)
-        except ChannelError as error:
-            raise RecoverableConnectionError(str(error)) from None
-        except ResponseError as error:
-            failure = explain(error, BROKER).of(BROKER)
-            log.error("%s; trying again in %g s", failure, RETRY_EVERY[-1])
-            self._sleep(RETRY_EVERY[-1])  # Celery would try again at once
-            raise ConnectionResetError(failure) from None
+        """Consume. Celery's own choice is the same while there is an event loop, and there always is one."""
+        asynloop(*arguments)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, trying for ever; each try shows the watchdog that we do.
@@ -113,10 +120,9 @@ class CarefulConsumer(Consumer):
                 )
             except failures as error:
                 failure = explain(error, BROKER)
-                log.error(
-                    "the broker at %s %s: %s; trying again in %g s", _address(conn), failure.says, failure.do, pause
-                )
+                self._away.failed(f"at {_address(conn)} it {failure.says}: {failure.do}; trying again")
             else:
+                self._away.worked()
                 self.first_connection_attempt = False
                 return conn
             self._sleep(pause)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from typing import Any, Final
 
 from tokenferry_worker.health.judging import Health, ProcessHealth, judge, starting
 from tokenferry_worker.health.notifying import notify
-from tokenferry_worker.health.vitals import ProcessReport
+from tokenferry_worker.health.vitals import NUMBERS, ProcessReport
+from tokenferry_worker.metrics.names import DEATHS, PROCESSES
+from tokenferry_worker.metrics.registry import Snapshot, from_line
+from tokenferry_worker.metrics.totals import Totals, merged
 
 log = logging.getLogger("tokenferry.worker")
 
@@ -101,6 +105,8 @@ class Child:
         self.started = self.heard = time.monotonic()
         self.silent_rounds = 0
         self.report: ProcessReport | None = None
+        self.numbers: Snapshot | None = None
+        """Its latest metrics."""
         self._half = b""
 
     def fileno(self) -> int:
@@ -116,9 +122,20 @@ class Child:
         except OSError:
             return False
         *lines, self._half = (self._half + received).split(b"\n")
-        if lines and (report := ProcessReport.read(lines[-1])) is not None:
-            self.report, self.heard, self.silent_rounds = report, time.monotonic(), 0
+        for line in lines:
+            if line.startswith(NUMBERS):
+                self.numbers = from_line(line[len(NUMBERS) :]) or self.numbers
+            elif (report := ProcessReport.read(line)) is not None:
+                self.report, self.heard, self.silent_rounds = report, time.monotonic(), 0
         return bool(received)
+
+    def hear_out(self) -> None:
+        """Read what the ended process has sent, and close the socket."""
+        if self.fileno() < 0:
+            return
+        while select.select([self.socket], [], [], 0)[0] and self.listen():
+            pass
+        self.socket.close()
 
 
 class Supervisor:
@@ -156,6 +173,8 @@ class Supervisor:
         self._running = False
         self._tended_at = time.monotonic()
         self._status = ""
+        self._totals = Totals()
+        self._died = 0
 
     def run(self) -> int:
         """Keep every process running until a signal. Returns 0 when all of them ended well.
@@ -198,6 +217,25 @@ class Supervisor:
         stopping = self._requested is not Stage.WORK
         ago = now - self._tended_at
         return judge(os.getpid(), processes, stopping=stopping, supervised_ago=ago, patience=self._patience)
+
+    def metrics(self) -> Snapshot:
+        """Return the metrics of all processes, dead ones included. May be called from any thread."""
+        states = Counter(
+            "dead" if child is None else child.report.phase if child.report else "starting"
+            for child in (dict(self._children).get(number) for number in self._deaths)
+        )
+        ours: Snapshot = {
+            PROCESSES.name: {(state,): states[state] for state in ("working", "starting", "stopping", "dead")},
+            DEATHS.name: {(): self._died},
+        }
+        return merged([self._totals.now(), ours])
+
+    def _forget(self, child: Child) -> None:
+        """Keep what an ended process has counted."""
+        child.hear_out()
+        if child.numbers is not None:
+            self._totals.note(child.process.pid, child.numbers)
+        self._totals.retire(child.process.pid)
 
     def _tend_all(self) -> None:
         if time.monotonic() < self._tended_at + TENDED_EVERY:
@@ -243,8 +281,11 @@ class Supervisor:
         children = {child.fileno(): child for child in self._children.values() if child.fileno() >= 0}
         ready, _, _ = select.select(list(children), [], [], 0.2)
         for fileno in ready:
-            if not children[fileno].listen():
-                children[fileno].socket.close()
+            child = children[fileno]
+            if not child.listen():
+                child.socket.close()
+            if child.numbers is not None:
+                self._totals.note(child.process.pid, child.numbers)
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -263,7 +304,8 @@ class Supervisor:
             if child.process.poll() is None:
                 continue
             del self._children[number]
-            child.socket.close()
+            self._forget(child)
+            self._died += 1
             now = time.monotonic()
             self._due[number] = now + self._pause(number, lived=now - child.started)
             log.error(
@@ -283,7 +325,7 @@ class Supervisor:
         codes = []
         for number in ended:
             child = self._children.pop(number)
-            child.socket.close()
+            self._forget(child)
             codes.append(abs(child.process.returncode))
         return codes
 

@@ -1,6 +1,9 @@
-"""The probes /live and /ready over HTTP: always on a Unix socket in the data folder, on a TCP port where one is set.
+"""The probes /live and /ready, and /metrics, over HTTP.
 
-They answer 200 or 503, with the whole `Health` as JSON. It holds no secret: everybody who may connect may read it.
+Always on a Unix socket in the data folder, and on a TCP port where one is set.
+
+The probes answer 200 or 503, with the whole `Health` as JSON. /metrics answers in Prometheus' text format. Neither
+holds a secret: everybody who may connect may read it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, Final
 
 from tokenferry.broker.embedded.socket_paths import short_path
 from tokenferry_worker.health.judging import Health
+from tokenferry_worker.metrics.text import CONTENT_TYPE
 
 FOLDER: Final = "workers"
 """In the data folder: one socket per worker that runs on this machine."""
@@ -25,8 +29,17 @@ PATIENCE: Final = 5.0
 """Seconds for one request or one response."""
 
 
+Metrics = Callable[[], str]
+"""Returns the page of /metrics."""
+
+
+def no_metrics() -> str:
+    """Return an empty page."""
+    return ""
+
+
 @contextmanager
-def on_port(address: str, health: Callable[[], Health]) -> Iterator[int]:
+def on_port(address: str, health: Callable[[], Health], metrics: Metrics = no_metrics) -> Iterator[int]:
     """Answer on *address* (`HOST:PORT`, port 0: any) for the length of a `with` block, which gets the port.
 
     Raises OSError where the address cannot be listened on.
@@ -34,12 +47,12 @@ def on_port(address: str, health: Callable[[], Health]) -> Iterator[int]:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     kind = type("TcpProbes", (_Probes,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET})
-    with _serving(kind((host, int(port)), _handler(health))) as server:
+    with _serving(kind((host, int(port)), _handler(health, metrics))) as server:
         yield int(server.server_address[1])
 
 
 @contextmanager
-def on_socket(data: Path, health: Callable[[], Health]) -> Iterator[Path]:
+def on_socket(data: Path, health: Callable[[], Health], metrics: Metrics = no_metrics) -> Iterator[Path]:
     """Answer on a new socket below *data* for the length of a `with` block.
 
     Raises OSError where no socket can be made.
@@ -52,7 +65,7 @@ def on_socket(data: Path, health: Callable[[], Health]) -> Iterator[Path]:
             path.unlink(missing_ok=True)  # left by a worker that was killed
     name = secrets.token_hex(6)
     hidden, path = folder / f"{name}.new", folder / f"{name}.sock"
-    server = _UnixProbes(str(short_path(hidden)), _handler(health))  # type: ignore[arg-type]
+    server = _UnixProbes(str(short_path(hidden)), _handler(health, metrics))  # type: ignore[arg-type]
     try:
         hidden.rename(path)  # only now, when it already answers, can others find it
         with _serving(server):
@@ -133,7 +146,7 @@ def _serving(server: HTTPServer) -> Iterator[HTTPServer]:
         server.server_close()
 
 
-def _handler(health: Callable[[], Health]) -> type[BaseHTTPRequestHandler]:
+def _handler(health: Callable[[], Health], metrics: Metrics) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = PATIENCE
         protocol_version = "HTTP/1.0"
@@ -141,14 +154,20 @@ def _handler(health: Callable[[], Health]) -> type[BaseHTTPRequestHandler]:
         sys_version = ""
 
         def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, CONTENT_TYPE, metrics())
+                return
             state = health()
             good = {"/live": state.live, "/ready": state.ready}.get(self.path)
             if good is None:
-                self.send_error(404, "there is /live and /ready")
+                self.send_error(404, "there is /live, /ready and /metrics")
                 return
-            body = state.model_dump_json().encode()
-            self.send_response(200 if good else 503)
-            self.send_header("Content-Type", "application/json")
+            self._answer(200 if good else 503, "application/json", state.model_dump_json())
+
+        def _answer(self, status: int, kind: str, text: str) -> None:
+            body = text.encode()
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             with suppress(OSError):

@@ -6,12 +6,17 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tokenferry_worker.metrics.names import AWAY, DELIVERIES, IN_HAND, SET_ASIDE, Metric, bounded
+from tokenferry_worker.metrics.registry import Meters
+
 Phase = Literal["starting", "working", "stopping"]
+NUMBERS: Final = b"#"
+"""How the line of a report begins that holds the numbers of the metrics."""
 
 
 class ProcessReport(BaseModel):
@@ -37,10 +42,14 @@ class ProcessReport(BaseModel):
     store: bool
     policy: str | None = None
     """Why there is no policy, or why its file cannot be used. None: all is well."""
+    state: str | None = None
+    """What in the store no worker wrote. None: nothing, for an hour."""
     circuits: tuple[str, ...] = ()
     """Scopes of open circuits."""
     set_aside: int = 0
     """Messages moved to the quarantine since the start: not ours, or not readable."""
+    paused: tuple[str, ...] = ()
+    """Budgets that an operator has paused, as far as the process has met them."""
     refused_to_reap: bool = False
     """True if the broker refuses to give back what lost workers had in hand."""
 
@@ -62,7 +71,7 @@ class ProcessReport(BaseModel):
             return f"{' and '.join(away)} away"
         if self.refused_to_reap:
             return "the broker refuses to give back what lost workers had in hand"
-        return f"policy: {self.policy}" if self.policy is not None else None
+        return f"policy: {self.policy}" if self.policy is not None else self.state
 
 
 class Pool(Protocol):
@@ -76,6 +85,9 @@ class Pool(Protocol):
 
     @property
     def taken(self) -> Any: ...
+
+    @property
+    def held(self) -> Any: ...
 
 
 class Vitals:
@@ -97,7 +109,13 @@ class Vitals:
         self.empty_at: Callable[[], float | None] = lambda: None
         self.store_away: Callable[[], bool] = lambda: False
         self.policy_trouble: Callable[[], str | None] = lambda: None
+        self.state_trouble: Callable[[], str | None] = lambda: None
         self.open_circuits: Callable[[], Sequence[str]] = lambda: ()
+        self.paused_budgets: Callable[[], Sequence[str]] = lambda: ()
+        self.meters = Meters()
+        self.meters.ask(self._numbers)
+        self.last: ProcessReport | None = None
+        """The latest report."""
         self.set_aside: Counter[str] = Counter()
         """Messages moved to the quarantine, by reason."""
         self.noted: Mapping[str, int] = {}
@@ -114,7 +132,7 @@ class Vitals:
             self._taken, self._taken_at = taken, now
         empty_at = self.empty_at()
         stopping = pool is not None and pool.stopping
-        return ProcessReport(
+        self.last = ProcessReport(
             pid=os.getpid(),
             role=self.role,
             since=self.since,
@@ -126,10 +144,24 @@ class Vitals:
             broker=self.connected() and self.reached() is not False,
             store=not self.store_away(),
             policy=self.policy_trouble(),
+            state=self.state_trouble(),
             circuits=tuple(sorted(self.open_circuits())),
+            paused=tuple(self.paused_budgets()),
             refused_to_reap=self.refused_to_reap(),
             set_aside=sum(list(self.set_aside.values())) + sum(list(self.noted.values())),
         )
+        return self.last
+
+    def _numbers(self) -> Iterator[tuple[Metric, tuple[str, ...], float]]:
+        """Yield what other parts count already."""
+        if self.pool is not None and self.pool.started:
+            for metric, by_queue in ((DELIVERIES, self.pool.taken), (IN_HAND, self.pool.held)):
+                yield from ((metric, (queue,), count) for queue, count in dict(by_queue).items())
+        aside = Counter(dict(self.set_aside)) + Counter(dict(self.noted))
+        yield from ((SET_ASIDE, (bounded(reason.lower().replace(" ", "_")),), count) for reason, count in aside.items())
+        if self.last is not None:
+            yield AWAY, ("broker",), int(not self.last.broker)
+            yield AWAY, ("store",), int(not self.last.store)
 
 
 class ReportLine:
@@ -140,14 +172,31 @@ class ReportLine:
             self._socket: socket.socket | None = socket.socket(fileno=os.dup(descriptor))
         except OSError:
             self._socket = None  # started by hand, without a supervisor
+        self._rest = b""
+        """The end of a line that the supervisor has not taken yet."""
 
-    def send(self, report: ProcessReport) -> None:
-        """Send *report*, or drop it: a supervisor that does not read must not hold the process up."""
-        if self._socket is not None:
-            try:
-                self._socket.send(report.model_dump_json().encode() + b"\n", socket.MSG_DONTWAIT)
-            except OSError:
-                pass
+    def send(self, report: ProcessReport, numbers: bytes = b"") -> None:
+        """Send *report* and the line *numbers*, or drop them: a supervisor that does not read must not hold us up."""
+        lines = [report.model_dump_json().encode(), *([NUMBERS + numbers] if numbers else [])]
+        if self._rest and not self._is_sent(self._rest):
+            return
+        for line in lines:
+            if not self._is_sent(line + b"\n"):
+                return
+
+    def _is_sent(self, piece: bytes) -> bool:
+        """Send *piece*. Where only its beginning was sent, the rest comes before anything else."""
+        if self._socket is None:
+            return False
+        try:
+            sent = self._socket.send(piece, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the supervisor is gone
+            self._rest = b""
+            return False
+        self._rest = piece[sent:] if sent or piece is self._rest else b""
+        return sent == len(piece)
 
 
 def _ago(at: float | None, now: float) -> float | None:

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives import hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
 
 from tokenferry.contract.envelope import Suite
+from tokenferry.key_ring import KeyRing
 from tokenferry.sealing import UnusableKey, key_id, read_key_file, read_private_key_file
+from tokenferry_worker.keys.xwing_seed import expand, read_seed
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +66,16 @@ class KeyFolder(Mapping[str, Key]):
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*read* returns key id and key of a file. It raises `UnusableKey`."""
+        """*read* returns key id and key of a file. It raises `UnusableKey`.
+
+        So does this where two keys have one beginning.
+        """
         self._folder = folder
         self._read = read
         self._monotonic = monotonic
         self._seen = self._state()
         self._files = {path.name: read(path) for path in sorted(folder.glob("*.pem"))}
-        self._keys = dict(self._files.values())
+        self._keys = self._ring()
         self._next_look = monotonic() + RECHECK_SECONDS
 
     def __getitem__(self, key_id: str) -> Key:
@@ -93,8 +98,17 @@ class KeyFolder(Mapping[str, Key]):
                 log.warning("keys: %s; the key read from it before stays in use", error)
                 if path.name in self._files:
                     files[path.name] = self._files[path.name]
-        self._files, self._keys = files, dict(files.values())
-        log.warning("keys: read %s again", self._folder)
+        before, self._files = self._files, files
+        try:
+            self._keys = self._ring()
+        except UnusableKey as error:
+            self._files = before
+            log.error("keys: %s; the keys read before stay in use", error)
+        else:
+            log.warning("keys: read %s again", self._folder)
+
+    def _ring(self) -> KeyRing[Key]:
+        return KeyRing.of((self._folder / name, each) for name, each in self._files.items())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -114,6 +128,9 @@ class KeyFolder(Mapping[str, Key]):
 
 def _load_identity(path: Path) -> tuple[str, Identity]:
     content = read_private_key_file(path, "private key")
+    if (seed := read_seed(content)) is not None:
+        private, public = expand(seed)
+        return key_id(public), Identity(key_id(public), "mlkem768x25519-hkdf-sha256-aes256gcm", private)
     try:
         parts = content.split(BEGIN_PRIVATE)[1:]
         keys = [serialization.load_pem_private_key(BEGIN_PRIVATE + part, password=None) for part in parts]
@@ -134,7 +151,7 @@ class Signers:
     """The Ed25519 public keys, by key id, of the programs that may send requests."""
 
     def __init__(self, keys: Mapping[str, ed25519.Ed25519PublicKey]) -> None:
-        self._keys = keys
+        self._keys = keys if isinstance(keys, KeyFolder) else KeyRing(keys)
 
     @classmethod
     def load(cls, folder: Path) -> Signers:

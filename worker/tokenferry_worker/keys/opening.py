@@ -11,14 +11,14 @@ from cryptography.exceptions import InvalidTag
 
 from tokenferry.contract.attach import SignedAttach, read_order
 from tokenferry.contract.attach import signed_bytes as attach_bytes
-from tokenferry.contract.envelope import LEGACY, MAX_ENVELOPE_BYTES, CommonHeader, Envelope, signed_bytes
+from tokenferry.contract.envelope import MAX_ENVELOPE_BYTES, CommonHeader, Envelope, signed_bytes
 from tokenferry.contract.envelope2 import Envelope2, Header2, SealedRequest, info, read_request
 from tokenferry.contract.onboarding import Onboarding, OnboardingEnvelope, SealedDocument, read_document
 from tokenferry.contract.plaintext import DOCUMENT, FORM, Plaintext, Plaintext2, unpad
 from tokenferry.contract.targets import digest
 from tokenferry.contract.text_form import NotCanonical
 from tokenferry.sealing import SUITES
-from tokenferry_worker.errors import HiddenCvc, Unopenable
+from tokenferry_worker.errors import NOT_OF_A_PRODUCER, NOT_OF_A_SIGNER, HiddenCvc, OfStranger, Unopenable
 from tokenferry_worker.keys.identities import Identity, Signers
 
 CHANGED: Final = "does not open: header or ciphertext changed"
@@ -64,8 +64,7 @@ class Opener:
             else signed_bytes(envelope.header.canonical(), envelope.ciphertext)
         )
         if not self.signers.verify(header.producer_id, envelope.signature, signed):
-            raise Unopenable("not signed by a known producer")
-        _check_group(header.group, header.generation)
+            raise OfStranger(NOT_OF_A_PRODUCER, header.producer_id)
 
     def open(self, envelope: SealedRequest) -> Plaintext:
         """Return the content. The caller must not keep it longer than its call.
@@ -147,17 +146,8 @@ def read_attach(body: str, signers: Signers) -> SignedAttach:
     is_second = signed.request.version == 2
     what = body.rpartition(".")[0].encode() if is_second else attach_bytes(signed.request)
     if not signers.verify(signed.request.signer_id, signed.signature, what):
-        raise Unopenable("not signed by a known signer")
-    _check_group(signed.request.group, signed.request.generation)
+        raise OfStranger(NOT_OF_A_SIGNER, signed.request.signer_id)
     return signed
-
-
-def _check_group(group: str, generation: int) -> None:
-    """Raises `Unopenable`: ids of other groups and generations are not derived yet."""
-    if group != LEGACY:
-        raise Unopenable("of a group that this worker does not know")
-    if generation != 1:
-        raise Unopenable("of a generation that this worker does not know")
 
 
 def _carries_cvc(content: Plaintext2) -> bool:

@@ -20,6 +20,7 @@ from tokenferry.contract.envelope import Suite
 from tokenferry.contract.message import Message
 from tokenferry.contract.names import Lane, Name
 from tokenferry.contract.problems import reason_of
+from tokenferry.contract.queues import PRIVATE
 from tokenferry.contract.requests import Kind
 from tokenferry.contract.target import Target
 from tokenferry.contract.targets import OPERATIONS, TARGETS
@@ -67,7 +68,7 @@ class Grant(Message):
     kinds: tuple[Kind, ...] | None = None
     lanes: tuple[Lane, ...] | None = None
     reply_routes: tuple[Pattern, ...] | None = None
-    """None: routes that begin with the group's name, and those of imports."""
+    """None: routes that begin with the group's name, those of imports, and private ones, whose names are random."""
     longest_life_hours: Annotated[float, Field(gt=0)] | None = None
     suites: tuple[Suite, ...] | None = None
     rights: tuple[Right, ...] = ()
@@ -98,6 +99,11 @@ class Grant(Message):
         )
         return next((line for line, granted in checks if not granted), None)
 
+    @property
+    def orders_for_others(self) -> bool:
+        """True if what the signer orders are tokens of requests that it has opened: it is a worker and nothing else."""
+        return "worker" in self.roles and "order" not in self.roles
+
     def missing_for_target(self, target: Target) -> str | None:
         """Return the missing line for spending a token on *target*."""
         of_its_kind = [grant for grant in self.targets if grant.to in (target.to, "*")]
@@ -125,7 +131,7 @@ class Grant(Message):
     @property
     def routes(self) -> tuple[Pattern, ...]:
         """The reply routes that it may name."""
-        usual = (self.group, f"{self.group}-*", "import-*", "onboard-*")
+        usual = (self.group, f"{self.group}-*", "import-*", "onboard-*", f"{PRIVATE}*")
         return usual if self.reply_routes is None else self.reply_routes
 
     def _lives(self, life_ms: int) -> bool:
@@ -197,6 +203,16 @@ class Policy:
             grant for name, grant in self.signers.items() if signer_id.startswith(name) or name.startswith(signer_id)
         ]
         return alike[0] if len(alike) == 1 else None
+
+    def group_of(self, signer_id: str, *, orders: bool = False) -> str:
+        """Return the group of what *signer_id* has signed in version 1, which does not say it.
+
+        *orders*: True for an order. Those of a worker are in `legacy`.
+        """
+        grant = self.grant_of(signer_id)
+        if grant is None or (orders and grant.orders_for_others):
+            return LEGACY
+        return grant.group
 
 
 class PolicyFile:

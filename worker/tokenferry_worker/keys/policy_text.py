@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tokenferry.key_ring import KeyRing
 from tokenferry.sealing import Signer, UnusableKey
 from tokenferry_worker.keys.identities import load_signer
 from tokenferry_worker.keys.policy import LEGACY, Everything, Grant, Policy, Role, TargetGrant, everything
@@ -92,7 +93,8 @@ def signers_in(folder: Path) -> Mapping[str, str]:
 
     Raises `UnusableKey`.
     """
-    return {load_signer(path)[0]: path.stem for path in sorted(folder.glob("*.pem"))}
+    paths = sorted(folder.glob("*.pem"))
+    return KeyRing.of((path, (load_signer(path)[0], path.stem)) for path in paths)
 
 
 def add_missing(out: Path, before: Collection[str]) -> bool:
@@ -136,6 +138,8 @@ def summary(grant: Grant) -> str:
     ]
     if grant.roles != ("worker",):  # that one orders whatever an opened request asks for
         parts.append(f"targets {_listed(tuple(dict.fromkeys(targets)))}")
+    if grant.group != LEGACY:
+        parts.append(f"group {grant.group}")
     if grant.rights:
         parts.append(f"rights {_listed(grant.rights)}")
     return "; ".join(parts if grant.roles else parts[:1])

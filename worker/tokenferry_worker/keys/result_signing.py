@@ -8,7 +8,7 @@ from tokenferry.broker.outgoing import Outgoing
 from tokenferry.configuration import Configuration
 from tokenferry.contract.queues import results_queue
 from tokenferry.contract.result_signature import SIGNATURE_HEADER, ResultSignature, header_value, signed_bytes
-from tokenferry.sealing import Signer
+from tokenferry.sealing import Signer, id_in
 
 
 @dataclass(frozen=True)
@@ -36,4 +36,5 @@ class ResultSigner:
         if self.signer is None:
             return {}
         signature = self.signer.sign(signed_bytes(queue, body.encode()))
-        return {SIGNATURE_HEADER: header_value(ResultSignature(self.signer.signer_id, signature))}
+        # Readers of the first version that verifies know keys by 16 digits.
+        return {SIGNATURE_HEADER: header_value(ResultSignature(id_in(1, self.signer.signer_id), signature))}

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from tokenferry.contract.attach import AttachRequest
-from tokenferry.contract.envelope2 import RequestHeader
+from tokenferry.contract.envelope import LEGACY
+from tokenferry.contract.envelope2 import Header2, RequestHeader
 from tokenferry.contract.onboarding import DocumentHeader, Onboarding
 from tokenferry.contract.plaintext import Plaintext
 from tokenferry.contract.requests import Kind
@@ -28,6 +29,20 @@ class Rights:
 
     policy: Callable[[], Awaitable[Policy | None]]
     """Returns the policy in force; None: there is none, and every signer may everything."""
+
+    async def group_of(self, header: RequestHeader | DocumentHeader) -> str:
+        """Return whose id it is: what version 2 claims, which is still to be checked; by the policy for version 1."""
+        if isinstance(header, Header2):
+            return header.group
+        policy = await self.policy()
+        return LEGACY if policy is None else policy.group_of(header.producer_id)
+
+    async def in_its_group(self, order: AttachRequest) -> AttachRequest:
+        """Return the order with the group of its id, as `group_of` does."""
+        policy = await self.policy()
+        if order.version == 2 or policy is None:
+            return order
+        return order.model_copy(update={"group": policy.group_of(order.signer_id, orders=True)})
 
     async def check_request(self, header: RequestHeader) -> None:
         """Check what the header of a request shows."""
@@ -59,7 +74,7 @@ class Rights:
         The plan of an order that a worker has signed was checked when its request was opened.
         """
         grant = await self._grant(order.signer_id)
-        is_workers_own = "worker" in grant.roles and "order" not in grant.roles
+        is_workers_own = grant.orders_for_others
         missing = grant.missing_for(
             "worker" if is_workers_own else "order",
             platform=order.platform,
@@ -68,6 +83,9 @@ class Rights:
             lane=order.lane,
             kind=order.kind,
         )
+        for_every_group = "worker" in grant.roles and grant is not EVERYTHING
+        if order.group != grant.group and not for_every_group:
+            missing = "group"
         if missing is None and not is_workers_own:
             missing = grant.missing_for_target(order.target)
         _check(grant, order.reply_to, missing)
@@ -83,6 +101,8 @@ class Rights:
 def _missing_for(
     grant: Grant, role: Role, header: RequestHeader | DocumentHeader, *, kind: str | None = None
 ) -> str | None:
+    if isinstance(header, Header2) and header.group != grant.group:
+        return "group"
     return grant.missing_for(
         role,
         platform=header.platform,

@@ -8,7 +8,7 @@ local state = redis.call('HGET', KEYS[3], 'state')
 if state and state ~= 'expired' then return 0 end
 local known = redis.call('HMGET', KEYS[1], 'outcome', 'epoch')
 if known[1] and cjson.decode(known[1]).token == ARGV[1] then
-  redis.call('HDEL', KEYS[1], 'outcome', 'deliveries')
+  redis.call('HDEL', KEYS[1], 'outcome', 'tag', 'deliveries')
   redis.call('HINCRBY', KEYS[1], 'epoch', 1)
   redis.call('HDEL', KEYS[2], 'deliveries')
 elseif not known[1] and tonumber(known[2] or 0) == 0 then

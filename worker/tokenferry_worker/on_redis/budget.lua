@@ -6,6 +6,7 @@
 --   rate    calls per second that an operator has set: the configured rate is the most that counts
 --   paused  an operator's reason for no calls at all
 --   until   when rate and paused end
+--   by      who has set them last
 -- All times in microseconds.
 local HOLD, SLOW, PROBING = 8, 0.01, 6
 
@@ -29,11 +30,6 @@ local function number(text, otherwise)
   local read = tonumber(text or nil)
   if not read or read ~= read or math.abs(read) == math.huge then return otherwise end
   return read
-end
--- Deletes an entry of another type than *kind*, so that the right one can be written in its place.
-local function heal(key, kind)
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= kind then redis.call('DEL', key) end
 end
 -- *ahead*: intervals that a call may come early.
 local function read(key, interval, ahead)

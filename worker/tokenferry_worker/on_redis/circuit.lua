@@ -10,21 +10,15 @@ end
 local function whole(value) return string.format('%.0f', value) end
 -- Returns the circuit as a table, false where there is none, or nil where the entry is not what it should be.
 local function circuit(key)
-  local kind = redis.call('TYPE', key).ok
-  if kind == 'none' then return false end
-  if kind ~= 'hash' then return nil end
-  local held = redis.call('HMGET', key, 'status', 'code', 'request', 'opened', 'probes', 'next', 'probing', 'last')
+  local held = redis.pcall('HMGET', key, 'status', 'code', 'request', 'opened', 'probes', 'next', 'probing', 'last')
+  if held.err then return nil end
   local known = {status = number(held[1]), code = held[2], request = held[3], opened = number(held[4]),
     probes = number(held[5]), next = number(held[6]), probing = number(held[7]), last = held[8]}
   if known.status and known.code and known.request and known.opened and known.probes and known.next and known.probing then
     return known
   end
+  if redis.call('EXISTS', key) == 0 then return false end
   return nil
-end
--- Deletes an entry of another type than *kind*, so that the right one can be written in its place.
-local function heal(key, kind)
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= kind then redis.call('DEL', key) end
 end
 -- Counts one more parked message of *scope*. A count that is no number begins again.
 local function count_parked(key, scope)

@@ -5,9 +5,8 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local open, parked, odd = {}, {}, 0
 local function all(key, kind, command)
-  local found = redis.call('TYPE', key).ok
-  if found == kind then return redis.call(command, key) end
-  if found ~= 'none' then odd = odd + 1 end
+  if not is_foreign(key, kind) then return redis.call(command, key) end
+  odd = odd + 1
   return {}
 end
 for _, scope in ipairs(all(KEYS[1], 'set', 'SMEMBERS')) do

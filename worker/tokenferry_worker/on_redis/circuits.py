@@ -32,7 +32,8 @@ class RedisCircuits:
         self._first, self._longest, self._lasts, self._others = (int(seconds * 1000) for seconds in times)
         self._open_set, self._parked_hash = store.keys.open_circuits, store.keys.parked
         self._open, self._ask, self._again, self._close, self._look, self._force, self._parked = (
-            Script(f"circuit_{name}", after=("circuit",)) for name in ("open", "ask", "again", "close", "look", "force", "parked")
+            Script(f"circuit_{name}", after=("foreign", "circuit"))
+            for name in ("open", "ask", "again", "close", "look", "force", "parked")
         )
         self._hold = Script("hold")
 

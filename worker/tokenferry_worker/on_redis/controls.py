@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,10 @@ class State:
     """The reason, where an operator has paused the budget."""
     set_to: float | None = None
     """Calls per second that an operator has set. More than *configured* counts as *configured*."""
+    until: float | None = None
+    """Unix seconds when the operator's rate and pause end."""
+    by: str | None = None
+    """Who has set them. None also where the version before did."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Change:
     budget: str
     what: str
     why: str
+    lasts: float | None = None
+    """Seconds for which it holds. None: for ever, or not recorded."""
 
 
 class Controls:
@@ -57,16 +64,25 @@ class Controls:
 
     async def show(self, budgets: Iterable[Budget]) -> list[State]:
         """Return the state of every one of *budgets*."""
-        return [await self.look(budget) for budget in budgets]
+        return list(await asyncio.gather(*map(self.look, budgets)))
 
     async def look(self, budget: Budget) -> State:
         """Return the state of one budget, without taking a call from it."""
         answer: Sequence[str] = await self._store.run(
             self._look, [self._store.keys.budget(budget.name)], numbers(budget, "realtime")[:2]
         )
-        now, wait, factor, paused, rate = answer
-        set_to = float(rate) if rate else None
-        return State(budget.name, budget.per_second, float(now), float(factor), float(wait), paused or None, set_to)
+        now, wait, factor, paused, rate, until, by = answer
+        return State(
+            budget.name,
+            budget.per_second,
+            float(now),
+            float(factor),
+            float(wait),
+            paused or None,
+            float(rate) if rate else None,
+            int(until) / 1000 if until else None,
+            by or None,
+        )
 
     async def command(
         self, verb: Verb, budget: Budget, *, who: str, why: str, rate: float | None = None, lasts: float = 0.0
@@ -98,4 +114,5 @@ def _change(text: str) -> Change | None:
         return None
     if not 0 <= at < 4_102_444_800 or not all(isinstance(word, str) for word in said):
         return None
-    return Change(at, *said)
+    lasts = line.get("lasts")
+    return Change(at, *said, lasts if isinstance(lasts, int | float) and 0 < lasts < 4_102_444_800 else None)

@@ -44,6 +44,19 @@ class StoreKeys:
         """One token in the ledger."""
         return f"{self.prefix}:token:{token}"
 
+    def attempts(self, id_: str) -> str:
+        """The latest calls of a request or order."""
+        return f"{self.prefix}:attempts:{id_}"
+
+    def object(self, object_id: str) -> str:
+        """The token that became one object."""
+        return f"{self.prefix}:object:{object_id}"
+
+    @property
+    def processes(self) -> str:
+        """What every worker process of the fleet last reported."""
+        return f"{self.prefix}:processes"
+
     def ahead(self, slot: str) -> str:
         """The requests whose token waits to be spent within one slot of the backpressure."""
         return f"{self.prefix}:ahead:{slot}"
@@ -55,6 +68,15 @@ class StoreKeys:
     def onboarding(self, platform: str, onboarding_id: str) -> str:
         """The steps of one onboarding."""
         return f"{self.prefix}:onboarding:{platform}:{onboarding_id}"
+
+    def onboarding_tags(self, platform: str, onboarding_id: str) -> str:
+        """The tags of these steps. A hash of its own, because earlier versions read every field as a step."""
+        return f"{self.prefix}:onboarding-tags:{platform}:{onboarding_id}"
+
+    @property
+    def state_since(self) -> str:
+        """When the first worker with a state key started, with a tag."""
+        return f"{self.prefix}:state-since"
 
     @property
     def policy(self) -> str:

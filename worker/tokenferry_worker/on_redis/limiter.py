@@ -16,13 +16,15 @@ from typing import Final
 from tokenferry.contract.names import Lane
 from tokenferry_worker.cancelling import cancel_and_wait
 from tokenferry_worker.limits.pacing import Budget, Gate, PermitReply, take
+from tokenferry_worker.metrics.names import BUDGET_CALLS, PERMIT_WAIT, WAITING
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.on_redis.store import Script, Store
 
 log = logging.getLogger(__name__)
 
 MICROSECONDS: Final = 1_000_000
-SHARED: Final = ("budget",)
-"""The script that comes before every script on budgets."""
+SHARED: Final = ("foreign", "budget")
+"""The scripts that come before every script on budgets."""
 NEW_GATES: Final = 1000
 """New gates between two searches for idle ones. So many, that the search costs each new gate little."""
 CLOSING: Final = 1.0
@@ -37,12 +39,15 @@ class RedisLimiter:
     A pause by an operator that the process knows of holds until its end.
     """
 
-    def __init__(self, store: Store, *, alone: float = 0.05, longest_call: float = 120.0) -> None:
+    def __init__(
+        self, store: Store, *, alone: float = 0.05, longest_call: float = 120.0, meters: Meters | None = None
+    ) -> None:
         """*alone*: share of each budget that one process uses while the store is away.
 
         *longest_call*: seconds after which a permit that was not given back expires: its worker is dead.
         """
         self._longest_call = math.ceil(longest_call * MICROSECONDS)
+        self._meters = meters or NoMeters()
         self._done = Script("done")
         self._store = store
         self._alone = alone
@@ -68,12 +73,26 @@ class RedisLimiter:
         if gate is None:
             self._forget()
             gate = self._gates[names] = Gate(budgets, self.ask, self._give_back)
-        permit_id = await gate.permit(lane)
+        began = time.monotonic()
+        self._meters.count(WAITING, "permit")
+        try:
+            permit_id = await gate.permit(lane)
+        finally:
+            self._meters.count(WAITING, "permit", by=-1)
+        self._meters.observe(PERMIT_WAIT, time.monotonic() - began, _platform(budgets), lane)
+        for budget in budgets:
+            self._meters.count(BUDGET_CALLS, label(budget))
         try:
             yield
         finally:
             if permit_id:
                 await asyncio.shield(self._release(budgets, permit_id))
+
+    @property
+    def paused(self) -> Sequence[str]:
+        """Budgets that an operator has paused, as far as this process knows."""
+        now = time.monotonic()
+        return sorted(name for name, until in list(self._paused.items()) if until > now)
 
     def _give_back(self, budgets: Sequence[Budget], permit_id: str) -> None:
         """Give back a permit that nobody uses."""
@@ -162,6 +181,19 @@ class RedisLimiter:
         self._arrivals.update(zip((budget.name for budget in slower), arrivals, strict=True))
         # At most a second, to notice when the store is back.
         return PermitReply(wait == 0.0, min(wait, 1.0))
+
+
+def label(budget: Budget) -> str:
+    """Return the budget's name for metrics and reports. Those of connected accounts have one together.
+
+    >>> label(Budget("main:account:acct_1", 5, scope="connected_account")), label(Budget("main:global", 5))
+    ('main:account', 'main:global')
+    """
+    return f"{_platform([budget])}:account" if budget.scope == "connected_account" else budget.name
+
+
+def _platform(budgets: Sequence[Budget]) -> str:
+    return budgets[0].name.partition(":")[0]
 
 
 def numbers(budget: Budget, lane: Lane) -> tuple[int, int, int]:

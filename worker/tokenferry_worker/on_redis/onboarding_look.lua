@@ -1,4 +1,5 @@
--- onboarding_look(KEYS = [onboarding], ARGV = [ttl ms]) -> {step, entry, step, entry, ...}
+-- onboarding_look(KEYS = [onboarding, tags], ARGV = [ttl ms, or '']) -> {{step, entry, ...}, {step, tag, ...}}
 -- {onboarding}  hash: step name -> record of the step as JSON: ids and codes, nothing of the document.
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return redis.call('HGETALL', KEYS[1])
+-- {tags}        hash: step name -> tag of its record.
+for i = 1, ARGV[1] ~= '' and 2 or 0 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}

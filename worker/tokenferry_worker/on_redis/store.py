@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
-from tokenferry.broker import sentinel
+from tokenferry.broker import cluster
 from tokenferry.broker.error_text import STORE, explain
 from tokenferry_worker.cancelling import cancel_and_wait
 from tokenferry_worker.on_redis.keys import StoreKeys
@@ -72,8 +72,13 @@ class Store:
     @classmethod
     def at(cls, url: str, prefix: str, *, patient: bool = True, patience: float = PATIENCE) -> Store:
         """Return a store at *url* (redis-py's form, or ``sentinel://``), without connecting yet."""
-        client = sentinel.async_client(
-            url, decode_responses=True, socket_timeout=10.0, socket_connect_timeout=5.0, health_check_interval=15
+        client = cluster.async_client(
+            url,
+            prefix,
+            decode_responses=True,
+            socket_timeout=10.0,
+            socket_connect_timeout=5.0,
+            health_check_interval=15,
         )
         return cls(client, prefix, patient=patient, patience=patience)
 
@@ -141,8 +146,17 @@ class Store:
             except (*AWAY, ResponseError) as error:
                 if not self._patient:
                     raise
-                log.warning("store: cannot be looked through (it %s)", explain(error, STORE).says)
+                failure = explain(error, STORE)
+                log.warning("store: cannot be looked through (it %s: %s); trying again", failure.says, failure.do)
             await asyncio.sleep(LONGEST_PAUSE)
+
+    async def names(self, pattern: str) -> AsyncIterator[str]:
+        """Yield the names of all keys like *pattern*, some of them twice. Ends early where the store is away."""
+        try:
+            async for name in self._client.scan_iter(match=pattern, count=1000):
+                yield name
+        except (*AWAY, ResponseError) as error:
+            log.warning("store: cannot be looked through (it %s)", explain(error, STORE).says)
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -221,9 +235,9 @@ class Store:
                 future.set_result(answer)
 
 
-def now_at(url: str, *, local: Callable[[], float] = time.time) -> float:
+def now_at(url: str, prefix: str, *, local: Callable[[], float] = time.time) -> float:
     """Do as `Store.now`, in a thread without a loop. Where the store does not answer, return *local* time."""
-    client = sentinel.client(url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
+    client = cluster.client(url, prefix, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
     try:
         return _seconds(client.time())
     except AWAY:

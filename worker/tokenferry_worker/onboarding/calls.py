@@ -57,7 +57,7 @@ class _StepCall:
     async def _record(self, status: Status) -> None:
         run = self.plan.run
         record = self.plan.record(status, at=self.begun_at)
-        await self.records.write(run.namespace, run.onboarding_id, self.plan.step.name, record)
+        await self.records.write(run.namespace, run.record_id, self.plan.step.name, record)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class AccountCalls:
         try:
             return (await attempts.run(call.make)).id
         except Declined as error:
-            if begun_at and known is not None and known.message != run.header.request_id:
+            if begun_at and known is not None and known.message != run.message:
                 # The refusal is about this document. It does not say what the call of the other document did.
                 error = Declined(error.status, Code.OUTCOME_UNKNOWN, request_id=error.request_id, ours=True)
             return failure(error.code, error, attempts.made + 1)
@@ -128,7 +128,7 @@ class AccountCalls:
             scope,
             run.header.lane,
             budgets,
-            run.header.request_id,
+            run.name.key,
             until=until,
             may_park=not asks,
             asks=asks,

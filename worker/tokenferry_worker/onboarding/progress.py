@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
+
+from pydantic import StringConstraints
 
 from tokenferry.contract.codes import DOUBTFUL, Code
 from tokenferry.contract.message import Message
-from tokenferry.contract.names import EndpointId, Id
+from tokenferry.contract.names import EndpointId
 from tokenferry.contract.results import Failure, StepResult
 from tokenferry_worker.tokens.results import failure
 
@@ -26,8 +28,10 @@ class StepRecord(Message):
     """Generation of the step's id. A later message tries a refused or stopped step in a new round, under new keys. So
     does the same message, where Stripe has stored a 500 for the old keys.
     """
-    message: Id
-    """The request id of the message that wrote this: the record is about that message's document."""
+    message: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(:[0-9]{1,7})?$")]
+    """The request id of the message that wrote this: the record is about that message's document. A later generation of
+    it follows the colon.
+    """
     at: int
     """Unix milliseconds. Of a begun step: when its token was made, or when its call began."""
     token: EndpointId | None = None
@@ -38,11 +42,19 @@ class StepRecord(Message):
     failure: Failure | None = None
 
 
+@dataclass(frozen=True)
+class Unverified:
+    """A record that no worker wrote, or that was changed: nothing is known of the step."""
+
+
+Known = StepRecord | Unverified
+
+
 class OnboardingStore(Protocol):
     """The records of all onboardings, as JSON."""
 
-    async def records(self, platform: str, onboarding_id: str) -> dict[str, str]:
-        """Return the records by step name."""
+    async def records(self, platform: str, onboarding_id: str) -> dict[str, str | None]:
+        """Return the records by step name. None: the record was not written by a worker."""
         ...
 
     async def record(self, platform: str, onboarding_id: str, step: str, entry: str) -> str:
@@ -56,10 +68,13 @@ class StepRecords:
 
     store: OnboardingStore
 
-    async def read(self, namespace: str, onboarding_id: str) -> dict[str, StepRecord]:
+    async def read(self, namespace: str, onboarding_id: str) -> dict[str, Known]:
         """Return what is known, by step name."""
         known = await self.store.records(namespace, onboarding_id)
-        return {step: StepRecord.model_validate_json(record) for step, record in known.items()}
+        return {
+            step: Unverified() if record is None else StepRecord.model_validate_json(record)
+            for step, record in known.items()
+        }
 
     async def write(self, namespace: str, onboarding_id: str, step: str, record: StepRecord) -> StepRecord:
         """Write *record* unless the step is done already. Return the record that counts."""
@@ -101,10 +116,12 @@ def resume(known: StepRecord | None, message: str, *, with_token: bool) -> Resum
             return Resumption(known.round + 1, None)
 
 
-def as_known(step: str, known: StepRecord | None, message: str) -> StepResult:
+def as_known(step: str, known: Known | None, message: str) -> StepResult:
     """The result of a step as far as it is *known*, for *message*."""
     if known is None:
         return StepResult(step=step, status="not_begun")
+    if isinstance(known, Unverified):
+        return StepResult(step=step, status="unknown", failure=failure(Code.OUTCOME_UNKNOWN, None, 0))
     match known.status:
         case "done":
             return StepResult(step=step, status="done", object_id=known.object_id, earlier=known.message != message)

@@ -18,7 +18,7 @@ from tokenferry.contract.steps import Step
 from tokenferry_worker.errors import Reused
 from tokenferry_worker.onboarding.calls import AccountCalls
 from tokenferry_worker.onboarding.plan import DocumentRun, StepPlan
-from tokenferry_worker.onboarding.progress import StepRecord, StepRecords, as_known, is_final, resume
+from tokenferry_worker.onboarding.progress import Known, StepRecord, StepRecords, Unverified, as_known, is_final, resume
 from tokenferry_worker.tokens.creating import TokenCall, TokenCreator
 from tokenferry_worker.tokens.journal import Journal
 from tokenferry_worker.tokens.results import failure
@@ -42,9 +42,13 @@ class StepRunner:
     token_lifetime: float
     """Seconds after which an unspent token is replaced by a new one."""
 
-    async def run(self, run: DocumentRun, step: Step, known: StepRecord | None, made: Mapping[str, str]) -> StepResult:
+    async def run(self, run: DocumentRun, step: Step, known: Known | None, made: Mapping[str, str]) -> StepResult:
         """Carry out *step*. *known*: its record. *made*: ids of the objects of earlier steps. Raises `Park`."""
-        message = run.header.request_id
+        message = run.message
+        if isinstance(known, Unverified):
+            if not run.may_repeat:
+                return as_known(step.name, known, message)
+            known = None  # the same calls again, under the same keys: Stripe says what was made
         resumption = resume(known, message, with_token=step.request is not None)
         if resumption is None:
             return as_known(step.name, known, message)
@@ -58,7 +62,7 @@ class StepRunner:
     async def _make_and_spend(self, plan: StepPlan, request: TokenRequest, known: StepRecord | None) -> str | Failure:
         """Return the id of the object, or why there is none."""
         try:
-            begun = await self.journal.begin(plan.id, STEP)
+            begun = await self.journal.begin(plan.name.key, STEP)
         except Reused:  # somebody has sent a request under the id of this step
             return failure(Code.REQUEST_ID_REUSED, None, 0)
         epoch, remembered = begun.epoch, begun.deliveries > 1
@@ -79,7 +83,7 @@ class StepRunner:
             )
             if result.failure is None or result.failure.code != Code.TOKEN_EXPIRED:
                 break
-            epoch, record = await self.journal.next_epoch(plan.id, record.epoch), None
+            epoch, record = await self.journal.next_epoch(plan.name.key, record.epoch), None
         assert result is not None
         if result.failure is None and result.object_id is not None:
             return result.object_id
@@ -100,6 +104,8 @@ class StepRunner:
         assert record.token is not None
         header = plan.run.header
         return AttachRequest(
+            version=2,  # it is not sent
+            group=plan.run.group,
             attach_id=plan.id,
             request_id=plan.id,
             token=record.token,
@@ -124,13 +130,13 @@ class StepRunner:
         return StepResult(step=step, status="failed", failure=end)
 
     async def _write(self, plan: StepPlan, record: StepRecord) -> StepRecord:
-        return await self.records.write(plan.run.namespace, plan.run.onboarding_id, plan.step.name, record)
+        return await self.records.write(plan.run.namespace, plan.run.record_id, plan.step.name, record)
 
 
 def _token_call(plan: StepPlan, request: TokenRequest) -> TokenCall:
     header = plan.run.header
     return TokenCall(
-        plan.id,
+        plan.name,
         request.kind,
         header.platform,
         None,

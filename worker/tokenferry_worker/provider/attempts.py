@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,9 +30,15 @@ from tokenferry_worker.clock import Clock
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 from tokenferry_worker.limits.pacing import Budget, Limiter
 from tokenferry_worker.limits.waits import Waits
+from tokenferry_worker.log_fields import fields
+from tokenferry_worker.metrics.names import ATTEMPTS, RATE_LIMITED, bounded, status_class
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.provider.noted import AttemptNotes, NoNotes, NotedAttempt
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.provider.retries import pause
+
+log = logging.getLogger(__name__)
 
 LEAST_BACK_OFF = 0.25
 """Seconds for which the fleet makes no call on a budget after Stripe refused a call for its rate."""
@@ -72,6 +79,8 @@ class Caller:
     attempts: int
     """Failed attempts after which a call is given up."""
     waits: Waits = field(default_factory=Waits)
+    notes: AttemptNotes = field(default_factory=NoNotes)
+    meters: Meters = field(default_factory=NoMeters)
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,8 @@ class CallPlan:
     """True for a question, which changes nothing. It waits during an outage. But the key may lack the right to ask:
     a refusal of the key is then the answer, and opens no circuit.
     """
+    trace: str | None = None
+    """`traceparent` of the request, for logs."""
 
     @property
     def scopes(self) -> Sequence[str]:
@@ -119,6 +130,8 @@ class Attempts:
     """True if a call got no answer. The request may be what Stripe cannot answer, so others probe first."""
     maybe_done: bool = False
     history: list[Attempt] = field(default_factory=list)
+    noted: int = 0
+    """Calls of this run that did not succeed, whatever they count for."""
 
     async def run(self, call: Callable[[], Awaitable[Answer]], renew_key: RenewKey | None = None) -> Answer:
         """Make the call until Stripe answers it.
@@ -132,18 +145,23 @@ class Attempts:
                 async with self._permit(scopes, probed) as granted:
                     answer = await call() if granted else None
                 if answer is not None:
+                    if self.noted:
+                        await self._note(200, "succeeded", answer.request_id)
                     self._note_answer()
                     await circuits.on_success(probed)
                     return answer
             except Blocked as error:
+                await self._note(error.status, error.code, error.request_id)
                 await self._on_blocked(error, scopes, probed)
             except Declined as error:
                 # Without a status we refused the call ourselves, before it was sent.
                 if error.status:
+                    await self._note(error.status, error.code, error.request_id)
                     self._note_answer()
                 await (circuits.on_success(probed) if error.status else circuits.on_inconclusive(probed))
                 raise
             except Unavailable as error:
+                await self._note(error.status, error.reason, error.request_id)
                 await self._on_unavailable(error, scopes, probed, renew_key)
             except BaseException:
                 # Cancelled, too late, or not called after all: the next request may probe.
@@ -184,6 +202,24 @@ class Attempts:
         self.history.clear()
         return probed
 
+    async def _note(self, status: int | None, code: str, endpoint_request_id: str | None) -> None:
+        """Remember how a call ended, for `tokenferry show` and the log. Calls that succeed at once are not noted."""
+        self.noted += 1
+        plan, at = self.plan, int(self.caller.clock.now() * 1000)
+        log.debug(
+            "%s: attempt %d at %s ended with %s %s",
+            plan.request,
+            self.noted,
+            plan.scope.endpoint,
+            status or "no answer",
+            code,
+            extra=fields(plan.request, plan.platform.name, code=code, attempt=self.noted, trace=plan.trace),
+        )
+        if plan.request:
+            await self.caller.notes.note(
+                plan.request, NotedAttempt(at, plan.scope.endpoint, status, code[:200], endpoint_request_id)
+            )
+
     def _note_answer(self) -> None:
         """Stripe has answered. A question proves nothing here: calls that change something may still get no answer."""
         if not self.plan.asks:
@@ -219,6 +255,7 @@ class Attempts:
         await self._end_failed_probe(error, probed)
         if error.rate_limited is not None:
             # Stripe did not execute the call, so it is no attempt. The whole fleet slows down at once.
+            self.caller.meters.count(RATE_LIMITED, self.plan.platform.name, _reason(error.rate_limited))
             for budget in self.plan.platform.budgets.refused(error.rate_limited, self.plan.budgets):
                 await self.caller.limiter.back_off(budget, max(LEAST_BACK_OFF, error.retry_after or 0.0))
         elif not await self._waits_for_circuit(error, scopes):
@@ -252,6 +289,7 @@ class Attempts:
     async def _count(self, error: Unavailable, renew_key: RenewKey | None) -> None:
         """Count a failed attempt, and pause. Raises `Exhausted` where it was the last."""
         self.made += 1
+        self.caller.meters.count(ATTEMPTS, self.plan.platform.name, status_class(error.status))
         at = int(self.caller.clock.now() * 1000)
         self.history.append(Attempt(at=at, status=error.status, code=error.reason[:200]))
         is_last = self.made >= self.caller.attempts
@@ -315,3 +353,8 @@ class Attempts:
             await clock.sleep(max(0.0, until - clock.now()))
             raise TooLate(self.maybe_done)
         await clock.sleep(seconds)
+
+
+def _reason(reason: str) -> str:
+    """Return a `Stripe-Rate-Limited-Reason` as a label."""
+    return bounded(reason.replace("-", "_"))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import time
 from base64 import b64encode
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import quote
@@ -20,8 +20,11 @@ from httpx_aiohttp import AiohttpTransport
 
 from tokenferry.configuration import InvalidConfiguration, Platform
 from tokenferry.contract.codes import Code
+from tokenferry.contract.operations import operation_of
 from tokenferry.contract.requests import Kind
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
+from tokenferry_worker.metrics.names import CALLS, IN_FLIGHT, status_class
+from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.provider.answers import Answer, Greeting, read
 from tokenferry_worker.provider.way import DIRECT, Way
 
@@ -93,9 +96,16 @@ class StripeClient:
         connect_timeout: float,
         way: Way = DIRECT,
         transport: httpx.AsyncBaseTransport | None = None,
+        name: str = "",
+        meters: Meters | None = None,
     ) -> None:
-        """Time-outs in seconds. *connections*: calls that may be in flight at once. *way*: how Stripe is reached."""
+        """Time-outs in seconds. *connections*: calls that may be in flight at once. *way*: how Stripe is reached.
+
+        *name*: of the platform, for *meters*.
+        """
         self._platform = platform
+        self._name = name
+        self._meters = meters or NoMeters()
         self._keys = keys
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=50.0)
         # The transport is called directly. Redirects, cookies, authentication and event hooks of `AsyncClient` are not
@@ -137,17 +147,15 @@ class StripeClient:
             raise Unavailable(type(error).__name__, maybe_done=False) from None
         return read(status, answered, content)
 
-    async def key_is_accepted(self) -> bool | None:
-        """Return whether Stripe accepts the secret key. None when Stripe could not be reached.
+    async def key_is_accepted(self) -> bool:
+        """Return whether Stripe accepts the secret key.
 
-        Raises `Blocked` where something else answers: base_url is wrong, or a proxy answers instead.
+        Raises `Unavailable` when Stripe could not be reached, and `Blocked` where something else answers: base_url is
+        wrong, or a proxy answers instead.
         """
-        try:
-            refusal = (await self.greet()).refusal
-        except Unavailable:
-            return None
+        refusal = (await self.greet()).refusal
         if isinstance(refusal, Unavailable) and not refusal.answered:
-            return None
+            raise refusal
         if not isinstance(refusal, Blocked):
             return True
         if refusal.code == Code.NOT_THE_ENDPOINT or refusal.status not in (401, 403):
@@ -198,16 +206,31 @@ class StripeClient:
         """
         url, extensions = self._base_url + path, self._extensions
         request = httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
-        response = await self._transport.handle_async_request(request)
-        try:
-            body = await response.aread()
-        except BaseException:
-            # Half an answer would keep its connection, and their number is limited.
-            with suppress(Exception):
-                await response.aclose()
-            raise
+        with self._measured(method, path) as answer:
+            response = await self._transport.handle_async_request(request)
+            try:
+                body = await response.aread()
+            except BaseException:
+                # Half an answer would keep its connection, and their number is limited.
+                with suppress(Exception):
+                    await response.aclose()
+                raise
+            answer.append(response.status_code)
         answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
         return response.status_code, answered, body
+
+    @contextmanager
+    def _measured(self, method: str, path: str) -> Iterator[list[int]]:
+        """Count the call that the block makes. The block puts the status into the list, if there is one."""
+        answer: list[int] = []
+        began = time.perf_counter()
+        self._meters.count(IN_FLIGHT, self._name)
+        try:
+            yield answer
+        finally:
+            self._meters.count(IN_FLIGHT, self._name, by=-1)
+            how = status_class(answer[0] if answer else None)
+            self._meters.observe(CALLS, time.perf_counter() - began, self._name, operation_of(method, path), how)
 
     def _headers(self, use: KeyUse, idempotency_key: str | None, connected_account: str | None) -> Mapping[str, str]:
         key = self._keys.secret if use == "secret" else self._keys.publishable

@@ -16,6 +16,7 @@ from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import Attempts, Caller, CallPlan, Exhausted, TooLate
 from tokenferry_worker.provider.client import PUBLISHABLE_IN_LIVE
 from tokenferry_worker.provider.platforms import PlatformContext
+from tokenferry_worker.tokens.grouped_ids import GroupedId
 from tokenferry_worker.tokens.journal import Journal
 from tokenferry_worker.tokens.results import display, failure
 
@@ -29,7 +30,7 @@ an answer says that it is a stored one (`Idempotent-Replayed`), the next generat
 class TokenCall:
     """One token to create. `form`, the body of the call, is in clear: it is kept no longer than the call."""
 
-    request_id: str
+    name: GroupedId
     kind: Kind
     platform: str
     connected_account: str | None
@@ -39,9 +40,11 @@ class TokenCall:
     may_park: bool
     """True if it may wait in a queue of its own while a circuit is open."""
     form: str = ""
+    trace: str | None = None
+    """`traceparent` of the request, for logs."""
 
     def __repr__(self) -> str:
-        return f"TokenCall({self.request_id}, {self.kind})"
+        return f"TokenCall({self.name.shown}, {self.kind})"
 
 
 @dataclass
@@ -60,7 +63,7 @@ class _KeyedCall:
         return await self.platform.client.create_token(
             wanted.kind,
             wanted.form,
-            idempotency_key=idempotency_key(wanted.request_id, self.epoch),
+            idempotency_key=key_of(wanted.name, self.epoch),
             connected_account=wanted.connected_account,
         )
 
@@ -72,7 +75,7 @@ class _KeyedCall:
         if not error.final and self.server_errors % STORED_ERRORS:
             return False
         # An unused token of the earlier generation may be left behind: nobody learns its id.
-        self.epoch = await self.journal.next_epoch(self.wanted.request_id, self.epoch)
+        self.epoch = await self.journal.next_epoch(self.wanted.name.key, self.epoch)
         return True
 
 
@@ -122,8 +125,8 @@ class TokenCreator:
     ) -> TokenResult:
         """Return the result of a request without a token."""
         return TokenResult(
-            outcome_id=f"{wanted.request_id}:token",
-            request_id=wanted.request_id,
+            outcome_id=f"{wanted.name.shown}:token",
+            request_id=wanted.name.id,
             kind=wanted.kind,
             platform=wanted.platform,
             connected_account=wanted.connected_account,
@@ -136,8 +139,8 @@ class TokenCreator:
         if is_old and created is not None:
             made_at = min(made_at, created * 1000)
         return TokenResult(
-            outcome_id=f"{wanted.request_id}:token",
-            request_id=wanted.request_id,
+            outcome_id=f"{wanted.name.shown}:token",
+            request_id=wanted.name.id,
             kind=wanted.kind,
             platform=wanted.platform,
             connected_account=wanted.connected_account,
@@ -160,14 +163,26 @@ def _plan(platform: PlatformContext, wanted: TokenCall) -> CallPlan:
         scope=CallScope(platform.name, "tokens", wanted.kind, wanted.connected_account, publishable),
         lane=wanted.lane,
         budgets=platform.budgets.tokens(wanted.connected_account),
-        request=wanted.request_id,
+        request=wanted.name.key,
         until=wanted.expires_at / 1000,
         may_park=wanted.may_park,
+        trace=wanted.trace,
     )
 
 
-def idempotency_key(request_id: str, epoch: int) -> str:
+def key_of(name: GroupedId, epoch: int) -> str:
     """Return a key derived from ids only: a redelivery repeats it, and it leaks no card data.
+
+    >>> key_of(GroupedId("req-1", "shop"), 0), key_of(GroupedId("req-1", generation=2), 0)
+    ('tokenferry:shop:req-1:1:0', 'tokenferry:legacy:req-1:2:0')
+    """
+    if name.is_as_before:
+        return idempotency_key(name.id, epoch)
+    return f"tokenferry:{name.group}:{name.id}:{name.generation}:{epoch}"
+
+
+def idempotency_key(request_id: str, epoch: int) -> str:
+    """Return the key of generation 1 in the group `legacy`.
 
     >>> idempotency_key("req-1", 0)
     'tokenferry:req-1:0'

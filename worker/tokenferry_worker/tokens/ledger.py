@@ -32,12 +32,12 @@ class Became:
     """Stripe's `Request-Id` of the call, where its answer is at hand. The ledger does not keep it."""
 
 
-Past = Literal["untried", "held", "used", "unrecorded"]
+Past = Literal["untried", "held", "used", "unrecorded", "unverified"]
 """What the ledger knows about a token that it grants.
 
 untried: nobody has called with it. held: an earlier claim was not given back, so a call may have been made. used:
 Stripe has called it used, and nobody knows by whom. unrecorded: the ledger has no record of the token, because it was
-made elsewhere, or because the store was wiped.
+made elsewhere, or because the store was wiped. unverified: its record was not written by a worker, so it says nothing.
 """
 
 ScopePart = Literal["platform", "mode", "account", "kind"]
@@ -59,6 +59,8 @@ class Granted(Lease):
     past: Past = "untried"
     made_at: int | None = None
     """When the token was made, in Unix milliseconds. None: the ledger has no record of it."""
+    recorded: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """What the ledger's record of the making says, as its tag covers it. Empty: there is no record."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,12 @@ class HasOutcome:
     outcome: str
 
 
-Claim = Granted | Held | Spent | Burnt | Expired | InDoubt | Misfit | HasOutcome
+@dataclass(frozen=True)
+class Superseded:
+    """A later generation of the order has begun: this one spends nothing any more."""
+
+
+Claim = Granted | Held | Spent | Burnt | Expired | InDoubt | Misfit | HasOutcome | Superseded
 """The ledger's answer to an order that wants to spend a token."""
 
 
@@ -135,11 +142,13 @@ class Ledger(Protocol):
         scope: TokenScope | None = None,
         lost: int | None = None,
         journaled: bool = False,
+        generation: int = 1,
     ) -> Claim:
         """Take the token for *lease* seconds. The order that holds it gets it again, with a new fence.
 
         *lost*: the fence of the lease that this delivery has lost. While a later lease lives, the answer is `Held`.
-        *journaled*: the order has an entry in the journal of orders. Then the ledger looks for its outcome first.
+        *journaled*: the order has an entry in the journal of orders. Then the ledger looks for its outcome first, and
+        whether *generation* still counts.
         """
         ...
 

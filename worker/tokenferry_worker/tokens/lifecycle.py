@@ -54,5 +54,12 @@ STEPS: Final[tuple[Transition, ...]] = (
     Transition("unknown", "close", "burnt", "the same"),
     Transition("unknown", "close", "expired", "the same"),
     Transition("unknown", "close", "available", "the same"),
+    Transition("available", "doubt", "unknown", "its record was not written by a worker, or was changed"),
+    Transition("leased", "doubt", "unknown", "the same"),
+    Transition("spent", "doubt", "unknown", "the same"),
+    Transition("burnt", "doubt", "unknown", "the same"),
+    Transition("expired", "doubt", "unknown", "the same"),
 )
-"""Every step there is. Spent, burnt and expired are final. Closing an unknown token as unknown changes nothing."""
+"""Every step there is. Spent, burnt and expired are final where the record verifies. Closing an unknown token as
+unknown changes nothing.
+"""

@@ -11,6 +11,7 @@ from tokenferry.contract.targets import digest
 from tokenferry_worker.circuits.scopes import CallScope
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.provider.platforms import PlatformContext, mode_of
+from tokenferry_worker.tokens.grouped_ids import GroupedId
 from tokenferry_worker.tokens.ledger import TokenScope
 
 
@@ -79,6 +80,11 @@ def scope_of(platform: PlatformContext, order: AttachRequest) -> TokenScope:
     return TokenScope(platform.name, mode_of(platform), account, order.kind, also)
 
 
+def name_of(order: AttachRequest) -> GroupedId:
+    """Return the attach id in its group."""
+    return GroupedId(order.attach_id, order.group, order.generation)
+
+
 def fingerprint(order: AttachRequest) -> str:
     """A digest of what an attach id stands for.
 
@@ -90,6 +96,8 @@ def fingerprint(order: AttachRequest) -> str:
 
 
 def idempotency_key(order: AttachRequest, step: str) -> str:
-    """Derived from token and target: the same order repeats it, whatever message it comes in."""
+    """Derived from token and target: the same order of a group repeats it, whatever message it comes in."""
     both = f"{order.token}|{order.connected_account}|{digest(order.target)}"
+    if not name_of(order).is_as_before:
+        both = f"{order.group}\n{both}"
     return f"tokenferry:attach:{hashlib.sha256(both.encode()).hexdigest()[:40]}:{step}"

@@ -32,6 +32,7 @@ from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import Attempts, Caller, CallPlan, Exhausted
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.tokens.ledger import Became
+from tokenferry_worker.tokens.orders import name_of
 
 QUESTIONS: Final = 4
 """Attempts for one question, before it counts as not answered."""
@@ -124,7 +125,7 @@ class Reconciler:
             CallScope(platform.name, endpoint, connected_account=request.connected_account),
             request.lane,
             platform.budgets.call("GET", path, request.connected_account),
-            request.attach_id,
+            name_of(request).key,
             may_park=False,
             asks=True,
         )

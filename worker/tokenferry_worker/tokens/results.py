@@ -9,7 +9,9 @@ from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.results import AttachResult, Attempt, Display, Failure
 from tokenferry_worker.errors import Declined
 from tokenferry_worker.provider.answers import Answer
+from tokenferry_worker.tokens.grouped_ids import own_id
 from tokenferry_worker.tokens.ledger import Became
+from tokenferry_worker.tokens.orders import name_of
 
 
 def attached(request: AttachRequest, became: Became, *, settled_at: int) -> AttachResult:
@@ -37,11 +39,13 @@ def failed(
 ) -> AttachResult:
     """The result of an order whose token was not spent.
 
-    *became*: the token was spent, and the second call of the target failed.
+    *spent_by*: an attach id, as the ledger knows it. Other groups' ids and objects are not told. *became*: the token
+    was spent, and the second call of the target failed.
     """
+    spent_by = own_id(spent_by, request.group) if spent_by else None
     return AttachResult(
         **_common(request, settled_at),
-        failure=failure(code, declined, attempts, history, spent_by, spent_on),
+        failure=failure(code, declined, attempts, history, spent_by, spent_on if spent_by else None),
         object_id=became.object_id if became else None,
         object_type=became.object_type if became else None,
     )
@@ -49,7 +53,7 @@ def failed(
 
 def _common(request: AttachRequest, settled_at: int) -> dict[str, Any]:
     return {
-        "outcome_id": f"{request.attach_id}:attach",
+        "outcome_id": f"{name_of(request).shown}:attach",
         "request_id": request.request_id,
         "attach_id": request.attach_id,
         "kind": request.kind,

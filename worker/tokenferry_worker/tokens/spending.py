@@ -11,10 +11,10 @@ from typing import Any, Final
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.codes import REPEATED, Code
 from tokenferry.contract.results import AttachResult, Attempt
-from tokenferry.contract.targets import InvalidTarget
+from tokenferry.contract.targets import MOVES_MONEY, InvalidTarget
 from tokenferry_worker.circuits.scopes import Park
 from tokenferry_worker.clock import Clock
-from tokenferry_worker.errors import Declined, TokenferryError, Unavailable
+from tokenferry_worker.errors import Declined, Reused, TokenferryError, Unavailable
 from tokenferry_worker.outcomes import own_failure_code
 from tokenferry_worker.provider.answers import Answer
 from tokenferry_worker.provider.attempts import KEY_IS_SAFE, Attempts, Caller, CallPlan, Exhausted, TooLate
@@ -34,9 +34,10 @@ from tokenferry_worker.tokens.ledger import (
     Past,
     ScopePart,
     Spent,
+    Superseded,
 )
 from tokenferry_worker.tokens.lifecycle import Ending
-from tokenferry_worker.tokens.orders import SpendPlan, begin_before, plan_of
+from tokenferry_worker.tokens.orders import SpendPlan, begin_before, name_of, plan_of
 from tokenferry_worker.tokens.reconciling import Finding, Reconciler
 from tokenferry_worker.tokens.results import attached, failed
 
@@ -51,6 +52,8 @@ GIVING_BACK: Final = 1.0
 HELD_PAUSE: Final = 0.5
 """Seconds between two claims on a token that somebody else has in hand."""
 IN_USE: Final = "token_in_use"
+MAYBE_TRIED: Final[frozenset[Past]] = frozenset({"held", "used", "unverified"})
+"""What the ledger may know of a token that an earlier call may have spent."""
 MISFITS: Final[Mapping[ScopePart, Code]] = {
     "platform": Code.TOKEN_OF_ANOTHER_PLATFORM,
     "mode": Code.TOKEN_OF_ANOTHER_MODE,
@@ -168,28 +171,44 @@ class Spender:
     clock: Clock
 
     async def spend(
-        self, platform: PlatformContext, request: AttachRequest, *, journaled: bool = False, forgotten: bool = False
+        self,
+        platform: PlatformContext,
+        request: AttachRequest,
+        *,
+        journaled: bool = False,
+        forgotten: bool = False,
+        doubted: bool = False,
     ) -> AttachResult:
         """Claim the token and make the one call that spends it. The same order repeated has one effect.
 
         Of several deliveries at once the newest decides the outcome, unless one of them has spent the token.
         *journaled*: the order has an entry in the journal of orders, and its result is recorded there. *forgotten*: if
-        the ledger has no record of the token, it may have lost the record of an earlier try.
+        the ledger has no record of the token, it may have lost the record of an earlier try. *doubted*: the journal had
+        an outcome of the order that no worker had written, so nobody knows what an earlier delivery did.
 
-        Raises `Park`, and `AlreadySettled` where the journal has the outcome already.
+        Raises `Park`, `AlreadySettled` where the journal has the outcome already, and `Reused` where a later generation
+        of the order has begun.
         """
         try:
             plan = plan_of(platform, request, journaled=journaled, was_recorded=forgotten or request.sealed is not None)
         except InvalidTarget:
             known = request.kind in request.target.kinds
             return self._failed(request, Code.WRONG_OPTIONS if known else Code.WRONG_KIND)
-        ledger, order_id = self.ledgers[request.platform], request.attach_id
+        ledger, order_id = self.ledgers[request.platform], name_of(request).key
         tried, lost = False, None
         while True:
             claim = await ledger.claim(
-                request.token, order_id, lease=LEASE, scope=plan.token_scope, lost=lost, journaled=journaled
+                request.token,
+                order_id,
+                lease=LEASE,
+                scope=plan.token_scope,
+                lost=lost,
+                journaled=journaled,
+                generation=request.generation,
             )
             match claim:
+                case Superseded():
+                    raise Reused
                 case HasOutcome(outcome):
                     raise AlreadySettled(outcome)
                 case Held():
@@ -199,8 +218,9 @@ class Spender:
                     # The worker died before the outcome was recorded.
                     return await self._follow_up(plan, became)
                 case Granted(past=past, made_at=made_at):
+                    past = "unverified" if doubted else past
                     wiped = past == "unrecorded" and plan.was_recorded
-                    turn = _Turn(plan, claim, tried or wiped or past in ("held", "used"), past, made_at)
+                    turn = _Turn(plan, claim, tried or wiped or past in MAYBE_TRIED, past, made_at)
                 case Spent() | Burnt() if claim.by == order_id:
                     turn = _Turn(plan, claim, tried=True)
                 case Spent() | Burnt() | Expired() | InDoubt() | Misfit():
@@ -262,6 +282,8 @@ class Spender:
                 await ledger.close(token, lease, "spent", end)
                 return end
             case _Unspent(state, result, used_by_unknown):
+                if turn.past == "unverified" and state == "available":
+                    state = "unknown"  # nobody knows what the record said before it was changed
                 # An expired token is no outcome yet: another one may be made.
                 is_outcome = plan.journaled and state != "expired"
                 closed = await ledger.close(
@@ -282,6 +304,8 @@ class Spender:
     async def _call(self, turn: _Turn, call: _SpendCall) -> Became | _Unspent | _ClaimAgain:
         """Make the call until Stripe answers it, and read what the answer says about the token."""
         plan, latest = turn.plan, turn.latest
+        if turn.past == "unverified" and (end := await self._look_first(turn)) is not None:
+            return end
         attempts = self._attempts(plan, until_begun=latest)
         try:
             if latest is not None and self.clock.now() > latest:
@@ -304,12 +328,30 @@ class Spender:
         stored_id = answer.text("default_source") or (display.object_id if display else None)
         return Became(answer.id, answer.object, stored_id, answer.request_id)
 
+    async def _look_first(self, turn: _Turn) -> Became | _Unspent | None:
+        """Find out what became of a token whose record says nothing that can be believed. None: the call may be made.
+
+        It may be made where Stripe calls the token unused, no money moves, and Stripe still knows the key of an
+        earlier call.
+        """
+        order = turn.plan.order
+        match await self._reconcile(turn.plan):
+            case Finding(became=Became() as became):
+                return became
+            case Finding(verdict="unused") if order.target.to not in MOVES_MONEY and not self._key_forgotten(order):
+                return None
+            case _:
+                return _Unspent("unknown", self._failed(order, Code.OUTCOME_UNKNOWN))
+
+    def _key_forgotten(self, order: AttachRequest) -> bool:
+        """True if Stripe may have forgotten the key of the order's first call."""
+        return self.clock.now() - order.token_created_at / 1000 > KEY_IS_SAFE
+
     async def _declined(self, turn: _Turn, error: Declined, attempts: Attempts) -> Became | _Unspent:
         """Stripe refused the call. Where an earlier call may have spent the token, the refusal may prove nothing."""
         plan, used = turn.plan, error.code in REPEATED
-        key_forgotten = self.clock.now() - plan.order.token_created_at / 1000 > KEY_IS_SAFE
         # A 403 comes before Stripe looks whether the key of the call has an answer already.
-        proves_nothing = used or error.status == 403 or key_forgotten
+        proves_nothing = used or error.status == 403 or self._key_forgotten(plan.order)
         # An earlier document of an onboarding may have tried this step under another key.
         perhaps_other_key = turn.tried and not plan.journaled and error.status != 402
         if (attempts.maybe_done or turn.in_doubt) and (proves_nothing or perhaps_other_key):
@@ -395,8 +437,9 @@ class Spender:
             plan.call_scope,
             plan.order.lane,
             plan.budgets if path is None else budgets.call("POST", path, account),
-            plan.order.attach_id,
+            name_of(plan.order).key,
             until_begun=until_begun,
+            trace=plan.order.traceparent,
         )
         return Attempts(self.caller, call_plan)
 

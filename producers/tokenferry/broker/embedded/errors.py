@@ -1,7 +1,11 @@
 """What goes wrong with the embedded server."""
 
+from __future__ import annotations
 
-class EmbeddedServerError(RuntimeError):
+from tokenferry.errors import ProducerError
+
+
+class EmbeddedServerError(ProducerError, RuntimeError):
     """The embedded server cannot be started, reached or stopped. The message says where, why and what to do."""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
 from json import dumps as plain_dumps
 from json import loads as plain_loads
 from queue import Empty
@@ -18,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
+from tokenferry.broker.cluster import OwnerClient, Slot, SlotAway
 from tokenferry.broker.redis_transport.bell import Bell
 from tokenferry.broker.redis_transport.connections import PlainConnection, TlsConnection
 from tokenferry.broker.redis_transport.credit import QoS
@@ -46,7 +48,9 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
     socket_timeout = 10.0
     socket_connect_timeout = 5.0
     socket_keepalive = True
-    from_transport_options = (*stock.Channel.from_transport_options, "lease_seconds")
+    cluster = False
+    """Whether all keys are in one slot of what may be a cluster."""
+    from_transport_options = (*stock.Channel.from_transport_options, "lease_seconds", "cluster")
 
     bell: Bell | None = None
     giving_back_may_work = True
@@ -66,7 +70,18 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
 
     def _pool_of(self, params: dict[str, Any]) -> Any:
         """Every connection of this channel comes from here."""
+        if self.cluster and "host" in params:
+            params = params | {"slot": Slot(params["host"], int(params["port"]), self.global_keyprefix)}
         return redis.ConnectionPool(**params)
+
+    @cached_property
+    def bare_client(self) -> redis.Redis:
+        """A client that is given whole names of keys. `client` adds the prefix to some commands only."""
+        return OwnerClient(connection_pool=self.pool)
+
+    def key_of(self, queue: str) -> str:
+        """The whole name of a queue's list."""
+        return f"{self.global_keyprefix}{queue}"
 
     def encode_body(self, body: str | bytes, encoding: str | None = None) -> tuple[str | bytes, str | None]:
         """Leave a work message of version 2 as it is: it is base64 already. Everything else is encoded as before."""
@@ -160,9 +175,21 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         if register_of(queue):
-            self.client.delete(*self._lists_of(queue))
+            self.bare_client.delete(*self._lists_of(queue))
         else:
             super()._delete(queue, *args, **kwargs)
+
+    def _size(self, queue: str) -> int:
+        try:
+            return int(super()._size(queue))
+        except SlotAway:
+            return int(super()._size(queue))  # the owner is known now
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        # As the stock one, which forgets the prefix.
+        return bool(
+            self.bare_client.exists(*(self.key_of(self._q_for_pri(queue, step)) for step in self.priority_steps))
+        )
 
     def _read(self) -> bool:
         self._taken.extend(self._hold(self._waiter.read()))

@@ -11,6 +11,8 @@ from typing import Any
 import redis
 from redis.exceptions import ReadOnlyError
 
+from tokenferry.broker.cluster import OwnerConnection
+
 
 class Primary:
     """A connection that ends once its server has become a replica: the next one may reach the new primary."""
@@ -23,11 +25,11 @@ class Primary:
             raise redis.ConnectionError("the server has become a replica") from None
 
 
-class PlainConnection(Primary, redis.Connection):
+class PlainConnection(Primary, OwnerConnection, redis.Connection):
     """Over TCP."""
 
 
-class TlsConnection(Primary, redis.SSLConnection):
+class TlsConnection(Primary, OwnerConnection, redis.SSLConnection):
     """Over TLS. The handshake belongs to connecting: redis-py would wait for it as long as for an answer."""
 
     def _wrap_socket_with_ssl(self, sock: Any) -> Any:

@@ -23,6 +23,7 @@ from tokenferry.contract.queues import (
     PARKED_REGISTER,
     QUARANTINE,
     WORKER_REGISTERS,
+    life_of,
     register_of,
 )
 
@@ -131,9 +132,10 @@ class Register:
         keys, arguments = self._take_arguments(credit, acks)
         return ["EVALSHA", self._take.sha, len(keys), *keys, *arguments]
 
-    def load_take(self) -> None:
-        """Load the script again after the server has forgotten it."""
-        self._client.script_load(_TAKE)
+    @property
+    def take_source(self) -> str:
+        """The script of a take."""
+        return _TAKE
 
     def _take_arguments(self, credit: dict[str, Credit], acks: list[str]) -> tuple[list[str], list[Any]]:
         for queue in credit:
@@ -148,7 +150,8 @@ class Register:
         numbered = [value for tag in acks for value in (number[_register_in(tag)], tag)]
         limits = [MAX_MESSAGE_BYTES, MAX_TAKEN_BYTES, MOST_PER_CALL]
         seed = f"{uuid4().hex}@{self._keys.lease:g}"
-        return keys, [seed, self._keys.quarantine, *limits, len(number), len(credit), *number, *counts, *numbered]
+        registers = [value for register in number for value in (register, int(1000 * (life_of(register) or 0)))]
+        return keys, [seed, self._keys.quarantine, *limits, len(number), len(credit), *registers, *counts, *numbered]
 
     # -- acknowledging
 
@@ -219,7 +222,7 @@ class Register:
         used = set(self._used())
         if used & WORKER_REGISTERS:
             used |= {PARKED_REGISTER, SHARED} - self._left_to_others
-        return sorted(used or {SHARED})
+        return sorted(used)
 
     def _reap(self, register: str, limits: list[Any], refusals: list[ResponseError]) -> None:
         # In the shared register there may be deliveries of other applications, which kombu's own transport gives back.
@@ -262,7 +265,11 @@ class Register:
         for tag, lease, value in registered:
             arguments += [tag, lease, *self._keys.way_back(value, register)]
         try:
-            return len(self._give_back(keys=self._keys.pair(register), args=arguments))
+            moved = self._give_back(keys=self._keys.pair(register), args=arguments)
+            if (life := life_of(register)) is not None:
+                for name in self._keys.lists_of(register):
+                    self._client.pexpire(name, int(life * 1000))
+            return len(moved)
         except ResponseError as error:
             if want_of_room(error):
                 raise

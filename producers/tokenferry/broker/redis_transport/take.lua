@@ -1,6 +1,6 @@
 -- take(KEYS = [(unacked, unacked_index of each register)..., (the lists of each queue)...],
 --      ARGV = [seed, quarantine, most bytes of one message, most bytes in all, most refusals, registers, queues,
---              name of each register..., (queue, number of its register, lists, credit, room)...,
+--              (name, milliseconds of life) of each register..., (queue, number of its register, lists, credit, room)...,
 --              (number of its register, acked tag)...])
 --   -> [refused, cut short (0 or 1), (queue, tag, payload)...]
 --
@@ -16,6 +16,9 @@
 --
 -- The tag of a delivery ends with the name of its register.
 --
+-- A register with a life, and the lists of its queues, are dropped so long after the last take that found something
+-- in them: the one process that reads them is gone then. 0: they stay.
+--
 -- {unacked}        hash: tag -> '[ payload,"",queue]'. The stock transport's [payload, exchange, routing key], so a
 --                  stock consumer could restore it; the space after the bracket marks ours (see overdue.lua).
 -- {unacked_index}  zset: tag -> second of the last renewal, by this server's clock.
@@ -23,7 +26,7 @@ local seed, quarantine, longest = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local most_bytes, most_refused = tonumber(ARGV[4]), tonumber(ARGV[5])
 local registers, queues = tonumber(ARGV[6]), tonumber(ARGV[7])
 
-for i = 8 + registers + 5 * queues, #ARGV, 2 do
+for i = 8 + 2 * registers + 5 * queues, #ARGV, 2 do
   local register = tonumber(ARGV[i])
   redis.call('HDEL', KEYS[2 * register - 1], ARGV[i + 1])
   redis.call('ZREM', KEYS[2 * register], ARGV[i + 1])
@@ -46,11 +49,12 @@ end
 
 local lists_before = 2 * registers
 for q = 1, queues do
-  local at = 7 + registers + 5 * (q - 1)
+  local at = 7 + 2 * registers + 5 * (q - 1)
   local queue, register, lists = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local credit, room = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
   local unacked, leases = KEYS[2 * register - 1], KEYS[2 * register]
-  local ending = ARGV[7 + register] ~= '' and '/' .. ARGV[7 + register] or ''
+  local name, life = ARGV[6 + 2 * register], tonumber(ARGV[7 + 2 * register])
+  local ending = name ~= '' and '/' .. name or ''
   for l = 1, lists do
     local list = KEYS[lists_before + l]
     local unseen = redis.call('LLEN', list)  -- counted once: what is refused in the quarantine goes back into it
@@ -79,6 +83,9 @@ for q = 1, queues do
         redis.call('RPOP', list)
         reply[1] = reply[1] + 1
       end
+    end
+    if life > 0 and #reply > 2 then
+      for _, key in ipairs({unacked, leases, list}) do redis.call('PEXPIRE', key, life) end
     end
     -- After the last pop: our own change disarms the tracking of this list without a notice, so read it once more.
     if credit > 0 and room > 0 then redis.call('LLEN', list) end

@@ -93,7 +93,7 @@ class Waiter:
             reply = connection.read_response(disable_decoding=True, push_request=asked is None)
         except NoScriptError:
             self.forget_question()
-            self._register.load_take()
+            self._load_take(connection)
             raise Empty() from None
         except ResponseError as error:
             # A full or read-only server may serve us again, and our end would not help.
@@ -125,6 +125,20 @@ class Waiter:
         if cut_short or connection.can_read(timeout=0):
             self._armed = frozenset()  # a change arrived behind the answer, where no poller sees it
         return taken
+
+    def _load_take(self, connection: Any) -> None:
+        """Load the script again after the server has forgotten it, or where another server took its place.
+
+        Over this connection: another one may lead to another node of a cluster.
+        """
+        try:
+            connection.send_command("SCRIPT", "LOAD", self._register.take_source)
+            connection.read_response(disable_decoding=True)
+        except self._channel.connection_errors as error:
+            self._lost(error)
+        except ResponseError as error:
+            self._try_again(10 * RETRY_SECONDS)
+            self._alarm.failed(refusal(error))
 
     def last_answer(self) -> list[Taken]:
         """Wait for the answer to a take under way, at the end of the channel."""
@@ -170,8 +184,8 @@ def track_changes(connection: Any) -> None:
     connection.read_response()
 
 
-def ask_to_track(channel: Any) -> None:
-    """Return if the server of *channel* would tell a reader of changed queues.
+def ask_to_track(channel: Any) -> bool:
+    """Return if the server of *channel* would tell a reader of changed queues. True: it is a node of a cluster.
 
     Raises `ResponseError`: the user lacks the right, or a proxy lacks the command.
     """
@@ -180,5 +194,7 @@ def ask_to_track(channel: Any) -> None:
         connection.connect()
         connection.send_command(*TRACK)
         connection.read_response()
+        told = connection.handshake_metadata or {}
+        return b"cluster" in (told.get(b"mode"), str(told.get("mode")).encode())
     finally:
         connection.disconnect()
