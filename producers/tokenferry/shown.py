@@ -54,7 +54,7 @@ def cell(text: str) -> str:
 class VisibleStream:
     """A text stream that writes only visible characters. Everything else is the stream's own."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.decorated = stream
         """For what draws on the terminal, and filters each text itself."""
@@ -70,7 +70,8 @@ class VisibleStream:
 
 def decorated(stream: TextIO) -> TextIO:
     """Return the stream below a `VisibleStream`, for colours and a moving cursor. Filter each text with `shown`."""
-    return getattr(stream, "decorated", stream)
+    found: TextIO = getattr(stream, "decorated", stream)
+    return found
 
 
 class OneLine(logging.Formatter):

@@ -114,5 +114,7 @@ def _change(text: str) -> Change | None:
         return None
     if not 0 <= at < 4_102_444_800 or not all(isinstance(word, str) for word in said):
         return None
+    who, budget, what, why = said
     lasts = line.get("lasts")
-    return Change(at, *said, lasts if isinstance(lasts, int | float) and 0 < lasts < 4_102_444_800 else None)
+    is_time = isinstance(lasts, int | float) and 0 < lasts < 4_102_444_800
+    return Change(at, who, budget, what, why, lasts if is_time else None)
