@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tokenferry.contract.codes import Code
+from tokenferry.masking import masked
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 from tokenferry_worker.provider.retries import Reaction, reaction
 
@@ -35,7 +36,6 @@ _WORD: Final = re.compile(r"[a-z0-9_.\[\]-]{1,100}")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _DIGITS: Final = re.compile(r"[0-9](?:[_.\[\]-]*[0-9]){6,}")
 """More digits than a code has: an account number may have seven."""
-_LONG_NUMBER: Final = re.compile(r"[0-9](?:[ _-]?[0-9]){11,}")
 _ID: Final = re.compile(r"(?=.{1,255}$)[0-9]*[A-Za-z_][A-Za-z0-9_]*")
 """An id that can be used in a path and in a result. An answer with any other id is not Stripe's."""
 
@@ -58,7 +58,7 @@ class Answer:
             value = value.get(step) if isinstance(value, Mapping) else None
         if not isinstance(value, str) or len(value) > 200 or not value.isprintable():
             return None
-        return _LONG_NUMBER.sub("...", value)
+        return masked(value)
 
     def number(self, *path: str) -> int | None:
         """Return the integer at *path*, or None."""
