@@ -33,6 +33,8 @@ from tokenferry_worker.errors import HiddenCvc, Unopenable
 from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener, read_attach
+from tokenferry_worker.keys.policy import Policy, everything
+from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, HandedOn, Outcome, Quarantined, Settled
 from tokenferry_worker.provider.attempts import Caller
@@ -249,11 +251,24 @@ async def test_a_verification_code_that_the_header_names_is_used(fleet: Fleet) -
     assert outcome.result.failure is None
 
 
+async def test_an_order_in_a_group_remembers_that_its_request_is_answered_in_version_1(fleet: Fleet) -> None:
+    policy = Policy({fleet.producer.signer_id: everything("shop")})
+
+    async def current() -> Policy:
+        return policy
+
+    outcome = await replace(fleet.tokenizer, rights=Rights(current)).handle(fleet.sealed_1(plan=PLAN))
+    assert isinstance(outcome, HandedOn)
+    order = outcome.order.request
+    assert (order.version, order.group, order.answer_version) == (2, "shop", 1)
+    assert read_order(outcome.order.text()).request == order
+
+
 async def test_a_signer_that_is_not_known_goes_to_quarantine(fleet: Fleet) -> None:
     content = Plaintext2.of(CARD, None)
     header = fleet.header(CARD, content, producer_id="k" + "0" * 16)
     body = Envelope2.write(header, lambda _: b"sealed", fleet.producer.sign).text()
-    assert await fleet.handle(body) == Quarantined("not signed by a known producer")
+    assert await fleet.handle(body) == Quarantined("not signed by a known producer", stranger=header.producer_id)
     assert fleet.journal.entries == {}
 
 

@@ -18,6 +18,7 @@ from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.dead_letters.record import plain
 from tokenferry_worker.fleet.view import StoreView, why_less
 from tokenferry_worker.on_redis.lookup import Known
+from tokenferry_worker.tokens.grouped_ids import named
 
 MOST: Final = 5000
 """Messages of one queue that are looked through, the oldest first."""
@@ -45,17 +46,17 @@ def find(configuration: Configuration, id_: str, queues: Sequence[str]) -> Waiti
         return None
     with connecting.connect(configuration) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
-        client = connection.default_channel.client
+        channel = connection.default_channel
         for queue in queues:
             with suppress(NoPermissionError):  # this user may not read the queue
-                for place in _places(client, queue, f'"{id_}"'.encode()):
+                for place in _places(channel.bare_client, channel.key_of(queue), f'"{id_}"'.encode()):
                     return Waiting(queue, place)
     return None
 
 
-def _places(client: Any, queue: str, marked: bytes) -> Iterator[int]:
+def _places(client: Any, key: str, marked: bytes) -> Iterator[int]:
     for first in range(0, MOST, TOGETHER):
-        some = client.lrange(queue, -first - TOGETHER, -first - 1)
+        some = client.lrange(key, -first - TOGETHER, -first - 1)
         yield from (first + number for number, payload in enumerate(reversed(some), 1) if marked in payload)
         if len(some) < TOGETHER:
             return
@@ -153,8 +154,10 @@ def as_json(known: Known) -> dict[str, object]:
             }
     attempts = [{**asdict(each), "code": plain(each.code)} for each in known.attempts]
     ledger = {name: safe(known.ledger[name]) for name in ("state", "by", "object", "type") if known.ledger.get(name)}
+    own = named(known.id)
     return {
-        "id": known.id,
+        "id": own.id,
+        "group": own.group,
         "state": state_of(known),
         **entries,
         "attempts": attempts,
