@@ -16,6 +16,7 @@
 # make million  an import of a million rows in flat memory and time per row: ROWS=1000000; with KILLS=20 it is killed
 # make upgrade  the version before and this one together under load, and the way back: BASE=COMMIT; on RabbitMQ too where
 #             TOKENFERRY_TEST_AMQP_URL names it
+# make sbom   prints the bill of materials (CycloneDX) of what a worker installs: OF=producer, worker, emulator or dev
 # make clean  removes what the above made
 
 PYTHON ?= python3
@@ -31,7 +32,7 @@ BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-brokers campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages million upgrade clean
+.PHONY: help demo test test-all test-brokers campaigns check fields bench bench-smoke bench-onboarding faults faults-mutations outages million upgrade sbom clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -94,15 +95,19 @@ million: $(VENV)/installed
 upgrade: $(VENV)/installed
 	@BASE=$(BASE) $(BIN)/python -m pytest -q tests/e2e/test_e2e_upgrade.py
 
+sbom:
+	@$(PYTHON) tools/sbom.py $(or $(OF),worker)
+
 clean:
 	rm -rf $(VENV) $(BENCH) .tokenferry .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml locks/build.txt locks/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
 	@echo "installing into $(VENV) (once; a minute)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt hatchling editables
-	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(PIP) install --require-hashes -r locks/build.txt
+	@$(PIP) install --require-hashes -r locks/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(BENCH)/installed: bench/requirements.txt constraints.txt

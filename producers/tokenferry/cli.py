@@ -26,6 +26,7 @@ from click.shell_completion import CompletionItem
 from tokenferry.commands.printing import standard_output
 from tokenferry.errors import OutputFailed, ProducerError
 from tokenferry.masking import masked
+from tokenferry.shown import LONGEST_LINE, shown
 
 GROUP: Final = "tokenferry.commands"
 """The entry-point group that names commands: `import = "tokenferry.commands.importing:import_"`."""
@@ -88,7 +89,7 @@ class Stopped(click.ClickException):
     exit_code = 1
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"tokenferry: {_harmless(self.format_message())}", file=file, err=file is None)
+        click.echo(f"tokenferry: {shown(_harmless(self.format_message()), LONGEST_LINE)}", file=file, err=file is None)
 
 
 class NotStarted(Stopped):

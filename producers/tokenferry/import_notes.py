@@ -7,7 +7,6 @@ depends on them. They hold counts, paths, keys and request ids, as the results f
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
+
+from tokenferry.owned_files import new_beside
 
 FOLDER: Final = "imports"
 EVERY: Final = 2.0
@@ -139,8 +140,7 @@ def _write(folder: Path, note: ImportNote, pending: Pending) -> None:
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor, new = new_beside(path)
     with open(descriptor, "w") as file:
         json.dump(content, file)
     new.replace(path)

@@ -7,6 +7,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from tokenferry.shown import OneLine
 from tokenferry_worker.log_fields import FIELDS
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -20,7 +21,7 @@ TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def configure(level: Level, format_: Format) -> None:
     """Write to standard error. Called once per process."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if format_ == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonLines() if format_ == "json" else OneLine(TEXT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(format_ == "json")  # Python's own warnings would be lines of text
     for name in OURS:

@@ -22,6 +22,8 @@ from tokenferry.contract.requests import Problem
 from tokenferry.errors import OutputFailed as OutputFailed
 from tokenferry.errors import ProducerError
 from tokenferry.masking import LONG_NUMBER, masked
+from tokenferry.owned_files import open_owned
+from tokenferry.shown import cell, visible
 
 
 class UnusableOutput(ProducerError, ValueError):
@@ -88,7 +90,7 @@ class Outputs:
             return
         try:
             text = json.dumps({**line, "key": shown_key(line["key"])}, ensure_ascii=False, separators=(",", ":"))
-            self._results.write(text + "\n")
+            self._results.write(visible(text) + "\n")
             self._results.flush()
         except OSError as error:
             raise OutputFailed(f"{self._results_path}: cannot be written ({error.strerror})") from None
@@ -102,7 +104,8 @@ class Outputs:
             return
         try:
             for problem in problems:
-                self._writer.writerow([number, masked(key), problem.field, problem.reason, record or ""])
+                row = (masked(key), problem.field, problem.reason)
+                self._writer.writerow([number, *map(cell, row), record or ""])
             self._rejects.flush()
         except OSError as error:
             raise OutputFailed(f"{self._rejects_path}: cannot be written ({error.strerror})") from None
@@ -134,7 +137,7 @@ def _check(path: Path, *, force: bool) -> None:
 
 
 def _open(path: Path, *, append: bool) -> TextIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC), 0o600)
+    descriptor = open_owned(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC))
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.fchmod(descriptor, 0o600)  # an older file may have been open to others
     return open(descriptor, "w", encoding="utf-8", newline="")

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from tokenferry.shown import LONGEST_LINE, shown, standard_error
+
 PLAIN_EVERY = 5.0
 """Seconds between two plain lines."""
 
@@ -48,21 +50,21 @@ class Progress:
     def __init__(self, line: Callable[[], str], *, quiet: bool = False, console: Console | None = None) -> None:
         self._line = line
         self._quiet = quiet
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or Console(file=standard_error(), highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
     def note(self, text: str) -> None:
         """Print one line, even with *quiet*: it is for somebody who must act."""
-        self._console.print(Text(f"tokenferry: {text}"))
+        self._console.print(Text(f"tokenferry: {shown(text, LONGEST_LINE)}"))
 
     def __enter__(self) -> Progress:
         if self._quiet:
             return self
         if self._console.is_terminal:
             self._live = Live(
-                get_renderable=lambda: Text(self._line(), overflow="ellipsis", no_wrap=True),
+                get_renderable=lambda: Text(shown(self._line()), overflow="ellipsis", no_wrap=True),
                 console=self._console,
                 refresh_per_second=4,
                 redirect_stdout=False,
@@ -80,9 +82,9 @@ class Progress:
         self._done.set()
         if self._thread is not None:
             self._thread.join(1.0)
-            self._console.print(Text(self._line()))
+            self._console.print(Text(shown(self._line())))
 
     def _print(self) -> None:
         started = time.monotonic()
         while not self._done.wait(PLAIN_EVERY):
-            self._console.print(Text(f"[{spelled(time.monotonic() - started)}] {self._line()}"))
+            self._console.print(Text(f"[{spelled(time.monotonic() - started)}] {shown(self._line())}"))

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import click
 
 from tokenferry.errors import OutputFailed
+from tokenferry.shown import VisibleStream
 
 
 class _Output:
@@ -33,16 +34,24 @@ class _Output:
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """Make standard output raise `OutputFailed` meanwhile. What cannot be written until the end is lost."""
-    stream = sys.stdout
+    """Let only visible characters through meanwhile, and make standard output raise `OutputFailed`.
+
+    What cannot be written until the end is lost.
+    """
+    stream, errors = sys.stdout, sys.stderr
+    if errors is not None:
+        sys.stderr = VisibleStream(errors)
     if stream is None:  # it is closed
-        yield
+        try:
+            yield
+        finally:
+            sys.stderr = errors
         return
-    sys.stdout = _Output(stream)
+    sys.stdout = VisibleStream(_Output(stream))
     try:
         yield
     finally:
-        sys.stdout = stream
+        sys.stdout, sys.stderr = stream, errors
         try:
             stream.flush()
         except OSError:

@@ -12,6 +12,8 @@ from typing import Final
 
 from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.results import AnyResult
+from tokenferry.owned_files import open_owned
+from tokenferry.shown import visible
 
 TAIL: Final = 64 * 1024 * 1024
 """Bytes at the end of the file from which outcome ids are read: some hundred thousand results."""
@@ -38,7 +40,7 @@ class ResultFile:
                     "the results would be gone; name a file"
                 )
             is_new = not path.exists()
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = open_owned(path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             raise UnusableOutput(f"{path}: its folder does not exist") from None
         except OSError as error:
@@ -57,7 +59,7 @@ class ResultFile:
 
         Raises `OutputFailed`. None of them counts as written then.
         """
-        data = b"".join(result.model_dump_json().encode() + b"\n" for result in results)
+        data = b"".join(visible(result.model_dump_json()).encode() + b"\n" for result in results)
         if not data:
             return
         try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from tokenferry.contract.problems import InvalidInput, InvalidRequest, Problem, field_names, problems_of
+from tokenferry.contract.problems import InvalidInput, InvalidRequest, Problem, field_names, problems_of, without_values
 
 
 class Message(BaseModel):
@@ -22,7 +22,12 @@ class Message(BaseModel):
 
 
 class Input(Message):
-    """A message that callers fill in. An empty string is a field that is not given, unless Stripe unsets by it."""
+    """A message that callers fill in. An empty string is a field that is not given, unless Stripe unsets by it.
+
+    Where pydantic itself reads it, its `ValidationError` holds nothing that was given: `errors()` and `json()` have
+    `null` as input, and no frame of ours or of this class has a value. So a web framework may return it as it is, and
+    a reporter of errors may collect it.
+    """
 
     def __init__(self, /, **fields: Any) -> None:
         """Raises `InvalidRequest`, or `InvalidTarget` for a target: field and reason, never the value."""
@@ -32,10 +37,41 @@ class Input(Message):
         except ValidationError as error:
             problems = problems_of(error, under=self.place(), names=field_names(type(self)))
         # Outside the handler, so that no `__context__` keeps pydantic's error and, inside it, the input.
+        fields.clear()  # this frame travels with the exception
         raise self.invalid(problems)
 
     # To pydantic it is no `__init__` of our own: models inside others are validated as before, all problems at once.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def model_validate(cls, obj: Any, **how: Any) -> Self:
+        """Read a mapping. Raises pydantic's `ValidationError`, without values."""
+        try:
+            return super().model_validate(obj, **how)
+        except ValidationError as error:
+            silent = error.with_traceback(None)  # pydantic's frame has the values
+        del obj
+        raise silent
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **how: Any) -> Self:
+        """Read JSON. Raises pydantic's `ValidationError`, without values."""
+        try:
+            return super().model_validate_json(json_data, **how)
+        except ValidationError as error:
+            silent = without_values(error).with_traceback(None)
+        del json_data
+        raise silent
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _silently(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            silent = without_values(error)
+        del data
+        raise silent
 
     @classmethod
     def place(cls) -> str:

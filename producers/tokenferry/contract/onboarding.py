@@ -175,11 +175,13 @@ class Onboarding(Sensitive):
 def onboarding_from(data: Mapping[str, Any]) -> Onboarding:
     """Read a document. Raises `InvalidRequest`, which names every field to correct."""
     if not isinstance(data, Mapping):
+        del data
         raise InvalidRequest([Problem("document", "must be an object with fields")])
     try:
         return Onboarding.model_validate(dict(data))
     except ValidationError as error:
         problems = problems_of(error, under="document", names=field_names(Onboarding))
+    del data  # this frame travels with the exception
     # Outside the handler, so that no `__context__` keeps pydantic's error and, inside it, the input.
     raise InvalidRequest(problems)
 

@@ -7,10 +7,10 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import core_schema
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from tokenferry.errors import ProducerError
 
@@ -93,6 +93,8 @@ _LIMITS = frozenset({"gt", "ge", "lt", "le", "max_length", "expected"})
 _ANY_OTHER = "is not what belongs here"
 _OF_PYDANTIC = frozenset(get_args(core_schema.ErrorType))
 _FIELD_NAME = re.compile(r"[A-Za-z_]{1,40}")
+UNPRINTABLE: Final = "(unprintable name)"
+"""Stands for a name that is no plain word: it may be a value in the wrong place."""
 _LONGEST_LIST = 50
 
 
@@ -115,6 +117,27 @@ def _meant(detail: Mapping[str, Any], names: frozenset[str]) -> str:
     return f"; did you mean {alike[0]}?" if alike else ""
 
 
+def without_values(error: ValidationError) -> ValidationError:
+    """Return the same error with nothing in it that was given."""
+    details = [_without_value(each) for each in error.errors(include_url=False)]
+    return ValidationError.from_exception_data(error.title, details, hide_input=True)
+
+
+def _without_value(detail: Mapping[str, Any]) -> InitErrorDetails:
+    kind, context = detail["type"], dict(detail.get("ctx", {}))
+    if kind == "value_error":
+        context = {"error": ValueError(str(context["error"]))}  # our sentence; the traceback of the first has values
+    if "tag" in context:
+        context["tag"] = "..."
+    place = tuple(
+        part if isinstance(part, int) or _FIELD_NAME.fullmatch(part) else UNPRINTABLE for part in detail["loc"]
+    )
+    if kind not in _OF_PYDANTIC:
+        own = PydanticCustomError(kind, str(detail["msg"]).replace("{", "(").replace("}", ")"))
+        return {"type": own, "loc": place, "input": None}
+    return {"type": kind, "loc": place, "input": None, "ctx": context}
+
+
 def reason_of(detail: Mapping[str, Any]) -> str:
     """Our sentence for one of `ValidationError.errors()`, which must have its context: limits come from there."""
     kind, context = detail["type"], detail.get("ctx", {})
@@ -132,7 +155,7 @@ def _place(detail: Mapping[str, Any], under: str, names: frozenset[str]) -> str:
         if part == "metadata":
             return place  # below it the keys are the caller's own
     if detail["type"] == "extra_forbidden" and last not in names:
-        return f"{place}.{last if _FIELD_NAME.fullmatch(str(last)) else '(unprintable name)'}"
+        return f"{place}.{last if _FIELD_NAME.fullmatch(str(last)) else UNPRINTABLE}"
     return place + _step(last, names)
 
 

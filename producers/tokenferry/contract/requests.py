@@ -288,13 +288,16 @@ def request_from(kind: str, data: Mapping[str, Any]) -> TokenRequest:
     """Read a request. Raises `InvalidRequest`, which names every field to correct."""
     model = {str(name): request for name, request in REQUESTS.items()}.get(kind)
     if model is None:
+        del kind, data  # this frame travels with the exception
         raise InvalidRequest([Problem("kind", f"must be one of {_listed(get_args(Kind))}")])
     if not isinstance(data, Mapping):
+        del data
         raise InvalidRequest([Problem(kind, "must be an object with fields")])
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
         problems = problems_of(error, under=kind, names=field_names(model))
+    del data  # this frame travels with the exception
     # Outside the handler, so that no `__context__` keeps pydantic's error and, inside it, the input.
     raise InvalidRequest(problems)
 

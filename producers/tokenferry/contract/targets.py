@@ -394,12 +394,14 @@ def target_from(data: Mapping[str, Any]) -> Target:
     to = data.get("to") if isinstance(data, Mapping) else None
     model = TARGETS.get(to) if isinstance(to, str) else None
     if model is None:
+        del data  # this frame travels with the exception
         problem = Problem("target.to", f"must be one of {', '.join(TARGETS)}")
         raise InvalidTarget(str(problem), [problem])
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
         problems = problems_of(error, under=str(to), names=field_names(model))
+    del data  # this frame travels with the exception
     raise InvalidTarget(", ".join(map(str, problems)), problems)
 
 

@@ -29,6 +29,7 @@ from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.names import new_id
 from tokenferry.contract.results import AnyResult, AttachResult, TokenResult, parse_result
 from tokenferry.importing.row_set import RowSet
+from tokenferry.owned_files import open_owned
 from tokenferry.sealing import Signer
 
 FORMAT: Final = 1
@@ -304,7 +305,7 @@ def path_of(results: Path) -> Path:
 def _locked(path: Path, results: Path, *, create: bool) -> int:
     """Open a checkpoint that no other process may use meanwhile."""
     try:
-        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o600)
+        descriptor = open_owned(path, os.O_RDWR | (os.O_CREAT if create else 0))
     except OSError as error:
         raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
     try:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokenferry.bulk.outputs import UnusableOutput, shown_key
+from tokenferry.owned_files import new_beside
+from tokenferry.shown import cell
 
 COLUMNS: Final = ("status", "row", "kind", "to", "token", "object_id", "stored_id", "request_id", "created")
 """What a table can show beside the two ids, by the names of the results file."""
@@ -23,35 +25,28 @@ ALL: Final = (*COLUMNS, *OF_CARDS, *OF_FAILURES)
 FORMAT: Final = 1
 
 
-def safe_cell(text: str) -> str:
-    """Return a cell that a spreadsheet does not take for a formula.
-
-    >>> safe_cell("=1+1"), safe_cell("seller-7")
-    ("'=1+1", 'seller-7')
-    """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
 def write_ids(path: Path, results: Path, rejects: Path | None, columns: tuple[str, ...] = ()) -> int:
     """Write one line for each row: `source_id`, `stripe_id` and *columns*. Return how many rows there are.
 
     `stripe_id` is the object that the token became, or the token itself. It is empty for rows that have neither. The
     file takes its place as a whole. Raises `UnusableOutput`.
     """
-    new = path.with_name(path.name + ".new")
+    new: Path | None = None
     count = 0
     try:
-        with open(_owners_alone(new), "w", encoding="utf-8", newline="") as file:
+        descriptor, new = new_beside(path)
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["source_id", "stripe_id", *columns])
             for line in _lines(results, rejects):
-                writer.writerow([safe_cell(str(cell)) for cell in _cells(line, columns)])
+                writer.writerow([cell(str(value)) for value in _cells(line, columns)])
                 count += 1
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        if new is not None:
+            new.unlink(missing_ok=True)
         raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
     return count
 
@@ -73,16 +68,18 @@ def write_manifest(
         "outcomes": outcomes,
         "outputs": {name: _described(file, name) for name, file in files.items() if file.is_file()},
     }
-    new = path.with_name(path.name + ".new")
+    new: Path | None = None
     try:
-        with open(_owners_alone(new), "w", encoding="utf-8") as file:
+        descriptor, new = new_beside(path)
+        with open(descriptor, "w", encoding="utf-8") as file:
             json.dump(manifest, file, indent=2)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        if new is not None:
+            new.unlink(missing_ok=True)
         raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
 
 
@@ -123,8 +120,3 @@ def _described(path: Path, name: str) -> dict[str, Any]:
             lines += block.count(b"\n")
     rows = lines if name == "results" else max(0, lines - 1)
     return {"file": path.name, "lines": rows, "bytes": size, "sha256": digest.hexdigest()}
-
-
-def _owners_alone(path: Path) -> int:
-    """Open a new file that only its owner can read."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

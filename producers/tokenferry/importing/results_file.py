@@ -19,6 +19,7 @@ from tokenferry.contract.results import AttachResult, TokenResult
 from tokenferry.importing.checkpoint import Checkpoint
 from tokenferry.importing.import_window import ImportCounts, PendingRow, settled_line
 from tokenferry.importing.row_set import RowSet
+from tokenferry.owned_files import new_beside
 
 GOOD: Final = ("tokenized", "attached")
 BAD: Final = ("declined", "failed")
@@ -54,9 +55,9 @@ def tidy(
     nothing behind get a new request id, and lose their line. Raises `UnusableOutput` and `OutputFailed`.
     """
     done = CompletedRows()
-    new = results.with_name(results.name + ".new")
+    new: Path | None = None
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor, new = new_beside(results)
         with open(descriptor, "wb") as kept:
             if results.exists():
                 with results.open("rb") as file:
@@ -67,7 +68,8 @@ def tidy(
         checkpoint.retry(row for row in done.retried)
         new.replace(results)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        if new is not None:
+            new.unlink(missing_ok=True)
         raise UnusableOutput(f"{results}: cannot be written ({error.strerror})") from None
     return done
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenferry.bulk.outputs import UnusableOutput
 from tokenferry.onboarding.accounts import OnboardingCounts
+from tokenferry.owned_files import new_beside
 
 
 def complete_in(results: Path, counts: OnboardingCounts) -> set[str]:
@@ -18,15 +19,17 @@ def complete_in(results: Path, counts: OnboardingCounts) -> set[str]:
     `UnusableOutput` if the file has a line that is none of an onboarding. Nothing has changed then.
     """
     lines = _last_lines(results)
-    new = results.with_name(results.name + ".new")
+    new: Path | None = None
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as kept:
+        descriptor, new = new_beside(results)
+        with open(descriptor, "wb") as kept:
             kept.writelines(text for text, _ in lines.values())
             kept.flush()
             os.fsync(kept.fileno())
         new.replace(results)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        if new is not None:
+            new.unlink(missing_ok=True)
         raise UnusableOutput(f"{results}: cannot be written ({error.strerror})") from None
     for _, line in lines.values():
         steps = [step for step in line.get("steps") or () if step.get("status") == "done"]

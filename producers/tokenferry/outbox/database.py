@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from tokenferry.broker import fork_guard
 from tokenferry.outbox.errors import OutboxFailed, OutboxFull, UnusableOutbox
+from tokenferry.owned_files import check_owned, open_owned
 
 APPLICATION: Final = 0x54464F42
 """`PRAGMA application_id`: "TFOB". It tells an outbox from the database of another program."""
@@ -59,8 +60,9 @@ def _make(path: Path) -> None:
     An existing file is not opened: closing it would remove every lock that SQLite has on it in this process
     (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
+    check_owned(path)
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(open_owned(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
 
 
 class OutboxDatabase:

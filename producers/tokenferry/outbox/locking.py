@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
+from tokenferry.owned_files import open_owned
+
 
 class SenderLock:
     """A lock on a file beside the outbox. It ends with the process that holds it, also if that has forked others."""
@@ -21,7 +23,7 @@ class SenderLock:
         """Return True if the lock is ours now. Raises `OSError` if the file cannot be locked at all."""
         if self._descriptor is not None:
             return True
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_owned(self.path, os.O_RDWR | os.O_CREAT)
         _open.add(self)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -143,7 +143,10 @@ class CircuitBreaker:
                 # Whatever it was: without another look, the calls that wait would wait for ever.
                 alarm.failed(f"{type(error).__name__}; trying again")
             else:
-                alarm.worked()
+                if odd := self.snapshot.odd:
+                    alarm.failed(f"{odd} left out: not what this version writes; somebody else wrote to the store")
+                else:
+                    alarm.worked()
             await asyncio.sleep(self._look_every)
 
     def _learn(self, snapshot: CircuitSnapshot) -> None:

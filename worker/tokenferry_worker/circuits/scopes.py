@@ -63,6 +63,8 @@ class CircuitSnapshot:
 
     open: dict[str, Circuit] = field(default_factory=dict)
     parked: dict[str, int] = field(default_factory=dict)
+    odd: int = 0
+    """Entries of the store that were left out, because they are not what they should be."""
 
 
 class Park(TokenferryError):

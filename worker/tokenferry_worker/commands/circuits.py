@@ -15,6 +15,7 @@ from tokenferry.broker.patience import ask, is_missing
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.contract.queues import parked_queue
 from tokenferry.options import config_option
+from tokenferry.shown import shown
 from tokenferry_worker.circuits.scopes import parks, plainly, remedy
 from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.commands.choosing import broker_errors
@@ -55,12 +56,12 @@ def circuits(context: click.Context, as_json: bool, config: Path | None) -> None
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        request = f" (request {row['endpoint_request_id']})" if row["endpoint_request_id"] else ""
+        request = f" (request {shown(row['endpoint_request_id'])})" if row["endpoint_request_id"] else ""
         click.echo(
-            f"{row['scope']}\n"
-            f"  open since {row['since']}: {row['says']}{request}\n"
+            f"{shown(row['scope'])}\n"
+            f"  open since {row['since']}: {shown(row['says'])}{request}\n"
             f"  {row['parked']} parked, {row['probes']} probes failed\n"
-            f"  {row['cure']}"
+            f"  {shown(row['cure'])}"
         )
     if not rows:
         click.echo("no circuit is open")

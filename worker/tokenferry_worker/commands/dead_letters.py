@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tokenferry.broker.file_rewriting import is_ours, rewrite_files
 from tokenferry.configuration import load_to_look
+from tokenferry.shown import shown
 from tokenferry_worker.commands.choosing import (
     NAMES,
     BrokerAccess,
@@ -59,6 +60,8 @@ def dead_letters() -> None:
 def list_(queue: str, config: Path | None, limit: int | None, as_json: bool, **chosen: Any) -> None:
     """List them, oldest first. Nothing is opened for it.
 
+    A line ends with `unverified` if no signed message stands behind what it says: whoever writes to the queue wrote it.
+
     \b
     Examples
       tokenferry dead-letters list --platform main --older-than 1h
@@ -79,14 +82,15 @@ def list_(queue: str, config: Path | None, limit: int | None, as_json: bool, **c
 
 def _print_table(dead_letters: Sequence[DeadLetter], now: float) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("id", "kind", "platform", "lane", "code", "since", "attempts", "age"):
+    for column in ("id", "kind", "platform", "lane", "code", "since", "attempts", "age", ""):
         table.add_column(column, justify="right" if column in ("attempts", "age") else "left", no_wrap=True)
     for each in dead_letters:
         cells = (each.id, each.kind, each.platform, each.lane, each.reason, _iso(each.at))
-        table.add_row(*(cell or "-" for cell in cells), str(each.attempts), _age(each, now))
+        mark = "unverified" if each.is_unverified else ""
+        table.add_row(*(shown(cell or "-") for cell in cells), str(each.attempts), _age(each, now), mark)
     if dead_letters:
         # Wider than the window, if need be: no other command can use an id that was cut.
-        Console(width=WIDEST, highlight=False).print(table)
+        Console(width=WIDEST, color_system=None, highlight=False).print(table)
 
 
 @dead_letters.command()
@@ -112,7 +116,7 @@ def show(id_: str, queue: str, config: Path | None, as_json: bool) -> None:
             click.echo(json.dumps({**_line(dead_letter, now), "history": history, "header": header, "sealed": sealed}))
             continue
         for name, value in _line(dead_letter, now).items():
-            click.echo(f"{name + ':':20} {'-' if value is None else value}")
+            click.echo(f"{name + ':':20} {'-' if value is None else shown(value)}")
         for attempt in dead_letter.history:
             click.echo(f"  {_iso(attempt.at)}  {attempt.status or '-'}  {attempt.code}")
     if not found:
@@ -199,6 +203,7 @@ def _line(each: DeadLetter, now: float) -> dict[str, object]:
         "reply_to": header.reply_to if header else None,
         "ends": _iso(each.ends),
         "outcome_id": each.outcome_id if is_its_own else None,
+        "unverified": each.is_unverified,
     }
 
 

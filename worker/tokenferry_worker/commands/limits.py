@@ -21,6 +21,7 @@ from rich.table import Table
 from tokenferry.configuration import Configuration, InvalidConfiguration, load_to_look
 from tokenferry.contract.operations import operations_of
 from tokenferry.options import Duration, Number, OneLine, config_option
+from tokenferry.shown import shown
 from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.limits.pacing import Budget
@@ -72,8 +73,9 @@ def show(config: Path | None, as_json: bool) -> None:
         if state.set_to is not None and state.set_to > state.configured:
             capped = f"the store says {state.set_to:g}, and {settings[state.name]} caps it"
             note = f"{note}; {capped}" if note else capped
-        table.add_row(state.name, f"{state.configured:g}", "0" if state.paused else f"{state.now:g}", escape(note))
-    Console(soft_wrap=True, highlight=False).print(table)
+        now = "0" if state.paused else f"{state.now:g}"
+        table.add_row(state.name, f"{state.configured:g}", now, escape(shown(note)))
+    Console(color_system=None, soft_wrap=True, highlight=False).print(table)
 
 
 LEAST: Final = 0.001
@@ -147,7 +149,7 @@ def history(most: int, config: Path | None, as_json: bool) -> None:
     for each in changes:
         when = datetime.fromtimestamp(each.at, UTC).isoformat(timespec="seconds")
         lasts = f" for {spelled(each.lasts)}" if each.lasts is not None else ""
-        click.echo(f"{when}  {each.budget} {each.what}{lasts}  by {each.who}: {each.why}")
+        click.echo(f"{when}  {shown(each.budget)} {shown(each.what)}{lasts}  by {shown(each.who)}: {shown(each.why)}")
 
 
 def _order(state: State) -> str:

@@ -18,6 +18,7 @@ from tokenferry.contract.queues import DEAD_LETTERS, parked_queue
 from tokenferry.import_notes import request_ids_of_key
 from tokenferry.options import config_option
 from tokenferry.sealing import UnusableKey
+from tokenferry.shown import shown
 from tokenferry_worker.commands.asking import ask_store
 from tokenferry_worker.commands.choosing import BrokerAccess, broker_errors, matching
 from tokenferry_worker.dead_letters.record import DeadLetter, DeadLetterFilter
@@ -168,7 +169,7 @@ def _print(story: _Story, results: str | None) -> None:
     if results:
         click.echo(f"  row of an import into {results}")
     for line in lines(known):
-        click.echo(f"  {line}")
+        click.echo(f"  {shown(line)}")
     if story.waiting is not None:
         click.echo(f"  waits in {story.waiting.queue}, at place {story.waiting.place}")
     if story.dead_letter is not None:
@@ -177,7 +178,7 @@ def _print(story: _Story, results: str | None) -> None:
     if story and story.why:
         click.echo("  what may hold it up:")
         for why in story.why:
-            click.echo(f"    {why}")
+            click.echo(f"    {shown(why)}")
 
 
 def _as_json(story: _Story) -> dict[str, object]:

@@ -105,7 +105,7 @@ def _look(configuration: Configuration) -> _Status:
 
 def _print(found: _Status) -> None:
     store = found.view.store
-    console = Console(width=WIDEST, highlight=False)
+    console = Console(width=WIDEST, color_system=None, highlight=False)
     if found.view.queues is None:
         click.echo(f"queues: unknown ({found.trouble})")
     else:

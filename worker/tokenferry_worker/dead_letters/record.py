@@ -86,6 +86,14 @@ class DeadLetter:
         return cls(reason, message=message, header=read.header, sealed=read, **known)
 
     @property
+    def is_unverified(self) -> bool:
+        """True if the record has a header or a reason, and no signed message: anybody may have written it.
+
+        A worker verifies a message before it makes a dead letter of it, and again after a redrive.
+        """
+        return self.sealed is None and self.order is None
+
+    @property
     def id(self) -> str | None:
         """The request id, or the attach id of an order."""
         return self.order.request.attach_id if self.order else self.header.request_id if self.header else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tokenferry.shown import decorated, shown
 from tokenferry_worker.doctor.verdicts import Check, State
 
 MARKS: Final[Mapping[State, tuple[str, str]]] = {
@@ -42,7 +44,7 @@ class Report:
 
     def show(self, console: Console | None = None) -> None:
         """Print a line per check, with what to do below it, then the settings, then the counts."""
-        console = console or Console(highlight=False)
+        console = console or Console(file=decorated(sys.stdout), highlight=False)
         if not console.is_terminal:
             console.width = UNWATCHED
         area = ""
@@ -55,16 +57,18 @@ class Report:
             mark, colour = MARKS[check.state]
             name = check.name if check.area != area else " " * (len(area) + 1) + check.name[len(area) + 1 :]
             area = check.area
-            table.add_row(Text(mark if _shows(console) else PLAIN[check.state], colour), Text(name), _finding(check))
+            table.add_row(
+                Text(mark if _shows(console) else PLAIN[check.state], colour), Text(shown(name)), _finding(check)
+            )
             if check.do:
-                table.add_row("", "", Text(f"{'→' if _shows(console) else '->'} {check.do}", "bold"))
+                table.add_row("", "", Text(f"{'→' if _shows(console) else '->'} {shown(check.do)}", "bold"))
         console.print(table)
         console.print(Text("\nsettings in force", "bold"))
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
         for setting, value in _flat(self.settings):
-            grid.add_row(Text(f"  {setting}"), Text(value))
+            grid.add_row(Text(f"  {shown(setting)}"), Text(shown(value)))
         console.print(grid)
         console.print(Text(f"\n{self._summary()}"))
 
@@ -75,7 +79,7 @@ class Report:
 
 
 def _finding(check: Check) -> Text:
-    return Text.assemble((f"{check.subject}  ", "dim"), check.says)
+    return Text.assemble((f"{shown(check.subject)}  ", "dim"), shown(check.says))
 
 
 def _shows(console: Console) -> bool:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tokenferry_worker.limits.backpressure import Slot
+from tokenferry_worker.on_redis.limiter import SHARED
 from tokenferry_worker.on_redis.store import Script, Store
 
 
@@ -14,7 +15,7 @@ class RedisBackpressure:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._acquire = Script("go_ahead", after=("budget",))
+        self._acquire = Script("go_ahead", after=SHARED)
         self._release = Script("step_back")
 
     async def acquire(self, id_: str, slots: Sequence[Slot], *, lasts: float) -> bool:

@@ -33,7 +33,11 @@ local function number(text, otherwise)
 end
 -- *ahead*: intervals that a call may come early.
 local function read(key, interval, ahead)
-  local held = redis.call('HMGET', key, 'at', 'factor', 'since', 'rate', 'paused', 'until')
+  local held = redis.pcall('HMGET', key, 'at', 'factor', 'since', 'rate', 'paused', 'until')
+  if held.err then -- no hash: nobody of us wrote it, and left there it would stop every call of the budget
+    redis.call('DEL', key)
+    held = {}
+  end
   local budget = {key = key, at = number(held[1], 0), factor = 1, since = math.min(now, number(held[3], 0))}
   local factor, rate = number(held[2], 0), number(held[4], 0)
   if factor > 0 then budget.factor = recovered(factor, budget.since) end

@@ -5,16 +5,16 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local found = {}
-for _, circuit in ipairs(KEYS) do
-  local times = redis.call('HMGET', circuit, 'next', 'probing', 'last')
-  if times[1] then
-    if math.max(tonumber(times[1]), tonumber(times[2])) > now then return 'open' end
-    local turns = (ARGV[2] ~= '' and times[3] == ARGV[2]) and 2 or tonumber(ARGV[3])
-    if now < times[1] + turns * ARGV[4] then return 'open' end
-    table.insert(found, circuit)
+for _, key in ipairs(KEYS) do
+  local known = circuit(key)
+  if known then
+    if math.max(known.next, known.probing) > now then return 'open' end
+    local turns = (ARGV[2] ~= '' and known.last == ARGV[2]) and 2 or tonumber(ARGV[3])
+    if now < known.next + turns * ARGV[4] then return 'open' end
+    table.insert(found, key)
   end
 end
-for _, circuit in ipairs(found) do
-  redis.call('HSET', circuit, 'probing', string.format('%.0f', now + ARGV[1]))
+for _, key in ipairs(found) do
+  redis.call('HSET', key, 'probing', string.format('%.0f', now + ARGV[1]))
 end
 return #found > 0 and 'probe' or 'closed'

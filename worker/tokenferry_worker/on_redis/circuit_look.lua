@@ -1,13 +1,31 @@
--- circuit_look(KEYS = [open circuits, parked], ARGV = [prefix of the keys of circuits]) -> {circuits, parked}
--- Returns every open circuit, and the hash of parked messages.
+-- circuit_look(KEYS = [open circuits, parked], ARGV = [prefix of the keys of circuits]) -> {circuits, parked, odd}
+-- Returns every open circuit, the parked messages by scope as {scope, count, ...}, and how many entries were left out
+-- because they are not what they should be.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local open = {}
-for _, scope in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local known = redis.call('HMGET', ARGV[1] .. scope, 'status', 'code', 'request', 'opened', 'probes', 'next', 'probing')
-  if known[1] then
-    local due_in = math.max(tonumber(known[6]), tonumber(known[7])) - now
-    table.insert(open, {scope, known[1], known[2], known[3], known[4], known[5], string.format('%.0f', due_in)})
+local open, parked, odd = {}, {}, 0
+local function all(key, kind, command)
+  if not is_foreign(key, kind) then return redis.call(command, key) end
+  odd = odd + 1
+  return {}
+end
+for _, scope in ipairs(all(KEYS[1], 'set', 'SMEMBERS')) do
+  local known = circuit(ARGV[1] .. scope)
+  if known then
+    table.insert(open, {scope, whole(known.status), known.code, known.request, whole(known.opened), whole(known.probes),
+      whole(math.max(known.next, known.probing) - now)})
+  elseif known == nil then
+    odd = odd + 1
   end
 end
-return {open, redis.call('HGETALL', KEYS[2])}
+local counts = all(KEYS[2], 'hash', 'HGETALL')
+for i = 1, #counts, 2 do
+  local count = number(counts[i + 1])
+  if count then
+    table.insert(parked, counts[i])
+    table.insert(parked, whole(count))
+  else
+    odd = odd + 1
+  end
+end
+return {open, parked, odd}

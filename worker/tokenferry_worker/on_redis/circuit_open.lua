@@ -3,6 +3,8 @@
 -- Opens the circuit. 1: this caller opened it; the answer stays the same, however often it asks.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if circuit(KEYS[1]) == nil then redis.call('DEL', KEYS[1]) end
+heal(KEYS[2], 'set')
 if redis.call('HSETNX', KEYS[1], 'by', ARGV[5]) == 1 then
   local at, next_probe = string.format('%.0f', now), string.format('%.0f', now + ARGV[6])
   redis.call('HSET', KEYS[1], 'status', ARGV[2], 'code', ARGV[3], 'request', ARGV[4], 'opened', at, 'probes', '0',

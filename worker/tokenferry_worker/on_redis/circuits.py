@@ -32,7 +32,8 @@ class RedisCircuits:
         self._first, self._longest, self._lasts, self._others = (int(seconds * 1000) for seconds in times)
         self._open_set, self._parked_hash = store.keys.open_circuits, store.keys.parked
         self._open, self._ask, self._again, self._close, self._look, self._force, self._parked = (
-            Script(f"circuit_{name}") for name in ("open", "ask", "again", "close", "look", "force", "parked")
+            Script(f"circuit_{name}", after=("foreign", "circuit"))
+            for name in ("open", "ask", "again", "close", "look", "force", "parked")
         )
         self._hold = Script("hold")
 
@@ -63,12 +64,12 @@ class RedisCircuits:
     async def snapshot(self) -> CircuitSnapshot:
         """Return all open circuits, and the number of parked messages by scope."""
         prefix = self._store.keys.circuit("")
-        open_, parked = await self._store.run(self._look, [self._open_set, self._parked_hash], [prefix])
+        open_, parked, odd = await self._store.run(self._look, [self._open_set, self._parked_hash], [prefix])
         circuits = {
             scope: Circuit(scope, int(status), code, id_, int(opened) / 1000, int(probes), int(due_in) / 1000)
             for scope, status, code, id_, opened, probes, due_in in open_
         }
-        return CircuitSnapshot(circuits, dict(zip(parked[::2], map(int, parked[1::2]), strict=True)))
+        return CircuitSnapshot(circuits, dict(zip(parked[::2], map(int, parked[1::2]), strict=True)), odd)
 
     async def count_parked(self, scope: str) -> None:
         """Count one more parked message of *scope*."""

@@ -23,6 +23,7 @@ if verb == 'set' or verb == 'pause' then
   redis.call('HSET', KEYS[1], 'until', string.format('%.0f', budget['until']), 'by', ARGV[5])
 end
 keep(budget)
+heal(KEYS[2], 'list')
 redis.call('LPUSH', KEYS[2], cjson.encode({at = string.format('%.0f', now / 1000), who = ARGV[5], budget = ARGV[4],
   what = what, why = ARGV[6], lasts = (verb == 'set' or verb == 'pause') and tonumber(ARGV[3]) / 1000000 or nil}))
 redis.call('LTRIM', KEYS[2], 0, 999)

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from tokenferry_worker.limits.pacing import Budget
 from tokenferry_worker.on_redis.limiter import MICROSECONDS, SHARED, numbers
@@ -102,8 +102,19 @@ class Controls:
     async def history(self, most: int) -> list[Change]:
         """Return the latest changes, newest first."""
         lines: list[str] = await self._store.run(self._history, [self._store.keys.changes], [most])
-        return [_change(json.loads(line)) for line in lines]
+        return [change for line in lines if (change := _change(line)) is not None]
 
 
-def _change(line: dict[str, Any]) -> Change:
-    return Change(int(line["at"]) / 1000, line["who"], line["budget"], line["what"], line["why"], line.get("lasts"))
+def _change(text: str) -> Change | None:
+    """Read one line. None if it is not what this version writes: it is left out."""
+    try:
+        line = json.loads(text)
+        at, said = int(line["at"]) / 1000, [line[name] for name in ("who", "budget", "what", "why")]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    if not 0 <= at < 4_102_444_800 or not all(isinstance(word, str) for word in said):
+        return None
+    who, budget, what, why = said
+    lasts = line.get("lasts")
+    is_time = isinstance(lasts, int | float) and 0 < lasts < 4_102_444_800
+    return Change(at, who, budget, what, why, lasts if is_time else None)

@@ -9,6 +9,7 @@ for i = 1, slots do
   local slot, configured = KEYS[i], ARGV[2 + 2 * i]
   local budget = read(KEYS[slots + i], configured, 0)
   local limit = budget.paused and 0 or math.max(1, math.floor(ARGV[1 + 2 * i] * configured / budget.interval))
+  heal(slot, 'zset')
   redis.call('ZREMRANGEBYSCORE', slot, '-inf', ms)
   if redis.call('ZCARD', slot) >= limit and not redis.call('ZSCORE', slot, ARGV[1]) then return 0 end
 end

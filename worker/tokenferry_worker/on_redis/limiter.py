@@ -23,8 +23,8 @@ from tokenferry_worker.on_redis.store import Script, Store
 log = logging.getLogger(__name__)
 
 MICROSECONDS: Final = 1_000_000
-SHARED: Final = ("budget",)
-"""The script that comes before every script on budgets."""
+SHARED: Final = ("foreign", "budget")
+"""The scripts that come before every script on budgets."""
 NEW_GATES: Final = 1000
 """New gates between two searches for idle ones. So many, that the search costs each new gate little."""
 CLOSING: Final = 1.0

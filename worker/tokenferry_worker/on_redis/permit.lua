@@ -15,6 +15,7 @@ for i = 2, #KEYS do
   if budget.paused then return {0, '1000000', i, string.format('%.0f', budget['until'] - now)} end
   budget.in_flight = tonumber(ARGV[3 * i + 1])
   if budget.in_flight > 0 then
+    heal(KEYS[i] .. ':calls', 'zset')
     redis.call('ZREMRANGEBYSCORE', KEYS[i] .. ':calls', '-inf', now)
     full = full or redis.call('ZCARD', KEYS[i] .. ':calls') >= budget.in_flight
   end
@@ -42,7 +43,8 @@ end
 if lane == 'realtime' or earliest <= now or (not granted and earliest - now < slowest / 2) then
   return {granted and 1 or 0, string.format('%.0f', earliest - now)}
 end
-local turn = tonumber(redis.call('GET', line) or 0)
+heal(line, 'string')
+local turn = number(redis.call('GET', line), 0)
 if turn - now > 1000 * slowest + SANE then turn = 0 end -- more than a thousand in line: the clock was set back
 turn = math.max(turn, earliest)
 redis.call('SET', line, string.format('%.0f', turn + slowest), 'PX', string.format('%.0f', (turn + slowest - now) / 1000 + 1000))

@@ -9,9 +9,10 @@ budget.at = math.max(budget.at, now + math.min(SANE, ARGV[1]) + budget.ahead)
 local seconds = (now - budget.since) / 1000000
 local cut = seconds >= 1
 if cut then
-  local row = seconds < AGAIN and tonumber(redis.call('HGET', KEYS[1], 'cuts') or 0) + 1 or 1
-  budget.factor = math.max(LEAST, budget.factor * STEPS[math.min(row, #STEPS)])
+  local row = seconds < AGAIN and number(redis.call('HGET', KEYS[1], 'cuts'), 0) + 1 or 1
+  budget.factor = math.max(LEAST, budget.factor * STEPS[math.max(1, math.min(math.floor(row), #STEPS))])
   redis.call('HSET', KEYS[1], 'factor', string.format('%.4f', budget.factor), 'since', string.format('%.0f', now), 'cuts', row)
+  heal(KEYS[2], 'list')
   redis.call('LPUSH', KEYS[2], cjson.encode({at = string.format('%.0f', now / 1000), who = ARGV[5], budget = ARGV[4],
     what = string.format('slowed to %.0f %% of its rate', 100 * budget.factor), why = 'Stripe answered 429'}))
   redis.call('LTRIM', KEYS[2], 0, 999)

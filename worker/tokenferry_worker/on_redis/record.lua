@@ -10,5 +10,5 @@ if tonumber(redis.call('HGET', KEYS[1], 'generation') or 1) > tonumber(ARGV[6]) 
 local others = write_outcome(KEYS[1], ARGV[1], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9])
 if others then return others end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-for i = 2, #KEYS do redis.call('ZREM', KEYS[i], ARGV[3]) end
+for i = 2, #KEYS do redis.pcall('ZREM', KEYS[i], ARGV[3]) end
 return told(KEYS[1])

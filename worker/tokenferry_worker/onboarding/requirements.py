@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,8 @@ from tokenferry.contract.results import RequirementError, Requirements
 from tokenferry_worker.provider.answers import Answer
 
 MOST_REQUIREMENTS: Final = 200
+_NAME: Final = re.compile(r"(?!.*[0-9]{12})[A-Za-z0-9_.\[\]-]{1,200}")
+"""`person_1Abc.verification.document`: anything else may be a value that was sent, and is left out."""
 
 
 def requirements_of(answer: Answer) -> Requirements | None:
@@ -34,4 +37,4 @@ def _list(value: object) -> Sequence[Any]:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tokenferry.contract.codes import Code
+from tokenferry.masking import masked
 from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavailable
 from tokenferry_worker.provider.retries import Reaction, reaction
 
@@ -26,8 +27,15 @@ NO_SUCH: Final = "No such "
 """The beginning of the 404 for an object, where it names neither code nor parameter."""
 V2_ACCOUNTS: Final = "/v2/core/accounts"
 """Stands in the message for a new platform that may not make v1 accounts. Its code, if there is one, is not known."""
+UNREADABLE: Final = "unreadable"
+"""Stands for a word that is none."""
 NOT_A_PAGE: Final = frozenset({408, 429})
 """Refusals that pass by themselves: HTML with one of them does not mean a wrong address."""
+_WORD: Final = re.compile(r"[a-z0-9_.\[\]-]{1,100}")
+"""What codes and names of parameters are made of. Anything else may be a value that was sent, and is not repeated."""
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_DIGITS: Final = re.compile(r"[0-9](?:[_.\[\]-]*[0-9]){6,}")
+"""More digits than a code has: an account number may have seven."""
 _ID: Final = re.compile(r"(?=.{1,255}$)[0-9]*[A-Za-z_][A-Za-z0-9_]*")
 """An id that can be used in a path and in a result. An answer with any other id is not Stripe's."""
 
@@ -48,7 +56,9 @@ class Answer:
         value: Any = self.body
         for step in path:
             value = value.get(step) if isinstance(value, Mapping) else None
-        return value if isinstance(value, str) and len(value) <= 200 and value.isprintable() else None
+        if not isinstance(value, str) or len(value) > 200 or not value.isprintable():
+            return None
+        return masked(value)
 
     def number(self, *path: str) -> int | None:
         """Return the integer at *path*, or None."""
@@ -79,7 +89,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes, *, names_object: 
 
     Raises `Declined`, `Blocked` or `Unavailable`, by the table in `retries`.
     """
-    request_id = (headers.get("request-id") or "")[:200] or None
+    request_id = _request_id(headers.get("request-id"))
     content = _json(body)
     if _is_page(status, headers, body):
         raise Blocked(status, Code.NOT_THE_ENDPOINT, request_id=request_id, ours=True, maybe_done=status != 404)
@@ -123,7 +133,7 @@ def _refusal(
     status: int, headers: Mapping[str, str], error: Mapping[str, Any], request_id: str | None
 ) -> Declined | Unavailable:
     """What an error of Stripe means. *error*: the error object in the body."""
-    error_type, code, limit = _text(error, "type"), _text(error, "code"), headers.get("stripe-rate-limited-reason")
+    error_type, code, limit = _word(error, "type"), _word(error, "code"), headers.get("stripe-rate-limited-reason")
     if status in (400, 403, 404) and code is None and V2_ACCOUNTS in str(error.get("message")):
         return Declined(status, Code.V1_ACCOUNTS_REFUSED, error_type, request_id=request_id, ours=True)
     # This header goes before the table, as in Stripe's SDKs: true repeats a refusal, false ends a series.
@@ -132,7 +142,7 @@ def _refusal(
     match Reaction.SAME_KEY if decided is Reaction.REJECT and should_retry == "true" else decided:
         case Reaction.REJECT:
             unnamed = "idempotency_error" if error_type == "idempotency_error" else Code.REFUSED
-            param, decline_code = _text(error, "param") or None, _text(error, "decline_code")
+            param, decline_code = _word(error, "param"), _word(error, "decline_code")
             return Declined(status, code or unnamed, error_type, param, decline_code, request_id, ours=code is None)
         case Reaction.BLOCK:
             raw = (_text(error, "message") or "").startswith(RAW_CARD_REFUSAL)
@@ -187,6 +197,21 @@ def _json(body: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _word(error: Mapping[str, Any], name: str) -> str | None:
+    """Return a word of Stripe's, which is stored and shown: `unreadable` if it is none, and without long numbers."""
+    value = error.get(name)
+    if not isinstance(value, str) or not value:
+        return None
+    return _DIGITS.sub("...", value) if _WORD.fullmatch(value) else UNREADABLE
+
+
+def _request_id(value: str | None) -> str | None:
+    """Return the id that Stripe gave the call, without long numbers. `unreadable` if it has another form."""
+    if not value:
+        return None
+    return re.sub("[0-9]{12,}", "...", value) if _REQUEST_ID.fullmatch(value) else UNREADABLE
 
 
 def _text(error: Mapping[str, Any], name: str) -> str | None:

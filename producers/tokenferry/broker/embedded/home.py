@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenferry.owned_files import open_owned
+
 from .errors import EmbeddedServerError
 from .socket_paths import is_private, short_path
 
@@ -124,7 +126,7 @@ class Home:
     def take_lock(self) -> int | None:
         """Return the lock as an open file, or None if another process holds it. Closing the file releases it."""
         try:
-            lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_owned(self.lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise EmbeddedServerError(
                 f"cannot open {self.lock} ({error.strerror}): the embedded server needs a data directory "

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from tokenferry.owned_files import open_owned
+
 from .home import Home
 
 _DIE_WITH_PARENT = """\
@@ -29,7 +31,7 @@ def start(home: Home, lock: int, program: Path, *, owner: bool) -> None:
     It gets none of our environment: a server that outlives us must not keep our secrets in its process table entry.
     """
     home.configure()
-    with os.fdopen(os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+    with os.fdopen(open_owned(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as log:
         how: dict[str, Any] = {
             "cwd": home.directory,
             "env": {"LC_ALL": "C"},
