@@ -92,7 +92,8 @@ class Import(BulkRun[Row | BrokenRow]):
             self._window.enter(request_id, row, self._outputs.result)
         else:
             self._window.enter(request_id, row, self._outputs.result)
-            self._submitter.submit(request_id, row)
+            if self._window.item(request_id) is not None:  # else its outcome had come already
+                self._submitter.submit(request_id, row)
 
     def _too_many_failures(self) -> str | None:
         counts = self._counts
@@ -109,6 +110,9 @@ class Import(BulkRun[Row | BrokenRow]):
         return None
 
     def _comes_later(self, request_id: str) -> bool:
-        """True if an earlier run submitted the row of a result, and this run has not read that row yet."""
+        """True if this run has not read the row of a result yet, and an earlier run did not finish it.
+
+        An earlier run may have submitted the row and died before it stored that the broker had accepted it.
+        """
         row = self._checkpoint.row(request_id)
-        return row is not None and row > self.last and row in self._checkpoint.accepted
+        return row is not None and row > self.last and row not in self._done
