@@ -70,6 +70,20 @@ def test_an_attach_result_may_overtake_its_token() -> None:
     assert (window.counts.tokenized, window.counts.failed) == (1, 1)
 
 
+def test_a_result_that_was_kept_for_a_row_that_never_came_is_passed_on() -> None:
+    window, lines = ImportWindow(), []
+    late: list[Any] = []
+    window.early, window.late = lambda request_id: True, late.append
+    other = TOKEN.model_copy(update={"request_id": "req-2"})
+    for result in (TOKEN, other):
+        window.settle(result, lines.append)
+    window.enter("req-1", PendingRow(2, "row key", "card", attaches=False), lines.append)
+    assert ([line["request_id"] for line in lines], late) == (["req-1"], [])
+    assert window.close() == []
+    window.pass_on_early()
+    assert late == [other]
+
+
 def test_the_same_outcome_twice_counts_once() -> None:
     window, lines = entered()
     window.settle(TOKEN, lines.append)
