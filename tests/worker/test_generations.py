@@ -78,7 +78,7 @@ async def test_after_a_refusal_the_next_generation_begins_with_other_content(jou
     assert (begun.deliveries, begun.epoch, begun.outcome, begun.content) == (1, 0, None, "")
     told = await journal.record("req-1", result(None), about=TWO)
     assert '"req-1:token:2"' in told, "an outcome id that no reader has seen"
-    assert await refused(journal, 1) == "none"
+    assert await refused(journal, 1) == "generation=2", "it is the recorded one"
     assert (await journal.begin("req-1", "that", generation=2)).content == TWO.content
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import stat
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader
@@ -28,6 +30,7 @@ from tokenferry.importing.import_window import ImportCounts, ImportWindow
 from tokenferry.importing.meter import CheckMeter, Meter, RateInForce
 from tokenferry.importing.preview import Preview
 from tokenferry.importing.row_checks import Examiner, examine
+from tokenferry.importing.row_ids import KeyRules, with_usable_keys
 from tokenferry.importing.run import Import
 from tokenferry.importing.summary import ImportSummary
 from tokenferry.inputs.csv_rows import CsvRows
@@ -37,7 +40,7 @@ from tokenferry.inputs.json_values import json_values
 from tokenferry.inputs.lines import Lines
 from tokenferry.inputs.mapping import ColumnMap, parse_constants, parse_maps, read_map_file
 from tokenferry.inputs.orders import RowDefaults
-from tokenferry.inputs.rows import UnreadableFile
+from tokenferry.inputs.rows import BrokenRow, Row, UnreadableFile
 from tokenferry.producer import Producer, Sealer
 from tokenferry.result_signers import ResultSigners
 
@@ -50,7 +53,9 @@ class ImportOptions(bulk.BulkOptions):
 
     resume: bool
     again: bool
-    """True if rows that are attached already may be attached a second time."""
+    """True if rows that were done before are to be done once more."""
+    namespace: str | None
+    key_prefix: str
     maps: tuple[str, ...]
     map_file: str | None
     constants: tuple[str, ...]
@@ -65,6 +70,15 @@ class ImportOptions(bulk.BulkOptions):
     kind: str | None
     connected_account: str | None
     lane: Any
+
+    @property
+    def key_rules(self) -> KeyRules:
+        """Which rows may be sent by their key."""
+        return KeyRules(self.key_prefix, self.namespace)
+
+    def new_namespace(self) -> str:
+        """What the ids of a new import are derived from, beside its rows. With --again it is another one each time."""
+        return (self.namespace or "") + (f"~{secrets.token_hex(8)}" if self.again else "")
 
     def column_map(self) -> ColumnMap:
         """What the user says about the columns: the map file, and the options, which win. Raises `InvalidMapping`."""
@@ -81,7 +95,7 @@ class ImportRun:
     """An import of an open file."""
 
     def __init__(self, options: ImportOptions, configuration: Configuration, stream: BufferedReader) -> None:
-        """Raises `InvalidMapping`, and `UnreadableFile` if the file has no rows that could be imported."""
+        """Raises `InvalidMapping`, and `UnreadableFile` if the file has no rows or keys that could be imported."""
         self._options = options
         self._configuration = configuration
         self._stream = stream
@@ -89,6 +103,11 @@ class ImportRun:
         self._budget = RateInForce.of(configuration, options.platform)
         self._given = options.column_map()
         self._lines, self._rows = self._chosen()
+        self.has_keys = False
+        """True if the rows have keys. Not known of a pipe that need not be read ahead."""
+        self._read_ahead: Iterable[Row | BrokenRow] = self._rows
+        if self._size is not None or options.key_prefix or options.force:
+            self._read_ahead, self.has_keys = with_usable_keys(self._rows)
 
     def check(self) -> ImportSummary:
         """A dry run: check every row, and send nothing."""
@@ -99,8 +118,8 @@ class ImportRun:
         meter = CheckMeter(counts, self._lines, self._size)
         try:
             with bulk.shown(meter.line, quiet=self._options.quiet):
-                examiner = Examiner(self._defaults(None), outputs, counts, preview)
-                examine(self._rows, examiner, sealer, counts, preview)
+                examiner = Examiner(self._defaults(None), outputs, counts, preview, rules=self._options.key_rules)
+                examine(self._read_ahead, examiner, sealer, counts, preview)
         finally:
             outputs.close()
         return ImportSummary(
@@ -147,7 +166,13 @@ class ImportRun:
         if checkpoint.is_resumed and options.results is not None:
             done = done_in(options.results)
             checkpoint.accepted -= done.rows
-        outputs = Outputs(options.results, options.rejects, force=options.force, resume=checkpoint.is_resumed)
+        outputs = Outputs(
+            options.results,
+            options.rejects,
+            force=options.force,
+            resume=checkpoint.is_resumed,
+            key_prefix=options.key_prefix,
+        )
         return done, outputs
 
     def _send(self, producer: Producer, checkpoint: Checkpoint, done: CompletedRows, outputs: Outputs) -> ImportSummary:
@@ -167,7 +192,7 @@ class ImportRun:
             run = Import(
                 producer,
                 Results(route, self._configuration, outbox=False, on_notice=WaitingReasons(display.note).take),
-                Examiner(self._defaults(route), outputs, window.counts),
+                Examiner(self._defaults(route), outputs, window.counts, rules=options.key_rules),
                 window,
                 outputs,
                 checkpoint,
@@ -177,7 +202,7 @@ class ImportRun:
                 note=display.note,
             )
             try:
-                run.run(self._rows)
+                run.run(self._read_ahead)
                 finished = run.read_all and not window.counts.unfinished and run.reason is None
                 complete = finished and not self._rows.left_out
                 ended("finished" if finished else "stopped")
@@ -203,7 +228,7 @@ class ImportRun:
         """Open the checkpoint. It is a file only if the rows and the results are files too."""
         options, results = self._options, self._options.results
         if results is None or self._size is None or (results.exists() and not results.is_file()):
-            return Checkpoint()
+            return Checkpoint(namespace=options.new_namespace())
         must_stay = {
             "format": options.format_,
             "delimiter": options.delimiter,
@@ -215,7 +240,9 @@ class ImportRun:
             "lane": options.lane,
         }
         same = SameImport(self._stream, producer.sealer.signer, must_stay)
-        return Checkpoint.of(results, same, resume=options.resume, force=options.force)
+        return Checkpoint.of(
+            results, same, resume=options.resume, force=options.force, namespace=options.new_namespace()
+        )
 
     def _stays_of_the_map(self) -> dict[str, Any]:
         """What else the user says about the file. A default is left out, so that earlier versions' imports resume."""
@@ -226,6 +253,7 @@ class ImportRun:
             "leave-out-rest": options.leave_out_rest,
             "null": list(options.null),
             "encoding": options.encoding,
+            "namespace": options.namespace,
         }
         return {name: value for name, value in given.items() if value}
 

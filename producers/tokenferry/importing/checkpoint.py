@@ -1,7 +1,7 @@
 """The checkpoint file of an import, with which it continues after an interruption.
 
-The results file tells which rows are done: those with a final outcome. The checkpoint beside it holds the rest: the
-name from which request ids are derived, the route, the options, and the rows that the broker has accepted. It contains
+The results file tells which rows are done: those with a final outcome. The checkpoint beside it holds the rest: what
+request ids are derived from, the route, the options, and the rows that the broker has accepted. It contains
 no card data and no plain hash of any. The imported file is recognised by a keyed hash, and only this producer can
 derive the key.
 """
@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,9 +22,13 @@ from typing import Any, BinaryIO, Final
 from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.names import new_id
 from tokenferry.importing.import_window import ImportCounts
+from tokenferry.importing.row_ids import KeyedRow
 from tokenferry.sealing import Signer
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_BY_ROW_ONLY: Final = 1
+"""The format of the version before: its ids are made of the row, also where the file has keys. Such an import goes on
+with the ids that it began with."""
 _DOMAIN: Final = b"tokenferry/v1/import\0"
 
 
@@ -56,10 +61,25 @@ class SameImport:
 class Checkpoint:
     """The checkpoint of one import. Without a path it stores nothing, and its methods work all the same."""
 
-    def __init__(self, path: Path | None = None, *, name: str | None = None, route: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        name: str | None = None,
+        route: str | None = None,
+        namespace: str | None = "",
+        began: int | None = None,
+    ) -> None:
+        """*namespace*: see `KeyedRow.request_id`. None: ids are made of the row also where the file has keys.
+
+        *began*: Unix milliseconds; default: now.
+        """
         self.path = path
         self.name = name or new_id()
-        """Every request id of the import begins with it."""
+        """The request ids of rows without a key begin with it."""
+        self.namespace = namespace
+        self.began = int(time.time() * 1000) if began is None else began
+        """When the first run began. An outcome that is older is one of an earlier import."""
         self.route = route or f"import-{self.name[-8:]}"
         self.is_resumed = False
         self.accepted: set[int] = set()
@@ -67,8 +87,12 @@ class Checkpoint:
         self._descriptor: int | None = None
 
     @classmethod
-    def of(cls, results: Path, same: SameImport, *, resume: bool, force: bool) -> Checkpoint:
+    def of(
+        cls, results: Path, same: SameImport, *, resume: bool, force: bool, namespace: str | None = ""
+    ) -> Checkpoint:
         """Open the checkpoint beside a results file: a new one, or with *resume* that of an earlier run.
+
+        *namespace*: of a new one.
 
         Raises `Unresumable` if it belongs to another import, or another process uses it.
         """
@@ -85,7 +109,7 @@ class Checkpoint:
             with open(descriptor, "rb", closefd=False) as file:
                 head, *rows = file.read().split(b"\n")
             if not rows or (force and not resume):  # a line that never ended: nothing was sent after it
-                checkpoint = cls._new(path, descriptor, same)
+                checkpoint = cls._new(path, descriptor, same, namespace)
             elif resume:
                 checkpoint = cls._resumed(path, head, rows, same)
             else:
@@ -99,12 +123,14 @@ class Checkpoint:
         return checkpoint
 
     @classmethod
-    def _new(cls, path: Path, descriptor: int, same: SameImport) -> Checkpoint:
-        checkpoint = cls(path)
+    def _new(cls, path: Path, descriptor: int, same: SameImport, namespace: str | None) -> Checkpoint:
+        checkpoint = cls(path, namespace=namespace)
         head = {
             "format": FORMAT,
             "name": checkpoint.name,
             "route": checkpoint.route,
+            "namespace": checkpoint.namespace,
+            "began": checkpoint.began,
             "options": dict(same.options),
             "fingerprint": same.fingerprint(checkpoint.name),
         }
@@ -123,9 +149,10 @@ class Checkpoint:
             stored = json.loads(head)
             format_, name, route = stored["format"], stored["name"], stored["route"]
             options, fingerprint = dict(stored["options"]), stored["fingerprint"]
+            namespace, began = stored.get("namespace"), int(stored.get("began", 0))
         except (ValueError, KeyError, TypeError):
             raise Unresumable(f"{path}: is not the checkpoint of an import; start again with --force") from None
-        if format_ != FORMAT:
+        if format_ not in (FORMAT, _BY_ROW_ONLY):
             raise Unresumable(f"{path}: was written by another version of tokenferry; resume with that version")
         for option, value in same.options.items():
             if options.get(option) != value:
@@ -137,17 +164,22 @@ class Checkpoint:
                 "the file is not the one this import began with (or the producer's key is another one): resume with "
                 "the original file, or import the new one into other --results"
             )
-        checkpoint = cls(path, name=name, route=route)
+        checkpoint = cls(path, name=name, route=route, namespace=namespace, began=began)
         checkpoint.is_resumed = True
         checkpoint.accepted = {int(row) for row in rows[:-1] if row.isdigit()}  # the last line may be cut off
         return checkpoint
 
-    def request_id(self, row: int) -> str:
-        """Return the request id of a row. It is the same in every run."""
-        return f"{self.name}-{row}"
+    def request_id(self, row: int, keyed: KeyedRow | None = None) -> str:
+        """Return the request id of a row. It is the same in every run, and with a key also in every import.
+
+        *keyed*: None: the row has no key.
+        """
+        if keyed is None or self.namespace is None:
+            return f"{self.name}-{row}"
+        return keyed.request_id(self.namespace)
 
     def row(self, request_id: str) -> int | None:
-        """Return the row of a request id. None if the id is not of this import."""
+        """Return the row of a request id. None if the id is not of this import, or was derived from a key."""
         name, _, row = request_id.rpartition("-")
         return int(row) if name == self.name and row.isdigit() else None
 

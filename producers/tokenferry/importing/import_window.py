@@ -5,12 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from tokenferry.bulk.window import Counters, Pending, Window
+from tokenferry.broker.publishing import Outgoing
+from tokenferry.bulk.window import Counters, Pending, Window, Write
+from tokenferry.contract.codes import Code
 from tokenferry.contract.results import AttachResult, TokenResult
 
+MOST_GENERATIONS: Final = 1000
+"""A row that was corrected so often is not sent once more."""
+OTHER_CONTENT: Final = (
+    "this key was done before with other content; give it a new key, or import it under another --namespace"
+)
 RECENT = 10.0
 """Seconds over which the present rate is measured."""
 
@@ -22,6 +29,9 @@ class PendingRow(Pending):
     kind: str
     attaches: bool
     token: TokenResult | None = None
+    again: Callable[[int], Outgoing] | None = field(default=None, repr=False, kw_only=True)
+    """Seals the row again, as this generation of its request id. None where that is not possible."""
+    generation: int = field(default=1, kw_only=True)
 
 
 @dataclass
@@ -37,6 +47,8 @@ class ImportCounts(Counters):
     """Rows with their final outcome, good or bad."""
     to_attach: int = 0
     """Sealed rows with an attach target."""
+    done_before: int = 0
+    """Rows whose outcome is older than the import: an earlier one sent them, and nothing was done again."""
 
     @property
     def all_well(self) -> bool:
@@ -58,6 +70,33 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
         """Rows that have no token result yet."""
         self.attaches_open = 0
         """Rows that have their token and no attach result yet."""
+        self.began = 0
+        """Unix milliseconds. Older outcomes are those of earlier imports."""
+        self._next_generations: deque[str] = deque()
+
+    def settle(self, result: TokenResult | AttachResult, write: Write) -> None:
+        """Do as `Window.settle`. A row whose request id may begin again is not settled, but kept for that."""
+        with self._changed:
+            if not self._goes_on(result):
+                super().settle(result, write)
+                return
+            self._next_generations.append(result.request_id)
+            self.last_result = self._clock()
+            self._changed.notify_all()
+
+    def _goes_on(self, result: TokenResult | AttachResult) -> bool:
+        """True if *result* names a later generation as which its row can be sent, which is noted."""
+        row, generation = self._items.get(result.request_id), next_generation(result)
+        if self._closed or row is None or row.again is None or not row.generation < generation <= MOST_GENERATIONS:
+            return False
+        row.generation = generation
+        return True
+
+    def to_begin_again(self) -> list[tuple[str, PendingRow]]:
+        """Return the rows that are to be sent as their next generation, each once."""
+        with self._changed:
+            ids, self._next_generations = self._next_generations, deque()
+            return [(request_id, self._items[request_id]) for request_id in ids if request_id in self._items]
 
     def line(self, request_id: str, item: PendingRow, result: TokenResult | AttachResult | None) -> dict[str, Any]:
         return settled_line(request_id, item, result)
@@ -91,6 +130,7 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
             counts.failed += 1
             counts.fail(result.failure.code, result.failure.param)
         counts.settled += last
+        counts.done_before += last and result.settled_at < self.began and not _is_reused(result)
 
     def rate(self) -> float:
         """Token calls per second, in the last seconds."""
@@ -114,6 +154,19 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
             self._calls.popleft()
 
 
+def next_generation(result: TokenResult | AttachResult) -> int:
+    """Return the generation that a refusal of a reused id names. 0: none.
+
+    What counts is that the recorded outcome has left nothing behind, so the row may be corrected (docs/formats.md).
+    """
+    name, _, number = (result.failure.param or "" if result.failure and _is_reused(result) else "").partition("=")
+    return int(number) if name == "generation" and number.isascii() and number.isdigit() else 0
+
+
+def _is_reused(result: TokenResult | AttachResult) -> bool:
+    return result.failure is not None and result.failure.code in (Code.REQUEST_ID_REUSED, Code.ATTACH_ID_REUSED)
+
+
 def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | AttachResult | None) -> dict[str, Any]:
     """Return the line of one request for the results file. Without *result* it is unfinished."""
     token = result if isinstance(result, TokenResult) else row.token if row else None
@@ -135,6 +188,8 @@ def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | 
         "display": display.model_dump(exclude_none=True) if display else None,
         "failure": failure.model_dump(exclude_none=True) if failure else None,
     }
+    if result is not None and _is_reused(result):
+        line["reason"] = OTHER_CONTENT
     if attach is not None and attach.endpoint_request_id is not None:
         line["endpoint_request_id"] = attach.endpoint_request_id
     if result is None and row is not None:

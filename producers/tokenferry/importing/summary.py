@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenferry.bulk.progress import spelled
 from tokenferry.bulk.run_summary import RunSummary
-from tokenferry.importing.import_window import ImportCounts
+from tokenferry.contract.codes import Code
+from tokenferry.importing.import_window import OTHER_CONTENT, ImportCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class ImportSummary(RunSummary[ImportCounts]):
             **self._where("last_row_read"),
             "resumable": self.resumable,
             "rows_of_earlier_runs": self.earlier,
+            "rows_done_before": counts.done_before,
             "rows_left_out": self.chosen,
             **({} if self.preview is None else {"preview": self.preview}),
         }
@@ -71,6 +73,10 @@ class ImportSummary(RunSummary[ImportCounts]):
             f"{counts.rows} rows in {spelled(self.seconds)}: {counts.tokenized} tokenized, {counts.attached} attached, "
             f"{counts.failed} failed, {counts.rejected} rejected, {counts.unfinished} unfinished"
         )
+        if counts.done_before:
+            yield f"{counts.done_before} rows were done before, by an earlier import: they have that outcome"
+        if reused := counts.failures_by_code[Code.REQUEST_ID_REUSED] + counts.failures_by_code[Code.ATTACH_ID_REUSED]:
+            yield f"{reused} rows were not sent: {OTHER_CONTENT}"
         yield f"{self._calls_per_second():.1f} token calls per second of {self.budget_per_second:g} allowed"
         if self.chosen:
             yield "rows were left out (--limit or --sample): send them with the same command and --resume instead"
