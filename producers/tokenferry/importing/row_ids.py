@@ -45,7 +45,7 @@ class KeyedRow:
         """Return the request id (docs/formats.md, "The id of a row").
 
         >>> KeyedRow("main", "", "card", "customer_create", "seller-7").request_id("")
-        'key-iphknnkohkmmlikpngigijmkjmkogjhk'
+        'key-nglbmooiopgllbhkfooafmclfjahmgmo'
         """
         # Only the key, which is the last one, may contain a line feed or be of any length.
         parts = (_DOMAIN, self.platform, self.account, namespace, self.kind, self.target, self.key)
