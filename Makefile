@@ -2,7 +2,7 @@
 # make test   installs, then runs the tests; needs no server
 # make test-all   the same, on Redis and RabbitMQ too: TOKENFERRY_TEST_REDIS_URL and TOKENFERRY_TEST_AMQP_URL name them
 # make test-brokers  conformance, crashes and demo on RabbitMQ 4.0, Redis 8.0 and Valkey 8.1; needs root and debootstrap
-# make campaigns  small fault campaigns as tests; the large ones are `make faults` and `make faults-mutations`
+# make campaigns  the long tests: small fault campaigns and repetitions; the large ones are `make faults` and `make faults-mutations`
 # make check  format, lint, types (also of examples and of each Python block in the pages), import fences, docstrings
 # make fields  what the pinned SDK's types know and we do not: after an update of stripe; WRITE=1 renews the emulator's tables
 # make bench  what a token costs beside other stacks, half an hour: ONLY=pipeline,latency ROUNDS=5 REQUESTS=500 JSON=FILE;
@@ -19,7 +19,7 @@
 
 PYTHON ?= python3
 # Many tests wait for brokers, leases and rates: more of them at once than there are cores.
-TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(4, os.cpu_count() or 1))')
+TESTERS ?= $(shell $(PYTHON) -c 'import os; print(max(6, os.cpu_count() or 1))')
 # Which tests, by their marks (pyproject.toml).
 TESTS ?= not foreign and not campaign
 # Compiled once, not in each of the many processes of a test run.

@@ -27,10 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """Fork the processes of the run as well: what their tests import is loaded by then."""
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Fork the processes of the run as well, from one that has imported the tests."""
+    python = _OPEN.enter_context(forking.tests_imported(config.args))
     for spec in specs:
-        spec.python = forking.stand_in()
+        spec.python = python
 
 
 def pytest_unconfigure() -> None:

@@ -3,7 +3,8 @@
 Loading the worker takes about 1.6 seconds of a processor, a fork takes a hundredth of one. `Forked` is a
 `subprocess.Popen` whose process is a fork of that server: with the arguments, folder, environment and standard files
 it is given, in a session of its own, and with the signals of a new process. What differs from a started program: its
-parent is the server, and the process table shows the server's command line and environment.
+parent is the server, and the process table shows the server's command line and environment. At its end it runs its
+exit handlers and flushes its standard files, but takes nothing else apart: that costs more than all the rest of it.
 
 `start` and `run` fork where that is possible, and start a program as usual where it is not: another program than
 Python, or another `PYTHONPATH`. Tests of the real start use `subprocess`, or say `real=True` to a house.
@@ -11,6 +12,7 @@ Python, or another `PYTHONPATH`. Tests of the real start use `subprocess`, or sa
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import io
@@ -24,12 +26,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ADDRESS = "TESTS_FORK_SERVER"
 """In the environment of the tests: the server's socket."""
@@ -112,9 +115,28 @@ def run(
     return done
 
 
-def stand_in(*arguments: str) -> str:
-    """A shell command that is forked if it can be: with *arguments* of an interpreter, and those that follow it."""
-    return shlex.join([sys.executable, "-S", __file__, "stand-in", *arguments])
+def stand_in(*arguments: str, address: str = "") -> str:
+    """A shell command that is forked if it can be: with *arguments* of an interpreter, and those that follow it.
+
+    *address*: of another server than that of the tests.
+    """
+    return shlex.join([sys.executable, "-S", __file__, f"stand-in:{address}", *arguments])
+
+
+@contextmanager
+def tests_imported(paths: Sequence[str]) -> Iterator[str]:
+    """A shell command that stands for Python and has imported the test modules below *paths* when it begins.
+
+    They are read, rewritten and imported once for all processes of a run.
+    """
+    with tempfile.TemporaryDirectory(prefix="tests-") as folder:
+        address = f"{folder}/socket"
+        code = f"import forking; forking.serve_tests({address!r}, {list(paths)!r})"
+        with start([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            yield stand_in(address=address if ready else "")  # a module that cannot be imported is for pytest to say
+            process.communicate()
 
 
 def stand_in_path(folder: Path) -> str:
@@ -205,41 +227,78 @@ def load() -> None:
     import tokenferry_worker.engine.consumer
     import tokenferry_worker.engine.pool  # noqa: F401
 
-    # Loaded late, by their names. Not the emulator: each of its processes has dice of its own.
     for name in (
+        # Loaded late, by their names.
+        "billiard.pool",
         "celery.app.amqp",
+        "celery.app.control",
+        "celery.app.events",
         "celery.app.log",
         "celery.apps.worker",
+        "celery.backends.base",
         "celery.bin.celery",
+        "celery.fixups.django",
         "celery.loaders.app",
+        "celery.worker.autoscale",
         "celery.worker.components",
         "celery.worker.strategy",
         "certifi",
+        "click._textwrap",
+        "cryptography.hazmat.backends.openssl.backend",
         "encodings.idna",
         "fakeredis",
         "hypothesis",
+        "kombu.pidbox",
         "kombu.transport.pyamqp",
         "kombu.utils.amq_manager",
         "pytest",
+        "rich._emoji_codes",
         "starlette.applications",
+        "tokenferry_emulator.server",
         "uvicorn.lifespan.off",
+        "uvicorn.loops.auto",
         "uvicorn.loops.uvloop",
         "uvicorn.protocols.http.h11_impl",
         "uvloop",
         "yaml",
     ):
         importlib.import_module(name)
+    os.register_at_fork(after_in_child=sys.modules["tokenferry_emulator.ids"]._dice.seed)
     gc.collect()
     gc.freeze()  # a collection must not write to what is shared
+
+
+def serve_tests(address: str, paths: Sequence[str]) -> None:
+    """In a fork: import the test modules below *paths*, and fork from there."""
+    from _pytest.assertion.rewrite import AssertionRewritingHook
+    from _pytest.config import _prepareconfig
+    from _pytest.pathlib import import_path
+
+    search = list(sys.path)
+    config = _prepareconfig(["--capture=no"])
+    for path in paths:
+        top = Path(path.partition("::")[0]).resolve()
+        for file in [top] if top.is_file() else sorted((*top.rglob("conftest.py"), *top.rglob("test_*.py"))):
+            import_path(file, mode="importlib", root=config.rootpath, consider_namespace_packages=False)
+    sys.path[:] = search
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, AssertionRewritingHook)]
+    gc.collect()
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(100)
+        print("ready", flush=True)
+        if (asked := Server(listener, loaded=True).serve()) is not None:
+            become(asked)
 
 
 class Server:
     """Forks programs, and says how they end."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, *, loaded: bool = False) -> None:
         self._listener = listener
         self._programs: dict[int, tuple[int, socket.socket]] = {}
-        self._loaded = False
+        self._loaded = loaded
         self._woken, self._wakes = socket.socketpair()
         self._woken.setblocking(False)
         self._wakes.setblocking(False)
@@ -328,8 +387,48 @@ class Server:
             os.close(file)
 
 
-def become(request: dict[str, Any]) -> None:
-    """In a fork: be the program, as a new interpreter would be."""
+def become(request: dict[str, Any]) -> NoReturn:
+    """In a fork: be the program, as a new interpreter would be, and end."""
+    code = 0
+    try:
+        _run(request)
+    except SystemExit as end:
+        code = _exit_code(end)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+        if isinstance(error, KeyboardInterrupt):  # the program ends by this signal, for a shell to see
+            code = -signal.SIGINT
+    leave(code)
+
+
+def _exit_code(end: SystemExit) -> int:
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
+
+
+def leave(code: int) -> NoReturn:
+    """End as an interpreter does, but for its last step: it would take every module of this process apart."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception as error:
+            code = 120  # as the interpreter does
+            if stream is sys.stdout:
+                with suppress(Exception):
+                    print(f"Exception ignored in: {stream!r}\n{type(error).__name__}: {error}", file=sys.stderr)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code & 0xFF)
+
+
+def _run(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
@@ -364,14 +463,18 @@ def _stand_in(arguments: list[str]) -> int:
     command = [sys.executable, *(["-c", sys.stdin.read()] if arguments == ["-"] else arguments)]
     if not can_fork(command):
         os.execv(sys.executable, command)
+    passed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until there is somebody to pass them on to
     process = Forked(command)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    for number in passed_on:
         signal.signal(number, lambda number, _: process.send_signal(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     code = process.wait()
     return code if code >= 0 else 128 - code
 
 
-if __name__ == "__main__" and sys.argv[1] == "stand-in":
+if __name__ == "__main__" and sys.argv[1].startswith("stand-in:"):
+    find(sys.argv[1].partition(":")[2] or _address)
     sys.exit(_stand_in([argument for argument in sys.argv[2:] if argument != "-u"]))
 elif __name__ == "__main__":
     find(sys.argv[2])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import forking
 import pytest
 from bench import tables
 from bench.__main__ import measured
@@ -172,9 +172,8 @@ def test_versions_share_an_installation_only_where_they_need_the_same(tmp_path: 
 
 
 def test_the_options_of_the_bench_are_explained() -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "bench", "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+    code = "import runpy, sys; sys.argv[1:] = ['--help']; runpy.run_module('bench', run_name='__main__')"
+    said = forking.run([sys.executable, "-c", code], cwd=ROOT, check=True).stdout
     for name in ("pipeline", "latency", "--base", "--rounds", "--requests", "--json"):
         assert name in said
 

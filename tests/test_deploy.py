@@ -164,15 +164,11 @@ class Machine:
         here.chmod(0o400)
 
     @contextmanager
-    def running(self, words: list[str], *, real: bool = False, **more: str) -> Iterator[Path]:
-        """Run `tokenferry` with these words; where its log is. At the end it is asked to stop, and must do so well.
-
-        *real*: never as a fork.
-        """
+    def running(self, words: list[str], **more: str) -> Iterator[Path]:
+        """Run `tokenferry` with these words; where its log is. At the end it is asked to stop, and must do so well."""
         log = self.root / "log"
         with log.open("wb") as out:
-            start = subprocess.Popen if real else forking.start
-            process = start(
+            process = forking.start(
                 [sys.executable, "-m", "tokenferry", *words], env={**self.environment, **more}, stdout=out, stderr=out
             )
         try:
@@ -231,7 +227,7 @@ def test_a_unit_starts_with_its_credentials_alone_and_tells_systemd(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(machine.root / "notify"))
         systemd.settimeout(40)
-        with machine.running(words, real=role == "tokenize", NOTIFY_SOCKET=str(machine.root / "notify")) as log:
+        with machine.running(words, NOTIFY_SOCKET=str(machine.root / "notify")) as log:
             heard = ""
             while "READY=1" not in heard or "every process works" not in heard:
                 heard += systemd.recv(4096).decode() + "\n"

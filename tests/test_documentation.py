@@ -65,7 +65,7 @@ TRIED = [
     ),
 ]
 """Pages whose fenced commands are run, in this order: the later ones need what the README has started."""
-PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"]
+PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md", ROOT / "tests" / "README.md"]
 WIDEST = 110
 
 

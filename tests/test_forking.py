@@ -75,13 +75,29 @@ def test_it_holds_no_file_of_the_server_nor_of_another_fork() -> None:
     [
         ("pass", 0),
         ("import sys; sys.exit(3)", 3),
+        ("import sys; sys.exit('a reason')", 1),
         ("raise RuntimeError", 1),
+        ("raise KeyboardInterrupt", -signal.SIGINT),
+        ("import sys; sys.stdout = open('/dev/full', 'w'); print('lost')", 120),
         ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL),
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     ],
 )
 def test_its_end_is_told(code: str, ended: int) -> None:
     assert forking.run(python(code)).returncode == ended
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("import sys; sys.exit('a reason')", "a reason"), ("1 / 0", "ZeroDivisionError: division by zero")],
+)
+def test_why_it_ends_is_said(code: str, said: str) -> None:
+    assert forking.run(python(code)).stderr.splitlines()[-1] == said
+
+
+def test_it_ends_after_its_threads_as_an_interpreter_does() -> None:
+    wait = "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), print('the thread'))).start()"
+    assert forking.run(python(f"{wait}; print('the program')")).stdout == "the program\nthe thread\n"
 
 
 def test_what_it_prints_is_there_when_it_ends_and_its_exit_handlers_run() -> None:

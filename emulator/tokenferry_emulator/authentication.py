@@ -32,8 +32,8 @@ class KeyScope(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """The owner of a key."""
+class Principal:
+    """The owner of a key, who makes a call."""
 
     scope: KeyScope
     publishable: bool
@@ -42,7 +42,7 @@ class Caller:
     v1_accounts: bool
 
 
-def authenticate(header: str | None, accepted: frozenset[str], rejected: Collection[str] = ()) -> Caller:
+def authenticate(header: str | None, accepted: frozenset[str], rejected: Collection[str] = ()) -> Principal:
     """Return the caller behind an Authorization header. An empty *accepted* means every well-formed key."""
     key = _key(header)
     if not key:
@@ -57,7 +57,7 @@ def authenticate(header: str | None, accepted: frozenset[str], rejected: Collect
     parts = _KEY.match(key)
     if parts is None or "invalid" in key or (accepted and key not in accepted) or key in rejected:
         raise _refused(f"Invalid API Key provided: {masked}")
-    return Caller(
+    return Principal(
         scope=KeyScope(parts["account"], parts["mode"] == "live"),
         publishable=parts["kind"] == "pk",
         masked=masked,
@@ -87,7 +87,7 @@ def v1_accounts_refused() -> Refusal:
     )
 
 
-def no_access(caller: Caller, account: str) -> Refusal:
+def no_access(caller: Principal, account: str) -> Refusal:
     message = (
         f"The provided key '{caller.masked}' does not have access to account '{account}' (or that account does not "
         "exist). Application access may have been revoked."

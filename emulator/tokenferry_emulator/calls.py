@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenferry_emulator import banks, cards
-from tokenferry_emulator.authentication import Caller, KeyScope
+from tokenferry_emulator.authentication import KeyScope, Principal
 from tokenferry_emulator.errors import Refusal, invalid, no_such
 from tokenferry_emulator.ids import new_id
 from tokenferry_emulator.world import EmulatorState, Json, Thing, Token
@@ -20,7 +20,7 @@ class ApiCall:
     """One call, for its handler: it checks, awaits `work()` once, and only then changes anything."""
 
     world: EmulatorState
-    caller: Caller
+    caller: Principal
     scope: KeyScope
     path: str
     ids: tuple[str, ...]

@@ -8,8 +8,8 @@ from typing import Any
 
 from tokenferry_emulator import latency, locks, parameters, routes, wire
 from tokenferry_emulator.authentication import (
-    Caller,
     KeyScope,
+    Principal,
     authenticate,
     no_access,
     only_secret_keys,
@@ -125,7 +125,7 @@ async def _executed(
     request: Request,
     route: Route,
     ids: tuple[str, ...],
-    caller: Caller,
+    caller: Principal,
     scope: KeyScope,
     fault: str | None,
 ) -> Reply:
@@ -161,7 +161,7 @@ async def _handled(
     request: Request,
     route: Route,
     ids: tuple[str, ...],
-    caller: Caller,
+    caller: Principal,
     scope: KeyScope,
     pairs: Pairs,
     fault: str | None,
@@ -207,7 +207,7 @@ def _keep(world: EmulatorState, scope: KeyScope, key: str, kept: StoredAnswer, r
         world.idempotency.forget(scope, key)
 
 
-def _scope(world: EmulatorState, caller: Caller, request: Request) -> KeyScope:
+def _scope(world: EmulatorState, caller: Principal, request: Request) -> KeyScope:
     """The caller's own scope, or that of the connected account it speaks for."""
     account = request.header(b"stripe-account")
     platform = caller.scope

@@ -30,7 +30,7 @@ class ResettableProtocol(H11Protocol):
         self.app = with_transport
 
 
-class Server(uvicorn.Server):
+class EmulatorServer(uvicorn.Server):
     """Ends by SIGTERM or SIGINT as a normal end: the process then exits with 0."""
 
     def __init__(self, config: uvicorn.Config, announcement: str) -> None:
@@ -82,5 +82,5 @@ def serve(app: wire.App, listener: socket.socket) -> None:
         timeout_graceful_shutdown=1,
     )
     port = listener.getsockname()[1]
-    server = Server(config, f"listening on http://{HOST}:{port}")
+    server = EmulatorServer(config, f"listening on http://{HOST}:{port}")
     server.run(sockets=[listener])

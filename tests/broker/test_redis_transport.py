@@ -350,11 +350,13 @@ def test_an_entry_with_a_queue_of_another_family_is_set_aside_alone(
 def test_what_a_stock_consumer_of_ours_has_left_is_given_back_and_that_of_others_is_left_to_them(
     broker: Broker,
 ) -> None:
-    for number in range(600):  # more than one look
-        held_by_nobody(broker, "unacked", "somebody", "theirs", tag=f"{number:05}", exchange="media")
+    held_by_nobody(broker, "unacked", "somebody", "theirs", tag="00000", exchange="media")
     held_by_nobody(broker, "unacked", TOKENIZE, "ours", tag="ours")
-    for tag, value in broker.client.hgetall(broker.prefix + "unacked").items():
-        broker.client.hset(broker.prefix + "unacked", tag, b"[" + value[2:])  # as the stock transport writes it
+    theirs, ours = broker.client.hmget(broker.prefix + "unacked", "00000", "ours")
+    tags = [f"{number:05}" for number in range(600)]  # more than one look
+    stock = dict.fromkeys(tags, b"[" + theirs[2:]) | {"ours": b"[" + ours[2:]}  # as the stock transport writes it
+    broker.client.hset(broker.prefix + "unacked", mapping=stock)
+    broker.client.zadd(broker.prefix + "unacked_index", dict.fromkeys(tags, 1.0))
     broker.client.zadd(broker.prefix + "unacked_index", {"ours": 0.5})
     assert Consume(broker, TOKENIZE).drain(1) == ["ours"]
     until(lambda: registers(broker) == {"unacked": 600}, "the acknowledgement")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from e2e.cargo import bank_account, card
 from e2e.house import House, Worker, until
 
 from tokenferry import Order
 from tokenferry.contract.results import AttachResult, TokenResult
 from tokenferry.contract.targets import CustomerCreate, CustomerSource
+
+pytestmark = pytest.mark.any_broker
 
 
 def configured(house: House, name: str, *, keys: bool = True, **lines: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 from e2e.cargo import bank_account, card, pii
 from e2e.house import ENDPOINT_KEYS, House, Route, least, until
@@ -15,6 +16,8 @@ from e2e.house import ENDPOINT_KEYS, House, Route, least, until
 from tokenferry import Order, TokenRequest
 from tokenferry.cli import main
 from tokenferry.contract.targets import CustomerCreate
+
+pytestmark = pytest.mark.any_broker
 
 MAIN_KEY, PACED_KEY = ENDPOINT_KEYS["TF_SECRET"], ENDPOINT_KEYS["TF_PACED"]
 

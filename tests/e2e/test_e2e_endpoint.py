@@ -6,11 +6,14 @@ import json
 import threading
 import time
 
+import pytest
 from e2e import cargo
 from e2e.house import PACE, House, until
 
 from tokenferry import Order
 from tokenferry.contract.targets import CustomerCreate
+
+pytestmark = pytest.mark.any_broker
 
 FAULTS = (
     "rate_429_global",

@@ -26,6 +26,8 @@ from tokenferry.contract.connect import Company
 from tokenferry.contract.targets import AccountUpdate, ExternalAccount, PersonUpdate
 from tokenferry_worker import on_redis
 
+pytestmark = pytest.mark.any_broker
+
 PERSONS = 3
 OBJECTS = {"account": 1, "person": PERSONS, "external_account": 1}
 """What one document makes."""

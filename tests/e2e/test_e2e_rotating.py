@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from click.testing import CliRunner
 from e2e.house import House
 
 from tokenferry import CardRequest, Order, Producer, TokenResult
 from tokenferry_worker.commands.keys import keys
 from tokenferry_worker.commands.signers import signers
+
+pytestmark = pytest.mark.any_broker
 
 CARD = CardRequest(number="4242424242424242", exp_month="12", exp_year="2034")
 

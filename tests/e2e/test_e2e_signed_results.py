@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from e2e import cargo
 from e2e.house import House, until
 from result_signing import write_result_key
@@ -15,6 +16,8 @@ from tokenferry.contract.results import AnyResult
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry.outbox.outbox import now_ms
 from tokenferry.outbox.store import OutboxStore
+
+pytestmark = pytest.mark.any_broker
 
 
 def configured(house: House, name: str, more: str = "", *, keys: str = "") -> Path:

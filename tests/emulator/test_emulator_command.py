@@ -83,14 +83,15 @@ def test_a_wrong_option_is_a_clear_message_and_exit_code_2(options: list[str]) -
 
 
 def test_a_rate_given_at_the_start_holds_under_load() -> None:
-    with EmulatorProcess("--rate", "20", "--burst", "2") as process:
+    options = ("--rate", "20", "--burst", "2")
+    with EmulatorProcess(*options) as process, httpx.Client(base_url=process.url) as client:
 
         def call(_: int) -> int:
-            return httpx.post(f"{process.url}/v1/tokens", data=CARD, auth=("sk_test_alpha", "")).status_code
+            return client.post("/v1/tokens", data=CARD, auth=("sk_test_alpha", "")).status_code
 
         with ThreadPoolExecutor(8) as pool:
             statuses = list(pool.map(call, range(60)))
-        ledger = httpx.get(f"{process.url}/_ledger").json()
+        ledger = client.get("/_ledger").json()
     assert set(statuses) == {200, 429}
     assert ledger["peak_admitted_per_second"]["tokens"] <= 22
     assert ledger["rate_limited"] == statuses.count(429)

@@ -104,16 +104,16 @@ def stock_transport() -> None:
 
 def calls_noted() -> None:
     """Nothing is wrong. Each call to the endpoint is noted in the file `calls`: no endpoint can count refused ones."""
-    from httpx_aiohttp import AiohttpTransport
+    from tokenferry_worker.provider.over_http11 import Http11Exchange
 
-    call: Any = AiohttpTransport.handle_async_request
+    call: Any = Http11Exchange.send
     book = os.open("calls", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    async def noted(self: AiohttpTransport, request: Any) -> Any:
+    async def noted(self: Http11Exchange, *call_of: Any) -> Any:
         os.write(book, f"{time.time():.3f}\n".encode())
-        return await call(self, request)
+        return await call(self, *call_of)
 
-    _replace(AiohttpTransport, "handle_async_request", noted)
+    _replace(Http11Exchange, "send", noted)
 
 
 MUTATIONS: Final[dict[str, Callable[[], None]]] = {

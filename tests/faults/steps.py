@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +13,16 @@ from faults.line import Line, Trap
 from faults.scene import Lines, Scene
 
 import tokenferry.broker
-import tokenferry_worker.on_redis
+from tokenferry_worker.on_redis.birth import SHARED as BIRTH
+from tokenferry_worker.on_redis.entry import SHARED as ENTRY
+from tokenferry_worker.on_redis.limiter import SHARED as BUDGET
+from tokenferry_worker.on_redis.store import Script
 
 
-def _script(name: str, folder: str) -> bytes:
+def _call_of(name: str, after: Sequence[str] = ()) -> re.Pattern[bytes]:
     """How a call of a Lua script looks: it is named by the SHA-1 of its text."""
-    (path,) = Path(folder).rglob(f"{name}.lua")
-    return hashlib.sha1(path.read_bytes()).hexdigest().encode()
+    source = Script(name, after=after).source
+    return re.compile(hashlib.sha1(source.encode()).hexdigest().encode())
 
 
 STEPS: Final = (
@@ -49,11 +53,8 @@ STEPS: Final = (
 
 def step_traps(scene_: Scene, lines: Lines) -> dict[str, tuple[Line, Trap]]:
     """Where to stop a worker to have it die between two steps: by name, the line and the trap on it."""
-    store = {
-        name: re.compile(_script(name, str(Path(tokenferry_worker.on_redis.__file__).parent)))
-        for name in ("record", "claim", "close")
-    }
-    store["begin"], permit = _joined("born", "begin"), _joined("budget", "permit")
+    store = {name: _call_of(name, after=ENTRY) for name in ("record", "claim", "close")}
+    store["begin"], permit = _call_of("begin", after=(*BIRTH, *ENTRY)), _call_of("permit", after=BUDGET)
     token_call, spend_call = re.compile(rb"POST /v1/tokens"), re.compile(rb"POST /v1/customers")
     if isinstance(scene_.house.broker, RabbitMQ):
         publish = rb"\x00\x3c\x00\x28\x00\x00\x0atokenferry."
@@ -62,7 +63,8 @@ def step_traps(scene_: Scene, lines: Lines) -> dict[str, tuple[Line, Trap]]:
     else:
         push = rb"\*3\r\n\$5\r\nLPUSH\r\n\$\d+\r\n"
         told, handed_on = re.compile(push + rb"results\."), re.compile(push + rb"attach\.")
-        take = _script("take", str(Path(tokenferry.broker.__file__).parent))
+        (file,) = Path(tokenferry.broker.__file__).parent.rglob("take.lua")
+        take = hashlib.sha1(file.read_bytes()).hexdigest().encode()
         acknowledged = re.compile(rb"HDEL\r\n\$\d+\r\nunacked|" + take)
     b, s, e = lines.broker, lines.store, lines.endpoint
     return {
@@ -88,10 +90,3 @@ def step_traps(scene_: Scene, lines: Lines) -> dict[str, tuple[Line, Trap]]:
         "about to acknowledge": (b, Trap(acknowledged)),
         "acknowledged": (b, Trap(acknowledged, after=True)),
     }
-
-
-def _joined(*names: str) -> re.Pattern[bytes]:
-    """How a call of a script looks that is made of several files."""
-    folder = Path(tokenferry_worker.on_redis.__file__).parent
-    source = b"".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names)
-    return re.compile(hashlib.sha1(source).hexdigest().encode())

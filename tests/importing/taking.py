@@ -27,6 +27,8 @@ class Taker(ABC):
     platform: str
     taken: list[Any] = field(default_factory=list, kw_only=True)
     stopped: threading.Event = field(default_factory=threading.Event, kw_only=True)
+    replies: threading.local = field(default_factory=threading.local, kw_only=True)
+    """The connection over which each thread answers."""
 
     @abstractmethod
     def queues(self) -> Iterable[str]: ...
@@ -59,16 +61,17 @@ class Taker(ABC):
         return json.loads(argument)  # type: ignore[no-any-return]
 
     def reply(self, route: str, result: BaseModel) -> None:
-        with connecting.connect(self.configuration) as connection:
-            path = self.configuration.path(self.configuration.keys.result_signing_key)
-            message = signed(results_queue(route), result.model_dump_json(), path)
-            connection.Producer(auto_declare=False).publish(
-                message.body,
-                headers=dict(message.headers),
-                routing_key=message.queue,
-                content_type="application/json",
-                content_encoding="utf-8",
-            )
+        path = self.configuration.path(self.configuration.keys.result_signing_key)
+        message = signed(results_queue(route), result.model_dump_json(), path)
+        if not hasattr(self.replies, "producer"):
+            self.replies.producer = connecting.connect(self.configuration).Producer(auto_declare=False)
+        self.replies.producer.publish(
+            message.body,
+            headers=dict(message.headers),
+            routing_key=message.queue,
+            content_type="application/json",
+            content_encoding="utf-8",
+        )
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -32,6 +32,8 @@ from tokenferry_worker.doctor import endpoint, preflight
 from tokenferry_worker.doctor.deadline import within
 from tokenferry_worker.doctor.verdicts import Check, ok
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
+from tokenferry_worker.provider.over_httpx import HttpxExchange
+from tokenferry_worker.provider.way import DIRECT
 
 CANARY = "canary0000000000"
 DATABASE = 11
@@ -250,14 +252,10 @@ async def judged(
 ) -> dict[str, Check]:
     """The checks of an endpoint that answers in a way the emulator does not."""
     platform = Platform.model_construct(mode=mode, base_url=url)
-    client = StripeClient(
-        platform,
-        ApiKeys(secret=f"sk_{mode}_{CANARY}", publishable=None),
-        connections=8,
-        read_timeout=5,
-        connect_timeout=5,
-        transport=httpx.MockTransport(answer),
+    exchange = HttpxExchange(
+        url, DIRECT, connections=8, read_timeout=5, connect_timeout=5, transport=httpx.MockTransport(answer)
     )
+    client = StripeClient(platform, ApiKeys(secret=f"sk_{mode}_{CANARY}", publishable=None), exchange)
     try:
         return {check.name: check for check in await endpoint.ask(client, "main", platform, role)}
     finally:

@@ -12,6 +12,7 @@ from tokenferry.configuration import Configuration, Platform
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.lifetimes import Lifetimes
 from tokenferry.contract.requests import CardRequest, InvalidRequest
+from tokenferry.contract.results import AttachResult
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry.ordering import Order, Sealer
 from tokenferry.sealing import Recipient, Signer
@@ -19,11 +20,13 @@ from tokenferry_worker.dead_letters.record import DeadLetter
 from tokenferry_worker.dead_letters.redriving import Redriver
 from tokenferry_worker.dead_letters.resealing import Resealer
 from tokenferry_worker.dead_letters.retention import retained
+from tokenferry_worker.deliveries.answering import answered
 from tokenferry_worker.errors import NotGranted
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener
 from tokenferry_worker.keys.policy import Policy, Role, everything
 from tokenferry_worker.keys.rights import Rights
+from tokenferry_worker.outcomes import DeadLettered, Settled
 
 from .standins import EVERYBODY, FlakyPublisher
 
@@ -75,6 +78,41 @@ async def test_an_order_of_another_group_than_the_policy_gives_is_not_granted(gr
 async def test_without_a_policy_nobody_is_in_another_group() -> None:
     with pytest.raises(NotGranted, match="group"):
         await EVERYBODY.check_order(order(version=2, group="shop"))
+
+
+# -- the answer is for whoever asks
+
+
+ATTACHED = AttachResult(
+    outcome_id="shop/req-1:attach",
+    request_id="req-1",
+    attach_id="req-1",
+    kind="card",
+    platform="main",
+    settled_at=1,
+    to="customer_create",
+)
+
+
+def test_a_request_of_version_1_is_answered_in_version_1_in_every_group() -> None:
+    as_recorded = Settled(ATTACHED, "shop", "as recorded")
+    for asker in (order(), order(version=2, group="shop", answer_in=1)):
+        assert answered(as_recorded, asker) == as_recorded
+    told = answered(as_recorded, order(version=2, group="shop"))
+    assert told == Settled(ATTACHED.model_copy(update={"group": "shop", "generation": 1}), "shop")
+
+
+def test_every_outcome_says_of_which_lane_and_trace_its_request_was() -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    settled = Settled(ATTACHED, "shop")
+    asker = order(version=2, group="shop", lane="realtime", traceparent=trace)
+    for outcome in (answered(settled, asker), answered(DeadLettered(settled, "expired"), asker)):
+        told = outcome.settled if isinstance(outcome, DeadLettered) else outcome
+        assert isinstance(told, Settled)
+        assert (told.lane, told.trace) == ("realtime", trace)
+    told = answered(settled, order(lane="realtime"))
+    assert isinstance(told, Settled)
+    assert told.lane == "realtime"
 
 
 # -- a producer says its group, and redriving keeps it

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import TestCase
 from urllib.parse import parse_qsl
 
 import pytest
@@ -514,12 +515,20 @@ def test_a_refusal_of_one_delivery_is_not_told_where_its_twin_spent_the_token() 
 
 EXAMPLES = int(os.environ.get("TOKENFERRY_MACHINE_EXAMPLES", "100"))
 
-TestRandomLives: Callable[[], Any] = LedgerMachine.TestCase
-TestRandomLives.settings = settings(  # type: ignore[attr-defined]
-    max_examples=EXAMPLES,
-    stateful_step_count=20,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
+
+def lives(count: int) -> type[TestCase]:
+    """A test of so many random lives."""
+    test = type("Lives", (LedgerMachine.TestCase,), {})
+    test.settings = settings(
+        max_examples=count,
+        stateful_step_count=20,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    return test
+
+
+TestRandomLives = lives(20)
+TestManyRandomLives = pytest.mark.campaign(lives(EXAMPLES))
 pytestmark = pytest.mark.anyio

@@ -31,7 +31,7 @@ class Asks:
     """A message, as far as a notice is concerned."""
 
     reply_to: str | None = "shop"
-    version: int = 2
+    answer_version: int = 2
     platform: str = "main"
 
 
@@ -118,7 +118,7 @@ async def test_an_open_circuit_is_told_on_the_route_that_waits_for_it_and_its_en
         assert await scene.told(after=100.0) == []
 
 
-@pytest.mark.parametrize("asks", [Asks(version=1), Asks(reply_to=None)])
+@pytest.mark.parametrize("asks", [Asks(answer_version=1), Asks(reply_to=None)])
 async def test_nobody_is_told_of_a_request_of_version_1_or_without_a_route(asks: Asks) -> None:
     scene = Scene(is_away=True)
     scene.opened(OUTAGE)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -349,8 +349,15 @@ class Unreachable(AccountsEndpoint):
         return await super().get(path, connected_account=connected_account)
 
 
-@pytest.mark.parametrize("kind", SILENCES)
-@pytest.mark.parametrize("calls", [0, 1, 3, 7, 12])
+def each_with_each(kinds: Iterable[str], moments: Iterable[int]) -> list[Any]:
+    """Every kind of outage at every moment. What pairs each moment with one kind is quick, the rest is a campaign."""
+    return [
+        pytest.param(kind, calls, marks=[] if (row - column) % 4 == 0 else pytest.mark.campaign)
+        for (row, kind), (column, calls) in itertools.product(enumerate(kinds), enumerate(moments))
+    ]
+
+
+@pytest.mark.parametrize(("kind", "calls"), each_with_each(SILENCES, [0, 1, 3, 7, 12]))
 def test_six_hours_without_an_answer_fail_no_step_of_an_account_whenever_they_begin(
     kind: str, calls: int, key_folder: Any
 ) -> None:

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
+import forking
 import pytest
 
 from tokenferry_worker.engine.supervisor import Deadlines, Supervisor
@@ -19,21 +19,26 @@ from tokenferry_worker.health import probes
 from tokenferry_worker.health.vitals import ProcessReport
 
 SUPERVISOR = """
-import sys
+import forking, signal, subprocess, sys
 from tokenferry_worker.engine import supervisor as supervising
 from tokenferry_worker.health import probes
+signal.signal(signal.SIGHUP, signal.Handlers({hangup}))
 supervisor = supervising.Supervisor(
     [],
     int(sys.argv[2]),
     grace=float(sys.argv[3]),
     patience=float(sys.argv[4]),
     command=[sys.executable, "-c", sys.argv[5]],
+    popen={popen},
     deadlines=supervising.Deadlines(at_once=90.0, after_grace=0.5),
 )
 with probes.on_socket(__import__("pathlib").Path(sys.argv[1]), supervisor.health):
     sys.exit(supervisor.run())
 """
-"""A supervisor of stand-ins: folder, processes, grace, patience, what each process does."""
+"""A supervisor of stand-ins: folder, processes, grace, patience, what each process does.
+
+What SIGHUP means where it begins is said, as the tests themselves may run under nohup.
+"""
 
 CHILD = """
 import os, signal, socket, sys, time
@@ -77,17 +82,23 @@ class Stage:
         act: str = "pass",
         environment: dict[str, str] | None = None,
         hangup: signal.Handlers = signal.SIG_DFL,
+        real: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """*hangup*: what SIGHUP means where it begins; the tests themselves may run under nohup, too."""
+        """*hangup*: what SIGHUP means where it begins. *real*: interpreters of their own, where a fork would do."""
         child = CHILD.format(folder=str(self.folder), obeys=tuple(map(int, obeys)), act=act)
-        command = [sys.executable, "-c", SUPERVISOR, str(self.folder), str(count), str(grace), str(patience), child]
+        popen = "subprocess.Popen" if real else "forking.Forked"
+        program = SUPERVISOR.format(hangup=int(hangup), popen=popen)
+        return self.run(program, count, grace, patience, child, environment=environment, real=real)
+
+    def run(
+        self, program: str, *arguments: object, environment: dict[str, str] | None = None, real: bool = False
+    ) -> subprocess.Popen[bytes]:
+        """Start *program* for this folder."""
+        command = [sys.executable, "-c", program, str(self.folder), *map(str, arguments)]
+        paths = {"PYTHONPATH": forking.TESTS} if real else {}
         with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, **(environment or {})},
-                stderr=log,
-                preexec_fn=partial(signal.signal, signal.SIGHUP, hangup),
-            )
+            start = subprocess.Popen if real else forking.start
+            process = start(command, env={**os.environ, **paths, **(environment or {})}, stderr=log)
         self.processes.append(process)
         return process
 
@@ -136,7 +147,7 @@ threading.Thread(target=watch, daemon=True).start()
 
 
 def test_a_process_that_dies_is_replaced_and_the_others_are_left_alone(stage: Stage) -> None:
-    supervisor = stage.start(count=2, act=LIFE_LINE)
+    supervisor = stage.start(count=2, act=LIFE_LINE, real=True)
     stage.until(lambda: len(stage.notes("begun")) == 2)
     victim, other = stage.notes("begun")
     os.kill(victim, signal.SIGKILL)
@@ -225,11 +236,8 @@ def test_after_a_stop_of_everything_nobody_is_killed_for_having_been_silent(stag
 
 
 def test_where_no_process_can_be_started_it_tries_again_and_can_be_stopped(stage: Stage) -> None:
-    nowhere = SUPERVISOR.replace("[sys.executable, ", "['/no/such/program', ")
-    command = [sys.executable, "-c", nowhere, str(stage.folder), "2", "1", "60", ""]
-    with (stage.folder / "log").open("wb") as log:
-        supervisor = subprocess.Popen(command, stderr=log)
-    stage.processes.append(supervisor)
+    program = SUPERVISOR.format(hangup=int(signal.SIG_DFL), popen="subprocess.Popen")
+    supervisor = stage.run(program.replace("[sys.executable, ", "['/no/such/program', "), 2, 1, 60, "")
     said = (stage.folder / "log").read_text
     stage.until(lambda: said().count("process 1 cannot be started (No such file or directory); trying again") >= 2)
     (health,) = probes.ask(stage.folder)
@@ -296,7 +304,7 @@ end_with_parent()
 print("watching", flush=True)
 time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", program], stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
+    with forking.start([sys.executable, "-c", program], stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
         theirs.close()
         assert process.stdout is not None
         assert process.stdout.readline() == "watching\n"

@@ -8,7 +8,7 @@ import json
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl
 
 import httpx
@@ -19,6 +19,9 @@ from tokenferry.contract.codes import Code
 from tokenferry.contract.requests import CardRequest, Kind
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.provider.client import STRIPE_VERSION, ApiKeys, StripeClient
+from tokenferry_worker.provider.exchanges import exchange_with
+from tokenferry_worker.provider.over_httpx import HttpxExchange
+from tokenferry_worker.provider.way import DIRECT
 
 pytestmark = pytest.mark.anyio
 
@@ -51,14 +54,15 @@ class Endpoint:
 def client_of(
     platform: Platform, answer: Callable[[httpx.Request], httpx.Response], keys: ApiKeys | None = None
 ) -> StripeClient:
-    return StripeClient(
-        platform,
-        keys or keys_of(platform.mode),
+    exchange = HttpxExchange(
+        platform.base_url,
+        DIRECT,
         connections=4,
         read_timeout=5,
         connect_timeout=5,
         transport=httpx.MockTransport(answer),
     )
+    return StripeClient(platform, keys or keys_of(platform.mode), exchange)
 
 
 async def test_a_call_carries_version_key_idempotency_key_account_and_the_form_byte_for_byte() -> None:
@@ -157,12 +161,21 @@ async def test_whatever_a_transport_raises_becomes_unavailable_and_quotes_nothin
     assert CANARY not in told
 
 
+Http = Literal["own", "httpx"]
+
+
+@pytest.fixture(params=get_args(Http))
+def http(request: pytest.FixtureRequest) -> Http:
+    """Both HTTP clients. They must agree."""
+    return request.param  # type: ignore[no-any-return]
+
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[StripeClient]:
-    """A client of a real server on a port of its own, through the real transport."""
+async def served(serve: Serve, http: Http) -> AsyncIterator[StripeClient]:
+    """A client of a real server on a port of its own, over one of the two HTTP clients."""
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -174,7 +187,8 @@ async def served(serve: Serve) -> AsyncIterator[StripeClient]:
     port = server.sockets[0].getsockname()[1]
     platform = Platform(mode="test", base_url=f"http://127.0.0.1:{port}")
     read_timeout = 0.3 if serve in (fall_silent, stall) else 30
-    client = StripeClient(platform, keys_of("test"), connections=4, read_timeout=read_timeout, connect_timeout=30)
+    exchange = exchange_with(platform.base_url, http=http, connections=4, read_timeout=read_timeout, connect_timeout=30)
+    client = StripeClient(platform, keys_of("test"), exchange)
     try:
         yield client
     finally:
@@ -226,10 +240,10 @@ async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.mark.parametrize("serve", [hang_up, reset, babble, break_off, lie_about_encoding, fall_silent, stall])
-async def test_a_call_without_an_answer_leaves_no_connection_behind(serve: Serve) -> None:
+async def test_a_call_without_an_answer_leaves_no_connection_behind(serve: Serve, http: Http) -> None:
     left: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context["message"]))
-    async with served(serve) as client:
+    async with served(serve, http) as client:
         for _ in range(6):  # more than there are connections
             with pytest.raises(Unavailable):
                 await client.create_token("card", FORM, idempotency_key="k")
@@ -238,8 +252,8 @@ async def test_a_call_without_an_answer_leaves_no_connection_behind(serve: Serve
 
 
 @pytest.mark.parametrize("serve", [hang_up, reset, babble, break_off, lie_about_encoding, fall_silent, stall])
-async def test_a_call_that_was_sent_and_not_answered_may_have_been_done(serve: Serve) -> None:
-    async with served(serve) as client:
+async def test_a_call_that_was_sent_and_not_answered_may_have_been_done(serve: Serve, http: Http) -> None:
+    async with served(serve, http) as client:
         with pytest.raises(Unavailable) as caught:
             await client.create_token("card", FORM, idempotency_key="k")
         assert caught.value.maybe_done, caught.value
@@ -247,13 +261,14 @@ async def test_a_call_that_was_sent_and_not_answered_may_have_been_done(serve: S
         assert "4000000000000002" not in f"{caught.value} {caught.value!r}"
 
 
-async def test_a_refused_connection_was_never_sent() -> None:
+async def test_a_refused_connection_was_never_sent(http: Http) -> None:
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     server.close()
     await server.wait_closed()
     platform = Platform(mode="test", base_url=f"http://127.0.0.1:{port}")
-    client = StripeClient(platform, keys_of("test"), connections=1, read_timeout=1, connect_timeout=1)
+    exchange = exchange_with(platform.base_url, http=http, connections=1, read_timeout=1, connect_timeout=1)
+    client = StripeClient(platform, keys_of("test"), exchange)
     with pytest.raises(Unavailable) as caught:
         await client.create_token("card", FORM, idempotency_key="k")
     assert caught.value.maybe_done is False
@@ -262,7 +277,7 @@ async def test_a_refused_connection_was_never_sent() -> None:
     await client.aclose()
 
 
-async def test_the_real_transport_sends_the_form_unchanged_and_reads_the_answer() -> None:
+async def test_the_real_transport_sends_the_form_unchanged_and_reads_the_answer(http: Http) -> None:
     seen: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -271,7 +286,7 @@ async def test_the_real_transport_sends_the_form_unchanged_and_reads_the_answer(
         writer.write(b"HTTP/1.1 200 OK\r\nRequest-Id: req_7\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         await writer.drain()
 
-    async with served(answer) as client:
+    async with served(answer, http) as client:
         got = await client.create_token("card", FORM, idempotency_key="tokenferry:req-1:0")
     assert (got.id, got.request_id) == ("tok_1", "req_7")
     head, _, body = seen[0].partition(b"\r\n\r\n")

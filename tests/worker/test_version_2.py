@@ -33,6 +33,8 @@ from tokenferry_worker.errors import HiddenCvc, Unopenable
 from tokenferry_worker.keys.contents import ContentMarks
 from tokenferry_worker.keys.identities import Signers, load_identities
 from tokenferry_worker.keys.opening import Opener, read_attach
+from tokenferry_worker.keys.policy import Policy, everything
+from tokenferry_worker.keys.rights import Rights
 from tokenferry_worker.limits.budgets import Budgets
 from tokenferry_worker.outcomes import DeadLettered, HandedOn, Outcome, Quarantined, Settled
 from tokenferry_worker.provider.attempts import Caller
@@ -249,11 +251,24 @@ async def test_a_verification_code_that_the_header_names_is_used(fleet: Fleet) -
     assert outcome.result.failure is None
 
 
+async def test_an_order_in_a_group_remembers_that_its_request_is_answered_in_version_1(fleet: Fleet) -> None:
+    policy = Policy({fleet.producer.signer_id: everything("shop")})
+
+    async def current() -> Policy:
+        return policy
+
+    outcome = await replace(fleet.tokenizer, rights=Rights(current)).handle(fleet.sealed_1(plan=PLAN))
+    assert isinstance(outcome, HandedOn)
+    order = outcome.order.request
+    assert (order.version, order.group, order.answer_version) == (2, "shop", 1)
+    assert read_order(outcome.order.text()).request == order
+
+
 async def test_a_signer_that_is_not_known_goes_to_quarantine(fleet: Fleet) -> None:
     content = Plaintext2.of(CARD, None)
     header = fleet.header(CARD, content, producer_id="k" + "0" * 16)
     body = Envelope2.write(header, lambda _: b"sealed", fleet.producer.sign).text()
-    assert await fleet.handle(body) == Quarantined("not signed by a known producer")
+    assert await fleet.handle(body) == Quarantined("not signed by a known producer", stranger=header.producer_id)
     assert fleet.journal.entries == {}
 
 
@@ -477,8 +492,9 @@ def encoded(text: str) -> str:
 
 
 @pytest.mark.parametrize("fleet", ["classic"], indirect=True)
-async def test_of_twelve_thousand_mutated_messages_workers_accept_none(fleet: Fleet) -> None:
-    """4,200 of each kind. What is read at all must be refused for its signature."""
+@pytest.mark.parametrize("count", [420, pytest.param(4_200, marks=pytest.mark.campaign)])
+async def test_of_thousands_of_mutated_messages_workers_accept_none(fleet: Fleet, count: int) -> None:
+    """*count* of each kind. What is read at all must be refused for its signature."""
     bank = BankAccountRequest(country="US", currency="usd", account_number="000123456789", routing_number="110000000")
     request = fleet.sealed(bank, plan=PLAN, batch="june", connected_account="acct_1")
     document = fleet.sealed_document(DOCUMENT, progress=True)
@@ -490,7 +506,7 @@ async def test_of_twelve_thousand_mutated_messages_workers_accept_none(fleet: Fl
     ]
     for text, read in readers:
         read(text)
-        for other in mutations(text, seed=len(text) % 7, count=4_200):
+        for other in mutations(text, seed=len(text) % 7, count=count):
             with pytest.raises(Unopenable):
                 read(other)
 

@@ -13,8 +13,15 @@ import pytest
 from click.testing import CliRunner
 from redis.asyncio import Redis
 
+from tokenferry.broker import connecting
+from tokenferry.broker.embedded import Embedded
+from tokenferry.broker.publishing import Outgoing, Publisher
 from tokenferry.cli import main
+from tokenferry.configuration import Configuration, Platform
+from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.import_notes import ImportNote, notes, noting, request_ids_of_key
+from tokenferry_worker.fleet.queues import look
+from tokenferry_worker.fleet.tracing import Waiting, find
 from tokenferry_worker.fleet.useful import Work, useful_processes
 from tokenferry_worker.health.activity import Activity, in_words
 from tokenferry_worker.health.reporter import ProcessRecord, Reporter
@@ -35,6 +42,8 @@ from tokenferry_worker.on_redis.processes import RedisProcesses
 from tokenferry_worker.on_redis.store import Store
 from tokenferry_worker.provider.noted import NotedAttempt
 from tokenferry_worker.tokens.ledger import Became, Granted, TokenScope
+
+from .conftest import DATABASE
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +99,43 @@ async def test_request_order_token_and_object_all_lead_to_one_story(store: Store
 
 
 # The processes of the fleet
+
+
+def test_a_waiting_message_is_found_under_the_prefix_of_the_broker(valkey: Embedded, prefix: str) -> None:
+    broker = {"url": valkey.database(DATABASE).redis_url, "prefix": prefix}
+    configuration = Configuration.model_validate({"broker": broker, "platforms": {"main": Platform()}})
+    with Publisher.to(configuration) as publisher:
+        for id_ in ("req-1", "req-2"):
+            publisher.publish(Outgoing.task("tokenize.bulk.main", TOKENIZE_TASK, id_, json.dumps({"at": 1})))
+    try:
+        assert find(configuration, "req-2", ["tokenize.bulk.main"]) == Waiting("tokenize.bulk.main", 2)
+        (state,) = [each for each in look(configuration, []) if each.waiting]
+        assert (state.name, state.waiting) == ("tokenize.bulk.main", 2)
+        assert state.oldest is not None
+    finally:
+        with connecting.connect(configuration) as connection:
+            channel = connection.default_channel
+            channel.bare_client.delete(channel.key_of("tokenize.bulk.main"))
+
+
+async def test_the_id_of_a_group_leads_to_the_story_of_that_group(
+    store: Store, valkey: Embedded, prefix: str, tmp_path: Path
+) -> None:
+    journal = RedisJournal(store, "request", days=1)
+    for key, token in (("req-1", "tok_1"), ("shop:req-1", "tok_2")):
+        await journal.begin(key)
+        await journal.record(key, json.dumps({"type": "token", "token": token}))
+    url = valkey.database(DATABASE).redis_url
+    configuration = tmp_path / "tokenferry.toml"
+    configuration.write_text(
+        f'[broker]\nurl = "{url}"\nprefix = "{prefix}-b"\n[store]\nurl = "{url}"\nprefix = "{prefix}"\n'
+        "[platforms.main]\n"
+    )
+    for id_, token in (("req-1", "tok_1"), ("shop/req-1", "tok_2")):
+        words = ["show", id_, "--json", "--config", str(configuration)]
+        done = await asyncio.to_thread(CliRunner().invoke, main, words)
+        (story,) = json.loads(done.output)
+        assert story["token"] == token
 
 
 def record(pid: int = 1) -> ProcessRecord:

@@ -73,6 +73,7 @@ from tokenferry_worker.onboarding.steps import StepRunner
 from tokenferry_worker.outcomes import Outcome
 from tokenferry_worker.provider.attempts import Caller
 from tokenferry_worker.provider.client import ApiKeys, StripeClient
+from tokenferry_worker.provider.exchanges import exchange_with
 from tokenferry_worker.provider.platforms import PlatformContext
 from tokenferry_worker.provider.way import way_to
 from tokenferry_worker.tokens.creating import TokenCreator
@@ -286,16 +287,16 @@ def open_platforms(
     """Open a client for every platform. *stack* closes them."""
     settings, contexts = configuration.worker, {}
     for name, platform in configuration.platforms.items():
-        client = StripeClient(
-            platform,
-            api_keys(configuration, name, platform),
+        exchange = exchange_with(
+            platform.base_url,
+            http=settings.http,
+            way=way_to(configuration, platform),
             connections=2 * settings.concurrency,
             read_timeout=settings.read_timeout,
             connect_timeout=settings.connect_timeout,
-            way=way_to(configuration, platform),
-            name=name,
-            meters=meters,
         )
+        keys = api_keys(configuration, name, platform)
+        client = StripeClient(platform, keys, exchange, name=name, meters=meters)
         stack.push_async_callback(client.aclose)
         contexts[name] = PlatformContext(name, client, Budgets(name, platform), platform.live)
     return contexts

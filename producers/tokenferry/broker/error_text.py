@@ -235,7 +235,7 @@ PROXY_WANTS_PASSWORD: Final = 407
 def _proxy(cause: BaseException, server: Server) -> ConnectionFailure | None:
     # By name: the public half does not have the HTTP client.
     match type(cause).__name__:
-        case "ClientProxyConnectionError":
+        case "ClientProxyConnectionError" | "ProxyAway":
             return ConnectionFailure(
                 "could not be reached: the proxy does not answer", f"start it, or correct its address in {PROXY}"
             )

@@ -189,6 +189,8 @@ class Worker(Section):
     """Seconds to wait for an answer. Connect writes were seen to take 21 to 23 s before a lock time-out."""
     connect_timeout: Seconds = 10.0
     """Seconds to connect to Stripe. After them the call counts as not made."""
+    http: Literal["own", "httpx"] = "own"
+    """The HTTP client for calls of Stripe: our own, or httpx, which takes more CPU."""
     proxy: Annotated[str, AfterValidator(checked_proxy)] = ENVIRONMENT
     """URL of the proxy to Stripe (`http://HOST:PORT`), `none`, or `environment`: as HTTPS_PROXY and NO_PROXY say."""
     ca_file: Path | None = None

@@ -26,7 +26,7 @@ from tokenferry.contract.targets import AttachTarget
 from tokenferry.contract.text_form import NotCanonical
 
 PREFIX: Final = "tf2o"
-SINCE_2: Final = frozenset({"group", "generation", "batch", "traceparent"})
+SINCE_2: Final = frozenset({"group", "generation", "batch", "traceparent", "answer_in"})
 """Fields that version 1 does not have."""
 
 
@@ -61,6 +61,13 @@ class AttachRequest(Message):
     generation: Generation = 1
     batch: Name | None = None
     traceparent: TraceParent | None = None
+    answer_in: Literal[1] | None = None
+    """1: the request is of version 1, and so is its answer. None: the answer is of the version of this order."""
+
+    @property
+    def answer_version(self) -> Literal[1, 2]:
+        """The version of the answer that the requester reads."""
+        return self.answer_in or self.version
 
     @field_validator("sealed")
     @classmethod
@@ -75,7 +82,8 @@ class AttachRequest(Message):
 
     @model_validator(mode="after")
     def _is_of_its_version(self) -> Self:
-        if self.version == 1 and (self.group, self.generation, self.batch, self.traceparent) != (LEGACY, 1, None, None):
+        later = (self.group, self.generation, self.batch, self.traceparent, self.answer_in)
+        if self.version == 1 and later != (LEGACY, 1, None, None, None):
             raise ValueError("version 1 has no such field")
         return self
 

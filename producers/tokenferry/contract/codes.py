@@ -25,6 +25,7 @@ class Code(StrEnum):
     UNAUTHORIZED = "unauthorized"
     NO_ANSWER = "no_answer"
     NOT_THE_ENDPOINT = "not_the_endpoint"
+    CERTIFICATE_NOT_TRUSTED = "certificate_not_trusted"
     ACCOUNT_REFUSES = "account_refuses"
     PUBLISHABLE_KEY_MISSING = "publishable_key_missing"
     UNKNOWN_PLATFORM = "unknown_platform"
@@ -148,6 +149,10 @@ FAILURES: Final[tuple[FailurePolicy, ...]] = (
     FailurePolicy(Code.NO_ANSWER, "Stripe does not answer, or only with 5xx"),
     FailurePolicy(
         Code.NOT_THE_ENDPOINT, "something other than Stripe answers at `base_url`: correct it, or the proxy before it"
+    ),
+    FailurePolicy(
+        Code.CERTIFICATE_NOT_TRUSTED,
+        "the certificate at `base_url` does not verify: somebody may stand between",
     ),
     # Of Stripe.
     FailurePolicy("token_in_use", "another call is using this token now", effect="of another call"),

@@ -65,6 +65,11 @@ class CommonHeader(Message):
     # What only version 2 writes, so that readers ask both versions alike.
 
     @property
+    def answer_version(self) -> Literal[1, 2]:
+        """The version of the answer that the requester reads."""
+        return 1
+
+    @property
     def group(self) -> str:
         return LEGACY
 

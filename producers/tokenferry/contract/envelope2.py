@@ -69,6 +69,11 @@ class Header2(Message):
         return self
 
     @property
+    def answer_version(self) -> Literal[1, 2]:
+        """The version of the answer that the requester reads."""
+        return 2
+
+    @property
     def has_plan(self) -> bool:
         """Whether the token is to be spent at once."""
         return self.plan_digest is not None

@@ -93,6 +93,8 @@ class CircuitBreaker:
         what = f"Stripe answers {error.status} {error.code} (request {error.request_id})"
         if error.code == Code.NOT_THE_ENDPOINT:
             what = f"what answers at base_url is not Stripe (status {error.status})"
+        elif error.code == Code.CERTIFICATE_NOT_TRUSTED:
+            what = "the certificate of what answers at base_url does not verify, so nothing was sent"
         await self._open(scope, error.status, error.code, error.request_id or "", what)
 
     async def unanswered(self, scope: str, status: int, what: str) -> None:

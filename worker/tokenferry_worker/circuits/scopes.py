@@ -154,6 +154,8 @@ def plainly(scope: str, status: int, code: str) -> str:
         _, _, endpoint = scope.split("/", 1)[1].partition("/")
         whom = f"no call of {endpoint.replace('_', ' ')}" if endpoint else "nobody"
         return f"Stripe answers {whom} ({status or 'no connection, or no answer'})"
+    if code == Code.CERTIFICATE_NOT_TRUSTED:
+        return "the certificate of what answers at base_url does not verify"
     if code == Code.NOT_THE_ENDPOINT:
         return f"what answers at base_url is not Stripe ({status})"
     return f"{status} {code}"
@@ -174,6 +176,11 @@ def remedy(scope: str, status: int, code: str = "") -> str:
     what, _, name = narrow.partition("/")
     elsewhere = code == Code.NOT_THE_ENDPOINT or 300 <= status < 400
     match what:
+        case "" | "kind" if code == Code.CERTIFICATE_NOT_TRUSTED:
+            return (
+                f"Find out who answers at [platforms.{platform}] base_url: an attacker, or a proxy of your own that "
+                "opens TLS. Only for the latter name its authority in [worker] ca_file. Check this machine's clock."
+            )
         case "outage" if name:
             return f"Look at Stripe's status page for {name.replace('_', ' ')}; requests go on by themselves."
         case "outage":

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from tokenferry.configuration import Configuration, load_to_look
+from tokenferry.contract.envelope import LEGACY
 from tokenferry.contract.names import is_id
 from tokenferry.contract.queues import DEAD_LETTERS, parked_queue
 from tokenferry.import_notes import request_ids_of_key
@@ -22,6 +23,7 @@ from tokenferry_worker.fleet.tracing import Waiting, as_json, find, lines, momen
 from tokenferry_worker.fleet.view import StoreView
 from tokenferry_worker.on_redis.lookup import Known, Lookup
 from tokenferry_worker.on_redis.store import Store
+from tokenferry_worker.tokens.grouped_ids import GroupedId
 from tokenferry_worker.wiring import queues_of
 
 EPILOG = """
@@ -70,9 +72,9 @@ class _Story:
 def show(what: str | None, key: str | None, as_json_: bool, config: Path | None) -> None:
     """Say what happened to one request: its state, its calls, what it waits for, and what it became.
 
-    It takes the id of a request or attach order, a token, or the object that a token became. It opens nothing, so it
-    cannot show what was sealed. Calls that did not succeed at once are remembered, the latest ten of each request, for
-    [store] journal_days.
+    It takes the id of a request or attach order, a token, or the object that a token became. An id of another group
+    than `legacy` is written GROUP/ID. It opens nothing, so it cannot show what was sealed. Calls that did not succeed
+    at once are remembered, the latest ten of each request, for [store] journal_days.
     """
     if (what is None) == (key is None):
         raise click.UsageError("name one: an id, a token or an object, or --key KEY")
@@ -81,7 +83,9 @@ def show(what: str | None, key: str | None, as_json_: bool, config: Path | None)
         ids, where = _ids_of(configuration, what), {}
     else:
         assert key is not None
-        where = dict(request_ids_of_key(configuration.path(configuration.data), key))
+        rows = request_ids_of_key(configuration.path(configuration.data), key)
+        group = configuration.producer.group or LEGACY
+        where = {GroupedId(id_, group).key: results for id_, results in rows}
         ids = list(where)
         if not ids:
             raise click.ClickException(
@@ -102,14 +106,21 @@ def show(what: str | None, key: str | None, as_json_: bool, config: Path | None)
 
 
 def _ids_of(configuration: Configuration, what: str) -> Sequence[str]:
+    """Return what *what* leads to, as the store names it."""
+    group, slash, id_ = what.rpartition("/")
+    if slash and is_id(group) and is_id(id_):
+        return [GroupedId(id_, group).key]
     if not is_id(what) and not what.replace("_", "").isalnum():
         raise click.UsageError("this is no id, token or object (of a row's key, say --key KEY)")
     return ask_store(configuration, lambda store: Lookup(store).ids_of(what))
 
 
-def _story(configuration: Configuration, id_: str) -> _Story:
+def _story(configuration: Configuration, key: str) -> _Story:
+    """*key*: an id as the store names it. Messages have the id alone."""
+    id_ = key.rpartition(":")[2]
+
     async def ask(store: Store) -> tuple[Known, StoreView]:
-        return await asyncio.gather(Lookup(store).of(id_), StoreView.look(configuration, store))
+        return await asyncio.gather(Lookup(store).of(key), StoreView.look(configuration, store))
 
     known, view = ask_store(configuration, ask)
     queues = [*queues_of(configuration, "all"), *map(parked_queue, view.circuits.parked)]
@@ -136,9 +147,9 @@ def _print(story: _Story, results: str | None) -> None:
         click.echo(f"  {line}")
     if story.waiting is not None:
         click.echo(f"  waits in {story.waiting.queue}, at place {story.waiting.place}")
-    if story.dead_letter is not None:
-        since = moment(story.dead_letter.at)
-        click.echo(f"  dead letter since {since} ({story.dead_letter.reason}): tokenferry dead-letters show {known.id}")
+    if (dead := story.dead_letter) is not None:
+        since = moment(dead.at)
+        click.echo(f"  dead letter since {since} ({dead.reason}): tokenferry dead-letters show {dead.id}")
     if story and story.why:
         click.echo("  what may hold it up:")
         for why in story.why:

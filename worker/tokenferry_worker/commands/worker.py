@@ -29,6 +29,7 @@ from tokenferry_worker.fleet.gauges import MetricsPage
 from tokenferry_worker.health import probes
 from tokenferry_worker.keys.missing import warn_of_missing_keys
 from tokenferry_worker.provider.client import StripeClient
+from tokenferry_worker.provider.exchanges import exchange_with
 from tokenferry_worker.provider.way import way_to
 from tokenferry_worker.wiring import Role
 
@@ -178,7 +179,15 @@ async def _ask(configuration: Configuration, name: str) -> bool | Blocked | Unav
     way = way_to(configuration, platform)
     if way.proxy is not None:
         log.info("platform '%s': Stripe is reached through the proxy %s", name, way.says)
-    client = StripeClient(platform, keys, connections=1, read_timeout=10.0, connect_timeout=5.0, way=way)
+    exchange = exchange_with(
+        platform.base_url,
+        http=configuration.worker.http,
+        way=way,
+        connections=1,
+        read_timeout=10.0,
+        connect_timeout=5.0,
+    )
+    client = StripeClient(platform, keys, exchange)
     try:
         return await client.key_is_accepted()
     except (Blocked, Unavailable) as error:

@@ -1,4 +1,4 @@
-"""The version of an answer: that of the message that asks, whatever version began the id."""
+"""What an answer has from the message that asks: its version, whatever version began the id; and lane and trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tokenferry.contract.attach import AttachRequest
 from tokenferry.contract.envelope2 import RequestHeader
 from tokenferry.contract.onboarding import DocumentHeader
-from tokenferry.contract.results import AttachResult
+from tokenferry.contract.results import AttachResult, OnboardingResult
 from tokenferry_worker.limits.waits import Waits
 from tokenferry_worker.outcomes import DeadLettered, Dropped, Outcome, Parked, Settled
 
@@ -26,23 +26,27 @@ async def answer(
 
 
 def answered(outcome: Outcome, asker: RequestHeader | DocumentHeader | AttachRequest) -> Outcome:
-    """Return *outcome* with what version 2 adds, where *asker* is of version 2. Else it stays as it is.
+    """Return *outcome* as it is told to *asker*: with its lane and trace, and what version 2 adds if it asks so.
 
     A body that the journal has is one of version 1, and goes to askers of version 1 byte by byte.
     """
-    if asker.version == 1:
-        return outcome
     match outcome:
         case Settled():
-            return _in_version_2(outcome, asker)
+            return _told(outcome, asker)
         case DeadLettered(settled) | Dropped(settled):
-            return replace(outcome, settled=_in_version_2(settled, asker))
+            return replace(outcome, settled=_told(settled, asker))
         case _:
             return outcome
+
+
+def _told(settled: Settled, asker: RequestHeader | DocumentHeader | AttachRequest) -> Settled:
+    lane = None if isinstance(settled.result, OnboardingResult) else asker.lane
+    settled = replace(settled, lane=lane, trace=asker.traceparent)
+    return settled if asker.answer_version == 1 else _in_version_2(settled, asker)
 
 
 def _in_version_2(settled: Settled, asker: RequestHeader | DocumentHeader | AttachRequest) -> Settled:
     added: dict[str, Any] = {"group": asker.group, "generation": asker.generation, "batch": asker.batch}
     if isinstance(settled.result, AttachResult) and isinstance(asker, AttachRequest):
         added["display"] = asker.display
-    return Settled(settled.result.model_copy(update=added), settled.reply_to)
+    return replace(settled, result=settled.result.model_copy(update=added), recorded=None)

@@ -150,6 +150,6 @@ class Attacher:
 
 
 def _outcome(recorded: Recorded[AttachResult], order: AttachRequest) -> Outcome:
-    settled = Settled(recorded.result, order.reply_to, recorded.body, order.lane, order.traceparent)
+    settled = Settled(recorded.result, order.reply_to, recorded.body)
     code = own_failure_code(recorded.result)
     return DeadLettered(settled, code) if code is not None and code in KEPT else settled

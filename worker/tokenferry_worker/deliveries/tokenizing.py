@@ -308,7 +308,7 @@ class Tokenizer:
         result = recorded.result
         if result.token is not None and plan is not None:
             return HandedOn(self._order(name, header, result, plan, body))
-        settled = Settled(result, header.reply_to, recorded.body, header.lane, _trace(header))
+        settled = Settled(result, header.reply_to, recorded.body)
         code = own_failure_code(result)
         if code is None or code not in KEPT:
             return settled
@@ -339,6 +339,7 @@ class Tokenizer:
                 sealed=body if fits and not header.may_carry_cvc else None,
                 # Version 1 of an order has no group.
                 version=header.version if name.is_as_before else 2,
+                answer_in=1 if header.answer_version == 1 and not name.is_as_before else None,
                 group=name.group,
                 generation=name.generation,
                 batch=header.batch,
@@ -385,12 +386,8 @@ def _token_call(name: GroupedId, header: RequestHeader, form: str = "") -> Token
         header.expires_at,
         may_park=not header.may_carry_cvc,
         form=form,
-        trace=_trace(header),
+        trace=header.traceparent,
     )
-
-
-def _trace(header: RequestHeader) -> str | None:
-    return header.traceparent if isinstance(header, Header2) else None
 
 
 def _kind(header: RequestHeader) -> Kind:

@@ -24,6 +24,7 @@ from tokenferry_worker.doctor.verdicts import Check, clock, failed, ok, refused,
 from tokenferry_worker.errors import Blocked, Declined, Unavailable
 from tokenferry_worker.provider.answers import Greeting
 from tokenferry_worker.provider.client import PUBLISHABLE_IN_LIVE, ApiKeys, StripeClient
+from tokenferry_worker.provider.exchanges import exchange_with
 from tokenferry_worker.provider.way import Way, way_to
 from tokenferry_worker.wiring import Role
 
@@ -64,7 +65,10 @@ async def examine(configuration: Configuration, name: str, platform: Platform, r
         way = way_to(configuration, platform)
     except InvalidConfiguration as error:
         return [refused("endpoint proxy", name, error, "correct it: no worker starts like this")]
-    client = StripeClient(platform, keys, connections=8, read_timeout=SECONDS, connect_timeout=SECONDS / 2, way=way)
+    exchange = exchange_with(
+        platform.base_url, http="httpx", way=way, connections=8, read_timeout=SECONDS, connect_timeout=SECONDS / 2
+    )
+    client = StripeClient(platform, keys, exchange)
     try:
         return [*_keys(name, platform, keys), *_way(name, way), *await ask(client, name, platform, role)]
     finally:
@@ -121,6 +125,9 @@ def _without_publishable(name: str, platform: Platform, role: Role) -> list[Chec
 def _greeted(name: str, platform: Platform, greeting: Greeting) -> Iterator[Check]:
     where = host(platform.base_url)
     match greeting.refusal:
+        case Blocked(code=Code.CERTIFICATE_NOT_TRUSTED) as refusal:
+            found = explain(refusal, stripe(name))
+            yield failed("endpoint connection", name, f"{where} {found.says}", found.do)
         case Blocked(status=status, code=Code.NOT_THE_ENDPOINT):
             yield failed(
                 "endpoint connection", name, f"{where} does not answer like Stripe ({status})", _other(name, platform)

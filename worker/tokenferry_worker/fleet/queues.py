@@ -54,8 +54,7 @@ def _on_redis(connection: Any, name: str) -> QueueState | None:
     channel = connection.default_channel
     try:
         waiting = waiting_in(channel, name, amqp=False)
-        # kombu's client adds the prefix to some commands, and not to this one.
-        payload = channel.client.lindex(channel.global_keyprefix + name, -1) if waiting else None
+        payload = channel.bare_client.lindex(channel.key_of(name), -1) if waiting else None
     except NoPermissionError:
         return None
     return QueueState(name, waiting, _age(payload) if isinstance(payload, bytes) else None)

@@ -45,17 +45,17 @@ def find(configuration: Configuration, id_: str, queues: Sequence[str]) -> Waiti
         return None
     with connecting.connect(configuration) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
-        client = connection.default_channel.client
+        channel = connection.default_channel
         for queue in queues:
             with suppress(NoPermissionError):  # this user may not read the queue
-                for place in _places(client, queue, f'"{id_}"'.encode()):
+                for place in _places(channel.bare_client, channel.key_of(queue), f'"{id_}"'.encode()):
                     return Waiting(queue, place)
     return None
 
 
-def _places(client: Any, queue: str, marked: bytes) -> Iterator[int]:
+def _places(client: Any, key: str, marked: bytes) -> Iterator[int]:
     for first in range(0, MOST, TOGETHER):
-        some = client.lrange(queue, -first - TOGETHER, -first - 1)
+        some = client.lrange(key, -first - TOGETHER, -first - 1)
         yield from (first + number for number, payload in enumerate(reversed(some), 1) if marked in payload)
         if len(some) < TOGETHER:
             return

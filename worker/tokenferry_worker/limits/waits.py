@@ -22,7 +22,7 @@ class Asks(Protocol):
     """A header or an order."""
 
     @property
-    def version(self) -> int: ...
+    def answer_version(self) -> int: ...
     @property
     def platform(self) -> str: ...
     @property
@@ -66,7 +66,7 @@ class Waits:
     @contextmanager
     def of(self, message: Asks) -> Iterator[None]:
         """Around the work on a delivery. Nobody is told of one of version 1, or without a reply route."""
-        if message.version == 1 or message.reply_to is None:
+        if message.answer_version == 1 or message.reply_to is None:
             yield
             return
         asker = Asker(message.reply_to, message.platform)
@@ -99,7 +99,7 @@ class Waits:
     def note_parked(self, scope: str, message: Asks) -> None:
         """Remember that *message* waits in the queue of *scope*."""
         askers = self.parked.setdefault(scope, set())
-        if message.version != 1 and message.reply_to is not None and len(askers) < MOST_PARKED:
+        if message.answer_version != 1 and message.reply_to is not None and len(askers) < MOST_PARKED:
             askers.add(Asker(message.reply_to, message.platform))
 
     def current(self) -> list[Wait]:

@@ -1,22 +1,14 @@
-"""Calls of Stripe over HTTP. The only module that imports httpx.
-
-httpx's own connection pool costs 14.8 CPU seconds per 1,000 calls at 200 connections against 0.24 for aiohttp's
-(measured, `docs/performance.md`), so the API is httpx and the transport is aiohttp.
-"""
+"""Calls of Stripe: which key, which headers, and what each answer means."""
 
 from __future__ import annotations
 
 import re
 import time
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import quote
-
-import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from tokenferry.configuration import InvalidConfiguration, Platform
 from tokenferry.contract.codes import Code
@@ -26,7 +18,7 @@ from tokenferry_worker.errors import Blocked, Declined, TokenferryError, Unavail
 from tokenferry_worker.metrics.names import CALLS, IN_FLIGHT, status_class
 from tokenferry_worker.metrics.registry import Meters, NoMeters
 from tokenferry_worker.provider.answers import Answer, Greeting, read
-from tokenferry_worker.provider.way import DIRECT, Way
+from tokenferry_worker.provider.exchange import Exchange, Exchanged, NoAnswer, NotTrusted
 
 STRIPE_VERSION: Final = "2026-10-28.endive"
 """Pinned, so that an account's default version cannot change what is sent and answered."""
@@ -87,39 +79,14 @@ class StripeClient:
     """Calls of one platform. One per process and platform; close it at the end."""
 
     def __init__(
-        self,
-        platform: Platform,
-        keys: ApiKeys,
-        *,
-        connections: int,
-        read_timeout: float,
-        connect_timeout: float,
-        way: Way = DIRECT,
-        transport: httpx.AsyncBaseTransport | None = None,
-        name: str = "",
-        meters: Meters | None = None,
+        self, platform: Platform, keys: ApiKeys, exchange: Exchange, *, name: str = "", meters: Meters | None = None
     ) -> None:
-        """Time-outs in seconds. *connections*: calls that may be in flight at once. *way*: how Stripe is reached.
-
-        *name*: of the platform, for *meters*.
-        """
+        """*name*: of the platform, for *meters*."""
         self._platform = platform
         self._name = name
         self._meters = meters or NoMeters()
         self._keys = keys
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=50.0)
-        # The transport is called directly. Redirects, cookies, authentication and event hooks of `AsyncClient` are not
-        # needed, and cost more than the call itself.
-        # The way has read the environment: the transport does not read it once more.
-        self._transport = transport or AiohttpTransport(
-            verify=way.trusts or True,
-            trust_env=False,
-            limits=limits,
-            proxy=None if way.proxy is None else _proxy(way.proxy),
-        )
-        self._base_url = platform.base_url.rstrip("/")
-        time_outs = {"connect": connect_timeout, "read": read_timeout, "write": read_timeout, "pool": read_timeout}
-        self._extensions = {"timeout": time_outs}
+        self._exchange = exchange
 
     async def create_token(
         self, kind: Kind, form: str, *, idempotency_key: str, connected_account: str | None = None
@@ -141,11 +108,8 @@ class StripeClient:
     async def get(self, path: str, *, connected_account: str | None = None) -> Answer:
         """GET an object with the secret key. Raises as `create_token`. It never changes anything."""
         headers = self._headers("secret", None, connected_account)
-        try:
-            status, answered, content = await self._send("GET", path, headers, b"")
-        except Exception as error:
-            raise Unavailable(type(error).__name__, maybe_done=False) from None
-        return read(status, answered, content)
+        answered = await self._send("GET", path, headers, b"")
+        return read(answered.status, answered.headers, answered.body)
 
     async def key_is_accepted(self) -> bool:
         """Return whether Stripe accepts the secret key.
@@ -170,54 +134,41 @@ class StripeClient:
         headers = self._headers("secret", None, None)
         began = time.perf_counter()
         try:
-            status, answered, content = await self._send("GET", "/v1/tokens/tok_preflight", headers, b"")
-        except Exception as error:
-            raise Unavailable(type(error).__name__, maybe_done=False) from None
+            answered = await self._send("GET", "/v1/tokens/tok_preflight", headers, b"")
+        except Blocked as error:
+            return Greeting(0, error, None, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
         refusal: TokenferryError | None = None
         try:
             # As if the path named no object: only "no such token" is a good answer.
-            read(status, answered, content, names_object=False)
+            read(answered.status, answered.headers, answered.body, names_object=False)
         except TokenferryError as error:
             refusal = error
-        return Greeting(status, refusal, answered.get("date"), time.perf_counter() - began)
+        return Greeting(answered.status, refusal, answered.headers.get("date"), seconds)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._transport.aclose()
+        await self._exchange.aclose()
 
     async def _post(
         self, path: str, form: str, use: KeyUse, idempotency_key: str, connected_account: str | None
     ) -> Answer:
         headers = self._headers(use, idempotency_key, connected_account)
+        answered = await self._send("POST", path, headers, form.encode("ascii"))
+        return read(answered.status, answered.headers, answered.body, names_object=path.count("/") > COLLECTION)
+
+    async def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Exchanged:
+        """Exchange one request. Raises `Unavailable`, and `Blocked` where a certificate does not verify."""
         try:
-            status, answered, content = await self._send("POST", path, headers, form.encode("ascii"))
-        except Exception as error:
-            # Only the type: the text of some errors holds the URL or bytes of the answer. Not only httpx's errors: some
-            # of its transport's pass through it unchanged (for an answer that is not HTTP).
-            raise _without_answer(error) from None
-        return read(status, answered, content, names_object=path.count("/") > COLLECTION)
-
-    async def _send(
-        self, method: str, path: str, headers: Mapping[str, str], content: bytes
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Exchange one request. Returns status, headers with names in lower case, and body.
-
-        Raises what httpx and its transport raise.
-        """
-        url, extensions = self._base_url + path, self._extensions
-        request = httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
-        with self._measured(method, path) as answer:
-            response = await self._transport.handle_async_request(request)
-            try:
-                body = await response.aread()
-            except BaseException:
-                # Half an answer would keep its connection, and their number is limited.
-                with suppress(Exception):
-                    await response.aclose()
-                raise
-            answer.append(response.status_code)
-        answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
-        return response.status_code, answered, body
+            with self._measured(method, path) as answer:
+                answered = await self._exchange.send(method, path, headers, body)
+                answer.append(answered.status)
+        except NotTrusted:
+            raise Blocked(0, Code.CERTIFICATE_NOT_TRUSTED, ours=True) from None
+        except NoAnswer as error:
+            # A GET changes nothing, whether it was done or not.
+            raise Unavailable(error.reason, maybe_done=error.maybe_done and method != "GET") from None
+        return answered
 
     @contextmanager
     def _measured(self, method: str, path: str) -> Iterator[list[int]]:
@@ -242,29 +193,3 @@ class StripeClient:
         if connected_account is not None:
             headers["Stripe-Account"] = quote(connected_account, safe="_")
         return headers
-
-
-def _proxy(url: str) -> httpx.Proxy:
-    """Return the proxy with user and password in a header: aiohttp has deprecated its own parameter for them."""
-    proxy = httpx.Proxy(url)
-    if proxy.auth is None:
-        return proxy
-    credentials = b64encode(":".join(proxy.auth).encode()).decode("ascii")
-    return httpx.Proxy(proxy.url, headers={"Proxy-Authorization": f"Basic {credentials}"})
-
-
-def _without_answer(error: Exception) -> Unavailable:
-    """Return the error of a call without an answer. The reason is httpx's name for it.
-
-    The call may have left this machine. The aiohttp transport reports a connection that was lost after sending as
-    `ConnectTimeout` too. The cause tells the two apart.
-    """
-    if isinstance(error, httpx.ProxyError):
-        # The proxy refused to open a tunnel, so nothing has reached Stripe.
-        return Unavailable(type(error).__name__, maybe_done=False)
-    if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
-        return Unavailable(type(error).__name__)
-    causes = {kind.__name__ for kind in type(error.__cause__).__mro__}
-    if error.__cause__ is None or causes & {"ClientConnectorError", "ConnectionTimeoutError"}:
-        return Unavailable(type(error).__name__, maybe_done=False)
-    return Unavailable(httpx.ReadError.__name__)

@@ -50,48 +50,80 @@ def ensure(
     home = Home.of(directory)
     home.prepare()
     deadline = time.monotonic() + seconds
-    started_at: int | None = None  # our server's first byte in the log
-    is_new = False
+    ours = _Start(home, program, owner=owner)
     while True:
         answer = home.ask()
-        # A server whose disk is full runs and refuses, PING too: another start would not make room.
-        up = answer == "+PONG" or answer.startswith("-MISCONF")
-        if up and (password := home.password()) and (pid := home.pid()):
-            if owner and started_at is None:
+        if (server := _server_at(home, answer)) is not None:
+            if owner and not ours.has_begun:
                 raise EmbeddedServerError(
-                    f"a server (pid {pid}) already runs on {home.directory}, so this process cannot own it: "
+                    f"a server (pid {server.pid}) already runs on {home.directory}, so this process cannot own it: "
                     "stop it first, or choose another directory"
                 )
-            if is_new and born_key is not None:
+            if ours.is_new and born_key is not None:
                 home.note_birth(born_key)
-            return Embedded(home.socket(), password, pid)
-        if (lock := home.take_lock()) is not None:
-            try:
-                if started_at is not None:
-                    raise EmbeddedServerError(
-                        f"the embedded server died while starting on {home.directory}; "
-                        f"its last words (more in {home.log}):\n{home.last_words(since=started_at)}"
-                    )
-                started_at = home.log.stat().st_size if home.log.exists() else 0
-                is_new = home.is_new
-                start(home, lock, program(), owner=owner)
-                if owner and sys.platform != "linux":
-                    atexit.register(stop, home.directory)
-            except OSError as error:
-                raise EmbeddedServerError(f"cannot start a server on {home.directory}: {error}") from error
-            finally:
-                os.close(lock)  # the server has its own copy, and with it the lock
+            return server
+        ours.begin_if_nobody_has()
         if time.monotonic() > deadline:
             break
         time.sleep(_POLL_SECONDS)
 
-    if owner and started_at is not None:
+    if owner and ours.has_begun:
         stop(directory)
     raise EmbeddedServerError(
         f"the embedded server on {home.directory} is there (pid {home.pid() or 'unknown'}), but it did not accept "
         f"commands within {seconds:g} s; its answer was: {answer or 'nothing'}. "
         f"If it is still loading its data try again, else stop it and start anew; {home.log} may say more"
     )
+
+
+def _server_at(home: Home, answer: str) -> Embedded | None:
+    """Return the server that gave this *answer* to a PING, or None if it is not ready."""
+    # A server whose disk is full runs and refuses, PING too: another start would not make room.
+    is_up = answer == "+PONG" or answer.startswith("-MISCONF")
+    if is_up and (password := home.password()) and (pid := home.pid()):
+        return Embedded(home.socket(), password, pid)
+    return None
+
+
+class _Start:
+    """The start of one server, by one process."""
+
+    def __init__(self, home: Home, program: Callable[[], Path], *, owner: bool) -> None:
+        self._home = home
+        self._program = program
+        self._owner = owner
+        self._log_begins: int | None = None
+        """Where the words of our server begin in the log, in bytes."""
+        self.is_new = False
+        """True if it was the first start on this directory."""
+
+    @property
+    def has_begun(self) -> bool:
+        return self._log_begins is not None
+
+    def begin_if_nobody_has(self) -> None:
+        """Start a server, unless one holds the lock. Raises EmbeddedServerError where ours has died."""
+        if (lock := self._home.take_lock()) is None:
+            return
+        try:
+            self._begin(lock)
+        except OSError as error:
+            raise EmbeddedServerError(f"cannot start a server on {self._home.directory}: {error}") from error
+        finally:
+            os.close(lock)  # the server has its own copy, and with it the lock
+
+    def _begin(self, lock: int) -> None:
+        home = self._home
+        if self._log_begins is not None:
+            raise EmbeddedServerError(
+                f"the embedded server died while starting on {home.directory}; "
+                f"its last words (more in {home.log}):\n{home.last_words(since=self._log_begins)}"
+            )
+        self._log_begins = home.log.stat().st_size if home.log.exists() else 0
+        self.is_new = home.is_new
+        start(home, lock, self._program(), owner=self._owner)
+        if self._owner and sys.platform != "linux":
+            atexit.register(stop, home.directory)
 
 
 def is_running(directory: Path) -> bool:
