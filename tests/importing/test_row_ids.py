@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tokenferry.contract.names import is_id
+from tokenferry.importing.checkpoint import Checkpoint, SameImport
 from tokenferry.importing.row_ids import KeyedRow
+from tokenferry.sealing import Signer
 
 from .conftest import CANARY, House, StandIn
 
@@ -104,3 +107,22 @@ def test_rows_that_move_money_need_a_namespace(house: House, worker: StandIn) ->
     assert not worker.taken
     assert house.run(file, "--quiet", "--force", "--namespace", "2030-01").exit_code == 0
     assert len(worker.taken) == 1
+
+
+def test_an_import_that_the_version_before_began_goes_on_with_its_ids(tmp_path: Path) -> None:
+    same = SameImport(io.BytesIO(b"rows"), Signer("k1", lambda _: b"signature"), {})
+    row = KeyedRow("main", "", "card", "customer_create", "seller-7")
+    begun = Checkpoint.of(tmp_path / "out.jsonl", same, resume=False, force=False, namespace="2030-01")
+    assert begun.request_id(2, row) == row.request_id("2030-01")
+    begun.close(done=False)
+    resumed = Checkpoint.of(tmp_path / "out.jsonl", same, resume=True, force=False)
+    assert (resumed.request_id(2, row), resumed.began) == (row.request_id("2030-01"), begun.began)
+    resumed.close(done=False)
+
+    assert begun.path is not None
+    head = json.loads(begun.path.read_text())
+    del head["namespace"], head["began"]
+    begun.path.write_text(json.dumps({**head, "format": 1}) + "\n")
+    old = Checkpoint.of(tmp_path / "out.jsonl", same, resume=True, force=False)
+    assert (old.request_id(2, row), old.row(f"{old.name}-2")) == (f"{old.name}-2", 2)
+    old.close(done=False)
