@@ -15,6 +15,10 @@ from tokenferry.contract.results import AttachResult, TokenResult
 
 MOST_GENERATIONS: Final = 1000
 """A row that was corrected so often is not sent once more."""
+CORRECTABLE: Final = (
+    "this key failed before with other content and left nothing behind; to send it corrected, the import needs "
+    "envelope = 2 below [producer], and a row without a CVC"
+)
 OTHER_CONTENT: Final = (
     "this key was done before with other content; give it a new key, or import it under another --namespace"
 )
@@ -189,7 +193,7 @@ def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | 
         "failure": failure.model_dump(exclude_none=True) if failure else None,
     }
     if result is not None and _is_reused(result):
-        line["reason"] = OTHER_CONTENT
+        line["reason"] = CORRECTABLE if next_generation(result) else OTHER_CONTENT
     if attach is not None and attach.endpoint_request_id is not None:
         line["endpoint_request_id"] = attach.endpoint_request_id
     if result is None and row is not None:

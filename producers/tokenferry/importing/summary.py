@@ -10,7 +10,7 @@ from typing import Any
 from tokenferry.bulk.progress import spelled
 from tokenferry.bulk.run_summary import RunSummary
 from tokenferry.contract.codes import Code
-from tokenferry.importing.import_window import OTHER_CONTENT, ImportCounts
+from tokenferry.importing.import_window import CORRECTABLE, OTHER_CONTENT, ImportCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,18 @@ class ImportSummary(RunSummary[ImportCounts]):
         )
         if counts.done_before:
             yield f"{counts.done_before} rows were done before, by an earlier import: they have that outcome"
-        if reused := counts.failures_by_code[Code.REQUEST_ID_REUSED] + counts.failures_by_code[Code.ATTACH_ID_REUSED]:
-            yield f"{reused} rows were not sent: {OTHER_CONTENT}"
+        yield from self._reused()
         yield f"{self._calls_per_second():.1f} token calls per second of {self.budget_per_second:g} allowed"
         if self.chosen:
             yield "rows were left out (--limit or --sample): send them with the same command and --resume instead"
+
+    def _reused(self) -> Iterator[str]:
+        """Why keys of earlier imports were not sent again."""
+        reasons: Counter[str] = Counter()
+        for (code, param), count in self.counts.failures.items():
+            if code in (Code.REQUEST_ID_REUSED, Code.ATTACH_ID_REUSED):
+                reasons[CORRECTABLE if (param or "").startswith("generation=") else OTHER_CONTENT] += count
+        yield from (f"{count} rows were not sent: {reason}" for reason, count in reasons.items())
 
     def _failures(self) -> Counter[str]:
         return Counter(
