@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from tokenferry.bulk.outputs import may_be_card_number
 from tokenferry.commands.bulk import PATH, end, file_options, output_options, patience_options
 from tokenferry.commands.import_run import DELIMITERS, ImportOptions, ImportRun, write_suggested_map
 from tokenferry.configuration import load
@@ -17,7 +18,6 @@ from tokenferry.importing.run import SAME_FAILURES
 from tokenferry.inputs.describing import described
 from tokenferry.inputs.mapping import READY
 from tokenferry.inputs.orders import KINDS
-from tokenferry.masking import may_be_card_number
 
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 

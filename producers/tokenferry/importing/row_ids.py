@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final
 
+from tokenferry.bulk.outputs import may_be_card_number
 from tokenferry.contract.names import LETTERS
 from tokenferry.contract.requests import Problem
 from tokenferry.contract.targets import MOVES_MONEY
 from tokenferry.inputs.rows import BrokenRow, Row, UnreadableFile
-from tokenferry.masking import may_be_card_number
 from tokenferry.ordering import Order
 
 PREFIX: Final = "key-"
