@@ -13,6 +13,7 @@ from e2e import cargo
 from e2e.house import House, Route, until
 
 from tokenferry import Order, Producer, TokenRequest, onboarding_from
+from tokenferry.cli import main
 from tokenferry.contract.targets import CustomerCreate
 from tokenferry_worker.commands.keys import keys
 from tokenferry_worker.commands.signers import signers
@@ -96,6 +97,14 @@ def without(told: dict[str, Any], name: str) -> dict[str, Any]:
     return {field: value for field, value in told.items() if field != name}
 
 
+def shown(house: House, *words: str) -> dict[str, str]:
+    """What `tokenferry show` knows: for each group, what the id became."""
+    config = ["--config", str(house.folder / "tokenferry.toml")]
+    done = CliRunner().invoke(main, ["show", *words, "--json", *config], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return {story["group"]: story["ledger"]["object"] for story in json.loads(done.output)}
+
+
 def failure(told: dict[str, Any]) -> tuple[str, str | None]:
     return told["failure"]["code"], told["failure"].get("param")
 
@@ -120,6 +129,14 @@ def test_the_same_ids_in_three_groups_share_nothing(house: House, shop: Group, m
         for id_ in ids
         for prefix, suffix in (("shop:", ":1"), ("mail:", ":1"), ("", ""))
     }
+    objects = {
+        group: next(each["object_id"] for each in answers if each["request_id"] == ids[0])
+        for group, answers in zip(("shop", "mail", "legacy"), told, strict=True)
+    }
+    assert shown(house, ids[0]) == objects
+    assert shown(house, ids[0], "--group", "mail") == {"mail": objects["mail"]}
+    for group, object_id in objects.items():
+        assert shown(house, object_id) == {group: object_id}
 
 
 def test_another_card_under_a_known_id_is_refused_without_a_call(house: House, shop: Group) -> None:

@@ -34,6 +34,7 @@ def test_it_writes_a_configuration_keys_and_samples_that_only_their_owner_can_us
     configuration = load(folder / "tokenferry.toml")
     assert list(configuration.platforms) == ["main"]
     assert configuration.platforms["main"].base_url is not None
+    assert configuration.platforms["main"].limits.by == "operation"
     for private in ("producer.pem", "worker.pem", "result.pem", "stripe-secret-key", "policy.toml"):
         assert mode(folder / "keys" / private) == 0o600
     assert mode(folder / "keys" / "identities") == 0o700

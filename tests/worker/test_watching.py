@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import KeyFolder
 from redis.asyncio import Redis
 
+from tokenferry import Producer
 from tokenferry.broker import connecting
 from tokenferry.broker.embedded import Embedded
 from tokenferry.broker.publishing import Outgoing, Publisher
@@ -20,6 +22,7 @@ from tokenferry.cli import main
 from tokenferry.configuration import Configuration, Platform
 from tokenferry.contract.queues import TOKENIZE_TASK
 from tokenferry.import_notes import ImportNote, notes, noting, request_ids_of_key
+from tokenferry.testing import card
 from tokenferry_worker.fleet.queues import look
 from tokenferry_worker.fleet.tracing import Waiting, find
 from tokenferry_worker.fleet.useful import Work, useful_processes
@@ -392,3 +395,33 @@ def test_what_is_no_question_is_refused_without_repeating_it(tmp_path: Path, wor
     done = CliRunner().invoke(main, [*words, "--config", str(tmp_path / "tokenferry.toml")])
     assert done.exit_code == 2
     assert "4242" not in done.output
+
+
+# A request that no worker has had yet
+
+
+def fleet(folder: Path, valkey: Embedded, key_folder: KeyFolder, *, envelope: int) -> Path:
+    """The configuration of a fleet with a prefix of its own on a shared server."""
+    url = f"url = {json.dumps(valkey.redis_url)}"
+    path = folder / "tokenferry.toml"
+    path.write_text(
+        f"[broker]\n{url}\nprefix = '{folder.name}'\n[store]\n{url}\nprefix = '{folder.name}-store'\n"
+        + f"[producer]\nenvelope = {envelope}\n"
+        + f"[keys]\nrecipient = '{key_folder.recipient}'\nproducer_signing_key = '{key_folder.producer}'\n"
+        + "[platforms.main]\nsecret_key = { env = 'X' }\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("envelope", [1, 2])
+def test_a_request_is_found_in_the_queue_of_a_fleet_with_a_prefix(
+    tmp_path: Path, valkey: Embedded, key_folder: KeyFolder, envelope: int
+) -> None:
+    path = fleet(tmp_path, valkey, key_folder, envelope=envelope)
+    with Producer(path) as producer:
+        ids = [producer.send(card(), request_id=f"prefixed-{at}") for at in range(3)]
+    done = CliRunner().invoke(main, ["show", ids[1], "--json", "--config", str(path)])
+    assert done.exit_code == 0, done.output
+    (story,) = json.loads(done.output)
+    assert (story["id"], story["group"], story["state"]) == (ids[1], "legacy", "waiting")
+    assert story["waiting"] == {"queue": "tokenize.bulk.main", "place": 2}

@@ -34,7 +34,8 @@ secret_key = {{ env = "TOKENFERRY_TESTING_SECRET" }}
 publishable_key = {{ env = "TOKENFERRY_TESTING_PUBLISHABLE" }}
 [platforms.{platform}.limits]
 global_per_second = 1000
-endpoint_per_second = 500
+by = "operation"
+operation_per_second = 500
 """
 
 

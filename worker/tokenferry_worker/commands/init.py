@@ -131,7 +131,7 @@ def _check(type_: TypeAdapter[str], text: str, message: str) -> None:
 
 
 def _configuration(*, stripe: Stripe, platform: str, broker: str, store: str) -> str:
-    """The text of tokenferry.toml. It has only what is not the default."""
+    """The text of tokenferry.toml. It has only what is not the default: new fleets count by operation."""
     lines = ["# All settings: docs/settings.md. This file names keys and holds none."]
     if broker != EMBEDDED:
         lines += [
@@ -150,6 +150,8 @@ def _configuration(*, stripe: Stripe, platform: str, broker: str, store: str) ->
     else:
         lines += ['secret_key = { env = "STRIPE_SECRET_KEY" } # workers only']
         lines += ['publishable_key = { env = "STRIPE_PUBLISHABLE_KEY" } # workers only']
+    lines += ["", f"[platforms.{platform}.limits]"]
+    lines += ['by = "operation" # as Stripe counts; in a fleet that still has workers of version 0.1: "both"']
     return "\n".join(lines) + "\n"
 
 

@@ -18,6 +18,7 @@ from tokenferry_worker.circuits.scopes import plainly, remedy
 from tokenferry_worker.dead_letters.record import plain
 from tokenferry_worker.fleet.view import StoreView, why_less
 from tokenferry_worker.on_redis.lookup import Known
+from tokenferry_worker.tokens.grouped_ids import named
 
 MOST: Final = 5000
 """Messages of one queue that are looked through, the oldest first."""
@@ -153,8 +154,10 @@ def as_json(known: Known) -> dict[str, object]:
             }
     attempts = [{**asdict(each), "code": plain(each.code)} for each in known.attempts]
     ledger = {name: safe(known.ledger[name]) for name in ("state", "by", "object", "type") if known.ledger.get(name)}
+    own = named(known.id)
     return {
-        "id": known.id,
+        "id": own.id,
+        "group": own.group,
         "state": state_of(known),
         **entries,
         "attempts": attempts,

@@ -42,11 +42,21 @@ class GroupedId:
         return self.group == LEGACY and self.generation == 1
 
 
+def named(key: str) -> GroupedId:
+    """Return what *key* stands for in the store.
+
+    >>> named("req-1"), named("shop:req-1").group
+    (GroupedId(id='req-1', group='legacy', generation=1), 'shop')
+    """
+    group, _, id_ = key.rpartition(":")
+    return GroupedId(id_, group or LEGACY)
+
+
 def own_id(key: str, group: str) -> str | None:
     """Return the id that *key* stands for in the store, if it is one of *group*. Else None: that is told to nobody.
 
     >>> own_id("req-1", "legacy"), own_id("shop:req-1", "shop"), own_id("req-1", "shop")
     ('req-1', 'req-1', None)
     """
-    its_group, colon, id_ = key.rpartition(":")
-    return id_ if (its_group if colon else LEGACY) == group else None
+    name = named(key)
+    return name.id if name.group == group else None
