@@ -114,10 +114,10 @@ def test_an_import_that_the_version_before_began_goes_on_with_its_ids(tmp_path: 
     row = KeyedRow("main", "", "card", "customer_create", "seller-7")
     begun = Checkpoint.of(tmp_path / "out.jsonl", same, resume=False, force=False, namespace="2030-01")
     assert begun.request_id(2, row) == row.request_id("2030-01")
-    begun.close(done=False)
+    begun.close()
     resumed = Checkpoint.of(tmp_path / "out.jsonl", same, resume=True, force=False)
     assert (resumed.request_id(2, row), resumed.began) == (row.request_id("2030-01"), begun.began)
-    resumed.close(done=False)
+    resumed.close()
 
     assert begun.path is not None
     head = json.loads(begun.path.read_text())
@@ -125,4 +125,4 @@ def test_an_import_that_the_version_before_began_goes_on_with_its_ids(tmp_path: 
     begun.path.write_text(json.dumps({**head, "format": 1}) + "\n")
     old = Checkpoint.of(tmp_path / "out.jsonl", same, resume=True, force=False)
     assert (old.request_id(2, row), old.row(f"{old.name}-2")) == (f"{old.name}-2", 2)
-    old.close(done=False)
+    old.close()

@@ -328,9 +328,7 @@ class ImportRun:
         }
         same = SameImport(self._stream, producer.sealer.signer, must_stay)
         if options.retry_failed and self.has_keys and producer.sealer.version == 1:
-            raise Unresumable(
-                "--retry-failed: rows with a key need envelope = 2 below [producer]"
-            )
+            raise Unresumable("--retry-failed: rows with a key need envelope = 2 below [producer]")
         checkpoint = Checkpoint.of(
             results,
             same,

@@ -83,7 +83,7 @@ def _lines(
         if line is None or (row := line["row"]) in done.rows or row in pending:
             continue
         before = line["status"]
-        request_id = line["request_id"]
+        request_id = line.get("request_id", checkpoint.request_id(row))
         if request_id in checkpoint.late:
             line = _updated(line, checkpoint.late[request_id])
         if before == "failed" and (line["failure"] or {}).get("source") == "endpoint":
@@ -116,7 +116,7 @@ def _read(text: bytes, checkpoint: Checkpoint) -> dict[str, Any] | None:
         return None
     if not (failure is None or isinstance(failure, dict)):
         return None
-    if not checkpoint.is_own(line.setdefault("request_id", checkpoint.request_id(row))):
+    if not checkpoint.is_own(line.get("request_id", checkpoint.request_id(row))):
         return None  # the row was sent again since
     return line  # type: ignore[no-any-return]
 
