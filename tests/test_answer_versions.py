@@ -80,7 +80,10 @@ def test_the_answer_to_an_order_of_version_1_is_the_body_in_the_journal() -> Non
     recorded = to_record(result)
     assert recorded == OLD["results"]["attach"]
     outcome = Settled(result, "shop", recorded)
-    assert answered(outcome, order(1)) is outcome
+    told = answered(outcome, order(1))
+    assert told == outcome
+    assert isinstance(told, Settled)
+    assert (told.result, told.recorded) == (result, OLD["results"]["attach"])
 
 
 def test_the_answer_to_an_order_of_version_2_names_group_batch_display_and_the_call_at_stripe() -> None:

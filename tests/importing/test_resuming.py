@@ -66,6 +66,22 @@ def test_killed_twice_and_resumed_every_row_has_one_line_and_one_request(house: 
     assert {sent[request_id] for request_id in early} == {1}
 
 
+def test_a_result_of_a_row_that_was_sent_and_not_noted_as_sent_is_not_lost(house: House) -> None:
+    file = house.file(cards(20))
+    process = house.start(*house.arguments(file), "--quiet")
+    eventually(lambda: memory(house).exists() and memory(house).read_bytes().count(b"\n") == 21)
+    process.kill()
+    process.communicate(timeout=90)
+    head = memory(house).read_bytes().splitlines(keepends=True)[0]
+    memory(house).write_bytes(head)  # as if it had died between the broker's answer and its note
+    with StandIn(house.configuration(), house.platform) as worker:
+        eventually(lambda: len(worker.taken) == 20)
+        done = house.run(file, "--quiet", "--resume", "--window", "1", "--timeout", "30")
+
+    assert done.exit_code == 0, done.output
+    assert final(house) == Counter({f"card-{n}": 1 for n in range(1, 21)})
+
+
 def test_ctrl_c_and_resume_gives_the_unfinished_rows_their_line(house: House) -> None:
     file = house.file(cards(10))
     with StandIn(house.configuration(), house.platform, answers=4) as slow:

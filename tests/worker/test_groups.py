@@ -98,8 +98,9 @@ def test_a_request_of_version_1_is_answered_in_version_1_in_every_group() -> Non
     as_recorded = Settled(ATTACHED, "shop", "as recorded")
     for asker in (order(), order(version=2, group="shop", answer_in=1)):
         assert answered(as_recorded, asker) == as_recorded
-    told = answered(as_recorded, order(version=2, group="shop"))
-    assert told == Settled(ATTACHED.model_copy(update={"group": "shop", "generation": 1}), "shop")
+    told = answered(as_recorded, order(version=2, group="shop", token_created_at=5_999, attach_before=6_000))
+    added = {"group": "shop", "generation": 1, "token_created": 5}
+    assert told == Settled(ATTACHED.model_copy(update=added), "shop")
 
 
 def test_every_outcome_says_of_which_lane_and_trace_its_request_was() -> None:

@@ -136,7 +136,7 @@ async def test_the_id_of_a_group_leads_to_the_story_of_that_group(
         "[platforms.main]\n"
     )
     for group, token in (("legacy", "tok_1"), ("shop", "tok_2")):
-        words = ["show", "req-1", "--group", group, "--json", "--config", str(configuration)]
+        words = ["show", f"{group}/req-1", "--json", "--config", str(configuration)]
         done = await asyncio.to_thread(CliRunner().invoke, main, words)
         (story,) = json.loads(done.output)
         assert story["token"] == token

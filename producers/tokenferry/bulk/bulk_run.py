@@ -185,5 +185,6 @@ class BulkRun(ABC, Generic[Read]):
         try:
             for request_id, item in unfinished:
                 self._outputs.result(self._window.line(request_id, item, None))
+            self._window.pass_on_early()
         except OutputFailed as error:
             self.reason = str(error)

@@ -177,6 +177,13 @@ class Window(ABC, Generic[Item, Outcome]):
             self.counts.unfinished = len(left)
             return left
 
+    def pass_on_early(self) -> None:
+        """Call `late` with the results whose items were never entered. Call this after `close`."""
+        early, self._early = self._early, {}
+        for results in early.values():
+            for result in results:
+                self.late(result)
+
     @abstractmethod
     def line(self, request_id: str, item: Item, result: Outcome | None) -> dict[str, Any]:
         """Return the line of one item for the results file. Without *result* it is unfinished."""

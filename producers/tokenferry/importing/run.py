@@ -73,7 +73,6 @@ class Import(BulkRun[Row | BrokenRow]):
         self._settled_before = window.counts.settled
         self._failures_before = window.counts.failures.copy()
         self._rows_window = window
-        self._last_accepted = max(checkpoint.accepted, default=0)
         window.began = checkpoint.began
         window.early = self._comes_later
         window.late = lambda result: checkpoint.append([result])
@@ -104,7 +103,8 @@ class Import(BulkRun[Row | BrokenRow]):
             self._window.enter(request_id, row, self._outputs.result)
         else:
             self._window.enter(request_id, row, self._outputs.result)
-            self._submitter.submit(request_id, row)
+            if self._window.item(request_id) is not None:  # else its outcome had come already
+                self._submitter.submit(request_id, row)
 
     def _named(self, item: Row, order: Order) -> Order:
         """Return *order* with the request id of its row. Raises `InvalidRequest`, `InvalidConfiguration`."""
@@ -146,8 +146,11 @@ class Import(BulkRun[Row | BrokenRow]):
         return None
 
     def _comes_later(self, request_id: str) -> bool:
-        """True if an earlier run submitted the row of a result, and this run has not read that row yet."""
+        """True if this run has not read the row of a result yet, and an earlier run did not finish it.
+
+        An earlier run may have submitted the row and died before it stored that the broker had accepted it.
+        """
         row = self._checkpoint.row(request_id)
-        if row is None:  # of which row it is shows when that row is read
-            return self._checkpoint.is_resumed and self.last < self._last_accepted
-        return row > self.last and row in self._checkpoint.accepted
+        if row is None:  # made of a key: of which row it is shows when that row is read
+            return self._checkpoint.is_resumed and not self.read_all
+        return row > self.last and row not in self._done
