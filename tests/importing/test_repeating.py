@@ -1,4 +1,4 @@
-"""A second import into a results file with attached rows attaches them a second time: not without being told to."""
+"""Rows without a key are attached a second time by a second import: not without being told to."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ def cards(count: int, *, attach: str) -> str:
     return HEADER + "".join(f"card-{n},card,{CANARY},12,2044,{attach}\n" for n in range(1, count + 1))
 
 
-def test_force_does_not_attach_the_rows_of_a_results_file_again_unless_told_so(house: House, worker: StandIn) -> None:
-    file = house.file(cards(3, attach="customer_create,z@example.com"))
+def without_keys(count: int) -> str:
+    return HEADER.removeprefix("key,") + f"card,{CANARY},12,2044,customer_create,z@example.com\n" * count
+
+
+def test_force_does_not_attach_rows_without_keys_again_unless_told_so(house: House, worker: StandIn) -> None:
+    file = house.file(without_keys(3))
     assert house.run(file, "--quiet").exit_code == 0
     before = house.results.read_bytes()
 
@@ -35,6 +39,17 @@ def test_force_does_not_attach_the_rows_of_a_results_file_again_unless_told_so(h
 
     assert house.run(file, "--quiet", "--force", "--again").exit_code == 0
     assert len(worker.taken) == 6
+
+
+def test_force_overwrites_the_results_of_rows_with_keys_which_nobody_attaches_twice(
+    house: House, worker: StandIn
+) -> None:
+    file = house.file(cards(3, attach="customer_create,z@example.com"))
+    for _ in range(2):
+        assert house.run(file, "--quiet", "--force").exit_code == 0
+    assert len({header.request_id for header in worker.taken}) == 3
+    refused = house.run(house.file(without_keys(3), "other.csv"), "--quiet", "--force")
+    assert (refused.exit_code, len(worker.taken)) == (2, 6), "rows without keys would be other rows"
 
 
 def test_force_overwrites_a_results_file_without_attached_rows(house: House, worker: StandIn) -> None:
@@ -55,10 +70,10 @@ def test_a_results_file_that_cannot_be_read_is_not_overwritten_unless_told_so(ho
     assert house.run(file, "--quiet", "--force", "--again").exit_code == 0
 
 
-def test_again_without_force_is_wrong_usage(offline: House) -> None:
-    done = offline.run(offline.file(cards(1, attach=",")), "--again")
+def test_again_begins_another_import_so_it_does_not_resume_one(offline: House) -> None:
+    done = offline.run(offline.file(cards(1, attach=",")), "--again", "--resume")
     assert done.exit_code == 2
-    assert "--again needs --force" in done.stderr
+    assert "--again begins another import" in done.stderr
 
 
 def row(status: str, **more: Any) -> str:

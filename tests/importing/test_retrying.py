@@ -1,4 +1,7 @@
-"""A finished import is repeated without harm: failed rows are sent again, late outcomes reach the results file."""
+"""A finished import is repeated without harm: failed rows are sent again, late outcomes reach the results file.
+
+The rows have no key, so each attempt has a request id of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from tokenferry.importing.checkpoint import Checkpoint, path_of
 
 from .conftest import CANARY, House, StandIn
 
-HEADER = "key,kind,number,exp_month,exp_year,attach.to,attach.email\n"
+HEADER = "kind,number,exp_month,exp_year,attach.to,attach.email\n"
 ATTACH = "customer_create,z@example.com"
 
 
 def cards(count: int, *, attach: str = ATTACH) -> str:
-    return HEADER + "".join(f"card-{n},card,{CANARY},12,2044,{attach}\n" for n in range(1, count + 1))
+    return HEADER + "".join(f"card,{CANARY},12,2044,{attach}\n" for _ in range(count))
 
 
 def row_of(header: Header) -> int:
@@ -77,7 +80,7 @@ def test_declined_rows_are_sent_again_as_new_requests_and_dead_letters_are_not(p
     assert "dead-letters redrive" in done.stderr
     assert [row_of(header) for header in worker.taken] == [4]
     assert worker.taken[0].request_id.endswith("-4-2")
-    assert statuses(partly) == {"card-1": "attached", "card-2": "failed", "card-3": "attached", "card-4": "attached"}
+    assert statuses(partly) == {"row-2": "attached", "row-3": "failed", "row-4": "attached", "row-5": "attached"}
 
     again = partly.run(file, "--quiet", "--retry-failed")
     assert again.exit_code == 1
@@ -93,14 +96,14 @@ def test_a_row_that_is_declined_again_can_be_sent_a_third_time(partly: House) ->
             partly.run(file, "--quiet", "--retry-failed")
         seen += [header.request_id.split("-", 2)[2] for header in worker.taken]
     assert seen == ["4-2", "4-3", "4-4"]
-    assert statuses(partly)["card-3"] == "attached"
+    assert statuses(partly)["row-4"] == "attached"
 
 
 def test_a_retry_that_is_killed_goes_on_with_the_same_ids(partly: House) -> None:
     file = partly.folder / "rows.csv"
     with StandIn(partly.configuration(), partly.platform, answers=0) as silent:
         partly.run(file, "--quiet", "--retry-failed", "--timeout", "0.5")
-    assert statuses(partly)["card-3"] == "pending"
+    assert statuses(partly)["row-4"] == "pending"
     with StandIn(partly.configuration(), partly.platform) as worker:
         done = partly.run(file, "--quiet", "--json", "--resume")
     assert summary_of(done)["outcomes"]["attached"] == 3

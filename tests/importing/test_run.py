@@ -35,7 +35,7 @@ def test_every_row_ends_in_the_results_file_under_its_own_key(house: House, work
         "p-1": "tokenized",
     }
     assert {line["row"] for line in house.lines()} == set(range(2, 43))
-    assert all(line["request_id"].startswith("req-") and line["token"] for line in house.lines())
+    assert all(line["request_id"].startswith("key-") and line["token"] for line in house.lines())
 
 
 def test_results_and_rejects_are_readable_by_their_owner_only(house: House, worker: StandIn) -> None:

@@ -78,7 +78,7 @@ async def test_after_a_refusal_the_next_generation_begins_with_other_content(jou
     assert (begun.deliveries, begun.epoch, begun.outcome, begun.content) == (1, 0, None, "")
     told = await journal.record("req-1", result(None), about=TWO)
     assert '"req-1:token:2"' in told, "an outcome id that no reader has seen"
-    assert await refused(journal, 1) == "none"
+    assert await refused(journal, 1) == "generation=2", "it is the recorded one"
     assert (await journal.begin("req-1", "that", generation=2)).content == TWO.content
 
 
@@ -155,7 +155,7 @@ async def test_a_redrive_of_an_earlier_generation_leaves_the_later_one_alone(jou
 
 async def test_of_an_id_that_the_store_does_not_know_every_generation_begins(journal: RedisJournal) -> None:
     assert (await journal.begin("req-1", "this", generation=4)).deliveries == 1
-    assert await refused(journal, 1) == "none"
+    assert await refused(journal, 1) == "generation=4"
     await journal.reopen("req-2", told=1, generation=3)
     assert (await journal.begin("req-2", "this", generation=3)).deliveries == 1
 

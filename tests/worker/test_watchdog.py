@@ -346,7 +346,7 @@ def test_a_time_in_which_an_ordinary_wait_for_the_broker_would_look_like_a_hang_
 def test_a_loop_that_one_delivery_blocks_stops_answering_and_a_busy_one_does_not() -> None:
     release, entered = threading.Event(), threading.Event()
 
-    async def handle(body: str) -> None:
+    async def handle(body: str, queue: str) -> None:
         if body == "block":
             entered.set()
             release.wait(30)

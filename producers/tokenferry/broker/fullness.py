@@ -21,7 +21,9 @@ def fullness(configuration: Configuration, queue: str) -> tuple[int, int]:
     with connecting.connect(configuration) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0.05, reraise_as_library_errors=False)
         channel = connection.default_channel
-        count = waiting_in(channel, queue, amqp=amqp)
         if amqp:
+            count = waiting_in(channel, queue, amqp=True)
             return count, count * ASSUMED_BYTES
-        return count, int(channel.bare_client.memory_usage(channel.key_of(queue), samples=50) or 0)
+        # Nothing set aside has a priority, so all of it is in one list, and a user needs a right on that one only.
+        client, key = channel.bare_client, channel.key_of(queue)
+        return int(client.llen(key)), int(client.memory_usage(key, samples=50) or 0)

@@ -32,6 +32,18 @@ class UnusableOutput(ProducerError, ValueError):
     exit_code = 2
 
 
+def may_be_card_number(text: str) -> bool:
+    """True if *text* contains a number of 12 to 19 digits whose check digit (Luhn) is right, as every card number has.
+
+    One number in ten is like that by chance.
+
+    >>> may_be_card_number("200000000001"), may_be_card_number("000000000000"), may_be_card_number("seller-7")
+    (False, True, False)
+    """
+    found = (re.sub("[ -]", "", match[0]) for match in LONG_NUMBER.finditer(text))
+    return any(len(digits) <= 19 and luhn.is_valid(digits) for digits in found)
+
+
 def shown_key(key: str) -> str:
     """Return a row key for the results file. It is shortened if it contains a possible card number.
 
@@ -40,17 +52,24 @@ def shown_key(key: str) -> str:
     >>> shown_key("200000000001"), shown_key("000000000000")
     ('200000000001', '...0000')
     """
-    found = (re.sub("[ -]", "", match[0]) for match in LONG_NUMBER.finditer(key))
-    return masked(key) if any(len(digits) <= 19 and luhn.is_valid(digits) for digits in found) else key
+    return masked(key) if may_be_card_number(key) else key
 
 
 class Outputs:
     """The results file (JSON lines) and the rejects file (CSV), each optional."""
 
     def __init__(
-        self, results: Path | None, rejects: Path | None, *, force: bool = False, resume: bool = False
+        self,
+        results: Path | None,
+        rejects: Path | None,
+        *,
+        force: bool = False,
+        resume: bool = False,
+        key_prefix: str = "",
     ) -> None:
         """*force*: overwrite files that have content. *resume*: append to the results, write the rejects again.
+
+        *key_prefix*: keys in the results that begin with it are no card numbers, and stay as they are.
 
         Raises `UnusableOutput` if one of them cannot be written or has content. No new file is left behind then.
         """
@@ -73,6 +92,7 @@ class Outputs:
                     other.unlink(missing_ok=True)
                 raise UnusableOutput(f"{path}: cannot be written ({error.strerror})") from None
         self._results_path, self._rejects_path = results, rejects
+        self._key_prefix = key_prefix
         self._results = files[results] if results is not None else None
         self._rejects = files[rejects] if rejects is not None else None
         self._writer = csv.writer(self._rejects, lineterminator="\n") if self._rejects else None
@@ -89,7 +109,10 @@ class Outputs:
         if self._results is None:
             return
         try:
-            text = json.dumps({**line, "key": shown_key(line["key"])}, ensure_ascii=False, separators=(",", ":"))
+            key: str = line["key"]
+            is_clear = self._key_prefix and key.startswith(self._key_prefix)
+            shown = {**line, "key": key if is_clear else shown_key(key)}
+            text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
             self._results.write(visible(text) + "\n")
             self._results.flush()
         except OSError as error:

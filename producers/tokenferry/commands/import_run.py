@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import stat
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader
@@ -32,6 +34,7 @@ from tokenferry.importing.preview import Preview
 from tokenferry.importing.products import write_ids, write_manifest
 from tokenferry.importing.results_file import CompletedRows, tidy
 from tokenferry.importing.row_checks import Examiner, examine
+from tokenferry.importing.row_ids import KeyRules, with_usable_keys
 from tokenferry.importing.run import Import
 from tokenferry.importing.summary import ImportSummary
 from tokenferry.inputs.csv_rows import CsvRows
@@ -41,7 +44,7 @@ from tokenferry.inputs.json_values import json_values
 from tokenferry.inputs.lines import Lines
 from tokenferry.inputs.mapping import ColumnMap, parse_constants, parse_maps, read_map_file
 from tokenferry.inputs.orders import RowDefaults
-from tokenferry.inputs.rows import UnreadableFile
+from tokenferry.inputs.rows import BrokenRow, Row, UnreadableFile
 from tokenferry.producer import Producer, Sealer
 from tokenferry.result_signers import ResultSigners
 
@@ -59,7 +62,9 @@ class ImportOptions(bulk.BulkOptions):
     ids_columns: tuple[str, ...]
     manifest: Path | None
     again: bool
-    """True if rows that are attached already may be attached a second time."""
+    """True if rows that were done before are to be done once more."""
+    namespace: str | None
+    key_prefix: str
     maps: tuple[str, ...]
     map_file: str | None
     constants: tuple[str, ...]
@@ -74,6 +79,15 @@ class ImportOptions(bulk.BulkOptions):
     kind: str | None
     connected_account: str | None
     lane: Any
+
+    @property
+    def key_rules(self) -> KeyRules:
+        """Which rows may be sent by their key."""
+        return KeyRules(self.key_prefix, self.namespace)
+
+    def new_namespace(self) -> str:
+        """What the ids of a new import are derived from, beside its rows. With --again it is another one each time."""
+        return (self.namespace or "") + (f"~{secrets.token_hex(8)}" if self.again else "")
 
     def check_repeat(self) -> None:
         """Raise `click.UsageError` if options exclude each other."""
@@ -92,6 +106,8 @@ class ImportOptions(bulk.BulkOptions):
             raise click.UsageError(
                 f"{chosen[0]} continues with a file: it cannot be used with standard input, --dry-run or --force"
             )
+        if chosen and self.again:
+            raise click.UsageError(f"--again begins another import, and {chosen[0]} goes on with one: give one of them")
 
     def check_products(self) -> None:
         """Raise `click.UsageError` if the table of ids or the manifest cannot be written from the other outputs."""
@@ -122,7 +138,7 @@ class ImportRun:
     """An import of an open file."""
 
     def __init__(self, options: ImportOptions, configuration: Configuration, stream: BufferedReader) -> None:
-        """Raises `InvalidMapping`, and `UnreadableFile` if the file has no rows that could be imported."""
+        """Raises `InvalidMapping`, and `UnreadableFile` if the file has no rows or keys that could be imported."""
         self._options = options
         self._configuration = configuration
         self._stream = stream
@@ -130,6 +146,11 @@ class ImportRun:
         self._budget = RateInForce.of(configuration, options.platform)
         self._given = options.column_map()
         self._lines, self._rows = self._chosen()
+        self.has_keys = False
+        """True if the rows have keys. Not known of a pipe that need not be read ahead."""
+        self._read_ahead: Iterable[Row | BrokenRow] = self._rows
+        if self._size is not None or options.key_prefix or options.force:
+            self._read_ahead, self.has_keys = with_usable_keys(self._rows)
 
     def check(self) -> ImportSummary:
         """A dry run: check every row, and send nothing."""
@@ -140,8 +161,8 @@ class ImportRun:
         meter = CheckMeter(counts, self._lines, self._size)
         try:
             with bulk.shown(meter.line, quiet=self._options.quiet):
-                examiner = Examiner(self._defaults(None), outputs, counts, preview)
-                examine(self._rows, examiner, sealer, counts, preview)
+                examiner = Examiner(self._defaults(None), outputs, counts, preview, rules=self._options.key_rules)
+                examine(self._read_ahead, examiner, sealer, counts, preview)
         finally:
             outputs.close()
         return ImportSummary(
@@ -206,7 +227,13 @@ class ImportRun:
         options, done = self._options, CompletedRows()
         if checkpoint.is_resumed and options.results is not None:
             done = tidy(options.results, checkpoint, retry_failed=options.retry_failed)
-        outputs = Outputs(options.results, options.rejects, force=options.force, resume=checkpoint.is_resumed)
+        outputs = Outputs(
+            options.results,
+            options.rejects,
+            force=options.force,
+            resume=checkpoint.is_resumed,
+            key_prefix=options.key_prefix,
+        )
         return done, outputs
 
     def _send(self, producer: Producer, checkpoint: Checkpoint, done: CompletedRows, outputs: Outputs) -> ImportSummary:
@@ -227,7 +254,7 @@ class ImportRun:
             run = Import(
                 producer,
                 Results(route, self._configuration, outbox=False, on_notice=reasons.take),
-                Examiner(self._defaults(route), outputs, window.counts),
+                Examiner(self._defaults(route), outputs, window.counts, rules=options.key_rules),
                 window,
                 outputs,
                 checkpoint,
@@ -238,7 +265,7 @@ class ImportRun:
                 is_explained=lambda: bool(reasons.current),
             )
             try:
-                run.run(self._rows)
+                run.run(self._read_ahead)
                 finished = run.read_all and not window.counts.unfinished and run.reason is None
                 complete = finished and not self._rows.left_out
                 ended("finished" if finished else "stopped")
@@ -288,7 +315,7 @@ class ImportRun:
         """Open the checkpoint. It is a file only if the rows and the results are files too."""
         options, results = self._options, self._options.results
         if results is None or self._size is None or (results.exists() and not results.is_file()):
-            return Checkpoint()
+            return Checkpoint(namespace=options.new_namespace())
         must_stay = {
             "format": options.format_,
             "delimiter": options.delimiter,
@@ -300,7 +327,15 @@ class ImportRun:
             "lane": options.lane,
         }
         same = SameImport(self._stream, producer.sealer.signer, must_stay)
-        checkpoint = Checkpoint.of(results, same, resume=options.resume or options.retry_failed, force=options.force)
+        if options.retry_failed and self.has_keys and producer.sealer.version == 1:
+            raise Unresumable("--retry-failed: rows with a key need envelope = 2 below [producer]")
+        checkpoint = Checkpoint.of(
+            results,
+            same,
+            resume=options.resume or options.retry_failed,
+            force=options.force,
+            namespace=options.new_namespace(),
+        )
         if options.retry_failed and not checkpoint.is_resumed:
             checkpoint.close(delete=True)
             raise Unresumable(f"{results}: there is no earlier import into it whose failed rows could be sent again")
@@ -315,6 +350,7 @@ class ImportRun:
             "leave-out-rest": options.leave_out_rest,
             "null": list(options.null),
             "encoding": options.encoding,
+            "namespace": options.namespace,
         }
         return {name: value for name, value in given.items() if value}
 

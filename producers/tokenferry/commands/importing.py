@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from tokenferry.bulk.outputs import may_be_card_number
 from tokenferry.commands.bulk import PATH, end, file_options, output_options, patience_options
 from tokenferry.commands.import_run import (
     DELIMITERS,
@@ -25,11 +27,14 @@ from tokenferry.inputs.describing import described
 from tokenferry.inputs.mapping import READY
 from tokenferry.inputs.orders import KINDS
 
+_WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 EPILOG = """
 \b
 The file
   CSV with a header line, or JSON (one object in each line, or an array). gzip is unpacked. Columns:
-    key                  your own id of the row, unique; without this column the key is row-N, and N is the line
+    key                  your own id of the row, unique: what is done once under this key is not done again. Without
+                         this column the key is row-N, N is the line, and the file cannot be repeated safely
     kind                 card, bank_account, pii, account, person or cvc_update (or --kind for all rows)
     number, exp_month    fields of the kind by name, dotted where nested: individual.dob.day;
                          card.number is the same as number, and never taken for another kind
@@ -45,7 +50,8 @@ The file
 The results file has one line for every row that was sent, readable by its owner only:
   {"key", "row", "request_id", "kind", "status", "token", "created", "object_id", "stored_id", "display", "failure"}
   status is attached, tokenized, declined (by Stripe), failed (for a reason of ours) or pending. Join it by key.
-  A key that could be a card number is shortened to its last four digits; then join by row.
+  A row whose key could be a card number is rejected. If your ids look like that (one number in ten does), say so with
+  --key-prefix seller-; the outputs show the key behind it.
 The rejects file has a line for every reason why a row was rejected (not sent): row, key, field, reason, record.
   row is the line of the file, record counts the rows without the header.
 No file and no message ever repeats a value.
@@ -62,14 +68,18 @@ The import needs the file OUT.jsonl.resume for that, and keeps it, so that it ca
 goes away, or a queue is full. It ends if the broker does not answer at the start.
 
 \b
-A finished import: --resume says that it is finished. --retry-failed sends rows again, as new requests, whose failure
-left nothing behind; dead letters are redriven instead. --refresh writes outcomes that came late. --ids-out writes a
+A finished import: --resume says that it is finished. --retry-failed sends rows again whose failure left nothing
+behind; dead letters are redriven instead. --refresh writes outcomes that came late. --ids-out writes a
 line for every row of the file (source_id,stripe_id), and --manifest the SHA-256 of all outputs.
 
 \b
-A second import of the same file is another import: every row gets another token, and is attached once more. So --force
-does not overwrite a results file with attached rows or with lines that cannot be read; --force --again does. Only the
---results file is checked, not the results files of other imports.
+The same file again (other --results, or --force) does nothing twice: workers remember the outcome of each key for
+[store] journal_days (7) after it was last asked for. Rows that were done before get that outcome.
+A row that was declined, or failed and left nothing behind, may be corrected: it is then sent again. A row that was done
+with other content fails with request_id_reused: give it a new key. The same keys again on purpose: another --namespace,
+or --again. Rows that move money (attach.to charge, payment_intent, topup) need a --namespace, for instance the month.
+Rows without a key are done once more by each import. So --force does not overwrite a results file with attached rows of
+that kind, nor lines that cannot be read; --force --again does.
 
 \b
 Exit codes
@@ -103,6 +113,18 @@ def _ids_columns(context: click.Context, _: click.Parameter, text: str) -> tuple
     return names
 
 
+def _namespace(context: click.Context, _: click.Parameter, text: str | None) -> str | None:
+    if text is not None and (_WORD.fullmatch(text) is None or may_be_card_number(text)):
+        raise click.BadParameter("must be letters, digits, dots, - and _, at most 64, and no card number")
+    return text
+
+
+def _key_prefix(context: click.Context, _: click.Parameter, text: str) -> str:
+    if text and (_WORD.fullmatch(text) is None or not text[0].isalpha()):
+        raise click.BadParameter("must begin with a letter; then letters, digits, dots, - and _, at most 64")
+    return text
+
+
 @click.command("import", epilog=EPILOG)
 @file_options("row")
 @click.option(
@@ -111,7 +133,7 @@ def _ids_columns(context: click.Context, _: click.Parameter, text: str) -> tuple
 @click.option(
     "--retry-failed",
     is_flag=True,
-    help="Send rows again, as new requests, whose failure left nothing behind. Continues the import too.",
+    help="Send rows again whose failure left nothing behind. Continues the import too.",
 )
 @click.option(
     "--refresh",
@@ -131,7 +153,20 @@ def _ids_columns(context: click.Context, _: click.Parameter, text: str) -> tuple
 @click.option(
     "--manifest", type=PATH, metavar="OUT.json", help="Write the size and SHA-256 of all outputs, and counts."
 )
-@click.option("--again", is_flag=True, help="With --force: attach rows again that are attached already.")
+@click.option("--again", is_flag=True, help="Do rows once more that were done before, under the same keys.")
+@click.option(
+    "--namespace",
+    callback=_namespace,
+    metavar="NAME",
+    help="What the keys belong to, for instance 2030-01. The same key in another one is another row.",
+)
+@click.option(
+    "--key-prefix",
+    callback=_key_prefix,
+    default="",
+    metavar="TEXT",
+    help="The keys are no card numbers, even if some look so: show them behind this word, as in seller-7.",
+)
 @click.option(
     "--map",
     "maps",
@@ -219,8 +254,6 @@ def import_(context: click.Context, /, **options: Any) -> None:
     run_options.check_products()
     if run_options.limit is not None and run_options.sample is not None:
         raise click.UsageError("give --limit or --sample, not both")
-    if run_options.again and not run_options.force:
-        raise click.UsageError("--again needs --force: give both, or neither")
     configuration = load(run_options.config)
     if run_options.platform is not None:
         configuration.platform(run_options.platform)
@@ -230,9 +263,9 @@ def import_(context: click.Context, /, **options: Any) -> None:
         write_products(run_options, summary)
         end(context, summary, as_json=run_options.as_json)
     with run_options.opened(to_be="imported") as stream:
-        if run_options.force and not (run_options.again or run_options.dry_run) and run_options.results is not None:
-            refuse_to_attach_again(run_options.results)
         run = ImportRun(run_options, configuration, stream)
+        if run_options.force and not (run_options.again or run_options.dry_run) and run_options.results is not None:
+            refuse_to_attach_again(run_options.results, by_key=run.has_keys)
         summary = run.check() if run_options.dry_run else run.run()
     write_products(run_options, summary)
     end(context, summary, as_json=run_options.as_json)

@@ -6,7 +6,7 @@ import json
 import secrets
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -63,6 +63,9 @@ Examples
 """
 
 
+OTHER_CONTENT: Final = "another request has this id, with other content; nothing was done: give this one a new id"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SendOptions:
     """The options of one run."""
@@ -94,7 +97,11 @@ class SendOptions:
 @click.option("--platform", metavar="NAME", help="Default: the only one configured.")
 @click.option("--connected-account", metavar="ID", help="Create the token on this connected account.")
 @click.option("--lane", type=click.Choice(LANES), help="Default: bulk; realtime with --wait or with a CVC.")
-@click.option("--request-id", metavar="ID", help="Repeat the request with this id. Default: a new id.")
+@click.option(
+    "--request-id",
+    metavar="ID",
+    help="Repeat the request with this id: the same content is done once. Default: a new id.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @config_option
 @click.pass_context
@@ -215,6 +222,8 @@ def _outcome(results: Results, request_id: str, row: PendingRow, timeout: float,
     except KeyboardInterrupt:
         pass
     line = settled_line(request_id, row, last)
+    if "reason" in line:
+        line["reason"] = OTHER_CONTENT
     return {name: value for name, value in line.items() if name not in ("key", "row")}
 
 
@@ -230,5 +239,6 @@ def _one_line(line: dict[str, Any]) -> str:
         display.get("last4"),
         failure.get("code"),
         failure.get("decline_code"),
+        f"({line['reason']})" if "reason" in line else None,
     ]
     return " ".join(word for word in words if word)

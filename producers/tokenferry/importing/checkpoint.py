@@ -1,15 +1,15 @@
 """The checkpoint file of an import, with which it continues after an interruption, and is repeated when it is finished.
 
 The results file tells which rows are done: those with a final outcome. The checkpoint beside it holds the rest. It is a
-log. Its first line has the name from which request ids are derived, the route, the options and a keyed hash of the
+log. Its first line has what request ids are derived from, the route, the options and a keyed hash of the
 imported file, whose key only this producer can derive. Each other line is one of:
 
     7               the broker has accepted row 7
-    retry 7 2       row 7 is sent as a new request, the second one
+    retry 7 2 ID    row 7, whose request ID has failed, is sent for the second time
     late {...}      a result that came after its row had its line in the results file
     finished {...}  every row of the file has its outcome, or was rejected
 
-It contains no card data and no plain hash of any. A line of another kind is ignored, so an earlier version can read it.
+It contains no card data and no plain hash of any. A line of another kind is ignored.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +29,15 @@ from pydantic import ValidationError
 from tokenferry.bulk.outputs import OutputFailed, UnusableOutput
 from tokenferry.contract.names import new_id
 from tokenferry.contract.results import AnyResult, AttachResult, TokenResult, parse_result
+from tokenferry.importing.row_ids import PREFIX, KeyedRow
 from tokenferry.importing.row_set import RowSet
 from tokenferry.owned_files import open_owned
 from tokenferry.sealing import Signer
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_BY_ROW_ONLY: Final = 1
+"""The format of the version before: its ids are made of the row, also where the file has keys. Such an import goes on
+with the ids that it began with."""
 _DOMAIN: Final = b"tokenferry/v1/import\0"
 
 
@@ -82,18 +87,33 @@ class Finished:
 class Checkpoint:
     """The checkpoint of one import. Without a path it stores nothing, and its methods work all the same."""
 
-    def __init__(self, path: Path | None = None, *, name: str | None = None, route: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        name: str | None = None,
+        route: str | None = None,
+        namespace: str | None = "",
+        began: int | None = None,
+    ) -> None:
+        """*namespace*: see `KeyedRow.request_id`. None: ids are made of the row also where the file has keys.
+
+        *began*: Unix milliseconds; default: now.
+        """
         self.path = path
         self.name = name or new_id()
-        """Every request id of the import begins with it."""
+        """The request ids of rows without a key begin with it."""
+        self.namespace = namespace
+        self.began = int(time.time() * 1000) if began is None else began
+        """When the first run began. An outcome that is older is one of an earlier import."""
         self.route = route or f"import-{self.name[-8:]}"
         self.fingerprint: str | None = None
         """The keyed hash of the imported file."""
         self.is_resumed = False
         self.accepted = RowSet()
         """Rows that the broker accepted in earlier runs."""
-        self.late: dict[int, list[TokenResult | AttachResult]] = {}
-        """Results that came after the line of their row, by row, oldest first."""
+        self.late: dict[str, list[TokenResult | AttachResult]] = {}
+        """Results that came after the line of their row, by request id, oldest first."""
         self.finished: Finished | None = None
         """None while a row has no outcome."""
         self._attempts: dict[int, int] = {}
@@ -101,8 +121,12 @@ class Checkpoint:
         self._descriptor: int | None = None
 
     @classmethod
-    def of(cls, results: Path, same: SameImport, *, resume: bool, force: bool) -> Checkpoint:
+    def of(
+        cls, results: Path, same: SameImport, *, resume: bool, force: bool, namespace: str | None = ""
+    ) -> Checkpoint:
         """Open the checkpoint beside a results file: a new one, or with *resume* that of an earlier run.
+
+        *namespace*: of a new one.
 
         Raises `Unresumable` if it belongs to another import, or another process uses it.
         """
@@ -112,7 +136,7 @@ class Checkpoint:
             checkpoint = cls(path)
             head = None if force and not resume else checkpoint._read(descriptor)
             if head is None or (checkpoint.finished and not resume and _is_empty(results)):
-                checkpoint = cls._new(path, descriptor, same)
+                checkpoint = cls._new(path, descriptor, same, namespace)
             elif resume:
                 checkpoint._check(head, same)
             elif checkpoint.finished:
@@ -148,13 +172,15 @@ class Checkpoint:
         return checkpoint
 
     @classmethod
-    def _new(cls, path: Path, descriptor: int, same: SameImport) -> Checkpoint:
-        checkpoint = cls(path)
+    def _new(cls, path: Path, descriptor: int, same: SameImport, namespace: str | None) -> Checkpoint:
+        checkpoint = cls(path, namespace=namespace)
         checkpoint.fingerprint = same.fingerprint(checkpoint.name)
         head = {
             "format": FORMAT,
             "name": checkpoint.name,
             "route": checkpoint.route,
+            "namespace": checkpoint.namespace,
+            "began": checkpoint.began,
             "options": dict(same.options),
             "fingerprint": checkpoint.fingerprint,
         }
@@ -180,11 +206,12 @@ class Checkpoint:
             try:
                 head = json.loads(first)
                 format_, self.name, self.route = head["format"], head["name"], head["route"]
+                self.namespace, self.began = head.get("namespace"), int(head.get("began", 0))
                 dict(head["options"])
                 self.fingerprint = head["fingerprint"]
             except (ValueError, KeyError, TypeError):
                 raise _foreign(self.path) from None
-            if format_ != FORMAT:
+            if format_ not in (FORMAT, _BY_ROW_ONLY):
                 raise Unresumable(f"{self.path}: was written by another version of tokenferry; resume with that one")
             end = len(first)
             for line in file:
@@ -203,8 +230,8 @@ class Checkpoint:
             if word.isdigit():
                 self.accepted.add(int(word))
             elif word == b"retry":
-                row, attempt = map(int, told.split())
-                self._note_retry(row, attempt)
+                row, attempt, *ids = told.decode().split()
+                self._note_retry(int(row), int(attempt), ids[0] if ids else self.request_id(int(row)))
             elif word == b"late":
                 self._note_late(parse_result(told))
             elif word == b"finished":
@@ -225,13 +252,27 @@ class Checkpoint:
                 "the original file, or import the new one into other --results"
             )
 
-    def request_id(self, row: int) -> str:
-        """Return the request id of a row. It is the same in every run, until the row is sent as a new request."""
-        attempt = self._attempts.get(row, 1)
+    def request_id(self, row: int, keyed: KeyedRow | None = None) -> str:
+        """Return the request id of a row. It is the same in every run, and with a key also in every import.
+
+        *keyed*: None: the row has no key. Such a row gets a new id when it is sent again after a failure. A row with a
+        key keeps its id: it is then the next generation of it.
+        """
+        if keyed is not None and self.namespace is not None:
+            return keyed.request_id(self.namespace)
+        attempt = self.attempt(row)
         return f"{self.name}-{row}" if attempt == 1 else f"{self.name}-{row}-{attempt}"
 
+    def attempt(self, row: int) -> int:
+        """Return how often a row was sent, each time after it had failed. It counts from 1."""
+        return self._attempts.get(row, 1)
+
+    def is_own(self, request_id: str) -> bool:
+        """True if a request id is of this import, and of the present attempt. Ids that are made of keys all are."""
+        return request_id.startswith(PREFIX) or self.row(request_id) is not None
+
     def row(self, request_id: str) -> int | None:
-        """Return the row of a request id. None if the id is not of this import, or the row has another one by now."""
+        """Return the row of a request id. None if it is of another import or attempt, or is made of a key."""
         row = request_id.removeprefix(f"{self.name}-").partition("-")[0]
         return int(row) if row.isdigit() and self.request_id(int(row)) == request_id else None
 
@@ -239,13 +280,16 @@ class Checkpoint:
         """Store that the broker has accepted a row. Any thread may call it. Raises `OutputFailed`."""
         self._append(b"%d\n" % row)
 
-    def retry(self, rows: Iterable[int]) -> None:
-        """Give each of *rows* a new request id. When this returns, the ids are on the disk. Raises `OutputFailed`."""
+    def retry(self, failed: Mapping[int, str]) -> None:
+        """Let rows be sent once more. When this returns, that is on the disk. Raises `OutputFailed`.
+
+        *failed*: the request ids of the rows, which have failed.
+        """
         lines = bytearray()
-        for row in rows:
-            attempt = self._attempts.get(row, 1) + 1
-            lines += b"retry %d %d\n" % (row, attempt)
-            self._note_retry(row, attempt)
+        for row, request_id in failed.items():
+            attempt = self.attempt(row) + 1
+            lines += b"retry %d %d %s\n" % (row, attempt, request_id.encode())
+            self._note_retry(row, attempt, request_id)
         self._append(bytes(lines), sync=True)
 
     def append(self, results: Iterable[AnyResult]) -> None:
@@ -280,17 +324,17 @@ class Checkpoint:
         except OSError as error:
             raise OutputFailed(f"{self.path}: cannot be written ({error.strerror})") from None
 
-    def _note_retry(self, row: int, attempt: int) -> None:
+    def _note_retry(self, row: int, attempt: int, failed: str) -> None:
         self._attempts[row] = attempt
         self.accepted.discard(row)
-        self.late.pop(row, None)
+        self.late.pop(failed, None)
         self.finished = None
 
     def _note_late(self, result: AnyResult) -> bool:
         """Keep a result of this import. False: it is not of this import, or is known already."""
-        if not isinstance(result, TokenResult | AttachResult) or (row := self.row(result.request_id)) is None:
+        if not isinstance(result, TokenResult | AttachResult) or not self.is_own(result.request_id):
             return False
-        known = self.late.setdefault(row, [])
+        known = self.late.setdefault(result.request_id, [])
         if any(each.outcome_id == result.outcome_id for each in known):
             return False
         known.append(result)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from tokenferry.broker.publishing import Outgoing
 from tokenferry.bulk.pace import Pace
-from tokenferry.bulk.window import Counters, Pending, Window
+from tokenferry.bulk.window import Counters, Pending, Window, Write
+from tokenferry.contract.codes import Code
 from tokenferry.contract.results import AttachResult, TokenResult
+
+MOST_GENERATIONS: Final = 1000
+"""A row that was corrected so often is not sent once more."""
+CORRECTABLE: Final = (
+    "this key failed before with other content and left nothing behind; to send it corrected, the import needs "
+    "envelope = 2 below [producer], and a row without a CVC"
+)
+OTHER_CONTENT: Final = (
+    "this key was done before with other content; give it a new key, or import it under another --namespace"
+)
 
 
 @dataclass(slots=True)
@@ -21,6 +34,9 @@ class PendingRow(Pending):
     token: TokenResult | None = None
     to: str | None = None
     """The target that its token is used for, where there is one."""
+    again: Callable[[int], Outgoing] | None = field(default=None, repr=False, kw_only=True)
+    """Seals the row again, as this generation of its request id. None where that is not possible."""
+    generation: int = field(default=1, kw_only=True)
 
 
 @dataclass
@@ -39,6 +55,8 @@ class ImportCounts(Counters):
     """Rows with their final outcome, good or bad."""
     to_attach: int = 0
     """Sealed rows with an attach target."""
+    done_before: int = 0
+    """Rows whose outcome is older than the import: an earlier one sent them, and nothing was done again."""
 
     def outcomes(self) -> dict[str, int]:
         """How many rows have which outcome. Together they are the rows that were read and sent, or rejected."""
@@ -77,6 +95,33 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
         """Rows that have no token result yet."""
         self.attaches_open = 0
         """Rows that have their token and no attach result yet."""
+        self.began = 0
+        """Unix milliseconds. Older outcomes are those of earlier imports."""
+        self._next_generations: deque[str] = deque()
+
+    def settle(self, result: TokenResult | AttachResult, write: Write) -> None:
+        """Do as `Window.settle`. A row whose request id may begin again is not settled, but kept for that."""
+        with self._changed:
+            if not self._goes_on(result):
+                super().settle(result, write)
+                return
+            self._next_generations.append(result.request_id)
+            self.last_result = self._clock()
+            self._changed.notify_all()
+
+    def _goes_on(self, result: TokenResult | AttachResult) -> bool:
+        """True if *result* names a later generation as which its row can be sent, which is noted."""
+        row, generation = self._items.get(result.request_id), next_generation(result)
+        if self._closed or row is None or row.again is None or not row.generation < generation <= MOST_GENERATIONS:
+            return False
+        row.generation = generation
+        return True
+
+    def to_begin_again(self) -> list[tuple[str, PendingRow]]:
+        """Return the rows that are to be sent as their next generation, each once."""
+        with self._changed:
+            ids, self._next_generations = self._next_generations, deque()
+            return [(request_id, self._items[request_id]) for request_id in ids if request_id in self._items]
 
     def line(self, request_id: str, item: PendingRow, result: TokenResult | AttachResult | None) -> dict[str, Any]:
         return settled_line(request_id, item, result)
@@ -112,6 +157,7 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
             counts.declined += result.failure.source == "endpoint"
             counts.fail(result.failure.code, result.failure.param)
         counts.settled += last
+        counts.done_before += last and result.settled_at < self.began and not _is_reused(result)
         if last:
             self.rows_pace.note(now)
 
@@ -130,6 +176,19 @@ class ImportWindow(Window[PendingRow, TokenResult | AttachResult]):
         """Seconds for which rows have waited without a result."""
         with self._changed:
             return self._clock() - self.last_result if self._items else 0.0
+
+
+def next_generation(result: TokenResult | AttachResult) -> int:
+    """Return the generation that a refusal of a reused id names. 0: none.
+
+    What counts is that the recorded outcome has left nothing behind, so the row may be corrected (docs/formats.md).
+    """
+    name, _, number = (result.failure.param or "" if result.failure and _is_reused(result) else "").partition("=")
+    return int(number) if name == "generation" and number.isascii() and number.isdigit() else 0
+
+
+def _is_reused(result: TokenResult | AttachResult) -> bool:
+    return result.failure is not None and result.failure.code in (Code.REQUEST_ID_REUSED, Code.ATTACH_ID_REUSED)
 
 
 def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | AttachResult | None) -> dict[str, Any]:
@@ -155,6 +214,8 @@ def settled_line(request_id: str, row: PendingRow | None, result: TokenResult | 
         "display": display.model_dump(exclude_none=True) if display else None,
         "failure": failure.model_dump(exclude_none=True) if failure else None,
     }
+    if result is not None and _is_reused(result):
+        line["reason"] = CORRECTABLE if next_generation(result) else OTHER_CONTENT
     if attach is not None and attach.endpoint_request_id is not None:
         line["endpoint_request_id"] = attach.endpoint_request_id
     if row is not None and row.to is not None:

@@ -1,7 +1,7 @@
 """Prevents that an import attaches rows a second time because its results file exists already.
 
-An attach cannot be undone. A second import of a file is not the same import: every row would get another token, and
-that token would become another object.
+An attach cannot be undone. Rows with a key are done once, whoever imports them. Rows without a key, and those of the
+version before, are other rows in another import: each would get another token, which would become another object.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tokenferry.bulk.outputs import UnusableOutput
 from tokenferry.contract.codes import Code
+from tokenferry.importing.row_ids import PREFIX
 
 _DOUBTFUL = frozenset({Code.TOKEN_IN_DOUBT, Code.OUTCOME_UNKNOWN})
 """Failures after which a call may have had its effect all the same."""
@@ -30,9 +31,12 @@ class Attached:
         return bool(self.certain or self.perhaps or self.unreadable)
 
 
-def refuse_to_attach_again(results: Path) -> None:
-    """Raise `UnusableOutput` if *results* contains rows that may be attached, or lines that cannot be read."""
-    attached = attached_in(results)
+def refuse_to_attach_again(results: Path, *, by_key: bool) -> None:
+    """Raise `UnusableOutput` if *results* contains rows that may be attached, or lines that cannot be read.
+
+    *by_key*: True if the rows to be imported have keys. Then those that were sent by their key do not count.
+    """
+    attached = attached_in(results, by_key=by_key)
     if not attached:
         return
     reasons = []
@@ -49,21 +53,24 @@ def refuse_to_attach_again(results: Path) -> None:
     )
 
 
-def attached_in(results: Path) -> Attached:
-    """Count the attached rows of a results file. There are none if it does not exist or is no regular file."""
+def attached_in(results: Path, *, by_key: bool = False) -> Attached:
+    """Count the attached rows of a results file. There are none if it does not exist or is no regular file.
+
+    *by_key*: without those that were sent by their key.
+    """
     attached = Attached()
     if not results.is_file():
         return attached
     try:
         with results.open("rb") as file:
             for line in file:
-                _count(line, attached)
+                _count(line, attached, by_key=by_key)
     except OSError:
         attached.unreadable += 1
     return attached
 
 
-def _count(line: bytes, attached: Attached) -> None:
+def _count(line: bytes, attached: Attached, *, by_key: bool) -> None:
     try:
         outcome = json.loads(line)
         status, token, object_id = outcome["status"], outcome["token"], outcome["object_id"]
@@ -71,6 +78,8 @@ def _count(line: bytes, attached: Attached) -> None:
         spent_on, doubtful = failure.get("spent_on"), failure.get("code") in _DOUBTFUL
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         attached.unreadable += 1
+        return
+    if by_key and str(outcome.get("request_id", "")).startswith(PREFIX):
         return
     if status == "attached" or object_id or spent_on:
         attached.certain += 1

@@ -37,8 +37,8 @@ class CompletedRows:
     """Lines of rows without an outcome that were kept."""
     updated: int = 0
     """Rows whose line is another one now."""
-    retried: RowSet = field(default_factory=RowSet)
-    """Failed rows that get another request."""
+    retried: dict[int, str] = field(default_factory=dict)
+    """Failed rows that are sent again, with the request ids that have failed."""
     kept: int = 0
     """Failed rows whose request is a dead letter: a redrive continues it."""
     doubtful: int = 0
@@ -65,7 +65,7 @@ def tidy(
             kept.flush()
             os.fsync(kept.fileno())
         # First the new ids: else a failed row without a line would be sent with the id that has failed.
-        checkpoint.retry(row for row in done.retried)
+        checkpoint.retry(done.retried)
         new.replace(results)
     except OSError as error:
         if new is not None:
@@ -83,8 +83,9 @@ def _lines(
         if line is None or (row := line["row"]) in done.rows or row in pending:
             continue
         before = line["status"]
-        if row in checkpoint.late:
-            line = _updated(line, checkpoint.late[row])
+        request_id = line.get("request_id", checkpoint.request_id(row))
+        if request_id in checkpoint.late:
+            line = _updated(line, checkpoint.late[request_id])
         if before == "failed" and (line["failure"] or {}).get("source") == "endpoint":
             line = {**line, "status": "declined"}  # an earlier version knew one word for both
         if line["status"] in PENDING:
@@ -94,11 +95,11 @@ def _lines(
                 yield text
             continue
         if retry_failed and line["status"] in BAD and _may_be_retried(line, done):
-            done.retried.add(row)
+            done.retried[row] = request_id
             continue
         done.rows.add(row)
         _count(line, done.counts)
-        same = line["status"] == before and row not in checkpoint.late
+        same = line["status"] == before and request_id not in checkpoint.late
         new = text if same else json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         done.updated += new != text
         yield new
@@ -115,7 +116,7 @@ def _read(text: bytes, checkpoint: Checkpoint) -> dict[str, Any] | None:
         return None
     if not (failure is None or isinstance(failure, dict)):
         return None
-    if line.get("request_id", current := checkpoint.request_id(row)) != current:
+    if not checkpoint.is_own(line.get("request_id", checkpoint.request_id(row))):
         return None  # the row was sent again since
     return line  # type: ignore[no-any-return]
 

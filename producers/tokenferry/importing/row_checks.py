@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from tokenferry.bulk.outputs import Outputs
 from tokenferry.configuration import InvalidConfiguration
@@ -11,17 +12,27 @@ from tokenferry.contract.targets import InvalidTarget
 from tokenferry.importing.import_window import ImportCounts
 from tokenferry.importing.key_set import KeySet
 from tokenferry.importing.preview import Preview
+from tokenferry.importing.row_ids import KeyRules
 from tokenferry.inputs.orders import RowDefaults, order_from
 from tokenferry.inputs.rows import BrokenRow, Row
 from tokenferry.producer import Order, Sealer
+
+NO_RULES: Final = KeyRules()
 
 
 class Examiner:
     """Accepts or rejects rows."""
 
     def __init__(
-        self, defaults: RowDefaults, outputs: Outputs, counts: ImportCounts, preview: Preview | None = None
+        self,
+        defaults: RowDefaults,
+        outputs: Outputs,
+        counts: ImportCounts,
+        preview: Preview | None = None,
+        *,
+        rules: KeyRules = NO_RULES,
     ) -> None:
+        self.rules = rules
         self._preview = preview
         self._defaults = defaults
         self._outputs = outputs
@@ -38,10 +49,14 @@ class Examiner:
             self.reject(item, [Problem("key", "is the key of an earlier row")])
             return None
         try:
-            return order_from(item, self._defaults)
+            order = order_from(item, self._defaults)
         except InvalidRequest as error:
             self.reject(item, error.problems)
             return None
+        if problems := self.rules.problems(item, order):
+            self.reject(item, problems)
+            return None
+        return order
 
     def skip(self, item: Row | BrokenRow) -> None:
         """Count a row that an earlier run has finished. No other row may have its key."""

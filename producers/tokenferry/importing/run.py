@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
+from tokenferry.broker.publishing import Outgoing
 from tokenferry.bulk.bulk_run import BulkRun, RunLimits
 from tokenferry.bulk.outputs import Outputs
 from tokenferry.bulk.submitter import RESUMED_SILENCE, SILENCE, Submitter
@@ -16,8 +18,9 @@ from tokenferry.contract.targets import InvalidTarget
 from tokenferry.importing.checkpoint import Checkpoint
 from tokenferry.importing.import_window import ImportWindow, PendingRow
 from tokenferry.importing.row_checks import Examiner, problems_in_sealing
+from tokenferry.importing.row_ids import KeyedRow
 from tokenferry.inputs.rows import BrokenRow, Row
-from tokenferry.producer import Producer
+from tokenferry.producer import Order, Producer
 
 SAME_FAILURES: Final = 50
 """A run stops when its first so many outcomes are all the same failure: the next ones would be the same."""
@@ -69,6 +72,8 @@ class Import(BulkRun[Row | BrokenRow]):
         self._max_failures = max_failures
         self._settled_before = window.counts.settled
         self._failures_before = window.counts.failures.copy()
+        self._rows_window = window
+        window.began = checkpoint.began
         window.early = self._comes_later
         window.late = lambda result: checkpoint.append([result])
 
@@ -79,14 +84,20 @@ class Import(BulkRun[Row | BrokenRow]):
         order = self._examiner.order(item)
         if order is None:
             return
-        request_id = self._checkpoint.request_id(item.number)
+        assert isinstance(item, Row)
         try:
-            _, message = self._producer.sealer.message(replace(order, request_id=request_id, batch=order.reply_to))
+            order = self._named(item, order)
+            generation = self._generation(item, order)
+            request_id, message = self._producer.sealer.message(order, generation=generation)
         except (InvalidRequest, InvalidTarget, InvalidConfiguration) as error:
             self._examiner.reject(item, problems_in_sealing(error))
             return
-        row = PendingRow(item.number, item.key, order.request.kind, attaches=order.attach is not None, message=message)
+        key = self._examiner.rules.shown(item.key) if item.has_key else item.key
+        row = PendingRow(item.number, key, order.request.kind, attaches=order.attach is not None, message=message)
         row.to = order.attach.to if order.attach is not None else None
+        row.generation = generation
+        if self._producer.sealer.version > 1 and not order.request.carries_cvc:
+            row.again = partial(self._sealed_again, order)
         if item.number in self._checkpoint.accepted:
             row.handed_over = "yes"  # by an earlier run; if the request was lost, it is found after a silence
             self._window.enter(request_id, row, self._outputs.result)
@@ -94,6 +105,31 @@ class Import(BulkRun[Row | BrokenRow]):
             self._window.enter(request_id, row, self._outputs.result)
             if self._window.item(request_id) is not None:  # else its outcome had come already
                 self._submitter.submit(request_id, row)
+
+    def _named(self, item: Row, order: Order) -> Order:
+        """Return *order* with the request id of its row. Raises `InvalidRequest`, `InvalidConfiguration`."""
+        platform = self._producer.sealer.platform(order.platform)
+        keyed = KeyedRow.of(order, platform, item.key) if item.has_key else None
+        return replace(order, request_id=self._checkpoint.request_id(item.number, keyed), batch=order.reply_to)
+
+    def _generation(self, item: Row, order: Order) -> int:
+        """As which generation of its request id a row is sent. A row that is sent again after a failure: as the next.
+
+        Without a key it has a new id instead. Version 1 knows no generations.
+        """
+        if not item.has_key or self._checkpoint.namespace is None or self._producer.sealer.version == 1:
+            return 1
+        return 1 if order.request.carries_cvc else self._checkpoint.attempt(item.number)
+
+    def _sealed_again(self, order: Order, generation: int) -> Outgoing:
+        return self._producer.sealer.message(order, generation=generation)[1]
+
+    def _submit_and_wait(self) -> None:
+        for request_id, row in self._rows_window.to_begin_again():
+            assert row.again is not None
+            row.message = row.again(row.generation)
+            self._submitter.submit(request_id, row)
+        super()._submit_and_wait()
 
     def _too_many_failures(self) -> str | None:
         counts = self._counts
@@ -115,4 +151,6 @@ class Import(BulkRun[Row | BrokenRow]):
         An earlier run may have submitted the row and died before it stored that the broker had accepted it.
         """
         row = self._checkpoint.row(request_id)
-        return row is not None and row > self.last and row not in self._done
+        if row is None:  # made of a key: of which row it is shows when that row is read
+            return self._checkpoint.is_resumed and not self.read_all
+        return row > self.last and row not in self._done

@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenferry.bulk.progress import counted, spelled
 from tokenferry.bulk.run_summary import RunSummary
-from tokenferry.importing.import_window import ImportCounts
+from tokenferry.contract.codes import Code
+from tokenferry.importing.import_window import CORRECTABLE, OTHER_CONTENT, ImportCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class ImportSummary(RunSummary[ImportCounts]):
             "refusals_by_reason": dict(counts.rejections_by_reason.most_common()),
             "calls_per_second": self._per_second(counts.tokenized + self._without_token()),
             "last_row_read": self.last,
+            "rows_done_before": counts.done_before,
         }
 
     def _totals(self) -> Iterator[str]:
@@ -94,6 +96,10 @@ class ImportSummary(RunSummary[ImportCounts]):
             yield from self._of_nothing_sent()
         took = "" if self.nothing_sent else f" in {spelled(self.seconds)}"
         yield f"{rows}{took}: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.outcomes().items())
+        if counts.done_before:
+            before = f"{counted(counts.done_before, 'row')} {'was' if counts.done_before == 1 else 'were'} done before"
+            yield f"{before}, by an earlier import, and got that outcome"
+        yield from self._reused()
         if not self.nothing_sent:
             rate = f"{self._per_second(counts.tokenized + self._without_token()):.1f} tokens"
             if counts.to_attach:
@@ -107,6 +113,14 @@ class ImportSummary(RunSummary[ImportCounts]):
             yield "this import is finished: nothing was sent"
         yield f"{counted(self.updated, 'row')} got a late outcome"
         yield from self.not_retried
+
+    def _reused(self) -> Iterator[str]:
+        """Why keys of earlier imports were not sent again."""
+        reasons: Counter[str] = Counter()
+        for (code, param), count in self.counts.failures.items():
+            if code in (Code.REQUEST_ID_REUSED, Code.ATTACH_ID_REUSED):
+                reasons[CORRECTABLE if (param or "").startswith("generation=") else OTHER_CONTENT] += count
+        yield from (f"{count} rows were not sent: {reason}" for reason, count in reasons.items())
 
     def _failures(self) -> Counter[str]:
         return Counter(

@@ -100,7 +100,7 @@ class CsvRows:
             if not self._given.is_nothing(text):
                 values[field.name if field.kind is None else f"{field.kind}.{field.name}"] = text
         self._add_constants(values)
-        return keyed(Row(first.number, key, values, typed=False))
+        return keyed(Row(first.number, key, values, typed=False, has_key=self._key_position is not None))
 
     def _add_constants(self, values: dict[str, str]) -> None:
         """Give the row the constants that it has no value for. Those of another kind are none of its fields."""

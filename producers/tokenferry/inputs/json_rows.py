@@ -48,6 +48,7 @@ class JsonRows:
                 reason = "two members of the object hold the same field"
                 return BrokenRow(number, row_name, "row", reason, record)
             values[name] = value
+        has_key = "key" in values
         key = values.pop("key", row_name)
         if type(key) is int:
             key = str(key)
@@ -59,7 +60,7 @@ class JsonRows:
             return BrokenRow(number, key.strip(), *suspicious(suspect.path, suspect.word), record)
         clean = {name: value for name, value in clean.items() if value is not _ABSENT}
         self._add_constants(clean)
-        return keyed(Row(number, key.strip(), clean, record=record))
+        return keyed(Row(number, key.strip(), clean, record=record, has_key=has_key))
 
     def _mapped(self, members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         columns = self._given.columns

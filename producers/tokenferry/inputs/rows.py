@@ -34,6 +34,8 @@ class Row:
     """True if values have types (JSON), False if all are text (CSV)."""
     record: int = 0
     """Which row of the file it is, counted from 1 without the header: what a spreadsheet shows, less one."""
+    has_key: bool = False
+    """True if the file gives the key. False if it is made of the row's number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,8 @@ class RedisJournal:
                     told = Told.of(answer)
                     if not await self._is_authentic(id_, told):
                         raise Reused
+                    if generation < recorded:
+                        raise Reused(recorded)  # where the content is the same, that one has the outcome
                     following = await self.next_generation(id_, recorded, told.outcome)
                     if following != generation:
                         raise Reused(following)
