@@ -26,7 +26,7 @@ COUNT = 2_000
 """Hostile messages per kind of broker, beside those that have a name."""
 GROWTH = 20 * 1024
 """Kilobytes by which a worker may grow."""
-REALTIME = 6.0
+REALTIME = 12.0
 """Seconds for one request behind `COUNT` pieces of garbage, on a busy machine. With a round trip for each it was 19."""
 EVERY = 100
 """One good request among so many hostile messages."""
@@ -177,6 +177,7 @@ def test_two_thousand_hostile_messages_and_the_good_requests_between_them(place:
 
 
 @pytest.mark.campaign
+@pytest.mark.any_broker
 def test_ten_thousand_hostile_messages_leave_the_worker_as_it_was(place: Place) -> None:
     route, post, wanted = place.house.route(), Post(place.house), []
     counted = place.noted

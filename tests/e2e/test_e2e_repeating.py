@@ -116,5 +116,6 @@ def test_five_imports_of_a_file_attach_each_row_once(sellers: Sellers) -> None:
 
 
 @pytest.mark.campaign
+@pytest.mark.any_broker
 def test_five_imports_of_a_thousand_rows_attach_each_row_once(sellers: Sellers) -> None:
     story(sellers, 1000)
