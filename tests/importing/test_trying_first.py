@@ -120,7 +120,7 @@ def test_an_import_whose_first_outcomes_are_all_the_same_failure_stops(house: Ho
         done = house.run(file, "--quiet", "--window", "20")
 
     assert done.exit_code == 1
-    assert f"the first {SAME_FAILURES}" in done.stderr or "rows all failed with no_luck" in done.stderr
+    assert int(done.stderr.partition("the first ")[2].partition(" rows all failed with no_luck")[0]) >= SAME_FAILURES
     assert "--max-failures 0 goes on all the same" in done.stderr
     assert len(house.lines()) < 150
 

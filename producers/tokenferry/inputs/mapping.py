@@ -21,6 +21,11 @@ READY: Final = ("stripe-pan-import", "gr4vy")
 """Names of the map files that come with the package."""
 _SECTIONS: Final = ("columns", "constants", "values", "formats", "leave_out_rest", "null", "encoding", "delimiter")
 
+_OF_ONE_ROW: Final = frozenset({
+    *("number", "cvc", "account_number", "id_number", "id_number_secondary", "ssn_last_4", "personal_id_number"),
+})  # fmt: skip
+"""Fields that are secret and of one person or account."""
+
 SUSPECT: Final = frozenset({
     *("null", "(null)", "<null>", "[null]", "none", "nil", "nan", "n/a", "#n/a", "undefined", "not available"),
     *("#value!", "#ref!", "#name?", "#null!", "#div/0!", "#num!"),
@@ -112,7 +117,7 @@ def parse_constants(settings: Iterable[str]) -> dict[str, str]:
         name = name.strip()
         if not equals or not value.strip():
             raise InvalidMapping('--set wants "FIELD=VALUE": the value of every row that gives none')
-        _check_field(name, "--set")
+        _check_constant(name, "--set")
         if name in parsed:
             raise InvalidMapping(f"--set names {name} twice")
         parsed[name] = value.strip()
@@ -147,7 +152,7 @@ def column_map(stored: Mapping[str, Any], source: str) -> ColumnMap:
             raise InvalidMapping(f"{source}: [columns] {quoted(column)}: {quoted(name)} is no field{suggestion(name)}")
     constants = _texts(stored, "constants", source)
     for name in constants:
-        _check_field(name, f"{source}: [constants]")
+        _check_constant(name, f"{source}: [constants]")
     formats = _texts(stored, "formats", source)
     for name, form in formats.items():
         _check_form(name, form, source)
@@ -171,6 +176,13 @@ def column_map(stored: Mapping[str, Any], source: str) -> ColumnMap:
 def _check_field(name: str, where: str) -> None:
     if field_of(name) is None:
         raise InvalidMapping(f"{where}: {quoted(name)} is not a field{suggestion(name)}")
+
+
+def _check_constant(name: str, where: str) -> None:
+    """Refuse what belongs to one row. On a command line or in a map file it would stand in clear, too."""
+    _check_field(name, where)
+    if name == "key" or name.rpartition(".")[2] in _OF_ONE_ROW:
+        raise InvalidMapping(f"{where}: {name} cannot be the same in every row; give it a column")
 
 
 def _check_form(name: str, form: str, source: str) -> None:
